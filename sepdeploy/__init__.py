@@ -1,0 +1,36 @@
+"""sepdeploy: small robust networks that keep their factors all the way to the device.
+
+The names below are loaded on first use, so that ``import sepdeploy`` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "bench": "sepdeploy.api",
+    "export": "sepdeploy.api",
+    "inspect": "sepdeploy.api",
+    "train": "sepdeploy.api",
+    "verify": "sepdeploy.api",
+    "load": "sepdeploy.models",
+    "save": "sepdeploy.models",
+    "wrap": "sepdeploy.models",
+    "open": "sepdeploy.runtimes",
+}
+
+__all__ = ["__version__", "bench", "export", "inspect", "load", "open", "save", "train", "verify", "wrap"]  # noqa: F822
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    message = f"module 'sepdeploy' has no attribute '{name}'"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

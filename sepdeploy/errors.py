@@ -1,0 +1,80 @@
+"""The error tree; every error a user can meet is one of these.
+
+    SepdeployError                exit code
+    ├── BadInput                  2    usage, unreadable or invalid file, unknown name
+    ├── Incomparable              3    no baseline, nothing measured, kinds or versions differ
+    ├── Missing                   4    device, tool, runtime or optional package absent
+    ├── Unstable                  5    measurement too noisy or throttled
+    └── ArtifactCheckFailed       6    parity, digest or re-densification check failed
+
+Exit code 1 is kept for a regression found by ``sepdeploy check``, 70 for an internal error and
+130 for an interruption; neither is an exception of this tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SepdeployError(Exception):
+    """An expected failure: one line saying what happened and where, and what to do next.
+
+    Args:
+        message: What happened and where (file, layer, node, device), one line.
+        hint: What the user can do next, one line.
+    """
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class BadInput(SepdeployError):
+    """The command line, a file or a name is not usable."""
+
+    exit_code = 2
+
+
+class Incomparable(SepdeployError):
+    """Two results cannot be compared, or nothing was measured."""
+
+    exit_code = 3
+
+
+class Missing(SepdeployError):
+    """A device, tool, runtime or optional package is absent."""
+
+    exit_code = 4
+
+
+class Unstable(SepdeployError):
+    """A measurement was too noisy, or the device throttled."""
+
+    exit_code = 5
+
+
+class ArtifactCheckFailed(SepdeployError):
+    """An artifact is not what it claims: parity, digest or re-densification."""
+
+    exit_code = 6
+
+
+def unknown_name(what: str, name: str, known: Iterable[str], *, hint: str = "") -> BadInput:
+    """Return the error for a name that no table knows, with the three closest ones.
+
+    Args:
+        what: The kind of name, in the singular ("attack", "device").
+        name: What the user wrote.
+        known: All names that would have been accepted.
+        hint: Next step; by default the list of known names.
+    """
+    names = sorted(known)
+    near = get_close_matches(name, names, n=3, cutoff=0.0)
+    suggestion = f"; closest: {', '.join(near)}" if near else ""
+    return BadInput(
+        f"unknown {what} '{name}'{suggestion}", hint=hint or f"known: {', '.join(names)}"
+    )

@@ -1,0 +1,356 @@
+"""The records that flow between the parts: frozen dataclasses with JSON in and out.
+
+A record holds no live object (no session, tensor or open file). Field names are the JSON keys;
+what scripts rely on is listed in DESIGN "Names that scripts rely on" and carries a schema version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from sepdeploy.errors import BadInput
+
+T = TypeVar("T")
+
+BENCH_SCHEMA = "sepdeploy.bench/1"
+INSPECT_SCHEMA = "sepdeploy.inspect/1"
+MANIFEST_SCHEMA = "sepdeploy.manifest/1"
+ARTIFACT_SCHEMA = "sepdeploy.artifact/1"
+MAX_FEATURES = 1 << 26  # per sample; anything above is an attack or a typo, not an image
+
+
+class Kind(StrEnum):
+    """How a number was obtained; printed beside it, never compared across kinds."""
+
+    STATIC = "STATIC"
+    HOST = "HOST"
+    EMULATED = "EMULATED"
+    ESTIMATED = "ESTIMATED"
+    MEASURED = "MEASURED"
+    MEASURED_EMULATOR = "MEASURED_EMULATOR"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What one sample looks like: (C, H, W) or (features,), values in [0, 1].
+
+    ``mean`` and ``std`` (one per channel, or one in all) are applied *inside* the model.
+    """
+
+    shape: tuple[int, ...]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.shape or any(n < 1 for n in self.shape):
+            raise BadInput(f"input shape {self.shape} must have positive dimensions")
+        if math.prod(self.shape) > MAX_FEATURES:
+            raise BadInput(f"input shape {self.shape} has more than {MAX_FEATURES} values")
+        if any(not s > 0 for s in self.std):
+            raise BadInput(f"input std {self.std} must be positive")
+
+    @property
+    def features(self) -> int:
+        """Number of values in one sample."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One weight-carrying layer of the canonical graph.
+
+    ``macs`` are per sample. ``params`` include the bias. ``spec`` is the structure's own
+    description (see ``sepdeploy.structures``), enough to rebuild shapes without weights.
+    """
+
+    name: str
+    structure: str
+    factors: tuple[tuple[int, ...], ...]
+    params: int
+    params_dense: int
+    macs: int
+    macs_dense: int
+    spec: dict[str, Any] = field(default_factory=dict)
+    condition_number: float | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A lowering form that was considered and not taken."""
+
+    form: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LoweringChoice:
+    """The form the planner took for one layer in one format."""
+
+    layer: str
+    structure: str
+    form: str
+    reason: str = ""
+    refused: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Numeric agreement of an artifact in one runtime with the model it was made from.
+
+    ``max_rel`` = max|Δlogit| / max|reference logit| over the batch (DESIGN §5).
+    ``inputs`` is "data" (real images) or "synthetic" (seeded uniform ones).
+    """
+
+    runtime: str
+    version: str
+    batch: int
+    max_rel: float
+    label_agreement: float
+    tolerance: float
+    inputs: str
+    worst_layer: str = ""
+    passed: bool = True
+
+
+@dataclass(frozen=True)
+class Residency:
+    """What a runtime keeps of one structured layer after its own optimisation, in bytes."""
+
+    layer: str
+    factor_bytes: int
+    resident_bytes: int
+    limit_bytes: int
+    passed: bool = True
+
+
+@dataclass(frozen=True)
+class ArtifactRecord:
+    """One exported file; ``path`` is relative to the manifest's folder."""
+
+    path: str
+    format: str  # "onnx" | "tflite"
+    flavour: str  # "standard" | "custom"
+    quantization: str  # "none" | "dynamic" | "static" | "fp16"
+    sha256: str
+    file_bytes: int
+    input_layout: str  # "NCHW" | "NHWC" | "NF"
+    input_dtype: str
+    lowerings: tuple[LoweringChoice, ...] = ()
+    parity: tuple[Parity, ...] = ()
+    residency: tuple[Residency, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A file beside the manifest, by name and digest."""
+
+    path: str
+    sha256: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``STEM.manifest.json``: everything that belongs to one export."""
+
+    stem: str
+    model: FileRef
+    input: InputSpec
+    layers: tuple[LayerRecord, ...]
+    artifacts: tuple[ArtifactRecord, ...]
+    eval_pack: FileRef | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    tool: dict[str, str] = field(default_factory=dict)
+    schema: str = MANIFEST_SCHEMA
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number with everything needed to trust it.
+
+    ``ci`` is a two-sided 95 % interval. ``details`` holds the metric's own fields (mad, p90,
+    attack, eps, images_sha256, low, high, ...); they are written flat into the JSON object.
+    A metric that could not be taken has ``value`` None and ``details["reason"]``.
+    """
+
+    metric: str
+    value: float | int | None
+    unit: str
+    kind: Kind
+    n: int = 1
+    ci: tuple[float, float] | None = None
+    samples: tuple[float, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ArtifactRef:
+    """Which file a result is about."""
+
+    path: str
+    sha256: str
+    format: str
+    flavour: str
+    quantization: str
+
+
+@dataclass(frozen=True)
+class RuntimeRef:
+    """In which runtime, with how many threads."""
+
+    name: str
+    version: str
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """All measurements of one artifact in one runtime on one device."""
+
+    device: dict[str, Any]
+    artifact: ArtifactRef
+    runtime: RuntimeRef
+    measurements: tuple[Measurement, ...]
+    notes: tuple[str, ...] = ()
+
+    def get(self, metric: str) -> Measurement | None:
+        """Return the first measurement of that name, or None."""
+        return next((m for m in self.measurements if m.metric == metric), None)
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What every table, file and verdict is rendered from."""
+
+    tool: dict[str, Any]
+    host: dict[str, Any]
+    results: tuple[Result, ...]
+    schema: str = BENCH_SCHEMA
+
+
+def to_json(record: Any) -> Any:
+    """Return a record as plain JSON values; NaN and infinities become None.
+
+    ``details`` of a Measurement are written flat beside its own fields.
+    """
+    if isinstance(record, Measurement):
+        own = {
+            f.name: to_json(getattr(record, f.name))
+            for f in dataclasses.fields(record)
+            if f.name != "details"
+        }
+        clash = own.keys() & record.details.keys()
+        if clash:
+            message = f"details of {record.metric} repeat {sorted(clash)}"
+            raise ValueError(message)
+        return own | to_json(record.details)
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return {f.name: to_json(getattr(record, f.name)) for f in dataclasses.fields(record)}
+    if isinstance(record, Mapping):
+        return {str(k): to_json(v) for k, v in record.items()}
+    if isinstance(record, (list, tuple)):
+        return [to_json(v) for v in record]
+    if isinstance(record, StrEnum):
+        return record.value
+    if isinstance(record, float) and not math.isfinite(record):
+        return None
+    return record
+
+
+def from_json(cls: type[T], data: Any, *, where: str = "record") -> T:
+    """Build a record from plain JSON values.
+
+    Args:
+        cls: The record class.
+        data: What ``json.loads`` gave.
+        where: Prefix for error messages (file name, then key path).
+
+    Raises:
+        BadInput: A field is missing or has the wrong type, naming the key path.
+    """
+    if not isinstance(data, Mapping):
+        raise BadInput(f"{where}: expected an object, found {type(data).__name__}")
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    names = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name, f in names.items():
+        if cls is Measurement and name == "details":
+            values[name] = {k: v for k, v in data.items() if k not in names}
+        elif name in data:
+            values[name] = _decode(hints[name], data[name], f"{where}.{name}")
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise BadInput(f"{where}: key '{name}' is missing")
+    return cls(**values)
+
+
+def _decode(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        options = [a for a in args if a is not type(None)]
+        exact = [a for a in options if isinstance(a, type) and type(value) is a]
+        return _decode((exact or options)[0], value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise BadInput(f"{where}: expected a list, found {type(value).__name__}")
+        if args[-1] is Ellipsis:
+            return tuple(_decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+        if len(value) != len(args):
+            raise BadInput(f"{where}: expected {len(args)} values, found {len(value)}")
+        return tuple(
+            _decode(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True))
+        )
+    if hint is Any:
+        return value
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise BadInput(f"{where}: expected an object, found {type(value).__name__}")
+        return {k: _decode(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return from_json(typing.cast(type, hint), value, where=where)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        try:
+            return hint(value)
+        except ValueError as error:
+            raise BadInput(f"{where}: '{value}' is not one of {[str(k) for k in hint]}") from error
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is float and number:
+        return float(value)
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise BadInput(f"{where}: expected {hint.__name__}, found {type(value).__name__}")
+
+
+def dump(record: Any) -> str:
+    """Return a record as a JSON document (two-space indent, key order kept, newline at the end)."""
+    return json.dumps(to_json(record), indent=2, allow_nan=False) + "\n"
+
+
+def parse(cls: type[T], text: str | bytes, *, schema: str, where: str) -> T:
+    """Parse a JSON document into a record and check its schema version.
+
+    Raises:
+        BadInput: Not JSON, another schema, a newer version, or a field is wrong.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{where} is not valid JSON: {error}") from error
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found != schema:
+        raise BadInput(
+            f"{where} has schema {found!r}, expected {schema!r}",
+            hint="was it written by another version of sepdeploy, or is it another kind of file?",
+        )
+    return from_json(cls, data, where=where)
