@@ -1,0 +1,55 @@
+# Two commands on a bare machine: `make demo` and `make test`. Both create .venv first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+CONSTRAINTS := constraints.txt
+
+# Real data sets, when somebody has put them beside the checkout; tests skip with a reason otherwise.
+ifneq ($(wildcard ../shared/data),)
+export SEPDEPLOY_DATA ?= $(abspath ../shared/data)
+endif
+# On shared machines two OpenMP threads can be far slower than one.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint types unit slow wheel bench clean
+
+demo: $(STAMP)
+	$(BIN)/sepdeploy demo -o demo
+
+test: lint types unit wheel
+
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) tools/check_python.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[all,dev]'
+	touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/python tools/typecheck_farm.py
+	$(BIN)/mypy
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest -q --cov --cov-report= --durations=15
+	$(BIN)/coverage combine --quiet --keep 2>/dev/null || true
+	$(BIN)/coverage report --skip-covered --fail-under=90
+
+# The cases marked `slow`; .ci/run includes them.
+slow: $(STAMP)
+	$(BIN)/python -m pytest -q -m slow --durations=15
+
+# Build the wheel, install it with the base tier alone in a clean environment, use it there.
+wheel: $(STAMP)
+	$(BIN)/python tools/smoke_wheel.py
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.kron
+
+clean:
+	rm -rf $(VENV) .typecheck build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

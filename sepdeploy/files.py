@@ -1,0 +1,111 @@
+"""Files on disk: atomic writes, digests, and errors that say what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sepdeploy.errors import BadInput
+
+CHUNK = 1 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file.
+
+    Raises:
+        BadInput: The file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise BadInput(
+            f"cannot read {path}: {error.strerror}", hint="check the path and its permissions"
+        ) from error
+    return digest.hexdigest()
+
+
+def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
+    """Return a file's content.
+
+    Args:
+        path: The file.
+        limit: Refuse files larger than this many bytes.
+
+    Raises:
+        BadInput: Missing, unreadable, a folder, or too large.
+    """
+    try:
+        if limit is not None and path.stat().st_size > limit:
+            raise BadInput(f"{path} is larger than {limit} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(
+            f"cannot read {path}: {error.strerror}", hint="check the path and its permissions"
+        ) from error
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary file in the same folder that becomes ``path`` only if the block succeeds.
+
+    The folder is created when missing. Whatever happens in the block, ``path`` holds either its
+    old content or the complete new one, and no temporary file stays behind.
+
+    Raises:
+        BadInput: The folder cannot be written or the disk is full.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise BadInput(f"{path} is a folder, not a file")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        _settle(temporary, path)
+    except OSError as error:
+        raise BadInput(
+            f"cannot write {path}: {error.strerror or error}",
+            hint="choose another folder with -o, or free some space",
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _settle(temporary: Path, path: Path) -> None:
+    with temporary.open("rb") as stream:
+        os.fsync(stream.fileno())
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)
+    temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically (UTF-8).
+
+    Raises:
+        BadInput: The folder cannot be written or the disk is full.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a binary file atomically.
+
+    Raises:
+        BadInput: The folder cannot be written or the disk is full.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
