@@ -1,1 +1,5 @@
-"""To be written."""
+"""Devices: what they are (profiles) and, later, how they are reached (transports)."""
+
+from sepdeploy.devices.profile import DeviceProfile, load_profiles, parse_profile, profile
+
+__all__ = ["DeviceProfile", "load_profiles", "parse_profile", "profile"]

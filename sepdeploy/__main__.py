@@ -1,0 +1,5 @@
+"""``python -m sepdeploy``."""
+
+from sepdeploy.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""One command a file: parse, call ``sepdeploy.api``, render, return the exit code."""

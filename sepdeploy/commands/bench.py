@@ -1,0 +1,63 @@
+"""``sepdeploy bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sepdeploy import console
+from sepdeploy.commands.shell import DATA, DATA_DIR, EPS, JSON_FILE, NORM, SEED, write_json
+
+
+def bench(
+    artifacts: Annotated[
+        list[Path] | None, typer.Argument(help="Files; default: every manifest of this folder.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Device id, or several: a,b.")] = "host",
+    attack: Annotated[str | None, typer.Option("--attack", help="pgd-40[,fgsm...]")] = None,
+    eps: EPS = None,
+    norm: NORM = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Images judged.")] = 1000,
+    data: DATA = None,
+    data_dir: DATA_DIR = None,
+    runtime: Annotated[
+        str | None, typer.Option("--runtime", help="Default: every installed one.")
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1)] = 1,
+    dense: Annotated[
+        Path | None, typer.Option("--dense", help="Dense reference file to time against.")
+    ] = None,
+    require: Annotated[
+        str | None, typer.Option("--require", metavar="KIND", help="Fail (4) without this kind.")
+    ] = None,
+    seed: SEED = None,
+    json: JSON_FILE = None,
+) -> None:
+    """Measure size, latency and clean and adversarial accuracy of exported files."""
+    from sepdeploy import api
+    from sepdeploy.records import dump
+    from sepdeploy.reports import terminal
+
+    report = api.bench(
+        artifacts or (),
+        device=device,
+        attack=attack,
+        eps=eps,
+        norm=norm,
+        samples=samples,
+        data=data,
+        data_dir=data_dir,
+        runtime=runtime,
+        threads=threads,
+        batch=batch,
+        dense=dense,
+        require=require,
+        seed=seed or 0,
+        notify=console.notice,
+    )
+    if json != "-":
+        console.show(terminal.bench_table(report))
+    write_json(dump(report), json)

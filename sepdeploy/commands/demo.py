@@ -1,0 +1,30 @@
+"""``sepdeploy demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sepdeploy import console
+from sepdeploy.commands.shell import SEED
+
+
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the results.")] = Path("demo"),
+    seed: SEED = None,
+) -> None:
+    """Train, export, verify and bench a Kronecker net and its dense twin, in about a minute."""
+    from sepdeploy import api
+    from sepdeploy.reports import terminal
+
+    progress = console.Progress()
+    try:
+        report = api.demo(
+            out, seed=seed or 0, notify=console.notice, on_progress=lambda e: progress.update(str(e))
+        )
+    finally:
+        progress.clear()
+    console.show(terminal.bench_table(report))
+    console.notice(f"everything is in {out}/: start with {out}/bench.json")

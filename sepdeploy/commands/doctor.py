@@ -1,0 +1,19 @@
+"""``sepdeploy doctor``."""
+
+from __future__ import annotations
+
+from sepdeploy import console
+from sepdeploy.commands.shell import JSON_FLAG
+
+
+def doctor(json: JSON_FLAG = False) -> None:
+    """Show what is installed, what is missing, and the command that installs it."""
+    from sepdeploy import api
+    from sepdeploy.records import dump
+    from sepdeploy.reports import terminal
+
+    findings = api.diagnose()
+    if json:
+        console.write(dump({"schema": "sepdeploy.doctor/1", "findings": findings}))
+    else:
+        console.show(terminal.doctor_table(findings))

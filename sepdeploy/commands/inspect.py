@@ -1,0 +1,30 @@
+"""``sepdeploy inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sepdeploy import console
+from sepdeploy.commands.shell import JSON_FLAG
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help=".pt, .onnx or .tflite")],
+    arch: Annotated[
+        str | None, typer.Option("--arch", help="package.module:factory of your own network.")
+    ] = None,
+    json: JSON_FLAG = False,
+) -> None:
+    """Show the layers of a file: structure, factor shapes, parameters, MACs, conditioning."""
+    from sepdeploy import api
+    from sepdeploy.records import dump
+    from sepdeploy.reports import terminal
+
+    report = api.inspect(file, arch=arch)
+    if json:
+        console.write(dump(report))
+    else:
+        console.show(terminal.inspect_table(report))

@@ -1,0 +1,80 @@
+"""What every command shares: common flags, their effect, and JSON output."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sepdeploy import console
+
+VERBOSE = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")]
+QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Say only errors on standard error.")]
+DEBUG = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
+SEED = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random.")]
+
+JSON_FILE = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Write JSON to FILE ('-' = stdout).")
+]
+JSON_FLAG = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+DATA = Annotated[
+    str | None, typer.Option("--data", help="digits, mnist, fashion-mnist, image-folder or npz.")
+]
+DATA_DIR = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the data set.")]
+EPS = Annotated[str | None, typer.Option("--eps", help="Attack radius: 8/255 or 0.1.")]
+NORM = Annotated[str | None, typer.Option("--norm", help="Attack norm: linf or l2.")]
+
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "seed": (SEED, None),
+    "verbose": (VERBOSE, False),
+    "quiet": (QUIET, False),
+    "debug": (DEBUG, False),
+}
+
+
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--seed``, ``-v``, ``-q`` and ``--debug`` to a command's signature and apply them.
+
+    A command that draws nothing at random accepts ``--seed`` and has no use for it, so that
+    scripts can give it everywhere.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    takes_seed = "seed" in signature.parameters
+    extra = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind)
+        for name, (kind, value) in _COMMON.items()
+        if not (name == "seed" and takes_seed)
+    ]
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        verbose, quiet = kwargs.pop("verbose"), kwargs.pop("quiet")
+        kwargs.pop("debug")  # read in sepdeploy.cli.run
+        if not takes_seed:
+            kwargs.pop("seed")
+        console.VERBOSITY.level = int(verbose) - int(quiet)
+        return function(*args, **kwargs)
+
+    parameters = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()
+    ]
+    wrapped.__signature__ = signature.replace(parameters=[*parameters, *extra])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in [*parameters, *extra]}
+    return wrapped
+
+
+def write_json(text: str, target: str | None) -> None:
+    """Write a JSON document where ``--json`` asked for it."""
+    if target is None:
+        return
+    if target == "-":
+        console.write(text)
+        return
+    from sepdeploy.files import write_text
+
+    write_text(Path(target), text)

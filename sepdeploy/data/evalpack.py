@@ -1,0 +1,133 @@
+"""The evaluation pack, ``STEM.eval.npz``: what is needed to judge an artifact without torch.
+
+Test images with labels and ids, adversarial examples made on the torch model, the model's logits
+on both, and where all of it came from. Plain arrays in an ``.npz``; never pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepdeploy.errors import BadInput
+from sepdeploy.files import atomic_path
+
+PACK_LIMIT = 16 << 20  # bytes; DESIGN "Names that scripts rely on"
+READ_LIMIT = 64 << 20  # refuse to unpack more than this
+_ARRAYS = ("images", "labels", "ids", "logits", "adversarial", "adversarial_logits", "provenance")
+
+
+@dataclass(frozen=True)
+class EvalPack:
+    """Evaluation data of one export.
+
+    Attributes:
+        images: (N, *shape), uint8 (0..255) or float32 in [0, 1].
+        labels: (N,) int64.
+        ids: (N,) int64, positions in the test set.
+        logits: (N, classes) float32 of the torch model on ``images``.
+        adversarial: (N, *shape) float32, or None when the pack has no attack.
+        adversarial_logits: (N, classes) of the torch model on ``adversarial``, or None.
+        provenance: Data set, attack (name, eps, norm, steps, restarts, seed), model digest.
+    """
+
+    images: NDArray[Any]
+    labels: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    adversarial: NDArray[np.float32] | None = None
+    adversarial_logits: NDArray[np.float32] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def clean(self) -> NDArray[np.float32]:
+        """Return the images as float32 in [0, 1]."""
+        return as_float(self.images)
+
+
+def as_float(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Return images as float32 in [0, 1]; uint8 is divided by 255."""
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray(images, dtype=np.float32)
+
+
+def digest_images(images: NDArray[Any]) -> str:
+    """Return the SHA-256 of the float32 form of images, so that packs can be told apart."""
+    return hashlib.sha256(as_float(images).tobytes()).hexdigest()
+
+
+def fits(shape: tuple[int, ...], classes: int, *, uint8: bool, attacked: bool) -> int:
+    """Return how many samples of one shape a pack can hold."""
+    values = int(np.prod(shape))
+    sample = values * (1 if uint8 else 4) + 16 + 4 * classes
+    if attacked:
+        sample += 4 * values + 4 * classes
+    return max(1, (PACK_LIMIT - 4096) // sample)
+
+
+def write_pack(pack: EvalPack, path: Path) -> None:
+    """Write a pack atomically.
+
+    Raises:
+        BadInput: The folder cannot be written, or the pack would exceed 16 MiB.
+    """
+    arrays: dict[str, NDArray[Any]] = {
+        "images": pack.images,
+        "labels": pack.labels,
+        "ids": pack.ids,
+        "logits": pack.logits,
+        "provenance": np.frombuffer(json.dumps(pack.provenance).encode(), dtype=np.uint8),
+    }
+    if pack.adversarial is not None and pack.adversarial_logits is not None:
+        arrays["adversarial"] = pack.adversarial
+        arrays["adversarial_logits"] = pack.adversarial_logits
+    total = sum(a.nbytes for a in arrays.values())
+    if total > PACK_LIMIT:
+        raise BadInput(f"evaluation pack of {total} bytes exceeds {PACK_LIMIT}: use fewer samples")
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def read_pack(path: Path) -> EvalPack:
+    """Read and check a pack.
+
+    Raises:
+        BadInput: Not a pack, truncated, too large, or its arrays do not fit together.
+    """
+    hint = "export the model again, or pass --data to judge on the data set itself"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(info.file_size for info in archive.infolist()) > READ_LIMIT:
+                raise BadInput(f"{path} unpacks to more than {READ_LIMIT} bytes", hint=hint)
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in _ARRAYS if name in stored.files}
+        provenance = json.loads(bytes(arrays.pop("provenance")).decode())
+        pack = EvalPack(provenance=provenance, **arrays)  # type: ignore[arg-type]
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path} is not a readable evaluation pack: {error}", hint=hint) from error
+    _check(pack, path, hint)
+    return pack
+
+
+def _check(pack: EvalPack, path: Path, hint: str) -> None:
+    n = len(pack.labels)
+    arrays = [pack.images, pack.ids, pack.logits, pack.adversarial, pack.adversarial_logits]
+    fit = all(a is None or len(a) == n for a in arrays) and n > 0
+    if pack.adversarial is not None:
+        fit = fit and pack.adversarial.shape == pack.images.shape
+    if not fit:
+        raise BadInput(f"{path}: the arrays of the evaluation pack do not fit together", hint=hint)
+    for name in ("logits", "adversarial", "adversarial_logits"):
+        values = getattr(pack, name)
+        if values is not None and not np.isfinite(values).all():
+            raise BadInput(f"{path}: '{name}' holds NaN or infinite values", hint=hint)
