@@ -1,0 +1,106 @@
+"""The package list, the public names, the size of the base tier, and a light ``--help``."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import sepdeploy
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "rich", "ai_edge_litert", "tflite_runtime")
+
+PUBLIC = {
+    "__version__", "bench", "export", "inspect", "load", "open", "save", "train", "verify", "wrap",
+}  # fmt: skip
+
+
+def test_every_package_folder_is_in_the_package_list() -> None:
+    setuptools = PROJECT["tool"]["setuptools"]
+    listed = set(setuptools["packages"])
+    found = set()
+    for package, folder in setuptools["package-dir"].items():
+        for init in (ROOT / folder).rglob("__init__.py"):
+            inner = init.parent.relative_to(ROOT / folder).parts
+            found.add(".".join([package, *inner]))
+    assert listed == found
+
+
+def test_public_names_are_exactly_these_and_all_load() -> None:
+    assert set(sepdeploy.__all__) == PUBLIC
+    for name in PUBLIC - {"__version__"}:
+        assert callable(getattr(sepdeploy, name))
+        assert getattr(sepdeploy, name).__doc__
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = sepdeploy.nonsense
+
+
+def test_the_version_is_the_installed_one() -> None:
+    assert sepdeploy.__version__ == PROJECT["project"]["version"]
+
+
+def base_tier(name: str = "sepdeploy", seen: set[str] | None = None) -> set[str]:
+    from packaging.requirements import Requirement
+
+    seen = set() if seen is None else seen
+    for text in metadata.requires(name) or []:
+        need = Requirement(text)
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        key = need.name.lower().replace("_", "-")
+        if key not in seen:
+            seen.add(key)
+            base_tier(need.name, seen)
+    return seen
+
+
+def test_the_base_tier_resolves_to_at_most_22_packages() -> None:
+    packages = base_tier() | {"sepdeploy"}
+    assert len(packages) <= 22, sorted(packages)
+    assert "torch" not in packages
+
+
+def _imported(code: str) -> set[str]:
+    probe = f"{code}\nimport sys; print(' '.join(m for m in {HEAVY!r} if m in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd="/"
+    )
+    return set(done.stdout.splitlines()[-1].split()) if done.stdout.strip() else set()
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert not _imported("from sepdeploy.cli import run; run(['--help']); print()")
+    assert not _imported("from sepdeploy.cli import run; run(['bench', '--help']); print()")
+
+
+def test_measuring_needs_no_torch() -> None:
+    code = (
+        "import sepdeploy.measure, sepdeploy.runtimes, sepdeploy.exporters, sepdeploy.devices, "
+        "sepdeploy.data, sepdeploy.structures, sepdeploy.reports, sepdeploy.api; print()"
+    )
+    assert "torch" not in _imported(code)
+
+
+def test_help_is_within_three_times_importing_typer() -> None:
+    def once(*command: str) -> float:
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, cwd="/")
+        return time.perf_counter() - start
+
+    help_, typer_ = [], []
+    for _ in range(5):
+        help_.append(once(sys.executable, "-m", "sepdeploy", "--help"))
+        typer_.append(once(sys.executable, "-c", "import typer"))
+    ratio = statistics.median(a / b for a, b in zip(help_, typer_, strict=True))
+    assert ratio <= 3.0, f"--help takes {ratio:.2f} times as long as importing typer"
