@@ -1,1 +1,109 @@
-"""To be written."""
+"""The runtimes that artifacts run in: ONNX Runtime, LiteRT and the older tflite-runtime."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sepdeploy.errors import BadInput, Missing, unknown_name
+from sepdeploy.runtimes.base import Runtime, Session
+from sepdeploy.runtimes.litert import open_tflite
+from sepdeploy.runtimes.ort import open_onnx
+
+__all__ = ["RUNTIMES", "Runtime", "Session", "file_format", "installed", "open", "versions"]
+
+# In the order of preference within a format.
+RUNTIMES: dict[str, Runtime] = {
+    r.name: r
+    for r in (
+        Runtime("onnxruntime", "onnx", "onnxruntime", "onnxruntime", "pip install onnxruntime"),
+        Runtime(
+            "litert", "tflite", "ai_edge_litert", "ai-edge-litert", "pip install ai-edge-litert"
+        ),
+        Runtime(
+            "tflite-runtime",
+            "tflite",
+            "tflite_runtime",
+            "tflite-runtime",
+            "pip install 'tflite-runtime==2.14.0' 'numpy<2' (Python 3.11), or ai-edge-litert",
+            numpy_below=2,
+        ),
+    )
+}
+
+
+def versions() -> dict[str, str]:
+    """Return name and version of every runtime that is installed and able to work."""
+    return {name: found for name, r in RUNTIMES.items() if (found := r.version()) is not None}
+
+
+def installed(format: str) -> tuple[str, ...]:
+    """Return the names of the installed runtimes for "onnx" or "tflite" files, preferred first."""
+    return tuple(name for name in versions() if RUNTIMES[name].format == format)
+
+
+def file_format(path: str | os.PathLike[str]) -> str:
+    """Return "tflite" or "onnx", by the file's content first and its name second.
+
+    Raises:
+        BadInput: No such file, or neither format.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
+    if head[4:8] == b"TFL3":
+        return "tflite"
+    if path.suffix == ".onnx" and head:
+        return "onnx"
+    what = "is empty" if not head else "is neither an ONNX nor a TFLite file"
+    raise BadInput(f"{path}: {what}", hint="expected a complete .onnx or .tflite file")
+
+
+def choose(path: str | os.PathLike[str], runtime: str | None) -> str:
+    """Return the runtime for a file: the one asked for, or the preferred installed one.
+
+    Raises:
+        BadInput: No such runtime, or it takes the other format.
+        Missing: None is installed for that format.
+    """
+    if runtime is not None and runtime not in RUNTIMES:
+        raise unknown_name("runtime", runtime, RUNTIMES)
+    form = file_format(path)
+    names = [name for name, r in RUNTIMES.items() if r.format == form]
+    if runtime is None:
+        found = installed(form)
+        if not found:
+            raise Missing(
+                f"no runtime for .{form} files is installed", hint=RUNTIMES[names[0]].hint
+            )
+        return found[0]
+    if runtime not in names:
+        raise BadInput(
+            f"{path}: {runtime} runs .{RUNTIMES[runtime].format} files, this is .{form}",
+            hint=f"use --runtime {' or '.join(names)}",
+        )
+    return runtime
+
+
+def open(path: str | os.PathLike[str], runtime: str | None = None, threads: int = 1) -> Session:
+    """Open an artifact in a runtime, inside this process.
+
+    Files of doubtful origin belong in a child process: see ``sepdeploy.measure.run_job``.
+
+    Args:
+        path: The .onnx or .tflite file.
+        runtime: A name of ``RUNTIMES``; by default the preferred installed one for the format.
+        threads: How many threads the runtime may use.
+
+    Raises:
+        BadInput: The file, the runtime's name or the number of threads is not usable.
+        Missing: The runtime is not installed, or cannot work with this numpy.
+    """
+    path = Path(path)
+    name = choose(path, runtime)
+    if RUNTIMES[name].format == "onnx":
+        return open_onnx(path, threads)
+    return open_tflite(path, threads, name)

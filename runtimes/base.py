@@ -1,0 +1,172 @@
+"""The session protocol, the description of a runtime, and what both adapters share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.records import InputSpec, RuntimeRef, from_json
+from sepdeploy.runtimes.runner import RunnerError
+
+Logits = npt.NDArray[np.float32]
+ENTRY_KEY = "sepdeploy"  # name of the embedded entry, in ONNX and TFLite alike
+
+
+class Session(Protocol):
+    """A loaded artifact. Use it as a context manager; one thread at a time.
+
+    ``input`` is what a sample looks like, ``runtime`` which runtime runs it, ``path`` the file.
+    """
+
+    path: Path
+    runtime: RuntimeRef
+    input: InputSpec
+
+    def run(self, batch: npt.NDArray[np.float32]) -> Logits:
+        """Return the logits (N, classes) of a float32 batch (N, *input.shape), NCHW or NF.
+
+        Raises:
+            BadInput: The batch has another shape or dtype (both are named), or the graph fails.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model; a closed session cannot run."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Return the session itself."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the session."""
+        ...
+
+
+class Model(Protocol):
+    """What the runner's adapters offer."""
+
+    name: str
+    version: str
+    sample: tuple[int, ...]
+    fixed: int | None
+
+    def run(self, batch: Any) -> Any:
+        """Return the logits of a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One row of the table of runtimes.
+
+    Attributes:
+        name: As written on the command line and in results.
+        format: "onnx" or "tflite".
+        module: Its import name.
+        distribution: Its name on the package index.
+        hint: The command that installs it.
+        numpy_below: First major version of numpy that it cannot work with; None: any works.
+    """
+
+    name: str
+    format: str
+    module: str
+    distribution: str
+    hint: str
+    numpy_below: int | None = None
+
+    def version(self) -> str | None:
+        """Return the installed version; None when absent or unable to work with this numpy."""
+        if find_spec(self.module) is None:
+            return None
+        if self.numpy_below is not None and int(np.__version__.split(".")[0]) >= self.numpy_below:
+            return None
+        try:
+            return version(self.distribution)
+        except PackageNotFoundError:  # a nightly build goes by another name
+            return "unknown"
+
+
+def translate(error: RunnerError) -> SepdeployError:
+    """Return the runner's error as one of sepdeploy's own."""
+    family = Missing if error.kind == "missing" else BadInput
+    return family(str(error), hint=error.hint)
+
+
+class OpenSession:
+    """A session around one of the runner's adapters."""
+
+    def __init__(self, path: Path, model: Model, threads: int, entry: str | None) -> None:
+        self.path = path
+        self.runtime = RuntimeRef(model.name, model.version, threads)
+        self.input = input_spec(path, entry, model.sample)
+        self._run: Callable[[Any], Any] | None = model.run
+
+    def run(self, batch: npt.NDArray[np.float32]) -> Logits:
+        """Return the logits (N, classes) of a float32 batch (N, *input.shape).
+
+        Raises:
+            BadInput: The batch has another shape or dtype, the graph fails, or it is closed.
+        """
+        run = self._run
+        if run is None:
+            raise BadInput(f"{self.path}: the session is closed", hint="open the artifact again")
+        try:
+            logits: Logits = run(batch)
+        except RunnerError as error:
+            raise translate(error) from error
+        return logits
+
+    def close(self) -> None:
+        """Free the model."""
+        self._run = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def input_spec(path: Path, entry: str | None, sample: tuple[int, ...]) -> InputSpec:
+    """Return the input of a file: from its embedded entry, else from its own input's shape.
+
+    Raises:
+        BadInput: The entry is not readable or contradicts the file.
+    """
+    if entry is None:
+        return InputSpec(shape=sample)
+    try:
+        data = json.loads(entry)["input"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadInput(
+            f"{path}: its embedded sepdeploy entry is damaged", hint="export the model again"
+        ) from error
+    spec = from_json(InputSpec, data, where=f"{path}: entry.input")
+    if spec.shape != sample:
+        raise BadInput(
+            f"{path}: its entry says samples are {spec.shape}, the graph takes {sample}",
+            hint="export the model again",
+        )
+    return spec

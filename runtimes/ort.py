@@ -1,0 +1,97 @@
+"""ONNX files in ONNX Runtime."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sepdeploy.errors import BadInput
+from sepdeploy.runtimes.base import ENTRY_KEY, OpenSession, translate
+from sepdeploy.runtimes.runner import OrtModel, RunnerError
+
+
+def open_onnx(path: Path, threads: int = 1) -> OpenSession:
+    """Open an ONNX file on the CPU.
+
+    Raises:
+        BadInput: The file is damaged, refers to data outside its folder, or has several inputs.
+        Missing: onnxruntime is not installed.
+    """
+    check_external_data(path)
+    try:
+        model = OrtModel(str(path), threads)
+    except RunnerError as error:
+        raise translate(error) from error
+    return OpenSession(path, model, threads, model.metadata.get(ENTRY_KEY))
+
+
+def check_external_data(path: Path) -> None:
+    """Refuse a file whose tensors lie outside its own folder.
+
+    ONNX Runtime refuses absolute paths, ``..`` and symbolic links by itself, but not hard links;
+    all four are refused here, before it sees the file.
+
+    Raises:
+        BadInput: Naming the tensor and the location.
+    """
+    if not _mentions(path, b"location"):  # parsing is needed only where the key occurs at all
+        return
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except DecodeError as error:
+        raise BadInput(f"{path}: not a readable ONNX file", hint="is it complete?") from error
+    folder = path.resolve().parent
+    for name, location in _locations(model):
+        target = Path(os.path.normpath(folder / location))
+        why = _refusal(folder, target, location)
+        if why:
+            raise BadInput(
+                f"{path}: tensor '{name}' keeps its data in '{location}', {why}",
+                hint="only plain files in the model's own folder are read",
+            )
+
+
+def _mentions(path: Path, word: bytes) -> bool:
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(word) >= 0
+    except ValueError:  # an empty file cannot be mapped
+        return False
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _refusal(folder: Path, target: Path, location: str) -> str:
+    if Path(location).is_absolute():
+        return "an absolute path"
+    if not target.is_relative_to(folder):
+        return "outside the model's folder"
+    if not target.exists():
+        return "which does not exist"
+    if target.resolve() != target:
+        return "a symbolic link"
+    if not target.is_file():
+        return "not a plain file"
+    if target.stat().st_nlink > 1:
+        return "a file with several hard links"
+    return ""
+
+
+def _locations(message: Any) -> Iterator[tuple[str, str]]:
+    """Yield (tensor name, location) of every external tensor anywhere in a protobuf message."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        for entry in message.external_data:
+            if entry.key == "location":
+                yield message.name, entry.value
+        return
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for child in value if hasattr(value, "__len__") else (value,):
+            yield from _locations(child)

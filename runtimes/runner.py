@@ -1,0 +1,617 @@
+"""The one runner: loads a model in its runtime and runs, times or weighs it.
+
+This file stands alone (standard library, numpy and one runtime; Python 3.9 or newer), so that the
+very same text works as a module of sepdeploy, as a child process on this machine, and sent to a
+device over ssh or into an emulator::
+
+    python runner.py < job.json          # the result is the last line of standard output
+
+A job is a JSON object; a result is one too. Common keys of a job:
+
+    mode      "run" | "latency" | "memory"
+    runtime   "onnxruntime" | "litert" | "tflite-runtime"
+    threads   1 by default
+    memory_limit   bytes of address space the process may take, 0 = no limit
+
+``run``: ``model`` (path), ``inputs`` (.npy, float32, (N, *shape) as NCHW or NF), ``batches`` (list
+of batch sizes: all N samples are run once per size), ``output`` (.npy to write, (sizes, N,
+classes)); without ``output`` the logits stand in the result.
+
+``latency``: ``models`` (list of {"name", "path"}), ``batch``, ``warmup``, ``min_rounds``,
+``min_seconds``, ``max_seconds``, ``samples_per_round``, ``seed``. The models take turns in every
+round, in an order that reverses from round to round. One sample is the mean of a block of runs
+long enough for the clock to resolve it (``block_us``), in milliseconds.
+
+``memory``: ``model``, ``batch``, ``runs``: time to load, and the resident memory before, after
+loading and at its peak.
+
+A result has ``ok``; when false, ``error`` (one line) and ``kind``: "bad-input" (exit code 2),
+"missing" (4) or "internal" (70). Values in the messages are those of the caller's own layout.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+JOB_SCHEMA = "sepdeploy.job/1"
+EXIT_CODES = {"bad-input": 2, "missing": 4, "internal": 70}
+F32 = np.dtype(np.float32)
+BOUND_SIZES = 4  # batch sizes whose buffers are kept per model
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+Result = dict[str, Any]
+
+
+class RunnerError(Exception):
+    """An expected failure.
+
+    Args:
+        kind: "bad-input" or "missing".
+        message: One line, what and where.
+        hint: Next step.
+    """
+
+    def __init__(self, kind: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.hint = hint
+
+
+def one_line(error: object, limit: int = 300) -> str:
+    """Return the text of an error as one line of at most ``limit`` characters."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def wrong_batch(path: str, batch: Any, sample: Shape, fixed: int | None) -> RunnerError:
+    """Return the error for a batch that does not fit, naming what was expected and found."""
+    wanted = ", ".join([str(fixed) if fixed else "N", *map(str, sample)])
+    found = (
+        f"{batch.dtype} {tuple(batch.shape)}"
+        if isinstance(batch, np.ndarray)
+        else type(batch).__name__
+    )
+    hint = ""
+    if isinstance(batch, np.ndarray) and batch.shape == sample:
+        hint = "add the batch axis: batch[None]"
+    elif isinstance(batch, np.ndarray) and batch.shape[1:] == sample and batch.dtype != F32:
+        hint = "convert it: batch.astype(np.float32), values in [0, 1]"
+    return RunnerError(
+        "bad-input", f"{path}: expected a float32 array ({wanted}), found {found}", hint
+    )
+
+
+def fits(batch: Any, sample: Shape, fixed: int | None) -> bool:
+    """Whether ``batch`` is a float32 array (N, *sample), N >= 1, or N == ``fixed``."""
+    return (
+        isinstance(batch, np.ndarray)
+        and batch.dtype == F32
+        and batch.ndim == len(sample) + 1
+        and batch.shape[1:] == sample
+        and batch.shape[0] >= 1
+        and (fixed is None or batch.shape[0] == fixed)
+    )
+
+
+class OrtModel:
+    """An ONNX file in ONNX Runtime on the CPU.
+
+    Input and output memory is bound once per batch size, so that a run is a copy in, the graph and
+    a copy out. ``sample`` is the shape of one sample, ``fixed`` the batch size that the file
+    insists on (None: any), ``metadata`` the file's own key-value entries.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, path: str, threads: int = 1) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise RunnerError(
+                "missing", "onnxruntime is not installed", "pip install onnxruntime"
+            ) from error
+        self.path = path
+        self.version = str(onnxruntime.__version__)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = threads
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 4
+        # Without it int8 saturates on x86 cores that lack VNNI and differs from every ARM core.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        try:
+            # By path, never by bytes: reading from bytes doubles the peak memory.
+            self.session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # the runtime has no common base class for its errors
+            raise RunnerError(
+                "bad-input", f"{path}: cannot be loaded: {one_line(error)}"
+            ) from error
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        if len(inputs) != 1 or not outputs:
+            raise RunnerError(
+                "bad-input",
+                f"{path}: expected one input and at least one output, found {len(inputs)} "
+                f"and {len(outputs)}",
+            )
+        if inputs[0].type != "tensor(float)" or outputs[0].type != "tensor(float)":
+            raise RunnerError(
+                "bad-input",
+                f"{path}: expected float32 input and output, found {inputs[0].type} "
+                f"and {outputs[0].type}",
+            )
+        self._input = str(inputs[0].name)
+        names = [str(o.name) for o in outputs]
+        self._output = "logits" if "logits" in names else names[0]
+        shape = list(inputs[0].shape)
+        if len(shape) < 2 or not all(isinstance(n, int) and n > 0 for n in shape[1:]):
+            raise RunnerError(
+                "bad-input",
+                f"{path}: expected an input (N, ...) of known size, found {shape}",
+                "export it again with fixed sizes except for the batch",
+            )
+        self.sample: Shape = tuple(int(n) for n in shape[1:])
+        self.fixed: int | None = shape[0] if isinstance(shape[0], int) else None
+        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        self._run = self.session.run_with_iobinding
+        self._bound: dict[Shape, tuple[Any, Array, Array]] = {}
+
+    def run(self, batch: Array) -> Array:
+        """Return the logits (N, classes) of a float32 batch (N, *sample)."""
+        try:
+            binding, source, result = self._bound[batch.shape]
+            if batch.dtype is not F32 and batch.dtype != F32:
+                raise KeyError
+        except (KeyError, AttributeError):
+            binding, source, result = self._bind(batch)
+        np.copyto(source, batch)
+        self._run(binding)
+        return result.copy()
+
+    def _bind(self, batch: Any) -> tuple[Any, Array, Array]:
+        if not fits(batch, self.sample, self.fixed):
+            raise wrong_batch(self.path, batch, self.sample, self.fixed)
+        source = np.array(batch, dtype=np.float32, order="C")
+        try:  # a first run tells the output's shape, which the file may leave open
+            result = self.session.run([self._output], {self._input: source})[0]
+        except Exception as error:
+            raise RunnerError(
+                "bad-input", f"{self.path}: fails at batch {len(source)}: {one_line(error)}"
+            ) from error
+        if result.ndim < 1 or result.shape[0] != len(source):
+            raise RunnerError(
+                "bad-input",
+                f"{self.path}: expected {len(source)} rows of logits, found {result.shape}",
+            )
+        result = np.ascontiguousarray(result)
+        binding = self.session.io_binding()
+        for bind, name, array in (
+            (binding.bind_input, self._input, source),
+            (binding.bind_output, self._output, result),
+        ):
+            bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        while len(self._bound) >= BOUND_SIZES:
+            del self._bound[next(iter(self._bound))]
+        self._bound[source.shape] = (binding, source, result)
+        return self._bound[source.shape]
+
+
+class TfliteModel:
+    """A TFLite file in LiteRT or tflite-runtime on the CPU.
+
+    The caller's layout is NCHW or NF; a rank-4 file has NHWC and int8 files their own scale: both
+    are converted here. The graph is laid out again only when the batch size changes.
+    """
+
+    def __init__(self, path: str, threads: int = 1, name: str = "litert") -> None:
+        self.path = path
+        self.name = name
+        interpreter, self.version = _tflite_interpreter(name)
+        if not Path(path).is_file():
+            raise RunnerError("bad-input", f"{path}: no such file")
+        try:
+            self._interpreter = interpreter(model_path=path, num_threads=threads)
+            self._interpreter.allocate_tensors()
+            inputs = self._interpreter.get_input_details()
+            outputs = self._interpreter.get_output_details()
+        except Exception as error:
+            raise RunnerError(
+                "bad-input", f"{path}: cannot be loaded: {one_line(error)}"
+            ) from error
+        if len(inputs) != 1 or not outputs:
+            raise RunnerError(
+                "bad-input",
+                f"{path}: expected one input and at least one output, found {len(inputs)} "
+                f"and {len(outputs)}",
+            )
+        named = [o for o in outputs if o["name"] == "logits"]
+        self._quantize = _affine(path, inputs[0])
+        self._dequantize = _affine(path, (named or outputs)[0])
+        self._in = int(inputs[0]["index"])
+        self._out = int((named or outputs)[0]["index"])
+        self._type = np.dtype(inputs[0]["dtype"])
+        shape = [int(n) for n in inputs[0]["shape"]]
+        signature = [int(n) for n in inputs[0].get("shape_signature", shape)]
+        if len(signature) != len(shape):
+            signature = shape
+        if len(shape) < 2 or any(n < 1 for n in signature[1:]):
+            raise RunnerError(
+                "bad-input", f"{path}: expected an input (N, ...) of known size, found {signature}"
+            )
+        own = tuple(shape[1:])
+        self.images = len(own) == 3
+        self.sample: Shape = (own[2], own[0], own[1]) if self.images else own
+        self._own = own
+        self.fixed: int | None = None if signature[0] == -1 else shape[0]
+        self._plain = self._quantize is None and self._dequantize is None and not self.images
+        self._rows = shape[0]  # what the graph is laid out for
+        self._shape: Shape | None = None  # the batch that may run at once
+        self._set = self._interpreter.set_tensor
+        self._invoke = self._interpreter.invoke
+        self._get = self._interpreter.get_tensor
+
+    def run(self, batch: Array) -> Array:
+        """Return the logits (N, classes) of a float32 batch (N, *sample)."""
+        try:
+            ready = batch.shape == self._shape and (batch.dtype is F32 or batch.dtype == F32)
+        except AttributeError:
+            ready = False
+        if not ready:
+            self._prepare(batch)
+        if self._plain:
+            self._set(self._in, batch)
+            self._invoke()
+            result: Array = self._get(self._out)
+            return result
+        return self._run_converted(batch)
+
+    def _run_converted(self, batch: Array) -> Array:
+        if self.images:
+            own = (
+                batch.reshape(-1, *self._own)
+                if self.sample[0] == 1
+                else np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
+            )
+        else:
+            own = batch
+        if self._quantize is not None:
+            scale, zero = self._quantize
+            limits = np.iinfo(self._type)
+            own = np.clip(np.rint(own / scale) + zero, limits.min, limits.max).astype(self._type)
+        self._set(self._in, own)
+        self._invoke()
+        result: Array = self._get(self._out)
+        if self._dequantize is not None:
+            scale, zero = self._dequantize
+            return (result.astype(np.float32) - np.float32(zero)) * np.float32(scale)
+        return result
+
+    def _prepare(self, batch: Any) -> None:
+        if not fits(batch, self.sample, self.fixed):
+            raise wrong_batch(self.path, batch, self.sample, self.fixed)
+        self._shape = None
+        rows: Shape = ()
+        try:
+            if len(batch) != self._rows:
+                self._interpreter.resize_tensor_input(self._in, [len(batch), *self._own])
+                self._interpreter.allocate_tensors()
+            self._rows = len(batch)
+            self._set(self._in, np.zeros([len(batch), *self._own], self._type))
+            self._invoke()
+            rows = self._get(self._out).shape
+        except Exception as error:
+            raise RunnerError(
+                "bad-input", f"{self.path}: fails at batch {len(batch)}: {one_line(error)}"
+            ) from error
+        if not rows or rows[0] != len(batch):
+            raise RunnerError(
+                "bad-input", f"{self.path}: expected {len(batch)} rows of logits, found {rows}"
+            )
+        self._shape = batch.shape
+
+
+def _tflite_interpreter(name: str) -> tuple[Any, str]:
+    from importlib.metadata import version
+
+    if name == "litert":
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise RunnerError(
+                "missing", "LiteRT is not installed", "pip install ai-edge-litert"
+            ) from error
+        return Interpreter, version("ai-edge-litert")
+    if int(np.__version__.split(".")[0]) >= 2:
+        raise RunnerError(
+            "missing",
+            f"tflite-runtime needs numpy < 2, found numpy {np.__version__}",
+            "pip install 'numpy<2', or use LiteRT: pip install ai-edge-litert",
+        )
+    try:
+        from tflite_runtime.interpreter import Interpreter as Older
+    except ImportError as error:
+        raise RunnerError(
+            "missing",
+            "tflite-runtime is not installed",
+            "pip install 'tflite-runtime==2.14.0' 'numpy<2' (Python 3.11), or ai-edge-litert",
+        ) from error
+    return Older, version("tflite-runtime")
+
+
+def _affine(path: str, tensor: dict[str, Any]) -> tuple[float, int] | None:
+    """Return (scale, zero point) of an integer tensor, None of a float32 one."""
+    kind = np.dtype(tensor["dtype"])
+    if kind == F32:
+        return None
+    scale, zero = tensor["quantization"]
+    if kind not in (np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.int16)) or not scale > 0:
+        raise RunnerError(
+            "bad-input",
+            f"{path}: tensor '{tensor['name']}' is {kind} with scale {scale}; expected float32 "
+            "or quantised int8/uint8/int16",
+        )
+    return float(scale), int(zero)
+
+
+def load(runtime: str, path: str, threads: int = 1) -> Any:
+    """Return the model in that runtime.
+
+    Raises:
+        RunnerError: "missing" when the runtime is absent, "bad-input" when the file is not usable.
+    """
+    if not isinstance(threads, int) or threads < 1:
+        raise RunnerError("bad-input", f"threads must be at least 1, found {threads}")
+    if runtime == "onnxruntime":
+        return OrtModel(path, threads)
+    if runtime in ("litert", "tflite-runtime"):
+        return TfliteModel(path, threads, runtime)
+    raise RunnerError("bad-input", f"unknown runtime '{runtime}'")
+
+
+def run_in_batches(model: Any, inputs: Array, batch: int) -> Array:
+    """Return the logits of all inputs, run ``batch`` samples at a time.
+
+    A file with a fixed batch size is fed that size, the last batch padded with its own last sample.
+    """
+    size = model.fixed or batch
+    parts = []
+    for start in range(0, len(inputs), size):
+        part = inputs[start : start + size]
+        short = size - len(part)
+        if model.fixed and short:
+            part = np.concatenate([part, np.repeat(part[-1:], short, axis=0)])
+        result = model.run(part)
+        parts.append(result[: len(result) - short] if model.fixed and short else result)
+    return np.concatenate(parts)
+
+
+def job_run(job: dict[str, Any]) -> Result:
+    """Run all inputs once per batch size."""
+    try:
+        inputs = np.load(job["inputs"], allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise RunnerError("bad-input", f"inputs cannot be read: {one_line(error)}") from error
+    model = load(job["runtime"], job["model"], job.get("threads", 1))
+    batches = [int(b) for b in job.get("batches", [len(inputs)])]
+    if not len(inputs) or not batches or min(batches) < 1:
+        raise RunnerError(
+            "bad-input", "run needs at least one sample and batch sizes of at least 1"
+        )
+    logits = np.stack([run_in_batches(model, inputs, b) for b in batches])
+    result: Result = {"version": model.version, "batches": batches, "shape": list(logits.shape)}
+    if job.get("output"):
+        with Path(job["output"]).open("wb") as file:
+            np.save(file, logits, allow_pickle=False)
+    else:
+        result["logits"] = logits.tolist()
+    return result
+
+
+def _block_size(run: Callable[[Any], Any], batch: Array, block_us: float) -> int:
+    """Return how many runs make a block of about ``block_us`` microseconds."""
+    runs = 1
+    while True:
+        start = time.perf_counter_ns()
+        for _ in range(runs):
+            run(batch)
+        spent = (time.perf_counter_ns() - start) / 1000
+        if spent >= block_us or runs >= 1 << 20:
+            return max(1, math.ceil(runs * block_us / max(spent, block_us)))
+        runs = max(runs * 2, min(math.ceil(runs * block_us / max(spent, 0.01)), runs * 64))
+
+
+def job_latency(job: dict[str, Any]) -> Result:
+    """Time several models in turns; every sample is the mean of one block of runs."""
+    entries = job["models"]
+    threads = job.get("threads", 1)
+    models = [load(job["runtime"], e["path"], threads) for e in entries]
+    batch = int(job.get("batch", 1))
+    generator = np.random.default_rng(job.get("seed", 0))
+    if len({m.sample for m in models}) != 1:
+        shapes = ", ".join(str(m.sample) for m in models)
+        raise RunnerError("bad-input", f"the models take different inputs: {shapes}")
+    inputs = generator.random((batch, *models[0].sample), dtype=np.float32)
+    warmup = int(job.get("warmup", 5))
+    sizes: list[int] = []
+    for model in models:
+        for _ in range(max(1, warmup)):
+            model.run(inputs)
+        sizes.append(_block_size(model.run, inputs, float(job.get("block_us", 200.0))))
+    samples: list[list[float]] = [[] for _ in models]
+    rounds = _rounds(job, models, sizes, inputs, samples)
+    timed = [
+        {"name": e["name"], "path": e["path"], "samples_ms": s, "block_runs": k}
+        for e, s, k in zip(entries, samples, sizes)  # noqa: B905  # Python 3.9
+    ]
+    return {
+        "version": models[0].version,
+        "models": timed,
+        "batch": batch,
+        "rounds": rounds,
+        "warmup": warmup,
+        "timer": "perf_counter_ns",
+    }
+
+
+def _rounds(
+    job: dict[str, Any],
+    models: list[Any],
+    sizes: list[int],
+    inputs: Array,
+    samples: list[list[float]],
+) -> int:
+    """Fill ``samples`` round by round; return the number of rounds."""
+    min_rounds, per_round = int(job.get("min_rounds", 30)), int(job.get("samples_per_round", 1))
+    min_ns = float(job.get("min_seconds", 1.0)) * 1e9
+    max_ns = float(job.get("max_seconds", 60.0)) * 1e9
+    clock = time.perf_counter_ns
+    order = list(range(len(models)))
+    rounds = 0
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        began = clock()
+        while True:
+            for i in order:
+                run, repeat = models[i].run, range(sizes[i])
+                # The other model has emptied the caches; these runs fill them again.
+                for _ in range(min(3, sizes[i])):
+                    run(inputs)
+                for _ in range(per_round):
+                    start = clock()
+                    for _ in repeat:
+                        run(inputs)
+                    samples[i].append((clock() - start) / sizes[i] / 1e6)
+            order.reverse()
+            rounds += 1
+            spent = clock() - began
+            if (rounds >= min_rounds and spent >= min_ns) or (rounds >= 3 and spent >= max_ns):
+                return rounds
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def resident() -> tuple[int, int]:
+    """Return (peak, current) resident bytes of this process.
+
+    From ``/proc/self/status`` (VmHWM, VmRSS); elsewhere the peak comes from getrusage, twice.
+    """
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        return (
+            int(fields["VmHWM"].split()[0]) * 1024,
+            int(fields["VmRSS"].split()[0]) * 1024,
+        )
+    except (OSError, KeyError, ValueError, IndexError):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+        return peak, peak
+
+
+def job_memory(job: dict[str, Any]) -> Result:
+    """Load the model once, run it, and report time to load and resident memory in bytes."""
+    runtime, threads = job["runtime"], job.get("threads", 1)
+    if runtime == "onnxruntime":
+        import onnxruntime  # noqa: F401  # its import is not part of loading the model
+    else:
+        _tflite_interpreter(runtime)
+    _, before = resident()
+    start = time.perf_counter_ns()
+    model = load(runtime, job["model"], threads)
+    load_ms = (time.perf_counter_ns() - start) / 1e6
+    _, loaded = resident()
+    batch = model.fixed or int(job.get("batch", 1))
+    inputs = np.random.default_rng(0).random((batch, *model.sample), dtype=np.float32)
+    start = time.perf_counter_ns()
+    model.run(inputs)
+    first_ms = (time.perf_counter_ns() - start) / 1e6
+    for _ in range(int(job.get("runs", 5)) - 1):
+        model.run(inputs)
+    peak, after = resident()
+    return {
+        "version": model.version,
+        "load_ms": load_ms,
+        "first_run_ms": first_ms,
+        "peak_rss_bytes": peak,
+        "rss_before_bytes": before,
+        "rss_loaded_bytes": loaded,
+        "rss_after_bytes": after,
+        "batch": batch,
+    }
+
+
+MODES: dict[str, Callable[[dict[str, Any]], Result]] = {
+    "run": job_run,
+    "latency": job_latency,
+    "memory": job_memory,
+}
+
+
+def execute(job: Any) -> Result:
+    """Do one job; every failure becomes a result with ``ok`` false."""
+    try:
+        if not isinstance(job, dict) or job.get("mode") not in MODES:
+            raise RunnerError("bad-input", f"job needs a mode out of {', '.join(MODES)}")
+        _limit_memory(int(job.get("memory_limit", 0)))
+        result = MODES[job["mode"]](job)
+    except RunnerError as error:
+        return {"ok": False, "error": str(error), "kind": error.kind, "hint": error.hint}
+    except ImportError as error:
+        return {"ok": False, "error": one_line(error), "kind": "missing", "hint": ""}
+    except MemoryError:
+        return {"ok": False, "error": "out of memory", "kind": "bad-input", "hint": ""}
+    except Exception as error:  # the reader of the JSON must always get an answer
+        text = f"{type(error).__name__}: {one_line(error)}"
+        return {"ok": False, "error": text, "kind": "internal", "hint": ""}
+    facts = {
+        "runtime": job["runtime"],
+        "threads": job.get("threads", 1),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+    }
+    return {"ok": True, "mode": job["mode"], **facts, **result}
+
+
+def _limit_memory(limit: int) -> None:
+    """Keep a hostile file from taking all memory of the machine."""
+    if limit > 0:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def main() -> int:
+    """Read a job from standard input, print the result as the last line of standard output."""
+    try:
+        job = json.load(sys.stdin)
+    except ValueError as error:
+        job = None
+        sys.stderr.write(f"job is not JSON: {one_line(error)}\n")
+    result = execute(job)
+    sys.stdout.flush()
+    sys.stdout.write("\n" + json.dumps(result) + "\n")
+    sys.stdout.flush()
+    return 0 if result["ok"] else EXIT_CODES.get(result["kind"], 70)
+
+
+if __name__ == "__main__":
+    code = main()
+    # Runtimes may crash while tearing down threads; the answer is already out.
+    os._exit(code)

@@ -1,0 +1,121 @@
+"""Parity: does the artifact, in its runtime, give the logits of the model it was made from?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sepdeploy.errors import BadInput
+from sepdeploy.measure.child import every_runtime, run_logits
+from sepdeploy.records import InputSpec, Parity
+
+BATCHES = (1, 3, 32)
+TOLERANCE = 1e-5  # fp32, DESIGN §5
+LEAST_COSINE = 0.9  # of logits centred over the batch: below it the output is another function
+
+Array = npt.NDArray[np.float32]
+
+
+def synthetic_inputs(spec: InputSpec, n: int = max(BATCHES), seed: int = 0) -> Array:
+    """Return ``n`` seeded uniform samples in [0, 1), for when no data is at hand."""
+    return np.random.default_rng(seed).random((n, *spec.shape), dtype=np.float32)
+
+
+def check_parity(
+    path: str | os.PathLike[str],
+    images: Array,
+    reference: Array,
+    *,
+    runtimes: Sequence[str] | None = None,
+    batches: Sequence[int] = BATCHES,
+    tolerance: float = TOLERANCE,
+    inputs: str = "data",
+    find_worst: Callable[[str, Array], str] | None = None,
+) -> tuple[Parity, ...]:
+    """Compare an artifact with reference logits, in every runtime and for every batch size.
+
+    All images are run for each batch size, so a size that does not divide their number is also a
+    test of changing sizes. A runtime that answers with a constant or unrelated output fails even
+    where a loose tolerance would let it pass.
+
+    Args:
+        path: The artifact.
+        images: (N, *shape) in [0, 1], float32; not all zero.
+        reference: (N, classes) logits of the model it was made from.
+        runtimes: Names; by default every installed one for the format.
+        batches: Batch sizes.
+        tolerance: Largest max|Δlogit| / max|reference logit| that passes.
+        inputs: "data" or "synthetic", written into the certificate.
+        find_worst: Called with (runtime, images) only where parity failed, to name the layer that
+            deviates most.
+
+    Returns:
+        One certificate per runtime and batch size.
+
+    Raises:
+        BadInput: The file is not usable, or shapes do not fit.
+        Missing: A runtime is not installed.
+    """
+    reference = np.asarray(reference, dtype=np.float32)
+    if reference.ndim != 2 or len(reference) != len(images) or not np.isfinite(reference).all():
+        raise BadInput(
+            f"{path}: reference logits must be finite ({len(images)}, classes), "
+            f"found {reference.shape}"
+        )
+    if not len(images) or not np.any(images):
+        raise BadInput(f"{path}: parity needs images that are not all zero")
+    certificates = []
+    for runtime in every_runtime(path, runtimes):
+        found, facts = run_logits(path, runtime, images, batches=batches)
+        if found.shape[1:] != reference.shape:
+            raise BadInput(
+                f"{path}: gives logits {found.shape[1:]} in {runtime}, expected {reference.shape}"
+            )
+        for batch, logits in zip(batches, found, strict=True):
+            error, agreement, same = compare(logits, reference)
+            passed = error <= tolerance and same
+            worst = find_worst(runtime, images) if find_worst and not passed else ""
+            certificates.append(
+                Parity(
+                    runtime=runtime,
+                    version=str(facts["version"]),
+                    batch=int(batch),
+                    max_rel=error,
+                    label_agreement=agreement,
+                    tolerance=tolerance,
+                    inputs=inputs,
+                    worst_layer=worst,
+                    passed=passed,
+                )
+            )
+    return tuple(certificates)
+
+
+def compare(logits: Array, reference: Array) -> tuple[float, float, bool]:
+    """Compare logits (N, classes) with reference logits.
+
+    Returns:
+        max|Δ| / max|reference|; the fraction of equal labels; whether the output follows the
+        reference at all (not constant over a batch where the reference varies, cosine of the
+        centred logits at least ``LEAST_COSINE``).
+    """
+    a, b = logits.astype(np.float64), reference.astype(np.float64)
+    scale = float(np.abs(b).max())
+    if not np.isfinite(a).all():
+        return float("inf"), 0.0, False
+    error = float(np.abs(a - b).max()) / (scale or 1.0)
+    agreement = float(np.mean(a.argmax(axis=1) == b.argmax(axis=1)))
+    return error, agreement, _follows(a, b)
+
+
+def _follows(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> bool:
+    if len(a) > 1:
+        a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    norms = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    scale = float(np.abs(b).max())
+    if norms[1] <= 1e-6 * max(1.0, scale) * np.sqrt(b.size):  # the reference itself is constant
+        return True
+    return norms[0] > 0 and float(np.vdot(a, b)) / (norms[0] * norms[1]) >= LEAST_COSINE
