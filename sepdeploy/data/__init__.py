@@ -1,1 +1,53 @@
-"""To be written."""
+"""Data sets of small images: one call, one shape, fixed splits.
+
+``load(name, data_dir)`` gives a ``Dataset``; names are the keys of ``DATASETS`` or the path of an
+``.npz`` file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sepdeploy.data.dataset import Dataset, Split, split_validation
+from sepdeploy.data.digits import load_digits
+from sepdeploy.data.idx import load_idx
+from sepdeploy.data.image_folder import load_image_folder
+from sepdeploy.data.npz import load_npz
+from sepdeploy.errors import unknown_name
+
+Loader = Callable[[str, Path | None], Dataset]
+
+DATASETS: dict[str, Loader] = {
+    "digits": load_digits,
+    "mnist": load_idx,
+    "fashion-mnist": load_idx,
+    "image-folder": load_image_folder,
+    "npz": load_npz,
+}
+
+__all__ = ["DATASETS", "Dataset", "Split", "load", "split_validation"]
+
+
+def load(name: str, data_dir: str | Path | None = None) -> Dataset:
+    """Load a data set by name.
+
+    Args:
+        name: A key of ``DATASETS``, or the path of an ``.npz`` file.
+        data_dir: Folder of its files; None = the subfolder of that name in SEPDEPLOY_DATA.
+
+    Raises:
+        BadInput: Unknown name, missing folder, damaged file.
+        Missing: An optional package is needed and absent.
+    """
+    folder = None if data_dir is None else Path(data_dir)
+    if name in DATASETS:
+        return DATASETS[name](name, folder)
+    if name.endswith(".npz"):
+        return load_npz(name, folder)
+    raise unknown_name(
+        "data set",
+        name,
+        DATASETS,
+        hint="known: " + ", ".join(DATASETS) + ", or the path of an .npz file",
+    )
