@@ -1,0 +1,97 @@
+"""Products with a Kronecker or low-rank operator by plain matrix multiplications.
+
+No einsum, no loop over Kronecker terms, and no transposed copy: a contraction of the last mode
+is one flat matrix product, any other one a batched product with a shared left factor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def lowrank_apply(x: Tensor, U: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
+    """(x U) Vᵀ + bias for x of shape (M, n_in)."""
+    return F.linear(x @ U, V, bias)
+
+
+def kron_apply(
+    x: Tensor,
+    factors: Sequence[Tensor],
+    in_shape: tuple[int, ...],
+    out_shape: tuple[int, ...],
+    order: Sequence[int],
+) -> Tensor:
+    """Compute x Wᵀ with W = Σ_k A_1k ⊗ … ⊗ A_dk.
+
+    Args:
+        x: (M, Π in_shape).
+        factors: One tensor (terms, o_m, i_m) per mode.
+        in_shape: i_1 … i_d.
+        out_shape: o_1 … o_d.
+        order: Modes in the order of contraction.
+
+    Returns:
+        (M, Π out_shape).
+    """
+    if len(in_shape) == 2:
+        return _two_modes(x, factors[0], factors[1], last_first=order[0] == 1)
+    if factors[0].shape[0] == 1:
+        return _one_term(x, [f[0] for f in factors], in_shape, order)
+    return _many_terms(x, factors, in_shape, order)
+
+
+def _two_modes(x: Tensor, A: Tensor, B: Tensor, *, last_first: bool) -> Tensor:
+    """Σ_k A_k X B_kᵀ as two products; the terms are stacked so that the second one sums them."""
+    terms, p, i = A.shape
+    _, q, j = B.shape
+    if last_first:
+        # rows of the intermediate run over (i, k): no copy between the two products
+        stacked = A if terms == 1 else A.permute(1, 2, 0)
+        t = x.reshape(-1, j) @ B.reshape(terms * q, j).t()
+        y = shared_left(stacked.reshape(p, i * terms), t.reshape(-1, i * terms, q))
+    else:
+        stacked = A if terms == 1 else A.transpose(0, 1)
+        t = shared_left(stacked.reshape(p * terms, i), x.reshape(-1, i, j))
+        right = B if terms == 1 else B.transpose(0, 1)
+        y = t.reshape(-1, terms * j) @ right.reshape(q, terms * j).t()
+    return y.reshape(-1, p * q)
+
+
+def shared_left(A: Tensor, X: Tensor) -> Tensor:
+    """A X_n for every n: (p, i) and (N, i, q) give (N, p, q)."""
+    return torch.bmm(A.expand(X.shape[0], -1, -1), X)
+
+
+def _one_term(
+    x: Tensor, factors: Sequence[Tensor], in_shape: tuple[int, ...], order: Sequence[int]
+) -> Tensor:
+    shape = list(in_shape)
+    for mode in order:
+        A = factors[mode]
+        right = math.prod(shape[mode + 1 :])
+        if right == 1:
+            x = x.reshape(-1, shape[mode]) @ A.t()
+        else:
+            x = shared_left(A, x.reshape(-1, shape[mode], right))
+        shape[mode] = A.shape[0]
+    return x.reshape(-1, math.prod(shape))
+
+
+def _many_terms(
+    x: Tensor, factors: Sequence[Tensor], in_shape: tuple[int, ...], order: Sequence[int]
+) -> Tensor:
+    terms = factors[0].shape[0]
+    shape = list(in_shape)
+    state = x.unsqueeze(0)  # (1 or terms, M, …): the first product spreads it over the terms
+    for mode in order:
+        A = factors[mode]
+        right = math.prod(shape[mode + 1 :])
+        parts = state.reshape(state.shape[0], -1, shape[mode], right)
+        state = torch.matmul(A.unsqueeze(1), parts)
+        shape[mode] = A.shape[1]
+    return state.reshape(terms, -1, math.prod(shape)).sum(dim=0)

@@ -1,0 +1,24 @@
+"""Initial values that keep the variance of the signal from layer to layer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+RELU_GAIN = math.sqrt(2)
+
+
+def scaled_orthogonal_(tensor: Tensor, gain: float) -> Tensor:
+    """Fill (…, o, i) matrices with equal singular values and mean square entry gain²/i.
+
+    A (semi-)orthogonal o×i matrix has mean square 1/max(o, i); the factor sqrt(max(o, i)/i)
+    brings that to 1/i, the variance rule of a layer with i inputs, at condition number 1.
+    """
+    rows, columns = tensor.shape[-2:]
+    scale = gain * math.sqrt(max(rows, columns) / columns)
+    with torch.no_grad():
+        for matrix in tensor.reshape(-1, rows, columns):
+            nn.init.orthogonal_(matrix, scale)
+    return tensor

@@ -1,0 +1,204 @@
+"""``model.pt``: saving and loading models.
+
+The file is a table of plain values and tensors: ``format`` "sepdeploy.model", ``version``,
+``arch`` and ``arch_kwargs``, ``layers`` (structure of every linear layer, by name), ``state``
+(the state dict of ``net``), ``input`` and ``provenance``. A user's own architecture is recorded
+by name only; the file never decides which code is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.layers import is_structured, make_linear
+from sepdeploy.models.factory import ARCHITECTURES, build_net, is_foreign, replace_module
+from sepdeploy.models.model import Model
+from sepdeploy.models.tensor_file import read_tensor_file, write_tensor_file
+from sepdeploy.records import InputSpec, from_json, to_json
+from sepdeploy.structures import DenseSpec, Spec, spec_from_json
+
+FORMAT = "sepdeploy.model"
+VERSION = 1
+
+
+def linear_specs(net: nn.Module) -> dict[str, Spec]:
+    """The structure of every linear layer of a network, by name."""
+    specs: dict[str, Spec] = {}
+    for name, module in net.named_modules():
+        if is_structured(module):
+            specs[name] = module.spec
+        elif type(module) is nn.Linear:
+            specs[name] = DenseSpec(module.in_features, module.out_features)
+    return specs
+
+
+def save(model: Model, path: Path | str) -> None:
+    """Write a model; the file appears whole or not at all.
+
+    Raises:
+        BadInput: The folder is missing, read-only or full; weights that are NaN or infinite;
+            architecture options or provenance that are not plain values.
+    """
+    state = {k: v.detach().cpu() for k, v in model.net.state_dict().items()}
+    _check_finite(state, str(path))
+    data = {
+        "format": FORMAT,
+        "version": VERSION,
+        "arch": model.arch,
+        "arch_kwargs": _plain_json(model.arch_kwargs, "architecture options"),
+        "layers": {name: spec.to_json() for name, spec in linear_specs(model.net).items()},
+        "input": to_json(model.input),
+        "provenance": _plain_json(model.provenance, "provenance"),
+        "state": state,
+    }
+    write_tensor_file(data, path)
+
+
+def _plain_json(value: Any, what: str) -> Any:
+    try:
+        return json.loads(json.dumps(to_json(value)))
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{what} cannot be saved: {error}") from error
+
+
+def load(path: Path | str, arch: str | None = None) -> Model:
+    """Read a model, in evaluation mode, on the CPU.
+
+    Args:
+        path: A file written by ``save``.
+        arch: "package.module:factory" for a model of the user's own architecture; the file
+            only names it, the caller must choose it.
+
+    Raises:
+        BadInput: Anything wrong with the file: see ``read_tensor_file``; unknown architecture,
+            missing or extra tensors, wrong shapes, NaN or infinite weights.
+    """
+    data = read_tensor_file(path)
+    where = str(path)
+    if data.get("format") != FORMAT:
+        raise BadInput(
+            f"{where} is not a sepdeploy model",
+            hint="load a bare state dict into your module and use sepdeploy.wrap and save",
+        )
+    if data.get("version") != VERSION:
+        raise BadInput(
+            f"{where} has version {data.get('version')!r:.20}, this program reads {VERSION}",
+            hint="update sepdeploy",
+        )
+    name = _choose_arch(_expect(data, "arch", str, where), arch, where)
+    kwargs = _expect(data, "arch_kwargs", dict, where)
+    input = from_json(InputSpec, _expect(data, "input", dict, where), where=f"{where}: input")
+    state = _expect(data, "state", dict, where)
+    layers = _expect(data, "layers", dict, where)
+    net = _rebuild(name, input, kwargs, layers, state, where)
+    provenance = _expect(data, "provenance", dict, where)
+    return Model(net, input, arch=name, arch_kwargs=kwargs, provenance=provenance).eval()
+
+
+def _expect(data: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
+    value = data.get(key)
+    if not isinstance(value, kind):
+        raise BadInput(f"{where}: '{key}' is missing or is a {type(value).__name__}")
+    return value
+
+
+def _choose_arch(recorded: str, asked: str | None, where: str) -> str:
+    if not is_foreign(recorded) and recorded:
+        if recorded not in ARCHITECTURES:
+            error = unknown_name("architecture", recorded[:60], ARCHITECTURES)
+            raise BadInput(f"{where}: {error.message}", hint="update sepdeploy, or give --arch")
+        if asked is None or asked == recorded:
+            return recorded
+        raise BadInput(f"{where} is a '{recorded}', not a '{asked}'", hint="leave --arch out")
+    if asked is None:
+        own = f" ('{recorded[:80]}')" if recorded else ""
+        raise BadInput(
+            f"{where} holds a network of the user's own{own}",
+            hint="give --arch package.module:factory (arch= in Python); files never choose code",
+        )
+    if recorded and asked != recorded:
+        raise BadInput(
+            f"{where} was made with '{recorded[:80]}', not with '{asked}'",
+            hint=f"give --arch {recorded[:80]} if you trust that code",
+        )
+    return asked
+
+
+def _rebuild(
+    arch: str,
+    input: InputSpec,
+    kwargs: dict[str, Any],
+    layers: dict[str, Any],
+    state: dict[str, Any],
+    where: str,
+) -> nn.Module:
+    """Build the network on storage-less tensors, compare, and only then take the weights."""
+    specs = {str(k): spec_from_json(v, where=f"{where}: layer '{k}'") for k, v in layers.items()}
+    try:
+        with torch.device("meta") if not is_foreign(arch) else torch.device("cpu"):
+            net = build_net(arch, input, kwargs)
+            _apply_specs(net, specs)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        first = str(error).split("\n", 1)[0]
+        raise BadInput(f"{where}: the network cannot be built: {first}") from error
+    except BadInput as error:
+        raise BadInput(f"{where}: {error.message}", hint=error.hint) from error
+    _check_state(net.state_dict(), state, where)
+    _check_finite(state, where)
+    own = {key: tensor.clone().contiguous() for key, tensor in state.items()}
+    net.load_state_dict(own, assign=True)
+    return net
+
+
+def _apply_specs(net: nn.Module, specs: Mapping[str, Spec]) -> None:
+    """Give each layer the structure the file says, where the factory made another one."""
+    current = linear_specs(net)
+    for name, spec in specs.items():
+        found = current.get(name)
+        if found is None:
+            raise BadInput(f"the architecture has no linear layer '{name[:60]}'")
+        if found == spec:
+            continue
+        if (found.in_features, found.out_features) != (spec.in_features, spec.out_features):
+            raise BadInput(
+                f"layer '{name}' is {found.in_features} → {found.out_features} in the "
+                f"architecture and {spec.in_features} → {spec.out_features} in the file"
+            )
+        bias = getattr(net.get_submodule(name), "bias", None) is not None
+        replace_module(net, name, make_linear(spec, bias))
+
+
+def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Any], where: str) -> None:
+    missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
+    if missing or extra:
+        parts = [
+            f"{what} {', '.join(sorted(map(str, keys))[:3])}"[:120]
+            for what, keys in (("lacks", missing), ("has unknown", extra))
+            if keys
+        ]
+        raise BadInput(f"{where}: the weights do not fit the architecture: {'; '.join(parts)}")
+    for key, tensor in expected.items():
+        value = found[key]
+        if not isinstance(value, Tensor):
+            raise BadInput(f"{where}: '{key}' is a {type(value).__name__}, not a tensor")
+        if value.shape != tensor.shape or value.dtype != tensor.dtype:
+            raise BadInput(
+                f"{where}: '{key}' is {value.dtype} {tuple(value.shape)}, "
+                f"expected {tensor.dtype} {tuple(tensor.shape)}"
+            )
+
+
+def _check_finite(state: Mapping[str, Any], where: str) -> None:
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise BadInput(
+                f"{where}: '{key}' holds NaN or infinite weights",
+                hint="the training diverged; lower the learning rate or use an earlier checkpoint",
+            )

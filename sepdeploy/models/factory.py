@@ -1,0 +1,147 @@
+"""Architectures by name: ours, and the user's own through ``package.module:factory``."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.layers import make_linear
+from sepdeploy.models.lenet import lenet
+from sepdeploy.models.mlp import mlp
+from sepdeploy.models.model import Model
+from sepdeploy.models.placement import StructureMap, resolve_structures
+from sepdeploy.records import InputSpec
+from sepdeploy.structures import parse_structure
+from sepdeploy.structures.base import check_count
+
+Factory = Callable[..., nn.Module]
+
+MAX_CLASSES = 1 << 20
+
+ARCHITECTURES: dict[str, Factory] = {"lenet": lenet, "mlp": mlp}
+
+
+def is_foreign(arch: str) -> bool:
+    """Whether a name is a user's own ``package.module:factory``."""
+    return ":" in arch
+
+
+def find_factory(arch: str) -> Factory:
+    """The factory behind an architecture name.
+
+    A name with a colon imports the user's own code; it must come from the user, never from a file.
+
+    Raises:
+        BadInput: Unknown name, or a module or attribute that cannot be imported.
+    """
+    if not is_foreign(arch):
+        if arch not in ARCHITECTURES:
+            raise unknown_name(
+                "architecture",
+                arch[:60],
+                ARCHITECTURES,
+                hint=f"known: {', '.join(sorted(ARCHITECTURES))}, or package.module:factory",
+            )
+        return ARCHITECTURES[arch]
+    module_name, _, attribute = arch.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # as `python -m` does: a user's own file lies in the folder
+    try:
+        factory = getattr(import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadInput(
+            f"architecture '{arch}' cannot be imported: {error}",
+            hint="write package.module:factory, importable from the current folder",
+        ) from error
+    if not callable(factory):
+        raise BadInput(f"architecture '{arch}' is a {type(factory).__name__}, not a function")
+    return factory  # type: ignore[no-any-return]
+
+
+def create(
+    arch: str,
+    input: InputSpec,
+    classes: int,
+    structure: StructureMap = None,
+    **kwargs: Any,
+) -> Model:
+    """A freshly initialised model.
+
+    Args:
+        arch: A name in ``ARCHITECTURES``, or "package.module:factory" of the user. The user's
+            factory is called with those of ``input``, ``input_shape`` and ``classes`` that it
+            has parameters for, plus ``kwargs``; it returns an ``nn.Module``.
+        input: What one sample looks like.
+        classes: Number of logits.
+        structure: One structure string for the layers meant to be structured, or one per layer.
+        **kwargs: The architecture's own options (``hidden=`` of mlp).
+
+    Raises:
+        BadInput: Unknown names, or options that make no sense.
+    """
+    check_count(classes, "classes", MAX_CLASSES)
+    table = dict(structure) if isinstance(structure, Mapping) else structure
+    net = build_net(arch, input, {"classes": classes, "structure": table, **kwargs})
+    arch_kwargs = {"classes": classes, "structure": table, **_plain(kwargs)}
+    return Model(net, input, arch=arch, arch_kwargs=arch_kwargs)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def build_net(arch: str, input: InputSpec, arch_kwargs: Mapping[str, Any]) -> nn.Module:
+    """Call the factory of an architecture.
+
+    Raises:
+        BadInput: Options it does not take, or a result that is no module.
+    """
+    factory = find_factory(arch)
+    options = {k: v for k, v in arch_kwargs.items() if k not in ("classes", "structure")}
+    parameters = inspect.signature(factory).parameters
+    offered = {
+        "input": input,
+        "input_shape": input.shape,
+        "classes": arch_kwargs.get("classes"),
+        "structure": arch_kwargs.get("structure"),
+    }
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in options:
+        if (name not in parameters and not takes_any) or name in offered:
+            own = [p for p in parameters if p not in offered]
+            raise unknown_name(f"option of {arch}", str(name)[:60], own)
+    given = {k: v for k, v in offered.items() if k in parameters}
+    net = factory(**given, **options)
+    if not isinstance(net, nn.Module):
+        raise BadInput(f"architecture '{arch}' gave a {type(net).__name__}, not an nn.Module")
+    if "structure" not in parameters and arch_kwargs.get("structure") is not None:
+        restructure(net, arch_kwargs["structure"])
+    return net
+
+
+def restructure(net: nn.Module, structure: StructureMap) -> None:
+    """Replace linear layers of a ready network by fresh ones of the structures asked for."""
+    linears = {n: m for n, m in net.named_modules() if n and type(m) is nn.Linear}
+    names = tuple(linears)
+    texts = resolve_structures(structure, names[:-1], keep_dense=names[-1:])
+    for name, text in texts.items():
+        linear = linears[name]
+        spec = parse_structure(text, (linear.in_features,), linear.out_features)
+        if spec.structure != "dense":
+            replace_module(net, name, make_linear(spec, bias=linear.bias is not None))
+
+
+def replace_module(net: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put another layer at a path of a network."""
+    parent, _, last = name.rpartition(".")
+    setattr(net.get_submodule(parent), last, layer)

@@ -1,0 +1,135 @@
+"""Files of tensors: written whole or not at all, read without trusting a byte of them.
+
+A ``.pt`` file is a zip with a pickle inside. ``torch.load(weights_only=True)`` refuses pickles
+that would run code, but not tensors that claim 10¹² elements through a stride of 0, tensors
+without storage, or compressed records that unpack to far more than the file holds. Those are
+refused here, before anything copies or sums them.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sepdeploy.errors import BadInput
+
+_NOT_OURS = "is it a .pt file written by sepdeploy or torch.save?"
+
+
+def write_tensor_file(data: dict[str, Any], path: Path | str) -> None:
+    """Write a dict of tensors and plain values; the file appears whole or not at all.
+
+    Raises:
+        BadInput: The folder is missing, read-only or full.
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            torch.save(data, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+        temporary = None
+    except (OSError, RuntimeError) as error:
+        raise BadInput(
+            f"cannot write {target}: {_reason(error)}",
+            hint="is the folder there, writable, and not full?",
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _reason(error: BaseException) -> str:
+    chain: BaseException | None = error
+    while chain is not None:  # the zip writer wraps the file system's own error
+        if isinstance(chain, OSError) and chain.strerror:
+            return chain.strerror
+        chain = chain.__cause__ or chain.__context__
+    return str(error).strip().split("\n", 1)[0]
+
+
+def read_tensor_file(path: Path | str) -> dict[str, Any]:
+    """Read a dict of tensors and plain values onto the CPU; never runs code from the file.
+
+    Raises:
+        BadInput: Missing, truncated or not a tensor file; a pickle that would run code; tensors
+            larger than the file that carries them.
+    """
+    source = Path(path)
+    _check_container(source)
+    try:
+        data = torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BadInput(
+            f"{source} is refused: it holds more than tensors and plain values, "
+            "and loading it could run code",
+            hint="save a state dict or use sepdeploy.save; whole pickled modules are never loaded",
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise BadInput(f"{source} is damaged: {_reason(error)}", hint=_NOT_OURS) from error
+    if not isinstance(data, dict):
+        raise BadInput(f"{source} holds a {type(data).__name__}, not a table", hint=_NOT_OURS)
+    for where, tensor in _tensors(data):
+        _check_tensor(tensor, f"{source}: tensor '{where}'")
+    return data
+
+
+def _check_container(source: Path) -> None:
+    try:
+        size = source.stat().st_size
+        with zipfile.ZipFile(source) as archive:
+            records = archive.infolist()
+    except FileNotFoundError as error:
+        raise BadInput(f"{source} does not exist") from error
+    except OSError as error:
+        raise BadInput(f"cannot read {source}: {_reason(error)}") from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise BadInput(
+            f"{source} is truncated or not a tensor file: {_reason(error)}", hint=_NOT_OURS
+        ) from error
+    if any(r.compress_type != zipfile.ZIP_STORED for r in records) or (
+        sum(r.file_size for r in records) > size
+    ):
+        raise BadInput(f"{source} is refused: its records claim more bytes than the file has")
+
+
+def _tensors(value: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    if depth > 50:
+        raise BadInput(f"tensor file is nested too deeply at '{where[:60]}'")
+    if isinstance(value, Tensor):
+        yield where, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _tensors(item, f"{where}.{key}" if where else str(key), depth + 1)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for index, item in enumerate(value):
+            yield from _tensors(item, f"{where}[{index}]", depth + 1)
+
+
+def _check_tensor(tensor: Tensor, what: str) -> None:
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise BadInput(f"{what} is not a plain array ({tensor.layout}, {tensor.device})")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise BadInput(
+            f"{what} claims {tensor.numel()} elements, more than the file holds",
+            hint="the file is damaged or was made to exhaust memory",
+        )

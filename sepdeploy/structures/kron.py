@@ -1,0 +1,179 @@
+"""Kronecker: W = Σ_k A_1k ⊗ … ⊗ A_dk, applied mode by mode to a sample that keeps its shape.
+
+For one term and d = 2 the layer is Y = A X Bᵀ with X of shape (a_in, b_in) and row-major
+flattening; in general Y = Σ_k X ×_1 A_1k … ×_d A_dk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from sepdeploy.errors import BadInput
+from sepdeploy.records import MAX_FEATURES
+from sepdeploy.structures.base import (
+    MAX_MODES,
+    MAX_TERMS,
+    Array,
+    Projection,
+    Spectrum,
+    check_count,
+    check_factors,
+    check_weight,
+)
+from sepdeploy.structures.contraction import best_order, contraction_macs
+from sepdeploy.structures.nearest import leading_triplets, relative_residual
+from sepdeploy.structures.spectra import condition_number
+
+
+def _check_shape(shape: Any, what: str) -> tuple[int, ...]:
+    if not isinstance(shape, (tuple, list)) or not 2 <= len(shape) <= MAX_MODES:
+        raise BadInput(f"{what} {shape!r:.60} must list 2 … {MAX_MODES} modes")
+    modes = tuple(check_count(n, f"{what} mode") for n in shape)
+    check_count(math.prod(modes), f"{what} size", MAX_FEATURES)
+    return modes
+
+
+@dataclass(frozen=True)
+class KronSpec:
+    """A sum of ``terms`` Kronecker products with factors A_m of shape (terms, o_m, i_m)."""
+
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    terms: int = 1
+    structure: ClassVar[str] = "kron"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "in_shape", _check_shape(self.in_shape, "in_shape"))
+        object.__setattr__(self, "out_shape", _check_shape(self.out_shape, "out_shape"))
+        object.__setattr__(self, "terms", check_count(self.terms, "terms", MAX_TERMS))
+        if len(self.in_shape) != len(self.out_shape):
+            raise BadInput(
+                f"in_shape {self.in_shape} and out_shape {self.out_shape} "
+                "must have the same number of modes"
+            )
+
+    @property
+    def in_features(self) -> int:
+        """Π i_m."""
+        return math.prod(self.in_shape)
+
+    @property
+    def out_features(self) -> int:
+        """Π o_m."""
+        return math.prod(self.out_shape)
+
+    @property
+    def factor_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """(terms, o_m, i_m) for each mode m."""
+        return tuple((self.terms, o, i) for o, i in zip(self.out_shape, self.in_shape, strict=True))
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """Modes in the order of contraction that needs fewest multiply-accumulates."""
+        return best_order(self.in_shape, self.out_shape)
+
+    @property
+    def structural_rank(self) -> int:
+        """Largest rank the shapes allow: Π min(o_m, i_m) per term, and no more than W has."""
+        one = math.prod(map(min, self.in_shape, self.out_shape))
+        return min(self.terms * one, self.in_features, self.out_features)
+
+    @property
+    def weight_params(self) -> int:
+        """K · Σ_m o_m i_m for K terms."""
+        return sum(math.prod(shape) for shape in self.factor_shapes)
+
+    @property
+    def macs(self) -> int:
+        """Per sample, in ``order``; each term costs as much as one."""
+        return self.terms * contraction_macs(self.in_shape, self.out_shape, self.order)
+
+    @property
+    def dense_macs(self) -> int:
+        """n_in · n_out."""
+        return self.in_features * self.out_features
+
+    def params(self, bias: bool) -> int:
+        """Weights, plus n_out with a bias."""
+        return self.weight_params + (self.out_features if bias else 0)
+
+    def dense_params(self, bias: bool) -> int:
+        """Weights of the dense layer, plus n_out with a bias."""
+        return self.dense_macs + (self.out_features if bias else 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "structure": self.structure,
+            "in_shape": list(self.in_shape),
+            "out_shape": list(self.out_shape),
+            "terms": self.terms,
+        }
+
+    def dense_matrix(self, factors: Sequence[Array]) -> Array:
+        """Σ_k A_1k ⊗ … ⊗ A_dk, shape (n_out, n_in)."""
+        first, *others = check_factors(self, factors)
+        product = first
+        for factor in others:
+            k, o, i = product.shape
+            spread = product[:, :, None, :, None] * factor[:, None, :, None, :]
+            product = spread.reshape(k, o * factor.shape[1], i * factor.shape[2])
+        return np.asarray(product.sum(axis=0))
+
+    def apply(self, x: Array, factors: Sequence[Array]) -> Array:
+        """Compute x Wᵀ for x of shape (M, n_in), mode by mode in ``order``."""
+        arrays = check_factors(self, factors)
+        state = np.broadcast_to(x.reshape(-1, *self.in_shape), (self.terms, len(x), *self.in_shape))
+        for mode in self.order:
+            shape = state.shape
+            left = math.prod(shape[1 : mode + 2])
+            parts = state.reshape(self.terms, left, shape[mode + 2], -1)
+            done = arrays[mode][:, None] @ parts
+            state = done.reshape(*shape[: mode + 2], done.shape[2], *shape[mode + 3 :])
+        return np.asarray(state.sum(axis=0).reshape(len(x), self.out_features))
+
+    def balance(self, factors: Sequence[Array]) -> tuple[Array, ...]:
+        """Rescale each term's factors so that ‖A_m‖_F/√i_m agree; the operator stays the same.
+
+        Even scales quantise better. A term with a zero factor becomes zero throughout.
+        """
+        arrays = check_factors(self, factors)
+        norms = np.stack([np.linalg.norm(a, axis=(1, 2)) for a in arrays])
+        norms /= np.sqrt(np.asarray(self.in_shape, dtype=norms.dtype))[:, None]
+        common = np.exp(np.mean(np.log(np.maximum(norms, np.finfo(norms.dtype).tiny)), axis=0))
+        common = np.where((norms > 0).all(axis=0), common, 0)
+        scale = common / np.where(norms > 0, norms, 1)
+        return tuple(a * s[:, None, None] for a, s in zip(arrays, scale, strict=True))
+
+    def project(self, weight: Array) -> Projection:
+        """The nearest sum of ``terms`` Kronecker products (Van Loan and Pitsianis), balanced.
+
+        With R[(p,i),(q,j)] = W[(p,q),(i,j)] a Kronecker product becomes a rank-one matrix, so
+        for two modes the leading singular triplets of R are optimal.
+        """
+        matrix = check_weight(self, weight)
+        (p, q), (i, j) = self.out_shape, self.in_shape
+        rearranged = matrix.reshape(p, q, i, j).transpose(0, 2, 1, 3).reshape(p * i, q * j)
+        count = min(self.terms, *rearranged.shape)
+        left, sigma, right = leading_triplets(rearranged, count)
+        error = relative_residual(rearranged, left * sigma, right, sigma)
+        A = np.zeros((self.terms, p, i))
+        B = np.zeros((self.terms, q, j))
+        A[:count] = (left * sigma).T.reshape(count, p, i)
+        B[:count] = right.T.reshape(count, q, j)
+        return Projection(self.balance((A, B)), error)
+
+    def spectrum(self, factors: Sequence[Array]) -> Spectrum:
+        """Exact for one term: the singular values are all products of the factors' ones."""
+        arrays = check_factors(self, factors)
+        values = [np.linalg.svd(a[0].astype(np.float64), compute_uv=False) for a in arrays]
+        largest = math.prod(float(v[0]) for v in values)
+        smallest = math.prod(float(v[-1]) for v in values)
+        condition = condition_number(largest, smallest)
+        return Spectrum(largest, smallest, condition, self.structural_rank, exact=True)
