@@ -28,6 +28,10 @@ class Ball(Protocol):
         """Take the steepest ascent step of length ``size`` and project it back."""
         ...
 
+    def project(self, point: Tensor) -> Tensor:
+        """Return the point moved into the set; may overwrite its argument."""
+        ...
+
     def finish(self, point: Tensor) -> Tensor:
         """Return the point with the constraint holding exactly in float32."""
         ...

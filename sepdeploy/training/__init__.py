@@ -1,1 +1,25 @@
-"""To be written."""
+"""Robust training of separable networks, reproducible to the bit and resumable at any moment."""
+
+from __future__ import annotations
+
+from sepdeploy.training.checkpoint import Checkpoint, checkpoint_path, history_path
+from sepdeploy.training.events import Event
+from sepdeploy.training.fitting import TrainResult, fit
+from sepdeploy.training.objectives import OBJECTIVES
+from sepdeploy.training.optimizers import OPTIMIZERS
+from sepdeploy.training.recipe import Recipe, load_recipe
+from sepdeploy.training.schedule import SCHEDULES
+
+__all__ = [
+    "OBJECTIVES",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "Checkpoint",
+    "Event",
+    "Recipe",
+    "TrainResult",
+    "checkpoint_path",
+    "fit",
+    "history_path",
+    "load_recipe",
+]

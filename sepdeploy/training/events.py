@@ -1,0 +1,68 @@
+"""What a training reports while it runs; drawing it is the caller's affair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Event:
+    """One report of progress.
+
+    Attributes:
+        kind: "note" (a decision worth knowing), "step", "epoch" (with validation results) or
+            "done".
+        epoch: Current epoch, from 1.
+        epochs: Planned epochs.
+        step: Optimiser steps taken in this epoch.
+        steps: Optimiser steps per epoch.
+        loss: Mean loss of this epoch so far.
+        rate: Training images per second.
+        eta_s: Estimated seconds until the training ends.
+        clean_accuracy: On the held-out split, fraction.
+        robust_accuracy: On the held-out split under the training attack, fraction.
+        message: For notes.
+    """
+
+    kind: str
+    epoch: int = 0
+    epochs: int = 0
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    rate: float | None = None
+    eta_s: float | None = None
+    clean_accuracy: float | None = None
+    robust_accuracy: float | None = None
+    message: str = ""
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the report should stay visible (everything but steps)."""
+        return self.kind != "step"
+
+    def __str__(self) -> str:
+        if self.kind in ("note", "done"):
+            return self.message
+        parts = [f"epoch {self.epoch}/{self.epochs}"]
+        if self.kind == "step":
+            parts.append(f"step {self.step}/{self.steps}")
+        if self.loss is not None:
+            parts.append(f"loss {self.loss:.4f}")
+        if self.clean_accuracy is not None:
+            parts.append(f"validation clean {self.clean_accuracy:.2%}")
+        if self.robust_accuracy is not None:
+            parts.append(f"robust {self.robust_accuracy:.2%}")
+        if self.rate is not None:
+            parts.append(f"{self.rate:.0f} images/s")
+        if self.eta_s is not None and self.kind == "step":
+            parts.append(f"{_duration(self.eta_s)} left")
+        return " · ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {whole % 60:02d} s" if minutes else f"{whole} s"

@@ -1,0 +1,307 @@
+"""The training loop: epochs of steps, validation, checkpoints, the best model at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sepdeploy.attacks.gradient import Budget
+from sepdeploy.attacks.noise import derive_seed
+from sepdeploy.data import Split
+from sepdeploy.errors import BadInput
+from sepdeploy.models import Model
+from sepdeploy.training.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    copy_state,
+    history_path,
+    write_checkpoint,
+    write_history,
+)
+from sepdeploy.training.events import Event
+from sepdeploy.training.judge import MIN_STEPS, accuracy
+from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack
+from sepdeploy.training.optimizers import make_optimizer
+from sepdeploy.training.recipe import Recipe
+from sepdeploy.training.regularizers import (
+    condition_term,
+    l1_term,
+    layer_mean,
+    penalty,
+    regularized_matrices,
+)
+from sepdeploy.training.schedule import learning_rate
+from sepdeploy.training.spectra import condition_numbers
+
+# Independent streams of random numbers, all derived from the recipe's seed.
+ORDER, NOISE, VALIDATION_NOISE = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The images of a training: what is learned from, and what chooses the best epoch."""
+
+    train: Split
+    validation: Split
+
+
+class Trainer:
+    """A training in progress; owns the optimiser and everything that changes.
+
+    Between any two steps its whole state is a ``Checkpoint``. All randomness is derived from
+    (seed, epoch, sample id), so the state is small and batches may be cut differently.
+
+    Args:
+        recipe: What to do.
+        model: Trained in place, on the CPU.
+        sources: Training and validation images.
+        out: The model file to be; state and history are written beside it.
+        identity: The fields of ``Checkpoint`` that never change.
+        checkpoint_every_s: Longest time without a checkpoint inside an epoch.
+        on_progress: Called at every step and epoch.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Model,
+        sources: Sources,
+        *,
+        out: Path,
+        identity: dict[str, Any],
+        checkpoint_every_s: float,
+        on_progress: Callable[[Event], None],
+    ) -> None:
+        self.recipe = recipe
+        self.model = model
+        self.sources = sources
+        self.out = out
+        self.identity = identity
+        self.checkpoint_every_s = checkpoint_every_s
+        self.on_progress = on_progress
+        self.optimizer = make_optimizer(
+            recipe.optimizer,
+            model,
+            lr=recipe.peak_lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+        self.matrices = regularized_matrices(model.net)
+        self.steps_per_epoch = math.ceil(len(sources.train) / recipe.batch_size)
+        self.epoch = 0
+        self.step = 0
+        self.loss_sum = 0.0
+        self.penalty_sum = 0.0
+        self.history: list[dict[str, Any]] = []
+        self.best_epoch = 0
+        self.best: dict[str, Tensor] = {}
+        self.order = self._new_order()
+
+    def run(self) -> None:
+        """Train to the last epoch.
+
+        Raises:
+            BadInput: The loss became NaN or infinite (the checkpoint file keeps the last state
+                that was written while it was finite), or a file cannot be written.
+        """
+        self._started = time.monotonic()
+        self._steps_here = 0
+        while self.epoch < self.recipe.epochs:
+            self.save()
+            self._epoch()
+
+    def _epoch(self) -> None:
+        self.model.train()
+        saved = time.monotonic()
+        while self.step < self.steps_per_epoch:
+            self._one_step()
+            self._report_step()
+            if time.monotonic() - saved >= self.checkpoint_every_s:
+                self.save()
+                saved = time.monotonic()
+        self._close_epoch()
+
+    def _one_step(self) -> None:
+        size = self.recipe.batch_size
+        index = self.order[self.step * size : (self.step + 1) * size]
+        total = self.recipe.epochs * self.steps_per_epoch
+        done = self.epoch * self.steps_per_epoch + self.step
+        rate = learning_rate(self.recipe.schedule, self.recipe.peak_lr, done, total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, extra = self.training_step(take_batch(self.sources.train, index))
+        if not math.isfinite(loss + extra):
+            raise BadInput(
+                f"the loss became {loss + extra:g} in epoch {self.epoch + 1}, "
+                f"step {self.step + 1} of {self.steps_per_epoch}; "
+                f"{checkpoint_path(self.out)} keeps the last good state",
+                hint="lower the learning rate (--lr) or the coefficients of the regularisers",
+            )
+        self.loss_sum += loss
+        self.penalty_sum += extra
+        self.step += 1
+        self._steps_here += 1
+
+    def training_step(self, batch: Batch) -> tuple[float, float]:
+        """Take one optimiser step; return the objective's loss and the penalty.
+
+        Where they are not finite, the weights are left as they were.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = OBJECTIVES[self.recipe.objective](self.model, batch, self.attack())
+        extra = penalty(self.matrices, condition=self.recipe.condition, l1=self.recipe.l1)
+        total = loss if extra is None else loss + extra
+        value = float(loss.detach()), 0.0 if extra is None else float(extra.detach())
+        if math.isfinite(sum(value)):
+            total.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+        return value
+
+    def attack(self) -> TrainingAttack:
+        """Return this epoch's inner attack."""
+        recipe = self.recipe
+        seed = derive_seed(recipe.seed, NOISE, self.epoch)
+        return TrainingAttack(
+            recipe.eps, recipe.norm, recipe.steps, recipe.attack_step, seed, recipe.trades_beta
+        )
+
+    def _close_epoch(self) -> None:
+        entry = self._validate()
+        self.history.append(entry)
+        if self.best_epoch == 0 or score(entry) >= score(self.history[self.best_epoch - 1]):
+            self.best_epoch, self.best = entry["epoch"], copy_state(self.model.net.state_dict())
+        self.epoch += 1
+        self.step = 0
+        self.loss_sum = self.penalty_sum = 0.0
+        self.order = self._new_order()
+        self.save()
+        write_history(history_path(self.out), self.history)
+        self.on_progress(
+            Event(
+                "epoch",
+                epoch=self.epoch,
+                epochs=self.recipe.epochs,
+                loss=entry["loss"],
+                rate=self._rate(),
+                clean_accuracy=entry["clean_accuracy"],
+                robust_accuracy=entry["robust_accuracy"],
+            )
+        )
+
+    def _validate(self) -> dict[str, Any]:
+        recipe = self.recipe
+        budget = validation_budget(recipe)
+        with torch.no_grad():
+            condition = float(layer_mean(self.matrices, condition_term)) if self.matrices else 0.0
+            l1 = float(layer_mean(self.matrices, l1_term)) if self.matrices else 0.0
+        return {
+            "epoch": self.epoch + 1,
+            "loss": self.loss_sum / self.steps_per_epoch,
+            "penalty": self.penalty_sum / self.steps_per_epoch,
+            "condition": condition,
+            "l1": l1,
+            "clean_accuracy": accuracy(self.model, self.sources.validation),
+            "robust_accuracy": accuracy(self.model, self.sources.validation, budget)
+            if budget.eps > 0
+            else None,
+            "condition_numbers": condition_numbers(self.model.net),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+
+    def _new_order(self) -> Tensor:
+        rng = np.random.default_rng([self.recipe.seed, ORDER, self.epoch])
+        return torch.from_numpy(rng.permutation(len(self.sources.train)))
+
+    def _rate(self) -> float:
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        return self._steps_here * self.recipe.batch_size / elapsed
+
+    def _report_step(self) -> None:
+        rate = self._rate()
+        left = (self.recipe.epochs - self.epoch) * self.steps_per_epoch - self.step
+        self.on_progress(
+            Event(
+                "step",
+                epoch=self.epoch + 1,
+                epochs=self.recipe.epochs,
+                step=self.step,
+                steps=self.steps_per_epoch,
+                loss=self.loss_sum / self.step,
+                rate=rate,
+                eta_s=left * self.recipe.batch_size / rate,
+            )
+        )
+
+    def save(self) -> None:
+        """Write the checkpoint file.
+
+        Raises:
+            BadInput: The folder cannot be written or is full.
+        """
+        write_checkpoint(
+            checkpoint_path(self.out),
+            Checkpoint(
+                **self.identity,
+                epoch=self.epoch,
+                step=self.step,
+                order=self.order,
+                loss_sum=self.loss_sum,
+                penalty_sum=self.penalty_sum,
+                model=self.model.net.state_dict(),
+                optimizer=self.optimizer.state_dict(),
+                rng=torch.get_rng_state(),
+                history=self.history,
+                best_epoch=self.best_epoch,
+                best=self.best,
+            ),
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint of the same training."""
+        self.model.net.load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        torch.set_rng_state(checkpoint.rng)
+        self.epoch, self.step, self.order = checkpoint.epoch, checkpoint.step, checkpoint.order
+        self.loss_sum, self.penalty_sum = checkpoint.loss_sum, checkpoint.penalty_sum
+        self.history = checkpoint.history
+        self.best_epoch, self.best = checkpoint.best_epoch, checkpoint.best
+
+
+def take_batch(split: Split, index: Tensor) -> Batch:
+    """Return the samples at ``index`` as tensors."""
+    at = index.numpy()
+    return Batch(
+        torch.from_numpy(split.batch(at)),
+        torch.from_numpy(split.labels[at]),
+        torch.from_numpy(split.ids[at]),
+    )
+
+
+def validation_budget(recipe: Recipe) -> Budget:
+    """Return the attack that validation uses: the training's, with at least ten steps.
+
+    Its random starts are the same in every epoch, so that epochs are compared on equal terms.
+    """
+    return Budget(
+        recipe.eps if recipe.robust else 0.0,
+        recipe.norm,
+        max(recipe.steps, MIN_STEPS),
+        recipe.step_size or None,
+        1,
+        derive_seed(recipe.seed, VALIDATION_NOISE),
+    )
+
+
+def score(entry: dict[str, Any]) -> tuple[float, float]:
+    """Return what the best epoch maximises: robust, then clean validation accuracy."""
+    robust = entry["robust_accuracy"]
+    clean: float = entry["clean_accuracy"]
+    return (clean if robust is None else robust, clean)

@@ -1,0 +1,54 @@
+"""The optimisers a recipe can name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+Groups = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class OptimizerChoice:
+    """How to make an optimiser, and the learning rate to use where the recipe names none."""
+
+    make: Callable[[Groups, float, float], torch.optim.Optimizer]
+    default_lr: float
+
+
+def _adamw(groups: Groups, lr: float, momentum: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=lr)
+
+
+def _sgd(groups: Groups, lr: float, momentum: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+
+
+OPTIMIZERS: dict[str, OptimizerChoice] = {
+    "adamw": OptimizerChoice(_adamw, 2e-3),
+    "sgd": OptimizerChoice(_sgd, 0.1),
+}
+
+
+def make_optimizer(
+    name: str, model: nn.Module, *, lr: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Return an optimiser over all parameters of a model; only matrices decay.
+
+    Biases and normalisation weights (one dimension) are left out of weight decay, which would
+    otherwise pull them to zero without making the network simpler.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        _group((p for p in parameters if p.dim() > 1), weight_decay),
+        _group((p for p in parameters if p.dim() <= 1), 0.0),
+    ]
+    return OPTIMIZERS[name].make([g for g in groups if g["params"]], lr, momentum)
+
+
+def _group(parameters: Iterable[nn.Parameter], weight_decay: float) -> dict[str, Any]:
+    return {"params": list(parameters), "weight_decay": weight_decay}
