@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -90,6 +91,75 @@ def binomial_tail(successes: int, trials: int) -> float:
         term = term * (trials - k) // (k + 1)
         tail += term
     return float(tail / (1 << trials))
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """Relative differences in latency that noise alone explains on a machine.
+
+    Attributes:
+        separate: Between two runs at different times.
+        interleaved: Between two sides timed by turns in one run.
+    """
+
+    separate: float
+    interleaved: float
+
+
+def noise_floor(runs: Sequence[tuple[Sequence[Values], Sequence[Values]]]) -> NoiseFloor:
+    """Return the noise floor of a machine from A/A runs: one file, timed against itself.
+
+    With the medians of whole runs m, ``separate`` is 3 sqrt(2) s(ln m), or what the drift inside
+    the runs suggests when that is more; with the ratio r of the medians of a round's two sides,
+    ``interleaved`` is three standard errors of the median of ln r.
+
+    Args:
+        runs: For each fresh process the rounds of its first and of its second side; every round
+            holds its samples.
+
+    Raises:
+        ValueError: There is no run, or one without rounds.
+    """
+    if not runs or any(not a or len(a) != len(b) for a, b in runs):
+        message = "the noise floor needs A/A runs with rounds on both sides"
+        raise ValueError(message)
+    flat = [np.concatenate([_vector(r) for side in run for r in side]) for run in runs]
+    inside = math.sqrt(2) * max(drift(samples) for samples in flat)
+    medians = np.log([float(np.median(samples)) for samples in flat])
+    between = math.sqrt(2) * float(np.std(medians, ddof=1)) if len(runs) > 1 else 0.0
+    ratios = np.concatenate(
+        [
+            [
+                math.log(np.median(_vector(y)) / np.median(_vector(x)))
+                for x, y in zip(a, b, strict=True)
+            ]
+            for a, b in runs
+        ]
+    )
+    scale = 1.4826 * float(np.median(np.abs(ratios - np.median(ratios))))
+    rounds = ratios.size / len(runs)
+    return NoiseFloor(
+        separate=3 * max(inside, between),
+        interleaved=3 * math.sqrt(math.pi / 2) * scale / math.sqrt(rounds),
+    )
+
+
+def drift(samples: Values, blocks: int = 10) -> float:
+    """Return the relative standard error of a run's median, drift and bursts included.
+
+    The run is cut into blocks of consecutive samples; the spread of their medians counts what an
+    error computed from all samples as if they were independent does not see.
+
+    Args:
+        samples: Positive timings, in time order.
+        blocks: Number of blocks.
+    """
+    values = np.log(_vector(samples))
+    count = min(blocks, values.size)
+    if count < 2:
+        return 0.0
+    medians = [float(np.median(part)) for part in np.array_split(values, count)]
+    return float(np.std(medians, ddof=1)) / math.sqrt(count)
 
 
 def _vector(values: Values) -> npt.NDArray[np.float64]:

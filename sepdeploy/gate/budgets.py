@@ -1,0 +1,162 @@
+"""Absolute budgets: "latency_ms <= 20", held against kinds of measurement that can support them.
+
+An absolute number of milliseconds means something on the device itself only, so a budget on a
+latency needs kind MEASURED; an emulator or a shared host would pass or fail it by accident.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.gate.metrics import COUNTS, KNOWN, LATENCY, void_reason
+from sepdeploy.gate.report import Entry
+from sepdeploy.gate.verdict import Finding, Item, Outcome, item
+from sepdeploy.gate.wording import number
+from sepdeploy.measure.statistics import binomial_tail
+from sepdeploy.records import Kind, Measurement
+
+_CLOCK = frozenset({Kind.MEASURED})
+_RATIO = frozenset({Kind.HOST, Kind.MEASURED, Kind.MEASURED_EMULATOR})
+_NUMERIC = frozenset({Kind.HOST, Kind.EMULATED, Kind.MEASURED, Kind.MEASURED_EMULATOR})
+
+BUDGET_KINDS: Mapping[str, frozenset[Kind]] = {
+    **{name: frozenset({Kind.STATIC}) for name in (*COUNTS, "params_dense", "condition_number")},
+    LATENCY: _CLOCK,
+    "load_ms": _CLOCK,
+    "peak_rss_bytes": frozenset({Kind.MEASURED, Kind.HOST}),
+    "latency_vs_dense": _RATIO,
+    "clean_accuracy": _NUMERIC,
+    "adversarial_accuracy": _NUMERIC,
+    "parity_max_rel": _NUMERIC,
+    "instructions": frozenset({Kind.EMULATED}),
+}
+SIGNIFICANCE = 0.01  # that a median is on the wrong side of a latency budget
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on one metric of the artifacts and devices that match two patterns."""
+
+    metric: str
+    sign: str  # "<=" or ">="
+    limit: float
+    artifact: str = "*"
+    device: str = "*"
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.sign} {number(self.limit)}"
+
+    def is_kept_by(self, value: float) -> bool:
+        """Tell whether a value is within the budget."""
+        return value <= self.limit if self.sign == "<=" else value >= self.limit
+
+
+def parse_budget(value: Any, *, where: str = "budgets") -> Budget:
+    """Read "METRIC <= NUMBER" or {rule = "...", artifact = "PATTERN", device = "PATTERN"}.
+
+    Raises:
+        BadInput: Another form, or a metric that no report holds.
+    """
+    table = {"rule": value} if isinstance(value, str) else value
+    if not isinstance(table, Mapping) or not all(isinstance(v, str) for v in table.values()):
+        raise BadInput(f"{where}: {value!r} is not a budget", hint='e.g. "file_bytes <= 500_000"')
+    for key in table:
+        if key not in ("rule", "artifact", "device"):
+            error = unknown_name("key", key, ("rule", "artifact", "device"))
+            raise BadInput(f"{where}: {error.message}", hint=error.hint)
+    text = table.get("rule", "")
+    match = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*", text)
+    if match is None:
+        raise BadInput(
+            f"{where}: {text!r} is not a budget",
+            hint='write METRIC <= NUMBER or METRIC >= NUMBER, e.g. "file_bytes <= 500_000"',
+        )
+    if match[1] not in BUDGET_KINDS:
+        error = unknown_name("metric", match[1], KNOWN)
+        raise BadInput(f"{where}: {error.message}", hint=error.hint)
+    return Budget(
+        metric=match[1],
+        sign=match[2],
+        limit=float(match[3]),
+        artifact=table.get("artifact", "*"),
+        device=table.get("device", "*"),
+    )
+
+
+def judge_budget(budget: Budget, entries: Iterable[Entry]) -> list[Item]:
+    """Return one item per measurement that the budget is about, or one saying why there is none."""
+    chosen = [
+        e
+        for e in entries
+        if fnmatchcase(e.key.artifact, budget.artifact) and fnmatchcase(e.key.device, budget.device)
+    ]
+    items: list[Item] = []
+    for artifact in dict.fromkeys(e.key.artifact for e in chosen):
+        items += _judge_artifact(budget, [e for e in chosen if e.key.artifact == artifact])
+    if not items:
+        finding = Finding(
+            Outcome.INCOMPARABLE,
+            f"budget {budget}: nothing matches artifact {budget.artifact}, device {budget.device}",
+            limit=budget.limit,
+        )
+        items.append(
+            item(
+                finding,
+                metric=budget.metric,
+                artifact=budget.artifact,
+                device=budget.device,
+                kind=None,
+            )
+        )
+    return items
+
+
+def _judge_artifact(budget: Budget, entries: list[Entry]) -> list[Item]:
+    kinds = BUDGET_KINDS[budget.metric]
+    found = [(e, m) for e in entries for m in e.measurements if m.metric == budget.metric]
+    supported = [(e, m) for e, m in found if m.kind in kinds and m.value is not None]
+    if supported:
+        return [_item(budget, _judge(budget, m), e, m.kind) for e, m in supported]
+    wanted = " or ".join(sorted(kinds))
+    present = ", ".join(sorted({m.kind for _, m in found if m.value is not None}))
+    why = (
+        f"budget {budget} needs kind {wanted}, found {present} only"
+        if present
+        else f"budget {budget}: nothing was measured"
+    )
+    finding = Finding(Outcome.INCOMPARABLE, why, limit=budget.limit)
+    return [_item(budget, finding, entries[0], None)]
+
+
+def _item(budget: Budget, finding: Finding, entry: Entry, kind: Kind | None) -> Item:
+    names = {"artifact": entry.key.artifact, "device": entry.key.device}
+    return item(finding, metric=budget.metric, kind=kind, **names)
+
+
+def _judge(budget: Budget, measurement: Measurement) -> Finding:
+    value = measurement.value
+    assert value is not None
+    why = f"budget {budget}"
+    reason = void_reason(measurement)
+    if reason:
+        outcome, why = Outcome.UNSTABLE, f"{why}: {reason}"
+    elif budget.is_kept_by(value):
+        outcome = Outcome.OK
+    elif measurement.metric == LATENCY and not _is_surely_over(budget, measurement):
+        outcome, why = Outcome.WARNING, f"{why}: over it, but not beyond the noise"
+    else:
+        outcome = Outcome.REGRESSION
+    return Finding(outcome, why, current=value, limit=budget.limit)
+
+
+def _is_surely_over(budget: Budget, measurement: Measurement) -> bool:
+    """Apply the sign test: are most samples on the wrong side of the limit?"""
+    if not measurement.samples:
+        return True
+    wrong = sum(not budget.is_kept_by(s) for s in measurement.samples)
+    return binomial_tail(wrong, len(measurement.samples)) < SIGNIFICANCE

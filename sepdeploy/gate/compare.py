@@ -1,0 +1,159 @@
+"""``check``: a result against a baseline under rules, as one pure function."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+from sepdeploy.gate.baseline import Baseline
+from sepdeploy.gate.budgets import judge_budget
+from sepdeploy.gate.config import Rules
+from sepdeploy.gate.latency import judge_interleaved
+from sepdeploy.gate.metrics import (
+    INTERLEAVED,
+    INTERLEAVED_KINDS,
+    NOISE_FLOOR,
+    is_gated,
+    is_interleaved,
+    variant,
+)
+from sepdeploy.gate.reasons import lost, other_job, reported, unknown, unmatched
+from sepdeploy.gate.report import Entry, Key, entries
+from sepdeploy.gate.rules import JUDGES
+from sepdeploy.gate.verdict import Finding, Item, Verdict, conclude, item
+from sepdeploy.records import BenchReport, Measurement
+
+DEFAULT_RULES = Rules()
+
+
+def check(report: BenchReport, baseline: Baseline | None, rules: Rules = DEFAULT_RULES) -> Verdict:
+    """Return the verdict over a result; it depends on the three arguments alone.
+
+    Interleaved rounds and budgets need no baseline and are judged without one.
+
+    Args:
+        report: What was measured now.
+        baseline: What it is compared with.
+        rules: When a difference counts.
+
+    Raises:
+        BadInput: The result holds numbers that cannot be.
+    """
+    current = _visible(entries(report), rules)
+    items: list[Item] = []
+    if baseline is not None:
+        known = _visible(baseline.entries, rules)
+        for entry in current:
+            items += _against_baseline(entry, known, rules, [*current, *known])
+        items += _vanished(current, known)
+    for entry in current:
+        items += _interleaved(entry, rules, current)
+    for budget in rules.budgets:
+        items += judge_budget(budget, current)
+    return conclude(items)
+
+
+def _visible(found: Iterable[Entry], rules: Rules) -> list[Entry]:
+    """Leave out what the rules ignore."""
+    visible = []
+    for entry in found:
+        key = entry.key
+        names = {"artifact": key.artifact, "device": key.device, "runtime": key.runtime}
+        kept = tuple(
+            m
+            for m in entry.measurements
+            if not rules.is_ignored(metric=m.metric, kind=key.kind.value, **names)
+        )
+        if kept:
+            visible.append(dataclasses.replace(entry, measurements=kept))
+    return visible
+
+
+def _against_baseline(
+    entry: Entry, known: Sequence[Entry], rules: Rules, everything: Sequence[Entry]
+) -> Iterator[Item]:
+    old = next((e for e in known if e.key == entry.key), None)
+    if old is not None:
+        yield from _pair(old, entry, rules, _floor(entry.key, everything, "value"))
+        return
+    outcome, why = unmatched(entry.key, known, rules)
+    for measurement in entry.measurements:
+        if is_gated(measurement) and measurement.value is not None:
+            yield _item(entry.key, measurement, Finding(outcome, why, None, measurement.value))
+
+
+def _pair(old: Entry, new: Entry, rules: Rules, floor: float) -> Iterator[Item]:
+    """Judge two entries of one key, measurement by measurement."""
+    before = {(m.metric, variant(m)): m for m in old.measurements}
+    after = {(m.metric, variant(m)): m for m in new.measurements}
+    for name, measurement in after.items():
+        if not is_interleaved(measurement) and measurement.metric != NOISE_FLOOR:
+            finding = _judge(before.get(name), measurement, old, rules, floor)
+            if finding is not None:
+                yield _item(new.key, measurement, finding)
+    for (metric, parts), measurement in before.items():
+        is_judged = (metric, parts) in after or (metric, (*parts, INTERLEAVED)) in after
+        if is_gated(measurement) and not is_judged:
+            yield _item(new.key, measurement, lost(measurement))
+
+
+def _judge(
+    was: Measurement | None, now: Measurement, old: Entry, rules: Rules, floor: float
+) -> Finding | None:
+    if not is_gated(now):
+        return reported(was, now)
+    if now.value is None:
+        return None if was is None else lost(was, now)
+    if was is None:
+        return unknown(now, old, rules)
+    return JUDGES[now.metric](was, now, rules, floor)
+
+
+def _vanished(current: Sequence[Entry], known: Sequence[Entry]) -> Iterator[Item]:
+    """Name what the baseline has and the result has not.
+
+    Other devices belong to other jobs; a vanished artifact or kind of the result's own devices
+    must not pass unseen.
+    """
+    devices = {e.key.device for e in current}
+    slots = {e.key.slot for e in current}
+    for entry in known:
+        if entry.key.slot in slots:
+            continue
+        for measurement in filter(is_gated, entry.measurements):
+            if entry.key.device in devices:
+                yield _item(entry.key, measurement, lost(measurement))
+            else:
+                yield _item(entry.key, measurement, other_job(measurement, entry.key.device))
+
+
+def _interleaved(entry: Entry, rules: Rules, everything: Sequence[Entry]) -> Iterator[Item]:
+    for measurement in entry.measurements:
+        if is_interleaved(measurement) and measurement.kind in INTERLEAVED_KINDS:
+            floor = _floor(entry.key, everything, INTERLEAVED)
+            yield _item(entry.key, measurement, judge_interleaved(measurement, rules, floor))
+
+
+def _floor(key: Key, everything: Iterable[Entry], name: str) -> float:
+    """Return the largest calibrated noise floor of a device, by the same kind of clock."""
+    floors = [
+        m.value if name == "value" else m.details.get(name)
+        for e in everything
+        if (e.key.device, e.key.kind) == (key.device, key.kind)
+        for m in e.measurements
+        if m.metric == NOISE_FLOOR
+    ]
+    return max((float(f) for f in floors if isinstance(f, (int, float))), default=0.0)
+
+
+def _item(key: Key, measurement: Measurement, finding: Finding) -> Item:
+    """Name a finding; runtime and variant, which have no field of their own, join its reason."""
+    parts = [f"{key.runtime} {key.runtime_version}", *variant(measurement)]
+    where = ", ".join(p for p in parts if p != INTERLEAVED)
+    return item(
+        dataclasses.replace(finding, why=f"{finding.why} [{where}]"),
+        metric=measurement.metric,
+        artifact=key.artifact,
+        device=key.device,
+        kind=key.kind,
+    )
