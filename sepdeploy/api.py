@@ -1,0 +1,280 @@
+"""The product as plain functions; the command line calls exactly these.
+
+Every function raises errors of ``sepdeploy.errors`` for what a user can put right, prints
+nothing, and imports what it needs inside, so that torch is loaded only where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sepdeploy.errors import BadInput
+from sepdeploy.records import BenchReport, Manifest
+
+if TYPE_CHECKING:
+    from sepdeploy.models import Model
+    from sepdeploy.workflows.diagnosing import Finding
+    from sepdeploy.workflows.inspecting import InspectReport
+    from sepdeploy.workflows.training import TrainSummary
+    from sepdeploy.workflows.verifying import VerifyReport
+
+Notify = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""
+
+
+def train(
+    recipe: str | Path | None = None,
+    *,
+    out: str | Path = "model.pt",
+    resume: bool = False,
+    on_progress: Callable[[Any], None] | None = None,
+    **overrides: Any,
+) -> TrainSummary:
+    """Train a model by a recipe file, flags, or both (flags win); see ``training.Recipe``.
+
+    Writes ``out``, ``OUT.history.jsonl`` and, until it is finished, ``OUT.checkpoint``.
+
+    Args:
+        recipe: TOML file, or None for defaults.
+        out: The model file.
+        resume: Continue an interrupted training to the same result.
+        on_progress: Called with each ``training.Event``.
+        overrides: Fields of the recipe.
+
+    Raises:
+        BadInput: An unknown or impossible setting, missing data, or a diverged loss.
+        Missing: torch is not installed.
+    """
+    from sepdeploy.workflows.requirements import require_torch
+
+    require_torch("train")
+    from sepdeploy.workflows.training import train_model
+
+    path = None if recipe is None else Path(recipe)
+    return train_model(path, Path(out), resume=resume, on_progress=on_progress, overrides=overrides)
+
+
+def export(
+    model: Model | str | Path,
+    stem: str | Path | None = None,
+    *,
+    formats: Sequence[str] = ("onnx", "tflite"),
+    flavour: str = "standard",
+    out_dir: str | Path | None = None,
+    arch: str | None = None,
+    tflite_target: str = "litert",
+    simplify: bool = True,
+    data: str | None = None,
+    data_dir: str | Path | None = None,
+    attack: str | None = None,
+    eps: str | float | None = None,
+    norm: str | None = None,
+    samples: int = 1000,
+    eval_pack: bool = True,
+    seed: int = 0,
+    notify: Notify = _silent,
+) -> Manifest:
+    """Write ``STEM.onnx``, ``STEM.tflite``, manifest and evaluation pack, each proven.
+
+    Args:
+        model: A model file, or a model in memory together with ``stem``.
+        stem: Path without suffix; the model in memory is saved as ``STEM.pt`` first.
+        formats: "onnx", "tflite".
+        flavour: "standard", or "custom" (ONNX nodes of ai.sepdeploy with their function bodies).
+        out_dir: Folder of the exported files; default beside the model file.
+        arch: ``package.module:factory`` of a model file with the user's own architecture.
+        tflite_target: "litert" or "tflite-runtime-2.14".
+        simplify: Pass the standard ONNX flavour through onnxsim.
+        data: Data set of the evaluation pack; default: what the model was trained on.
+        data_dir: Its folder.
+        attack: Attack of the pack, e.g. "pgd-40"; default by the model's provenance.
+        eps: Its radius, e.g. "8/255".
+        norm: "linf" or "l2".
+        samples: Images in the pack (fewer when 16 MiB do not hold them).
+        eval_pack: False writes none.
+        seed: Seed of everything random.
+        notify: Told what goes on.
+
+    Raises:
+        ArtifactCheckFailed: Parity or re-densification check failed; nothing was written.
+        BadInput: A file, name or layer that cannot be used.
+        Missing: torch is not installed.
+    """
+    from sepdeploy.workflows.requirements import require_torch
+
+    require_torch("export")
+    from sepdeploy.models import load, save
+    from sepdeploy.workflows.exporting import EvaluationOptions, ExportOptions, export_model
+
+    options = ExportOptions(tuple(formats), flavour, tflite_target, simplify)
+    if isinstance(model, (str, Path)):
+        path = Path(model)
+        if stem is not None:
+            raise BadInput("stem names a model in memory; a model file has its own name")
+        loaded = load(path, arch=arch)
+    else:
+        if stem is None:
+            raise BadInput("exporting a model in memory needs a stem", hint="export(model, 'name')")
+        path, loaded = Path(f"{stem}.pt"), model
+        save(model, path)
+    return export_model(
+        loaded,
+        path,
+        Path(out_dir) if out_dir is not None else path.parent,
+        options=options,
+        evaluation=EvaluationOptions(data, data_dir, attack, eps, norm, samples, eval_pack),
+        seed=seed,
+        notify=notify,
+    )
+
+
+def verify(
+    manifest: str | Path | None = None, *, seed: int = 0, notify: Notify = _silent
+) -> VerifyReport:
+    """Recompute digests, parity and the re-densification check of one export or a folder of them.
+
+    The report's ``exit_code`` is 6 when a check failed.
+
+    Raises:
+        BadInput: No manifest, or one that cannot be read.
+    """
+    from sepdeploy.workflows.verifying import verify_exports
+
+    return verify_exports(None if manifest is None else Path(manifest), seed=seed, notify=notify)
+
+
+def bench(
+    artifacts: Sequence[str | Path] = (),
+    *,
+    device: str = "host",
+    attack: str | None = None,
+    eps: str | float | None = None,
+    norm: str | None = None,
+    samples: int = 1000,
+    data: str | None = None,
+    data_dir: str | Path | None = None,
+    runtime: str | None = None,
+    threads: int = 1,
+    batch: int = 1,
+    dense: str | Path | None = None,
+    require: str | None = None,
+    seed: int = 0,
+    notify: Notify = _silent,
+) -> BenchReport:
+    """Measure artifacts: size, memory, latency, and clean and adversarial accuracy of the files.
+
+    Args:
+        artifacts: .onnx, .tflite or manifest files; default: every manifest of the folder.
+        device: Device id, or several separated by commas.
+        attack: Attacks such as "pgd-40,fgsm"; default by the model's provenance.
+        eps: Radius of the attack.
+        norm: "linf" or "l2".
+        samples: Test images judged.
+        data: Data set; default: what the model was trained on, else the evaluation pack.
+        data_dir: Its folder.
+        runtime: One runtime; default: every installed one for the format.
+        threads: Threads of the runtime.
+        batch: Batch size of the latency measurement.
+        dense: A dense file to time against instead of the embedded graph's dense form.
+        require: A kind that must be among the measurements.
+        seed: Seed of everything random.
+        notify: Told what goes on.
+
+    Raises:
+        ArtifactCheckFailed: A file is not the one its manifest describes.
+        BadInput: A file or name that cannot be used.
+        Missing: A device, runtime or required kind is absent.
+    """
+    from sepdeploy.workflows.benching import BenchOptions, bench_artifacts
+
+    options = BenchOptions(
+        device=device,
+        attack=attack,
+        eps=eps,
+        norm=norm,
+        samples=samples,
+        data=data,
+        data_dir=data_dir,
+        runtime=runtime,
+        threads=threads,
+        batch=batch,
+        dense=None if dense is None else Path(dense),
+        require=require,
+        seed=seed,
+    )
+    return bench_artifacts([Path(a) for a in artifacts], options, notify)
+
+
+def inspect(file: str | Path, *, arch: str | None = None) -> InspectReport:
+    """Describe the layers of a .pt, .onnx or .tflite file.
+
+    Raises:
+        BadInput: Unreadable or not one of ours.
+        Missing: A .pt file without torch installed.
+    """
+    from sepdeploy.workflows.inspecting import inspect_file
+
+    return inspect_file(Path(file), arch=arch)
+
+
+def attack(
+    model: str | Path,
+    out: str | Path,
+    *,
+    attack: str | None = None,
+    arch: str | None = None,
+    eps: str | float | None = None,
+    norm: str | None = None,
+    samples: int = 1000,
+    data: str | None = None,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    notify: Notify = _silent,
+) -> str:
+    """Write an adversarial set (an evaluation pack) against a model; return one line about it.
+
+    Raises:
+        BadInput: A file, name or data set that cannot be used.
+        Missing: torch is not installed.
+    """
+    from sepdeploy.workflows.requirements import require_torch
+
+    require_torch("attack a model")
+    from sepdeploy.workflows.attacking import attack_model
+    from sepdeploy.workflows.exporting import EvaluationOptions
+
+    wanted = EvaluationOptions(data, data_dir, attack, eps, norm, samples)
+    return attack_model(Path(model), Path(out), wanted, arch=arch, seed=seed, notify=notify)
+
+
+def diagnose() -> tuple[Finding, ...]:
+    """Look for every runtime, package and tool that sepdeploy can use."""
+    from sepdeploy.workflows.diagnosing import diagnose as look
+
+    return look()
+
+
+def demo(
+    out: str | Path = "demo",
+    *,
+    seed: int = 0,
+    notify: Notify = _silent,
+    on_progress: Callable[[Any], None] | None = None,
+) -> BenchReport:
+    """Train, export, verify and bench a Kronecker net and its dense twin on the digits.
+
+    Raises:
+        Missing: torch is not installed.
+        ArtifactCheckFailed: An exported file failed its checks.
+    """
+    from sepdeploy.workflows.requirements import require_torch
+
+    require_torch("run the demo")
+    from sepdeploy.workflows.demonstration import run_demo
+
+    return run_demo(Path(out), seed=seed, notify=notify, on_progress=on_progress)

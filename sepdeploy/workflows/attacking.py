@@ -1,0 +1,60 @@
+"""An adversarial set against a model, kept as an evaluation pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sepdeploy.data.evalpack import write_pack
+from sepdeploy.errors import BadInput
+from sepdeploy.files import sha256_file
+from sepdeploy.models import load
+from sepdeploy.workflows.evaluation import Notify, choose_attacks, find_test_set, make_pack
+from sepdeploy.workflows.exporting import EvaluationOptions
+
+
+def attack_model(
+    model_path: Path,
+    out: Path,
+    wanted: EvaluationOptions,
+    *,
+    arch: str | None,
+    seed: int,
+    notify: Notify,
+) -> str:
+    """Attack a model's test images and write them; return one line saying what came of it.
+
+    Raises:
+        BadInput: No data at hand, no attack radius known, or a file that cannot be used.
+    """
+    model = load(model_path, arch=arch)
+    source = find_test_set(
+        model.provenance,
+        data=wanted.data,
+        data_dir=wanted.data_dir,
+        shape=model.input.shape,
+        notify=notify,
+    )
+    if source is None:
+        raise BadInput("no data set to attack on", hint="pass --data, and --data-dir where needed")
+    attacks = choose_attacks(
+        model.provenance, attack=wanted.attack, eps=wanted.eps, norm=wanted.norm, seed=seed
+    )
+    if len(attacks) != 1:
+        raise BadInput("attack takes exactly one attack and its radius", hint="--attack pgd-40 --eps 8/255")
+    pack = make_pack(
+        model,
+        source,
+        attacks[0],
+        samples=wanted.samples,
+        model_sha256=sha256_file(model_path),
+        seed=seed,
+        notify=notify,
+    )
+    write_pack(pack, out)
+    assert pack.adversarial_logits is not None
+    clean = float((pack.logits.argmax(1) == pack.labels).mean())
+    robust = float((pack.adversarial_logits.argmax(1) == pack.labels).mean())
+    return (
+        f"{out}: {len(pack)} images, {attacks[0].name} {attacks[0].norm} eps {attacks[0].eps:.4g}; "
+        f"the model has {100 * clean:.1f} % clean, {100 * robust:.1f} % under attack"
+    )

@@ -1,0 +1,278 @@
+"""Evaluation data of a model: which images, attacked how, on what authority.
+
+Data set, attack, ε and norm default to what the model was trained with. torch is imported inside
+functions: without it a stored evaluation pack is still usable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepdeploy.data.evalpack import EvalPack, fits
+from sepdeploy.errors import BadInput
+
+if TYPE_CHECKING:
+    from sepdeploy.data import Split
+    from sepdeploy.models import Model
+
+Notify = Callable[[str], None]
+BATCH = 256  # samples per forward pass of the torch model
+EVAL_STEPS = 40  # PGD steps when the training attack is all that is known
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack with everything that decides its result.
+
+    ``eps`` is in units of the [0, 1] image; ``step_size`` None means the attack's own default.
+    """
+
+    name: str
+    eps: float
+    norm: str
+    restarts: int = 1
+    seed: int = 0
+
+    def details(self) -> dict[str, Any]:
+        """Return the fields that stand beside an adversarial accuracy."""
+        from sepdeploy.workflows.requirements import has_torch
+
+        steps = _steps(self.name) if not has_torch() else _parsed_steps(self.name)
+        return {
+            "attack": self.name,
+            "eps": self.eps,
+            "norm": self.norm,
+            "steps": steps,
+            "restarts": self.restarts,
+            "seed": self.seed,
+        }
+
+
+def _parsed_steps(name: str) -> int:
+    from sepdeploy import attacks
+
+    return attacks.parse(name).steps
+
+
+def _steps(name: str) -> int:
+    _, _, digits = name.partition("-")
+    return int(digits) if digits.isdigit() else 1
+
+
+def parse_eps(text: str | float | None) -> float | None:
+    """Parse an attack radius: "8/255", "0.1" or a number, in units of the [0, 1] image.
+
+    Raises:
+        BadInput: Not a finite number ≥ 0.
+    """
+    if text is None:
+        return None
+    hint = "write it as 8/255 or 0.1, pixels being in [0, 1]"
+    try:
+        above, _, below = str(text).partition("/")
+        value = float(above) / float(below) if below else float(above)
+    except (ValueError, ZeroDivisionError) as error:
+        raise BadInput(f"eps '{text}' is not a number", hint=hint) from error
+    if not (np.isfinite(value) and value >= 0):
+        raise BadInput(f"eps '{text}' must be finite and not negative", hint=hint)
+    return value
+
+
+def choose_attacks(
+    provenance: dict[str, Any],
+    *,
+    attack: str | None,
+    eps: str | float | None,
+    norm: str | None,
+    seed: int,
+) -> tuple[Attack, ...]:
+    """Return the attacks to judge by: what was asked, else what the model was trained against.
+
+    Args:
+        provenance: Of the model (``objective``, ``eps``, ``norm``).
+        attack: Comma-separated names such as "pgd-40,fgsm", or None.
+        eps: Radius, or None for the model's own.
+        norm: "linf" or "l2", or None for the model's own.
+        seed: Seed of random starts.
+
+    Returns:
+        Empty when nothing was asked and the model has no adversarial provenance.
+
+    Raises:
+        BadInput: An attack was asked for and no ε is known.
+    """
+    radius = parse_eps(eps)
+    if radius is None:
+        radius = parse_eps(provenance.get("eps"))
+    trained = provenance.get("objective", "natural") != "natural" and radius is not None
+    if attack is None and eps is None and not trained:
+        return ()
+    if radius is None:
+        raise BadInput(
+            "the model's provenance has no attack radius", hint="pass --eps, e.g. --eps 8/255"
+        )
+    names = [n.strip() for n in (attack or f"pgd-{EVAL_STEPS}").split(",") if n.strip()]
+    chosen = norm or str(provenance.get("norm", "linf"))
+    if chosen not in ("linf", "l2"):
+        raise BadInput(f"unknown norm '{chosen}'", hint="linf or l2")
+    return tuple(Attack(name, radius, chosen, seed=seed) for name in names)
+
+
+def find_test_set(
+    provenance: dict[str, Any],
+    *,
+    data: str | None,
+    data_dir: str | Path | None,
+    shape: tuple[int, ...],
+    notify: Notify,
+) -> tuple[str, Split] | None:
+    """Return name and test split of the data set that was asked for or trained on.
+
+    A set that was asked for must load; the one the model was trained on may be absent, which is
+    said and answered with None.
+
+    Raises:
+        BadInput: The set cannot be read, or its images do not fit the model.
+    """
+    from sepdeploy.data import load
+
+    name = data or provenance.get("data")
+    if not name:
+        return None
+    try:
+        dataset = load(str(name), data_dir)
+    except BadInput as error:
+        if data is not None or data_dir is not None:
+            raise
+        notify(f"data set of the training not at hand: {error.message}")
+        return None
+    if dataset.input.shape != shape:
+        raise BadInput(
+            f"data set '{name}' has images {dataset.input.shape}, the model takes {shape}",
+            hint="pass the data set the model was trained on with --data",
+        )
+    return dataset.name, dataset.test
+
+
+def torch_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the model's logits (N, classes) in evaluation mode."""
+    import torch
+
+    model.eval()
+    with torch.no_grad():
+        parts = [
+            model(torch.from_numpy(np.ascontiguousarray(images[i : i + BATCH]))).numpy()
+            for i in range(0, len(images), BATCH)
+        ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def attack_images(
+    model: Model,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    ids: NDArray[np.int64],
+    attack: Attack,
+    notify: Notify,
+) -> NDArray[np.float32]:
+    """Return adversarial images made on the torch model, batch by batch."""
+    import torch
+
+    from sepdeploy import attacks
+
+    spec = attacks.parse(attack.name)
+    model.eval()
+    parts: list[NDArray[np.float32]] = []
+    for start in range(0, len(images), BATCH):
+        stop = min(start + BATCH, len(images))
+        made = attacks.run(
+            model,
+            torch.from_numpy(np.ascontiguousarray(images[start:stop])),
+            torch.from_numpy(labels[start:stop]),
+            spec,
+            eps=attack.eps,
+            norm=attack.norm,
+            restarts=attack.restarts,
+            seed=attack.seed,
+            ids=torch.from_numpy(ids[start:stop]),
+        )
+        parts.append(made.numpy())
+        if stop < len(images) and (start // BATCH) % 8 == 7:
+            notify(f"{attack.name}: {stop} of {len(images)} images")
+    return np.concatenate(parts)
+
+
+def make_pack(
+    model: Model,
+    source: tuple[str, Split],
+    attack: Attack | None,
+    *,
+    samples: int,
+    model_sha256: str,
+    seed: int,
+    notify: Notify,
+) -> EvalPack:
+    """Build the evaluation pack of a model, reduced to what 16 MiB hold.
+
+    Args:
+        model: The torch model.
+        source: Name and test split of the data set.
+        attack: The attack, or None for a pack of clean images.
+        samples: Images wanted.
+        model_sha256: Digest of the model file that the examples belong to.
+        seed: Seed of the choice of images.
+        notify: Told when the number of images is reduced.
+    """
+    name, test = source
+    classes = torch_logits(model, test.batch(slice(0, 1))).shape[1]
+    room = fits(
+        model.input.shape,
+        classes,
+        uint8=test.images.dtype == np.uint8,
+        attacked=attack is not None,
+    )
+    n = min(samples, len(test), room)
+    if n < min(samples, len(test)):
+        notify(f"evaluation pack: {n} images instead of {samples}, to stay below 16 MiB")
+    part = test.take(n, seed)
+    clean = part.batch(slice(None))
+    logits = torch_logits(model, clean)
+    provenance: dict[str, Any] = {
+        "data": name,
+        "split": "test",
+        "seed": seed,
+        "model_sha256": model_sha256,
+        "attack": None,
+    }
+    if attack is None:
+        return EvalPack(part.images, part.labels, part.ids, logits, provenance=provenance)
+    adversarial = attack_images(model, clean, part.labels, part.ids, attack, notify)
+    return EvalPack(
+        part.images,
+        part.labels,
+        part.ids,
+        logits,
+        adversarial,
+        torch_logits(model, adversarial),
+        provenance | {"attack": attack.details()},
+    )
+
+
+def same_attack(stored: dict[str, Any] | None, wanted: Attack) -> bool:
+    """Whether a pack's attack is exactly the one that is wanted."""
+    return stored is not None and all(stored.get(k) == v for k, v in wanted.details().items())
+
+
+def reference_inputs(
+    spec_shape: tuple[int, ...], images: Sequence[Any] | NDArray[np.float32] | None, n: int, seed: int
+) -> tuple[NDArray[np.float32], str]:
+    """Return non-zero inputs for parity and their label: "data" or "synthetic"."""
+    if images is not None and len(images):
+        return np.asarray(images[:n], dtype=np.float32), "data"
+    return np.random.default_rng(seed).random((n, *spec_shape), dtype=np.float32), "synthetic"

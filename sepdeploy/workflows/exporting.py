@@ -1,0 +1,375 @@
+"""Model → files that are proven equal to it.
+
+Everything is written into a staging folder beside the target and checked there: parity in every
+installed runtime, then that no runtime multiplies the factors back together. Only when all of it
+holds do the files move to their places, the manifest last.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepdeploy import __version__
+from sepdeploy.data.evalpack import EvalPack, write_pack
+from sepdeploy.errors import ArtifactCheckFailed, BadInput, SepdeployError, unknown_name
+from sepdeploy.files import read_bytes, sha256_file, write_text
+from sepdeploy.records import (
+    MANIFEST_SCHEMA,
+    ArtifactRecord,
+    FileRef,
+    LayerRecord,
+    Manifest,
+    Parity,
+    Residency,
+    dump,
+    parse,
+)
+from sepdeploy.workflows.evaluation import (
+    Notify,
+    choose_attacks,
+    find_test_set,
+    make_pack,
+    reference_inputs,
+    torch_logits,
+)
+
+if TYPE_CHECKING:
+    import onnx
+
+    from sepdeploy.models import Model
+
+FORMATS = ("onnx", "tflite")
+FLAVOURS = ("standard", "custom")
+TFLITE_TARGETS = ("litert", "tflite-runtime-2.14")
+PARITY_SAMPLES = 32
+MAX_MANIFEST = 64 << 20
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How the files are written; the values are those of the command line."""
+
+    formats: tuple[str, ...] = FORMATS
+    flavour: str = "standard"
+    tflite_target: str = "litert"
+    simplify: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.formats:
+            raise BadInput("no format to export", hint="-f onnx -f tflite")
+        for what, name, known in (
+            *(("format", f, FORMATS) for f in self.formats),
+            ("flavour", self.flavour, FLAVOURS),
+            ("TFLite target", self.tflite_target, TFLITE_TARGETS),
+        ):
+            if name not in known:
+                raise unknown_name(what, name, known)
+        if self.flavour == "custom" and "tflite" in self.formats:
+            raise BadInput(
+                "the custom flavour exists for ONNX only", hint="add -f onnx, or drop --flavour"
+            )
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What the evaluation pack is made from; None means: as the model was trained."""
+
+    data: str | None = None
+    data_dir: str | Path | None = None
+    attack: str | None = None
+    eps: str | float | None = None
+    norm: str | None = None
+    samples: int = 1000
+    wanted: bool = True
+
+
+def export_model(
+    model: Model,
+    model_path: Path,
+    out_dir: Path,
+    *,
+    options: ExportOptions,
+    evaluation: EvaluationOptions,
+    seed: int,
+    notify: Notify,
+) -> Manifest:
+    """Export one model file; see the module docstring.
+
+    Args:
+        model: The model, as loaded from ``model_path``.
+        model_path: Its file; the exported files take its stem.
+        out_dir: Folder of the exported files.
+        options: Formats and flavours.
+        evaluation: Evaluation pack.
+        seed: Seed of images, attacks and synthetic inputs.
+        notify: Told what goes on, one line at a time.
+
+    Raises:
+        ArtifactCheckFailed: Parity or the re-densification check failed; nothing was written.
+        BadInput: The model cannot be lowered, or a file cannot be written.
+    """
+    from sepdeploy.exporters.trace import trace
+
+    model.eval()
+    digest = sha256_file(model_path)
+    pack = _pack(model, digest, evaluation, seed, notify)
+    canonical = trace(model)
+    layers = model.layer_records()
+    images, kind = reference_inputs(
+        model.input.shape, None if pack is None else pack.clean(), PARITY_SAMPLES, seed
+    )
+    proof = _Proof(images, torch_logits(model, images), kind)
+    stem = model_path.stem
+    with _staging(out_dir, stem) as staging:
+        artifacts = tuple(
+            _artifact(name, canonical, layers, model, staging / f"{stem}.{name}", options, proof)
+            for name in dict.fromkeys(options.formats)
+        )
+        reference = None
+        if pack is not None:
+            write_pack(pack, staging / f"{stem}.eval.npz")
+            reference = FileRef(
+                f"{stem}.eval.npz",
+                sha256_file(staging / f"{stem}.eval.npz"),
+                {"n": len(pack), **pack.provenance},
+            )
+        manifest = Manifest(
+            stem=stem,
+            model=FileRef(_relative(model_path, out_dir), digest),
+            input=model.input,
+            layers=layers,
+            artifacts=_with_earlier(out_dir / f"{stem}.manifest.json", digest, artifacts),
+            eval_pack=reference,
+            provenance=dict(model.provenance),
+            tool={"name": "sepdeploy", "version": __version__},
+        )
+        write_text(staging / f"{stem}.manifest.json", dump(manifest))
+        _move(staging, out_dir, last=f"{stem}.manifest.json")
+    return manifest
+
+
+@dataclass(frozen=True)
+class _Proof:
+    images: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    kind: str
+
+
+def _pack(
+    model: Model, digest: str, wanted: EvaluationOptions, seed: int, notify: Notify
+) -> EvalPack | None:
+    if not wanted.wanted:
+        return None
+    source = find_test_set(
+        model.provenance,
+        data=wanted.data,
+        data_dir=wanted.data_dir,
+        shape=model.input.shape,
+        notify=notify,
+    )
+    if source is None:
+        notify("no data at hand: no evaluation pack; pass --data to get one")
+        return None
+    attacks = choose_attacks(
+        model.provenance, attack=wanted.attack, eps=wanted.eps, norm=wanted.norm, seed=seed
+    )
+    if len(attacks) > 1:
+        raise BadInput("an evaluation pack holds one attack", hint="pass a single --attack")
+    if not attacks:
+        notify("the model was not trained against an attack: the pack holds clean images only")
+    return make_pack(
+        model,
+        source,
+        attacks[0] if attacks else None,
+        samples=wanted.samples,
+        model_sha256=digest,
+        seed=seed,
+        notify=notify,
+    )
+
+
+def _artifact(
+    name: str,
+    canonical: onnx.ModelProto,
+    layers: tuple[LayerRecord, ...],
+    model: Model,
+    path: Path,
+    options: ExportOptions,
+    proof: _Proof,
+) -> ArtifactRecord:
+    """Write one file into the staging folder and prove it."""
+    from sepdeploy.exporters.entry import make_entry
+    from sepdeploy.exporters.plan import plan
+
+    entry = make_entry(canonical, model.input, layers)
+    choices = plan(canonical, name)
+    images = len(model.input.shape) == 3
+    if name == "onnx":
+        from sepdeploy.exporters.onnx_file import write_onnx
+
+        write_onnx(
+            canonical,
+            path,
+            flavour=options.flavour,
+            entry=entry,
+            choices=choices,
+            simplify=options.simplify,
+        )
+        layout = "NCHW" if images else "NF"
+    else:
+        from sepdeploy.exporters.tflite_file import write_tflite
+
+        write_tflite(canonical, path, entry=entry, target=options.tflite_target, choices=choices)
+        layout = "NHWC" if images else "NF"
+    parity, residency, notes = prove(path, name, layers, proof.images, proof.logits, proof.kind)
+    return ArtifactRecord(
+        path=path.name,
+        format=name,
+        flavour=options.flavour if name == "onnx" else "standard",
+        quantization="none",
+        sha256=sha256_file(path),
+        file_bytes=path.stat().st_size,
+        input_layout=layout,
+        input_dtype="float32",
+        lowerings=tuple(choices),
+        parity=parity,
+        residency=residency,
+        notes=notes,
+    )
+
+
+def prove(
+    path: Path,
+    format_name: str,
+    layers: tuple[LayerRecord, ...],
+    images: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    kind: str,
+) -> tuple[tuple[Parity, ...], tuple[Residency, ...], tuple[str, ...]]:
+    """Check one artifact: parity in every installed runtime, then what stays resident.
+
+    Returns:
+        Certificates, residency per structured layer, and notes on what could not be checked.
+
+    Raises:
+        ArtifactCheckFailed: A check failed, or no runtime accepts the file.
+    """
+    from sepdeploy import measure, runtimes
+
+    if not runtimes.installed(format_name):
+        return (), (), (f"{path.name}: not proven, no runtime for .{format_name} is installed",)
+    try:
+        parity = measure.check_parity(path, images, logits, inputs=kind)
+        residency = measure.check_residency(path, layers)
+    except BadInput as error:  # a file of ours that a runtime refuses is a failed export
+        raise ArtifactCheckFailed(error.message, hint=error.hint) from error
+    for certificate in parity:
+        if not certificate.passed:
+            raise ArtifactCheckFailed(
+                f"{path.name} in {certificate.runtime} {certificate.version}, batch "
+                f"{certificate.batch}: parity {certificate.max_rel:.2e} exceeds "
+                f"{certificate.tolerance:.0e}"
+                + (f", worst layer {certificate.worst_layer}" if certificate.worst_layer else ""),
+                hint="nothing was written; report this model, it must export correctly",
+            )
+    for layer in residency:
+        if not layer.passed:
+            raise ArtifactCheckFailed(
+                f"{path.name}: layer '{layer.layer}' keeps {layer.resident_bytes} bytes of "
+                f"constants in the runtime, its factors are {layer.factor_bytes}: the runtime "
+                "multiplied the factors back together",
+                hint="nothing was written; report this model, it must export correctly",
+            )
+    return parity, residency, ()
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Return the model's path as seen from the manifest, so that the folder can move as one."""
+    return os.path.relpath(path.resolve(), folder.resolve())
+
+
+def _with_earlier(
+    path: Path, digest: str, new: Sequence[ArtifactRecord]
+) -> tuple[ArtifactRecord, ...]:
+    """Keep what an earlier export of the same model wrote and this one does not replace."""
+    replaced = {a.path for a in new}
+    try:
+        earlier = read_manifest(path)
+    except SepdeployError:
+        return tuple(new)
+    if earlier.model.sha256 != digest:
+        return tuple(new)
+    kept = [a for a in earlier.artifacts if a.path not in replaced]
+    return tuple([a for a in kept if (path.parent / a.path).is_file()] + list(new))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest; the files it names must lie beside it.
+
+    Raises:
+        BadInput: Unreadable, not a manifest, or it names files outside its folder.
+    """
+    manifest = parse(
+        Manifest, read_bytes(path, limit=MAX_MANIFEST), schema=MANIFEST_SCHEMA, where=str(path)
+    )
+    names = [a.path for a in manifest.artifacts]
+    names += [manifest.eval_pack.path] if manifest.eval_pack else []
+    for name in names:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise BadInput(f"{path}: names a file outside its folder: '{name}'")
+    return manifest
+
+
+@contextmanager
+def _staging(out_dir: Path, stem: str) -> Iterator[Path]:
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=out_dir, prefix=f".{stem}.export-"))
+    except OSError as error:
+        raise BadInput(
+            f"cannot write into {out_dir}: {error.strerror}", hint="choose another folder with -o"
+        ) from error
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move(staging: Path, out_dir: Path, *, last: str) -> None:
+    """Move the finished files to their places; an interruption waits until all are there."""
+    names = sorted((p.name for p in staging.iterdir()), key=lambda n: (n == last, n))
+    with _uninterrupted():
+        try:
+            for name in names:
+                (staging / name).replace(out_dir / name)
+        except OSError as error:
+            raise BadInput(
+                f"cannot write {out_dir}: {error.strerror}", hint="choose another folder with -o"
+            ) from error
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda *_: pending.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pending:
+        raise KeyboardInterrupt

@@ -1,0 +1,191 @@
+"""The images an artifact is judged on, clean and attacked, from the best source at hand.
+
+Order: an evaluation pack that holds exactly the attack that is wanted; else the torch model the
+artifact was made from, attacked on its data set or on the pack's images; else nothing, which is
+an error when an attack was asked for and a notice when not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepdeploy.data.evalpack import EvalPack, read_pack
+from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
+from sepdeploy.files import sha256_file
+from sepdeploy.records import Manifest
+from sepdeploy.workflows.evaluation import (
+    Attack,
+    Notify,
+    attack_images,
+    choose_attacks,
+    find_test_set,
+    same_attack,
+)
+from sepdeploy.workflows.requirements import has_torch
+
+if TYPE_CHECKING:
+    from sepdeploy.models import Model
+    from sepdeploy.workflows.benching import BenchOptions
+
+
+@dataclass(frozen=True)
+class JudgingSet:
+    """Images with labels, and what an attack made of them.
+
+    ``source`` says where they come from: "pack" or "data"; ``attack`` holds the attack's fields.
+    """
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    data: str
+    source: str
+    adversarial: NDArray[np.float32] | None = None
+    attack: dict[str, Any] = field(default_factory=dict)
+
+
+def judging_sets(
+    manifest_path: Path | None, manifest: Manifest | None, options: BenchOptions, notify: Notify
+) -> tuple[JudgingSet, ...]:
+    """Return one set per attack (or one clean set); empty when there are no images at all.
+
+    Raises:
+        ArtifactCheckFailed: The evaluation pack is not the one the manifest describes.
+        BadInput: Data or attack cannot be used.
+        Missing: An attack was asked for that neither the torch model nor the pack can give.
+    """
+    provenance = {} if manifest is None else manifest.provenance
+    pack = _pack(manifest_path, manifest)
+    clean = _clean(manifest, pack, options, notify)
+    if clean is None:
+        notify("no images to judge on: accuracy is not measured; pass --data")
+        return ()
+    attacks = choose_attacks(
+        provenance, attack=options.attack, eps=options.eps, norm=options.norm, seed=options.seed
+    )
+    if not attacks:
+        notify("no attack known from the model's training: clean accuracy only; pass --attack, --eps")
+        return (clean,)
+    twin = _Twin(manifest_path, manifest)
+    return tuple(_attacked(clean, pack, twin, attack, options, notify) for attack in attacks)
+
+
+def _pack(manifest_path: Path | None, manifest: Manifest | None) -> EvalPack | None:
+    if manifest_path is None or manifest is None or manifest.eval_pack is None:
+        return None
+    path = manifest_path.parent / manifest.eval_pack.path
+    if not path.is_file():
+        return None
+    if sha256_file(path) != manifest.eval_pack.sha256:
+        raise ArtifactCheckFailed(
+            f"{path} is not the evaluation pack that {manifest_path.name} describes",
+            hint="export the model again",
+        )
+    return read_pack(path)
+
+
+def _clean(
+    manifest: Manifest | None, pack: EvalPack | None, options: BenchOptions, notify: Notify
+) -> JudgingSet | None:
+    """Return the clean images: the pack's, unless others or more were asked for and are there."""
+    asked = options.data is not None or options.data_dir is not None
+    enough = pack is not None and len(pack) >= options.samples
+    if pack is not None and not asked and enough:
+        return _from_pack(pack, options.samples)
+    source = None
+    if manifest is not None or asked:
+        source = find_test_set(
+            {} if manifest is None else manifest.provenance,
+            data=options.data,
+            data_dir=options.data_dir,
+            shape=() if manifest is None else manifest.input.shape,
+            notify=notify if pack is None else lambda _: None,
+        )
+    if source is None or (pack is not None and not asked and len(pack) >= len(source[1])):
+        return None if pack is None else _from_pack(pack, options.samples)
+    name, test = source
+    part = test.take(options.samples, options.seed)
+    return JudgingSet(part.batch(slice(None)), part.labels, part.ids, name, "data")
+
+
+def _from_pack(pack: EvalPack, samples: int) -> JudgingSet:
+    n = min(samples, len(pack))
+    name = str(pack.provenance.get("data", "unknown"))
+    return JudgingSet(pack.clean()[:n], pack.labels[:n], pack.ids[:n], name, "pack")
+
+
+class _Twin:
+    """The torch model of an artifact, loaded once and only when it is needed."""
+
+    def __init__(self, manifest_path: Path | None, manifest: Manifest | None) -> None:
+        self._path = manifest_path
+        self._manifest = manifest
+        self._model: Model | None = None
+        self.why_not = ""
+
+    def model(self) -> Model | None:
+        """Return the model, or None with ``why_not`` set."""
+        if self._model is None and not self.why_not:
+            self._load()
+        return self._model
+
+    def _load(self) -> None:
+        if self._path is None or self._manifest is None:
+            self.why_not = "the artifact has no manifest beside it"
+            return
+        path = self._path.parent / self._manifest.model.path
+        if not path.is_file():
+            self.why_not = f"{path} is missing"
+        elif sha256_file(path) != self._manifest.model.sha256:
+            self.why_not = f"{path} is not the model that was exported (digest differs)"
+        elif not has_torch():
+            self.why_not = "torch is not installed"
+        else:
+            from sepdeploy.models import load
+
+            try:
+                self._model = load(path)
+            except BadInput as error:
+                self.why_not = error.message
+
+
+def _attacked(
+    clean: JudgingSet,
+    pack: EvalPack | None,
+    twin: _Twin,
+    attack: Attack,
+    options: BenchOptions,
+    notify: Notify,
+) -> JudgingSet:
+    images, source = clean.images, clean.source
+    if attack.eps == 0:
+        made = images  # an attack of radius 0 is the image itself
+    elif pack is not None and clean.source == "pack" and _in_pack(pack, attack):
+        assert pack.adversarial is not None
+        made = pack.adversarial[: len(images)]
+    else:
+        model = twin.model()
+        if model is not None:
+            notify(f"attacking {len(images)} images with {attack.name}, eps {attack.eps:.4g}")
+            made = attack_images(model, images, clean.labels, clean.ids, attack, notify)
+        elif pack is not None and options.data is None and _in_pack(pack, attack):
+            notify(f"judging on the pack's {len(pack)} images: {twin.why_not}")
+            return _attacked(_from_pack(pack, len(pack)), pack, twin, attack, options, notify)
+        else:
+            raise Missing(
+                f"attack {attack.name} with eps {attack.eps:.4g} is not in the evaluation pack, "
+                f"and the model cannot be attacked: {twin.why_not}",
+                hint="keep the .pt beside the manifest and install 'sepdeploy[train]'",
+            )
+    return JudgingSet(
+        images, clean.labels, clean.ids, clean.data, source, made, attack.details()
+    )
+
+
+def _in_pack(pack: EvalPack, attack: Attack) -> bool:
+    return pack.adversarial is not None and same_attack(pack.provenance.get("attack"), attack)

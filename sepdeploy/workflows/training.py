@@ -1,0 +1,66 @@
+"""Training for people: data in, ``model.pt`` out, and a summary of what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sepdeploy.training import Event, fit, history_path, load_recipe
+
+TRAIN_SCHEMA = "sepdeploy.train/1"
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What a training gave; accuracies are fractions in [0, 1].
+
+    ``history`` is the path of the JSON lines, one object per epoch.
+    """
+
+    model: str
+    history: str
+    params: int
+    params_dense: int
+    best_epoch: int
+    epochs: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+    schema: str = TRAIN_SCHEMA
+
+    def lines(self) -> list[str]:
+        """Return the summary as a few lines of text."""
+        smaller = f", {self.params_dense / self.params:.1f}x fewer than dense" if self.params else ""
+        return [
+            f"{self.model}: {self.params:,} parameters{smaller}; "
+            f"best epoch {self.best_epoch} of {self.epochs} on the held-out split",
+            f"history: {self.history}",
+            f"next: sepdeploy export {self.model}",
+        ]
+
+
+def train_model(
+    recipe_path: Path | None,
+    out: Path,
+    *,
+    resume: bool,
+    on_progress: Callable[[Event], None] | None,
+    overrides: Mapping[str, Any],
+) -> TrainSummary:
+    """Train by recipe and flags; see ``sepdeploy.api.train``."""
+    recipe = load_recipe(recipe_path, overrides)
+    result = fit(recipe, out=out, resume=resume, on_progress=on_progress or _ignore)
+    model = result.model
+    return TrainSummary(
+        model=str(out),
+        history=str(history_path(out)),
+        params=model.params,
+        params_dense=model.params_dense,
+        best_epoch=result.best_epoch,
+        epochs=recipe.epochs,
+        provenance=dict(model.provenance),
+    )
+
+
+def _ignore(_: Event) -> None:
+    """Nobody watches."""
