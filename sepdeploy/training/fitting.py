@@ -128,6 +128,7 @@ def _new_model(recipe: Recipe, dataset: Dataset, on_progress: Callable[[Event], 
     plan = plan_network(recipe, dataset.input, dataset.classes)
     if plan.message:
         _note(on_progress, plan.message)
+    torch.manual_seed(recipe.seed)  # planning must not move the weights of the same network
     return create(
         recipe.arch, dataset.input, dataset.classes, structure=plan.structure, **plan.options
     )

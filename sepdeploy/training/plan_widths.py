@@ -1,24 +1,193 @@
-"""Choosing hidden widths and ranks for a parameter budget."""
+"""Choosing hidden widths and ranks so that a network fills a parameter budget.
+
+Width is the lever of Kronecker layers: their parameters grow with the square root of the dense
+layer's, and under one budget wider layers were more robust than more terms. What stops it before
+the budget does is time, so the linear layers of a planned network also stay below half the
+multiply-accumulates of the dense ones.
+"""
 
 from __future__ import annotations
 
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from sepdeploy.errors import BadInput
+from sepdeploy.models import create
+from sepdeploy.models.checkpoint import linear_specs
+from sepdeploy.models.factory import find_factory, is_foreign
 from sepdeploy.records import InputSpec
-from sepdeploy.training.recipe import Recipe, structure_map
+from sepdeploy.training.recipe import Recipe, parse_target, structure_map
+
+# Kronecker modes, and dense widths over 8: multiples of 8 are what vector units like, but small
+# budgets need a finer choice.
+SIZES = (*range(2, 32, 2), *range(32, 520, 8))
+MAX_RANK = 4096
+MACS_SHARE = 0.5  # of the dense network's multiply-accumulates
+
+StructureMap = str | dict[str, str]
 
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """What to pass to ``models.create``, and one line about why."""
+    """What to pass to ``models.create``.
 
-    structure: str | dict[str, str]
+    Attributes:
+        structure: One structure, or one per layer.
+        options: Options of the architecture (``hidden``).
+        message: What was planned, one line; "" where nothing was.
+        params: Parameters as deployed, 0 where they were not counted.
+    """
+
+    structure: StructureMap
     options: dict[str, Any] = field(default_factory=dict)
     message: str = ""
+    params: int = 0
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    structure: StructureMap
+    options: dict[str, Any]
+    params: int
+    macs: int
 
 
 def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
-    """Return structure and options."""
-    options = {"hidden": recipe.hidden} if recipe.hidden else {}
-    return NetworkPlan(structure_map(recipe.structure), options)
+    """Return the network a recipe asks for, planned into its budget where it has one.
+
+    Raises:
+        BadInput: A budget that no candidate reaches (says the smallest one), or an impossible
+            structure.
+    """
+    budget = parse_target(recipe.target)
+    structure = structure_map(recipe.structure or ("kron" if budget else "dense"))
+    hidden = recipe.hidden or _written_widths(structure)
+    options = {"hidden": hidden} if hidden else {}
+    if budget is None:
+        return NetworkPlan(structure, options)
+    if is_foreign(recipe.arch):
+        raise BadInput(
+            f"target = '{recipe.target}' cannot be planned for '{recipe.arch}'",
+            hint="give structure and hidden yourself",
+        )
+    count = _counter(recipe.arch, input, classes)
+    dense = count("dense", {})
+    kind, value = budget
+    limit = math.floor(dense.params / value) if kind == "ratio" else int(value)
+    chosen = _best(_candidates(recipe.arch, structure, options, count), limit, dense)
+    ratio = dense.params / chosen.params
+    widths = chosen.options.get("hidden")
+    message = (
+        f"planned {_describe(chosen.structure)}"
+        + (f", hidden {list(widths)}" if widths else "")
+        + f": {chosen.params:,} parameters, {ratio:.1f}x fewer than dense {dense.params:,}"
+    )
+    return NetworkPlan(chosen.structure, chosen.options, message, chosen.params)
+
+
+def _best(candidates: Iterator[_Candidate], limit: int, dense: _Candidate) -> _Candidate:
+    """Return the largest candidate inside the budget that is fast enough."""
+    fitting: list[_Candidate] = []
+    smallest: _Candidate | None = None
+    for candidate in candidates:
+        if smallest is None or candidate.params < smallest.params:
+            smallest = candidate
+        if candidate.params > limit:
+            break  # candidates come in ascending size
+        fitting.append(candidate)
+    if not fitting:
+        best = f"; the smallest reachable is {smallest.params:,}" if smallest else ""
+        raise BadInput(
+            f"no plan has at most {limit:,} parameters{best}",
+            hint="loosen the target, or choose another structure",
+        )
+    fast = [c for c in fitting if c.macs <= MACS_SHARE * dense.macs]
+    return max(fast, key=lambda c: c.params) if fast else fitting[0]
+
+
+def _candidates(
+    arch: str,
+    structure: StructureMap,
+    options: dict[str, Any],
+    count: Callable[[StructureMap, dict[str, Any]], _Candidate],
+) -> Iterator[_Candidate]:
+    """Yield networks in ascending size along the one lever that is free: rank, or width."""
+    if "lowrank" in _texts(structure):
+        for rank in range(1, MAX_RANK + 1):
+            try:
+                yield count(_with_rank(structure, rank), options)
+            except BadInput:
+                return  # the rank exceeds a layer's dimensions
+        return
+    default = _default_widths(arch)
+    if options or not default:
+        yield count(structure, options)
+        return
+    for widths in _widths(default, squares=any("kron" in t for t in _texts(structure))):
+        yield count(structure, {"hidden": widths})
+
+
+def _widths(default: tuple[int, ...], *, squares: bool) -> Iterator[tuple[int, ...]]:
+    """Yield hidden widths in the proportions of the default ones.
+
+    For Kronecker layers the widths are squares, so that both modes are equal.
+    """
+    largest = max(default)
+    for size in SIZES:
+        if squares:
+            sides = (max(2, round(size * math.sqrt(w / largest))) for w in default)
+            yield tuple(side * side for side in sides)
+        else:
+            yield tuple(max(2, round(8 * size * w / largest)) for w in default)
+
+
+def _counter(
+    arch: str, input: InputSpec, classes: int
+) -> Callable[[StructureMap, dict[str, Any]], _Candidate]:
+    def count(structure: StructureMap, options: dict[str, Any]) -> _Candidate:
+        with torch.device("meta"):  # shapes only: nothing is allocated or drawn
+            model = create(arch, input, classes, structure=structure, **options)
+        macs = sum(spec.macs for spec in linear_specs(model.net).values())
+        return _Candidate(structure, options, model.params, macs)
+
+    return count
+
+
+def _default_widths(arch: str) -> tuple[int, ...]:
+    parameter = inspect.signature(find_factory(arch)).parameters.get("hidden")
+    if parameter is None or not isinstance(parameter.default, tuple):
+        return ()
+    return parameter.default
+
+
+def _written_widths(structure: StructureMap) -> tuple[int, ...]:
+    """Return the widths that explicit shapes of fc1, fc2, … spell out, () unless all do."""
+    if isinstance(structure, str):
+        return ()
+    layers = [structure.get(f"fc{k}") for k in range(1, len(structure) + 1)]
+    shapes = [re.fullmatch(r"kron:[\dx]+-([\dx]+)(\*\d+)?", text or "") for text in layers]
+    if not all(shapes):
+        return ()
+    return tuple(math.prod(int(n) for n in s[1].split("x") if n) for s in shapes if s)
+
+
+def _with_rank(structure: StructureMap, rank: int) -> StructureMap:
+    if isinstance(structure, str):
+        return f"{structure}:{rank}" if structure == "lowrank" else structure
+    return {name: str(_with_rank(text, rank)) for name, text in structure.items()}
+
+
+def _texts(structure: StructureMap) -> list[str]:
+    return [structure] if isinstance(structure, str) else list(structure.values())
+
+
+def _describe(structure: str | Mapping[str, str]) -> str:
+    if isinstance(structure, str):
+        return structure
+    return ", ".join(f"{name}={text}" for name, text in structure.items())

@@ -41,7 +41,7 @@ class Recipe:
         hidden: Hidden widths of the architecture, () = its own (or planned, see ``target``).
         structure: One structure for all layers meant to be structured ("dense", "kron",
             "kron:28x28-64x64", "lowrank:40"), or layer by layer: "fc1=kron,fc2=lowrank:40", or a
-            TOML table.
+            TOML table; "" = dense, or kron where there is a target.
         target: Parameter budget: "10x" (the dense architecture of default widths over 10) or a
             number of parameters; "" = none. Widths are planned to fill it.
         objective: "natural", "pgd-at" or "trades".
@@ -68,7 +68,7 @@ class Recipe:
     data: str = "digits"
     data_dir: str = ""
     hidden: tuple[int, ...] = ()
-    structure: str = "dense"
+    structure: str = ""
     target: str = ""
     objective: str = "pgd-at"
     eps: float = 0.1
@@ -100,7 +100,8 @@ class Recipe:
         check_norm(self.norm)
         parse_eps(self.eps)
         parse_target(self.target)
-        structure_map(self.structure)
+        if self.structure:
+            structure_map(self.structure)
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:  # also refuses NaN
