@@ -1,0 +1,195 @@
+"""Canonical graph → .onnx file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, checker
+
+from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.exporters.canonical import clean
+from sepdeploy.exporters.domain import (
+    DOMAIN,
+    attach_functions,
+    constant_shapes,
+    ensure_domain,
+    node_spec,
+    structured_nodes,
+)
+from sepdeploy.exporters.graph import (
+    copy_model,
+    float_bytes,
+    initializers,
+    read_names,
+    serialize,
+    set_initializers,
+    set_nodes,
+    tensor_bytes,
+    to_array,
+)
+from sepdeploy.exporters.lowerings import ONNX_FORMS
+from sepdeploy.exporters.lowerings.emit import Emitter, Weight
+from sepdeploy.exporters.lowerings.onnx_forms import OnnxBuilder
+from sepdeploy.files import write_bytes
+from sepdeploy.records import LoweringChoice
+
+ENTRY_KEY = "sepdeploy"
+FLAVOURS = ("standard", "custom")
+SIMPLIFY_LIMIT = 200 * 10**6  # bytes of weights above which simplifying costs more than it gives
+PROTOBUF_LIMIT = 2**31 - 1
+
+
+def write_onnx(
+    canonical: ModelProto,
+    path: Path,
+    *,
+    choices: Sequence[LoweringChoice],
+    entry: str | None = None,
+    flavour: str = "standard",
+    simplify: bool = True,
+) -> None:
+    """Write a canonical graph as an ONNX file, atomically.
+
+    Args:
+        canonical: The graph, with its weights; it is not changed.
+        path: Target.
+        choices: One per structured layer (``plan(canonical, "onnx")``).
+        entry: The embedded entry (``entry.make_entry``), None for none.
+        flavour: "standard": every structured layer in its chosen form, standard ops only.
+            "custom": the nodes stay, each with a function body in the file.
+        simplify: Let onnxsim look at a standard graph, where it is installed.
+
+    Raises:
+        BadInput: Unknown flavour, a layer without a choice, an invalid graph, a file above the
+            2 GB that one protobuf can hold, or a folder that cannot be written.
+    """
+    if flavour not in FLAVOURS:
+        raise unknown_name("flavour", flavour, FLAVOURS)
+    model = lower(canonical, choices) if flavour == "standard" else with_bodies(canonical, choices)
+    if flavour == "standard" and simplify:
+        model = simplified(model)
+    if entry is not None:
+        model.metadata_props.add(key=ENTRY_KEY, value=entry)
+    _check(model, path)
+    write_bytes(path, serialize(model))
+
+
+def lower(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> ModelProto:
+    """The graph with every structured node written out in its chosen form.
+
+    Node names start with "<layer>/<form>/".
+    """
+    model = copy_model(canonical)
+    builders = _builders(choices)
+    shapes, known = constant_shapes(model), initializers(model.graph)
+    shared = {i for n in model.graph.node if n.domain != DOMAIN for i in read_names(n)}
+    taken = {name: known[name] for name in shared if name in known}
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        if node.domain != DOMAIN:
+            nodes.append(node)
+            continue
+        form, build = _form_of(node, builders)
+        emitter = Emitter(f"{node.name}/{form}")
+        factors = [Weight.known(n, to_array(known[n])) for n in node.input[1:]]
+        build(emitter, node_spec(node, shapes), node.input[0], factors[:-1], factors[-1])
+        emitter.nodes[-1].output[0] = node.output[0]
+        nodes.extend(emitter.nodes)
+        _add_constants(emitter, taken)
+    set_nodes(model.graph, nodes)
+    set_initializers(model.graph, taken.values())
+    ensure_domain(model)
+    clean(model)
+    return model
+
+
+def _add_constants(emitter: Emitter, taken: dict[str, TensorProto]) -> None:
+    """Add a lowered layer's constants; one whose name another one has gets the layer's prefix."""
+    for name, tensor in list(emitter.constants.items()):
+        clash = taken.get(name)
+        if clash is not None and clash == tensor:
+            continue
+        if clash is not None:
+            tensor.name = f"{emitter.prefix}/{name}"
+            for node in emitter.nodes:
+                for i, read in enumerate(node.input):
+                    node.input[i] = tensor.name if read == name else read
+        taken[tensor.name] = tensor
+
+
+def with_bodies(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> ModelProto:
+    """The graph with its structured nodes kept and their function bodies attached."""
+    model = copy_model(canonical)
+    builders = _builders(choices)
+    forms = {n.name: _form_of(n, builders) for n in structured_nodes(model)}
+    attach_functions(model, forms)
+    return model
+
+
+def _builders(choices: Sequence[LoweringChoice]) -> dict[str, tuple[str, OnnxBuilder]]:
+    found = {}
+    for choice in choices:
+        forms = {f.name: f.build for f in ONNX_FORMS.get(choice.structure, ())}
+        if choice.form not in forms:
+            raise unknown_name("lowering form", choice.form, forms)
+        found[choice.layer] = (choice.form, forms[choice.form])
+    return found
+
+
+def _form_of(
+    node: NodeProto, builders: dict[str, tuple[str, OnnxBuilder]]
+) -> tuple[str, OnnxBuilder]:
+    if node.name not in builders:
+        raise BadInput(
+            f"layer '{node.name}' has no lowering form and could not run anywhere",
+            hint="plan the same graph that is written",
+        )
+    return builders[node.name]
+
+
+def simplified(model: ModelProto) -> ModelProto:
+    """The graph after onnxsim, or the graph itself where that is absent, too costly or no gain.
+
+    A result that folded factors together, dropped a function or lost a layer's node names is
+    not taken.
+    """
+    if sum(tensor_bytes(t) for t in model.graph.initializer) > SIMPLIFY_LIMIT:
+        return model
+    try:
+        import onnxsim
+    except ImportError:
+        return model
+    candidate, valid = onnxsim.simplify(copy_model(model))
+    keeps = (
+        valid
+        and _functions(candidate) == _functions(model)
+        and float_bytes(candidate.graph) <= float_bytes(model.graph)
+        and _layers(candidate) == _layers(model)
+        and len(candidate.graph.node) < len(model.graph.node)
+    )
+    return candidate if keeps else model
+
+
+def _functions(model: ModelProto) -> Counter[tuple[str, str, str]]:
+    return Counter((f.domain, f.name, f.overload) for f in model.functions)
+
+
+def _layers(model: ModelProto) -> set[str]:
+    return {n.name.rpartition("/")[0] for n in model.graph.node}
+
+
+def _check(model: ModelProto, path: Path) -> None:
+    size = model.ByteSize()
+    if size > PROTOBUF_LIMIT:
+        raise BadInput(
+            f"{path.name} would hold {size / 1e9:.1f} GB; one ONNX file holds at most 2 GB",
+            hint="compress the model further, or split it",
+        )
+    try:
+        checker.check_model(model, full_check=True)
+    except (checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise BadInput(f"the graph for {path.name} is not valid ONNX: {line}") from error
