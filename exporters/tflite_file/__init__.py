@@ -1,1 +1,24 @@
-"""To be written."""
+"""TFLite files: our own writer and a reader, without any generated schema code."""
+
+from __future__ import annotations
+
+from sepdeploy.exporters.tflite_file.reader import (
+    OpInfo,
+    TensorInfo,
+    TfliteFile,
+    is_tflite,
+    read_metadata,
+    read_tflite,
+)
+from sepdeploy.exporters.tflite_file.write import METADATA_NAME, write_tflite
+
+__all__ = [
+    "METADATA_NAME",
+    "OpInfo",
+    "TensorInfo",
+    "TfliteFile",
+    "is_tflite",
+    "read_metadata",
+    "read_tflite",
+    "write_tflite",
+]

@@ -1,0 +1,246 @@
+"""Emits TFLite operators while keeping track of names, constants and memory order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from sepdeploy.errors import BadInput
+from sepdeploy.exporters.tflite_file import layout
+from sepdeploy.exporters.tflite_file.graph import (
+    Array,
+    Graph,
+    Op,
+    Shape,
+    Tensor,
+    runtime_shape,
+)
+from sepdeploy.exporters.tflite_file.layout import Constant, Value
+
+FLOAT = np.dtype(np.float32)
+INT = np.dtype(np.int32)
+
+
+class Builder:
+    """The graph under construction. ``scope`` is the layer whose operators are being emitted."""
+
+    def __init__(self) -> None:
+        self.graph = Graph()
+        self.scope = ""
+        self._names: dict[str, int] = {}
+        self._made: dict[tuple[Any, ...], Tensor] = {}
+
+    @contextmanager
+    def layer(self, name: str) -> Iterator[None]:
+        """Name what is emitted inside after a layer."""
+        before, self.scope = self.scope, name
+        try:
+            yield
+        finally:
+            self.scope = before
+
+    def unique(self, role: str) -> str:
+        """Return ``<layer>/<role>``, numbered where it is taken."""
+        name = f"{self.scope}/{role}" if self.scope else role
+        count = self._names.get(name, 0)
+        self._names[name] = count + 1
+        return name if count == 0 else self.unique(f"{role}_{count}")
+
+    def constant(self, data: Array, role: str) -> Tensor:
+        """Return a constant tensor."""
+        array = np.asarray(data)
+        return Tensor(self.unique(role), array.shape, array.dtype, array)
+
+    def ints(self, values: Sequence[int] | Array, role: str) -> Tensor:
+        """Return an int32 constant tensor."""
+        return self.constant(np.asarray(values, np.int32), role)
+
+    def op(
+        self,
+        kind: str,
+        inputs: Sequence[Tensor],
+        shape: Sequence[int],
+        *,
+        dtype: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        """Emit an operator with one output and return the output."""
+        return self.multi(kind, inputs, [shape], dtype=dtype, **options)[0]
+
+    def multi(
+        self,
+        kind: str,
+        inputs: Sequence[Tensor],
+        shapes: Sequence[Sequence[int]],
+        *,
+        dtype: Any = None,
+        **options: Any,
+    ) -> list[Tensor]:
+        """Emit an operator and return its outputs."""
+        data_input = inputs[1] if kind == "SPLIT" else inputs[0]
+        out_type = np.dtype(dtype) if dtype is not None else data_input.dtype
+        outputs = [Tensor(self.unique(kind.lower()), tuple(s), out_type) for s in shapes]
+        self.graph.ops.append(Op(kind, list(inputs), outputs, options))
+        return outputs
+
+    def reshape(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return a tensor's memory under another shape (RESHAPE where that differs).
+
+        Raises:
+            BadInput: Two dimensions would depend on the batch.
+        """
+        wanted = tuple(shape)
+        if tensor.shape == wanted:
+            return tensor
+        key = ("reshape", id(tensor), wanted)
+        if key not in self._made:
+            dims = runtime_shape(wanted, self.scope)
+            self._made[key] = self.op(
+                "RESHAPE",
+                [tensor, self.ints(dims, "shape")],
+                wanted,
+                new_shape=tuple(int(d) for d in dims),
+            )
+        return self._made[key]
+
+    def transpose(self, tensor: Tensor, axes: Sequence[int]) -> Tensor:
+        """Emit TRANSPOSE: output dimension ``i`` is input dimension ``axes[i]``."""
+        if len(axes) > 6:
+            raise BadInput(
+                f"{self.scope}: a transpose over {len(axes)} dimensions has no TFLite form",
+                hint="reorder fewer dimensions at once",
+            )
+        shape = [tensor.shape[a] for a in axes]
+        return self.op("TRANSPOSE", [tensor, self.ints(axes, "perm")], shape)
+
+    def copy(self, tensor: Tensor) -> Tensor:
+        """Emit a RESHAPE to the same shape: a tensor of its own with the same content."""
+        dims = runtime_shape(tensor.shape, self.scope)
+        options = {"new_shape": tuple(int(d) for d in dims)}
+        return self.op("RESHAPE", [tensor, self.ints(dims, "shape")], tensor.shape, **options)
+
+    def ordered(self, value: Value, order: Sequence[int]) -> Tensor:
+        """Return a tensor whose memory order is ``order`` (atoms); its shape is left open."""
+        return self._arranged(value, tuple(order), None)
+
+    def arranged(self, value: Value, axes: Sequence[int]) -> Tensor:
+        """Return a tensor whose dimension ``i`` is logical dimension ``axes[i]``."""
+        groups = value.groups()
+        order = tuple(atom for axis in axes for atom in groups[axis])
+        return self._arranged(value, order, tuple(value.shape[a] for a in axes))
+
+    def row_major(self, value: Value) -> Value:
+        """Return a value whose tensor has the logical shape, in logical order."""
+        tensor = self.arranged(value, range(len(value.shape)))
+        return layout.plain(tensor)
+
+    def reshaped(self, value: Value, shape: Sequence[int]) -> Value:
+        """Return a value with another logical shape, moving memory only if it must."""
+        new = layout.reshape(value, shape)
+        if new is None:
+            new = layout.reshape(self.row_major(value), shape)
+            assert new is not None, "row-major memory takes any shape"
+        return new
+
+    def runtime(self, item: Value | Constant, role: str = "constant") -> Value:
+        """Return a run-time value; constants become constant tensors.
+
+        Raises:
+            BadInput: The constant is repeated over the batch, which has no TFLite form.
+        """
+        if isinstance(item, Value):
+            return item
+        if item.data.shape != item.shape:
+            raise BadInput(
+                f"{self.scope}: a constant repeated for every sample has no TFLite form here",
+                hint="let it broadcast instead of expanding it to the batch size",
+            )
+        return layout.plain(self.constant(item.data, role))
+
+    def _arranged(self, value: Value, order: tuple[int, ...], shape: Shape | None) -> Tensor:
+        if order == value.order:
+            return value.tensor if shape is None else self.reshape(value.tensor, shape)
+        key = ("order", id(value.tensor), value.atoms, value.order, order, shape)
+        if key not in self._made:
+            before, axes = self._transposition(value, order, shape)
+            moved = self.transpose(self.reshape(value.tensor, before), axes)
+            self._made[key] = moved if shape is None else self.reshape(moved, shape)
+        return self._made[key]
+
+    def _transposition(
+        self, value: Value, order: tuple[int, ...], shape: Shape | None
+    ) -> tuple[Shape, list[int]]:
+        """Choose the shape to transpose in, and the permutation: fewest RESHAPEs, then rank."""
+        sizes = [value.atoms[a] for a in value.order]
+        candidates = [value.tensor.shape, tuple(_run_sizes(value, order))]
+        if shape is not None:
+            places = layout.split_groups([value.atoms[a] for a in order], shape)
+            assert places is not None, "the wanted shape groups the wanted order"
+            first = [min((value.order.index(order[p]) for p in g), default=-1) for g in places]
+            candidates.append(tuple(shape[i] for i in np.argsort(first, kind="stable")))
+        best: tuple[tuple[int, int], Shape, list[int]] | None = None
+        for before in candidates:
+            axes = _permutation(before, sizes, value.order, order, shape)
+            if axes is None:
+                continue
+            after = tuple(before[a] for a in axes)
+            cost = (before != value.tensor.shape) + (shape is not None and after != shape)
+            if best is None or (cost, len(before)) < best[0]:
+                best = ((cost, len(before)), before, axes)
+        assert best is not None, "runs of atoms can always be permuted"
+        return best[1], best[2]
+
+
+def _run_sizes(value: Value, order: Sequence[int]) -> list[int]:
+    """Return sizes, in memory order, of the runs of atoms that stay neighbours in ``order``."""
+    after = {a: order[i + 1] if i + 1 < len(order) else -1 for i, a in enumerate(order)}
+    sizes: list[int] = []
+    previous: int | None = None
+    for atom in value.order:
+        if previous is not None and after[previous] == atom:
+            sizes[-1] *= value.atoms[atom]
+        else:
+            sizes.append(value.atoms[atom])
+        previous = atom
+    return sizes
+
+
+def _permutation(
+    before: Shape, sizes: Sequence[int], old: Sequence[int], new: Sequence[int], after: Shape | None
+) -> list[int] | None:
+    """Return the permutation of ``before``'s dimensions that gives memory order ``new``.
+
+    None where a dimension would have to be torn apart. Dimensions of size 1 are put where they
+    make the result's shape ``after``, if they can.
+    """
+    groups = layout.split_groups(sizes, before)
+    if groups is None:
+        return None
+    atoms = [[old[p] for p in group] for group in groups]
+    start = {group[0]: dim for dim, group in enumerate(atoms) if group}
+    axes: list[int] = []
+    at = 0
+    while at < len(new):
+        dim = start.get(new[at])
+        if dim is None or list(new[at : at + len(atoms[dim])]) != atoms[dim]:
+            return None
+        axes.append(dim)
+        at += len(atoms[dim])
+    ones = [dim for dim, group in enumerate(atoms) if not group]
+    return _place_ones(before, axes, ones, after)
+
+
+def _place_ones(before: Shape, axes: list[int], ones: list[int], after: Shape | None) -> list[int]:
+    if after is None or math.prod(after) != math.prod(before) or len(after) != len(before):
+        return ones + axes
+    rest, spare, placed = list(axes), list(ones), []
+    for dim in after:
+        source = spare if dim == 1 and spare else rest
+        if not source:
+            return ones + axes
+        placed.append(source.pop(0))
+    return placed

@@ -1,0 +1,113 @@
+"""Gemm and MatMul."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sepdeploy.errors import BadInput
+from sepdeploy.exporters.tflite_file import layout
+from sepdeploy.exporters.tflite_file.builder import FLOAT
+from sepdeploy.exporters.tflite_file.context import Context, Item
+from sepdeploy.exporters.tflite_file.contract import contract
+from sepdeploy.exporters.tflite_file.elementwise import binary, broadcast
+from sepdeploy.exporters.tflite_file.graph import describe
+from sepdeploy.exporters.tflite_file.layout import Constant, Value
+from sepdeploy.exporters.tflite_file.source import Node
+
+
+def gemm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Y = alpha A' B' + beta C, with B known at export."""
+    x = ctx.value(node, inputs, 0)
+    if ctx.integer(node, "transA", 0):
+        x = layout.transpose(x, (1, 0))
+    weight = ctx.array(node, inputs, 1)
+    weight = weight if ctx.integer(node, "transB", 0) else weight.T
+    if weight.ndim != 2 or len(x.shape) != 2 or weight.shape[1] != x.shape[1]:
+        raise BadInput(f"{node}: weight {weight.shape} does not fit input {describe(x.shape)}")
+    alpha, beta = ctx.number(node, "alpha", 1.0), ctx.number(node, "beta", 1.0)
+    bias = ctx.optional(inputs, 2)
+    row, rest = _split_bias(bias, beta, weight.shape[0])
+    y = contract(ctx.b, x, 1, weight * np.float32(alpha), row, "weight")
+    if rest is None:
+        return [y]
+    if beta != 1.0:
+        rest = binary(ctx.b, "MUL", rest, Constant(np.float32([beta]), (1,)))
+    return [binary(ctx.b, "ADD", y, rest)]
+
+
+def _split_bias(
+    bias: Item | None, beta: float, units: int
+) -> tuple[np.ndarray | None, Item | None]:
+    """Return the part of C that fits FULLY_CONNECTED's bias, and what has to be added after."""
+    if bias is None or beta == 0.0:
+        return None, None
+    if (
+        isinstance(bias, Constant)
+        and bias.data.size in (1, units)
+        and bias.data.shape[-1:]
+        in (
+            (),
+            (1,),
+            (units,),
+        )
+    ):
+        row = np.broadcast_to(bias.data.reshape(-1) * np.float32(beta), (units,))
+        return row, None
+    return None, bias
+
+
+def matmul(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Batched matrix product; one of the two may be a constant."""
+    first, second = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
+    _check(node, first, second)
+    if isinstance(first, Value) and isinstance(second, Constant) and second.data.ndim <= 2:
+        return [_times_constant(ctx, first, second)]
+    if isinstance(first, Constant) and isinstance(second, Value) and first.data.ndim <= 2:
+        return [_constant_times(ctx, first, second)]
+    return [_batched(ctx, node, ctx.b.runtime(first), ctx.b.runtime(second))]
+
+
+def _check(node: Node, first: Item, second: Item) -> None:
+    if not first.shape or not second.shape:
+        raise BadInput(f"{node}: a scalar has no matrix product")
+    inner = second.shape[-2] if len(second.shape) > 1 else second.shape[0]
+    if first.shape[-1] != inner:
+        texts = f"{describe(first.shape)} and {describe(second.shape)}"
+        raise BadInput(f"{node}: shapes {texts} do not multiply")
+
+
+def _times_constant(ctx: Context, x: Value, weight: Constant) -> Value:
+    matrix = weight.data.reshape(weight.data.shape[0], -1)
+    y = contract(ctx.b, x, len(x.shape) - 1, np.ascontiguousarray(matrix.T), None, "weight")
+    return ctx.b.reshaped(y, y.shape[:-1]) if weight.data.ndim == 1 else y
+
+
+def _constant_times(ctx: Context, weight: Constant, x: Value) -> Value:
+    matrix = weight.data.reshape(-1, weight.data.shape[-1])
+    vector = len(x.shape) == 1
+    axis = 0 if vector else len(x.shape) - 2
+    y = contract(ctx.b, x, axis, matrix, None, "weight")
+    if weight.data.ndim == 1:
+        y = ctx.b.reshaped(y, (*y.shape[:axis], *y.shape[axis + 1 :]))
+    return y
+
+
+def _batched(ctx: Context, node: Node, x: Value, y: Value) -> Value:
+    b = ctx.b
+    if len(x.shape) < 2 or len(y.shape) < 2:
+        raise BadInput(
+            f"{node}: a matrix-vector product of two computed values has no TFLite form",
+            hint="give the vector a second dimension of size 1",
+        )
+    lead = broadcast(b, [x.shape[:-2], y.shape[:-2]])
+    out_shape = (*lead, x.shape[-2], y.shape[-1])
+    left = b.arranged(x, range(len(x.shape)))
+    right = b.arranged(y, range(len(y.shape)))
+    rank = max(len(left.shape), len(right.shape), 3)
+    left = b.reshape(left, (1,) * (rank - len(left.shape)) + left.shape)
+    right = b.reshape(right, (1,) * (rank - len(right.shape)) + right.shape)
+    shape = (1,) * (rank - len(out_shape)) + out_shape
+    out = b.op("BATCH_MATMUL", [left, right], shape, dtype=FLOAT)
+    return b.reshaped(layout.plain(out), out_shape)

@@ -1,0 +1,193 @@
+"""Read an ONNX model into plain nodes: attributes as Python values, constants as arrays.
+
+Everything a converter needs to know about ONNX's file format ends here. The batch dimension
+(the symbolic first dimension of the inputs) becomes `graph.BATCH`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from sepdeploy.errors import BadInput
+from sepdeploy.exporters.tflite_file.graph import BATCH, Array, Shape
+
+DOMAIN = "ai.sepdeploy"
+MIN_OPSET = 11
+_STANDARD = ("", "ai.onnx")
+
+
+@dataclass
+class Node:
+    """One ONNX node. Absent optional inputs are empty strings, as in the file."""
+
+    op: str
+    domain: str
+    name: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.op} node '{self.name}'"
+
+
+@dataclass
+class Source:
+    """A model's graph, in execution order."""
+
+    nodes: list[Node]
+    constants: dict[str, Array]
+    inputs: dict[str, tuple[Shape, np.dtype[Any]]]
+    outputs: list[str]
+
+
+def read_model(model: onnx.ModelProto) -> Source:
+    """Return the graph of a model.
+
+    Functions of the file (other than those of ``ai.sepdeploy``, which are only a fallback) are
+    inlined.
+
+    Raises:
+        BadInput: Too old or broken model, weights missing, or an input with an open dimension
+            other than the batch.
+    """
+    _check_opset(model)
+    model = _inline(model)
+    graph = model.graph
+    constants = {t.name: _array(t) for t in graph.initializer}
+    if graph.sparse_initializer:
+        raise BadInput(
+            f"weight '{graph.sparse_initializer[0].values.name}' is sparse",
+            hint="store the weights as dense tensors",
+        )
+    inputs = {v.name: _input(v) for v in graph.input if v.name not in constants}
+    if not inputs:
+        raise BadInput("the ONNX graph has no input", hint="export a model that takes an image")
+    nodes = [_node(proto, i) for i, proto in enumerate(graph.node)]
+    _check_names(nodes, {*constants, *inputs}, [o.name for o in graph.output])
+    return Source(nodes, constants, inputs, [o.name for o in graph.output])
+
+
+def _check_opset(model: onnx.ModelProto) -> None:
+    versions = [o.version for o in model.opset_import if o.domain in _STANDARD]
+    if not versions or min(versions) < MIN_OPSET:
+        raise BadInput(
+            f"the ONNX model uses opset {min(versions, default=0)}; at least {MIN_OPSET} is needed",
+            hint="export it again with a newer opset (20 is a good choice)",
+        )
+
+
+def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
+    own = {(f.domain, f.name) for f in model.functions if f.domain == DOMAIN}
+    if len(own) == len(model.functions):
+        return model
+    from onnx import inliner
+
+    try:
+        return inliner.inline_selected_functions(model, sorted(own), exclude=True)
+    except (ValueError, RuntimeError) as error:
+        raise BadInput(
+            f"the functions of the ONNX model cannot be inlined: {error}",
+            hint="check the file with onnx.checker.check_model",
+        ) from error
+
+
+def _array(tensor: onnx.TensorProto) -> Array:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise BadInput(
+            f"the data of weight '{tensor.name}' is in another file that was not loaded",
+            hint="keep the .data file beside the .onnx file",
+        )
+    try:
+        array: Array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadInput(f"weight '{tensor.name}' cannot be read: {error}") from error
+    return as_float32(array)
+
+
+def as_float32(array: Array) -> Array:
+    """Return floats of any width as float32 (the only float type written), others unchanged."""
+    floating = np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"
+    return array.astype(np.float32) if floating and array.dtype != np.float32 else array
+
+
+def _input(info: onnx.ValueInfoProto) -> tuple[Shape, np.dtype[Any]]:
+    tensor = info.type.tensor_type
+    if not tensor.HasField("shape"):
+        raise BadInput(f"input '{info.name}' has no shape", hint="export it with a fixed shape")
+    dims: list[int] = []
+    for axis, dim in enumerate(tensor.shape.dim):
+        if dim.HasField("dim_value") and dim.dim_value > 0:
+            dims.append(dim.dim_value)
+        elif axis == 0:
+            dims.append(BATCH)
+        else:
+            label = dim.dim_param or "?"
+            raise BadInput(
+                f"dimension {axis} ('{label}') of input '{info.name}' is open",
+                hint="only the batch may be; export the model with a fixed image size",
+            )
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    except KeyError as error:
+        raise BadInput(f"input '{info.name}' has no element type") from error
+    if dtype not in (np.float32, np.int32, np.int64):
+        raise BadInput(
+            f"input '{info.name}' has type {dtype.name}", hint="float32, int32 and int64 work"
+        )
+    return tuple(dims), dtype
+
+
+def _node(proto: onnx.NodeProto, index: int) -> Node:
+    attributes: dict[str, Any] = {}
+    for attribute in proto.attribute:
+        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+            raise BadInput(
+                f"{proto.op_type} node '{proto.name}' has a subgraph, which has no fixed form",
+                hint="export the model without data-dependent branches or loops",
+            )
+        value = onnx.helper.get_attribute_value(attribute)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        elif isinstance(value, onnx.TensorProto):
+            value = _array(value)
+        attributes[attribute.name] = value
+    domain = "" if proto.domain in _STANDARD else proto.domain
+    name = proto.name or f"{proto.op_type}_{index}"
+    return Node(proto.op_type, domain, name, list(proto.input), list(proto.output), attributes)
+
+
+def _check_names(nodes: Iterable[Node], known: set[str], outputs: Iterable[str]) -> None:
+    for node in nodes:
+        for name in node.inputs:
+            if name and name not in known:
+                raise BadInput(
+                    f"{node} reads '{name}', which nothing before it computes",
+                    hint="check the file with onnx.checker.check_model",
+                )
+        known.update(node.outputs)
+    for name in outputs:
+        if name not in known:
+            raise BadInput(f"graph output '{name}' is not computed by any node")
+
+
+def layer_name(node: Node, constants: Iterable[str]) -> str:
+    """Return the layer a node belongs to, for naming tensors.
+
+    That is the node's own name for the domain's nodes, otherwise the module path in the name of
+    the weight it uses (``features.0`` for ``features.0.weight``), otherwise the node's name.
+    """
+    if node.domain == DOMAIN:
+        return node.name
+    known = set(constants)
+    for name in node.inputs[1:]:
+        path, _, leaf = name.rpartition(".")
+        if path and name in known and leaf in {"weight", "bias"}:
+            return path
+    return node.name
