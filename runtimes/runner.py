@@ -8,7 +8,7 @@ device over ssh or into an emulator::
 
 A job is a JSON object; a result is one too. Common keys of a job:
 
-    mode      "run" | "latency" | "memory"
+    mode      "run" | "latency" | "memory" | "optimize"
     runtime   "onnxruntime" | "litert" | "tflite-runtime"
     threads   1 by default
     memory_limit   bytes of address space the process may take, 0 = no limit
@@ -25,8 +25,10 @@ long enough for the clock to resolve it (``block_us``), in milliseconds.
 ``memory``: ``model``, ``batch``, ``runs``: time to load, and the resident memory before, after
 loading and at its peak.
 
+``optimize``: ``model``, ``output``: writes the graph as ONNX Runtime optimises it.
+
 A result has ``ok``; when false, ``error`` (one line) and ``kind``: "bad-input" (exit code 2),
-"missing" (4) or "internal" (70). Values in the messages are those of the caller's own layout.
+"missing" (4) or "internal" (70).
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,7 @@ import numpy as np
 JOB_SCHEMA = "sepdeploy.job/1"
 EXIT_CODES = {"bad-input": 2, "missing": 4, "internal": 70}
 F32 = np.dtype(np.float32)
+WEIGHTS_FILE = "optimized.weights"  # constants of an optimised graph, beside it
 BOUND_SIZES = 4  # batch sizes whose buffers are kept per model
 
 Array = np.ndarray[Any, Any]
@@ -115,7 +119,7 @@ class OrtModel:
 
     name = "onnxruntime"
 
-    def __init__(self, path: str, threads: int = 1) -> None:
+    def __init__(self, path: str, threads: int = 1, optimized: str = "") -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -124,12 +128,14 @@ class OrtModel:
             ) from error
         self.path = path
         self.version = str(onnxruntime.__version__)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = threads
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 4
-        # Without it int8 saturates on x86 cores that lack VNNI and differs from every ARM core.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        options = _ort_options(onnxruntime, threads)
+        if optimized:
+            options.optimized_model_filepath = optimized
+            for key, value in (
+                ("session.optimized_model_external_initializers_file_name", WEIGHTS_FILE),
+                ("session.optimized_model_external_initializers_min_size_in_bytes", "256"),
+            ):
+                options.add_session_config_entry(key, value)
         try:
             # By path, never by bytes: reading from bytes doubles the peak memory.
             self.session = onnxruntime.InferenceSession(
@@ -165,20 +171,29 @@ class OrtModel:
         self.sample: Shape = tuple(int(n) for n in shape[1:])
         self.fixed: int | None = shape[0] if isinstance(shape[0], int) else None
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
-        self._run = self.session.run_with_iobinding
+        self._options = onnxruntime.RunOptions()
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._bound: dict[Shape, tuple[Any, Array, Array]] = {}
 
     def run(self, batch: Array) -> Array:
         """Return the logits (N, classes) of a float32 batch (N, *sample)."""
         try:
-            binding, source, result = self._bound[batch.shape]
+            invoke, source, result = self._bound[batch.shape]
             if batch.dtype is not F32 and batch.dtype != F32:
                 raise KeyError
         except (KeyError, AttributeError):
-            binding, source, result = self._bind(batch)
+            invoke, source, result = self._bind(batch)
         np.copyto(source, batch)
-        self._run(binding)
+        try:
+            invoke()
+        except Exception as error:
+            raise self._failed(batch, error) from error
         return result.copy()
+
+    def _failed(self, batch: Array, error: Exception) -> RunnerError:
+        return RunnerError(
+            "bad-input", f"{self.path}: fails at batch {len(batch)}: {one_line(error)}"
+        )
 
     def _bind(self, batch: Any) -> tuple[Any, Array, Array]:
         if not fits(batch, self.sample, self.fixed):
@@ -187,9 +202,7 @@ class OrtModel:
         try:  # a first run tells the output's shape, which the file may leave open
             result = self.session.run([self._output], {self._input: source})[0]
         except Exception as error:
-            raise RunnerError(
-                "bad-input", f"{self.path}: fails at batch {len(source)}: {one_line(error)}"
-            ) from error
+            raise self._failed(source, error) from error
         if result.ndim < 1 or result.shape[0] != len(source):
             raise RunnerError(
                 "bad-input",
@@ -204,8 +217,30 @@ class OrtModel:
             bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
         while len(self._bound) >= BOUND_SIZES:
             del self._bound[next(iter(self._bound))]
-        self._bound[source.shape] = (binding, source, result)
+        self._bound[source.shape] = (self._invoker(binding), source, result)
         return self._bound[source.shape]
+
+    def _invoker(self, binding: Any) -> Callable[[], object]:
+        """Return what runs a binding at the least cost.
+
+        The public method makes new options on every call, and parses options given to it at 20 µs
+        a run (1.31); the object it wraps takes ready ones, and costs 0.7 µs less.
+        """
+        inner = getattr(self.session, "_sess", None)
+        handle = getattr(binding, "_iobinding", None)
+        if inner is None or handle is None:
+            return partial(self.session.run_with_iobinding, binding)
+        return partial(inner.run_with_iobinding, handle, self._options)
+
+
+def _ort_options(onnxruntime: Any, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 4
+    # Without it int8 saturates on x86 cores that lack VNNI and differs from every ARM core.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
 
 
 class TfliteModel:
@@ -556,10 +591,19 @@ def job_memory(job: dict[str, Any]) -> Result:
     }
 
 
+def job_optimize(job: dict[str, Any]) -> Result:
+    """Write the graph as ONNX Runtime optimises it, its constants in a file beside it."""
+    if job["runtime"] != "onnxruntime":
+        raise RunnerError("bad-input", f"{job['runtime']} does not write optimised graphs")
+    model = OrtModel(job["model"], job.get("threads", 1), optimized=job["output"])
+    return {"version": model.version}
+
+
 MODES: dict[str, Callable[[dict[str, Any]], Result]] = {
     "run": job_run,
     "latency": job_latency,
     "memory": job_memory,
+    "optimize": job_optimize,
 }
 
 

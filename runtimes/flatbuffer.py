@@ -1,0 +1,145 @@
+"""Just enough of the flatbuffer format to look into a TFLite file, every step checked.
+
+Works without the flatbuffers package and on files of any origin: an offset that points outside the
+file raises ``DamagedError``, never reads beyond it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+IDENTIFIER = b"TFL3"
+
+# Field numbers of the TFLite schema's tables (their order in the schema).
+MODEL_SUBGRAPHS, MODEL_BUFFERS, MODEL_METADATA = 2, 4, 6
+METADATA_NAME, METADATA_BUFFER = 0, 1
+SUBGRAPH_TENSORS, SUBGRAPH_INPUTS, SUBGRAPH_OPERATORS = 0, 1, 3
+TENSOR_SHAPE, TENSOR_TYPE, TENSOR_BUFFER, TENSOR_NAME = 0, 1, 2, 3
+OPERATOR_INPUTS, OPERATOR_OUTPUTS = 1, 2
+BUFFER_DATA = 0
+
+
+class DamagedError(Exception):
+    """An offset, a count or a text that cannot be."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a flatbuffer: ``data`` is the whole file, ``at`` where the table stands."""
+
+    data: bytes
+    at: int
+
+    @classmethod
+    def root(cls, data: bytes) -> Table:
+        """Return the root table of a TFLite file.
+
+        Raises:
+            DamagedError: Not a TFLite file.
+        """
+        if data[4:8] != IDENTIFIER:
+            raise DamagedError
+        return cls(data, _u32(data, 0))
+
+    def field(self, number: int) -> int:
+        """Return where a field's value stands, 0 when the table lacks it."""
+        vtable = self.at - _unpack("<i", self.data, self.at)
+        if 4 + 2 * number + 2 > _unpack("<H", self.data, vtable):
+            return 0
+        offset = _unpack("<H", self.data, vtable + 4 + 2 * number)
+        return self.at + offset if offset else 0
+
+    def number(self, number: int, format: str = "<I", default: int = 0) -> int:
+        """Return an integer field."""
+        at = self.field(number)
+        return _unpack(format, self.data, at) if at else default
+
+    def vector(self, number: int) -> int:
+        """Return where a vector (its length first) stands, 0 when the table lacks it."""
+        at = self.field(number)
+        return at + _u32(self.data, at) if at else 0
+
+    def tables(self, number: int) -> list[Table]:
+        """Return the tables of a vector of tables."""
+        at = self.vector(number)
+        if not at:
+            return []
+        count = _count(self.data, at, 4)
+        starts = range(at + 4, at + 4 + 4 * count, 4)
+        return [Table(self.data, start + _u32(self.data, start)) for start in starts]
+
+    def ints(self, number: int) -> tuple[int, ...]:
+        """Return a vector of int32."""
+        at = self.vector(number)
+        if not at:
+            return ()
+        count = _count(self.data, at, 4)
+        return struct.unpack_from(f"<{count}i", self.data, at + 4)
+
+    def size(self, number: int) -> int:
+        """Return the length of a vector of bytes."""
+        at = self.vector(number)
+        return _count(self.data, at, 1) if at else 0
+
+    def text(self, number: int) -> str:
+        """Return a string, or a vector of bytes that holds UTF-8."""
+        at = self.vector(number)
+        if not at:
+            return ""
+        try:
+            return self.data[at + 4 : at + 4 + _count(self.data, at, 1)].decode()
+        except UnicodeDecodeError as error:
+            raise DamagedError from error
+
+
+def metadata(data: bytes, name: str) -> str | None:
+    """Return the text of a metadata entry, None when the file has none of that name.
+
+    Raises:
+        DamagedError: Not a TFLite file, or its tables point outside it.
+    """
+    root = Table.root(data)
+    for entry in root.tables(MODEL_METADATA):
+        if entry.text(METADATA_NAME) == name:
+            buffers = root.tables(MODEL_BUFFERS)
+            index = entry.number(METADATA_BUFFER)
+            if index >= len(buffers):
+                raise DamagedError
+            return buffers[index].text(BUFFER_DATA)
+    return None
+
+
+def subgraphs(data: bytes) -> Iterator[tuple[Table, list[int]]]:
+    """Yield each subgraph with the sizes in bytes of all buffers of the file.
+
+    Raises:
+        DamagedError: Not a TFLite file, or its tables point outside it.
+    """
+    root = Table.root(data)
+    sizes = [buffer.size(BUFFER_DATA) for buffer in root.tables(MODEL_BUFFERS)]
+    for subgraph in root.tables(MODEL_SUBGRAPHS):
+        yield subgraph, sizes
+
+
+def _unpack(format: str, data: bytes, at: int) -> int:
+    if at < 0:
+        raise DamagedError
+    try:
+        value: int = struct.unpack_from(format, data, at)[0]
+    except struct.error as error:
+        raise DamagedError from error
+    return value
+
+
+def _u32(data: bytes, at: int) -> int:
+    return _unpack("<I", data, at)
+
+
+def _count(data: bytes, at: int, width: int) -> int:
+    """Return the length of the vector at ``at``, which must lie within the file."""
+    count = _u32(data, at)
+    if at + 4 + count * width > len(data):
+        raise DamagedError
+    return count

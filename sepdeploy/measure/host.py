@@ -1,0 +1,89 @@
+"""Facts about this machine that stand beside every HOST number."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sepdeploy import runtimes
+
+
+def host_facts() -> dict[str, Any]:
+    """Return what is needed to judge a HOST number: processor, memory, system, load, versions.
+
+    What a system does not tell is None.
+    """
+    return {
+        "machine": platform.machine(),
+        "cpu": cpu_model(),
+        "cores": available_cores(),
+        "memory_bytes": _memory(),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "load": _load(),
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "libc": " ".join(platform.libc_ver()).strip() or None,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "runtimes": runtimes.versions(),
+    }
+
+
+def cpu_model() -> str | None:
+    """Return the processor's name."""
+    text = _read("/proc/cpuinfo") or ""
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model", "Hardware"):
+            return value.strip()
+    return platform.processor() or None
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def read_bandwidth(size_bytes: int, rounds: int = 5) -> float:
+    """Probe how fast one thread reads ``size_bytes`` of memory, in bytes per second.
+
+    The faster of two ways to read an array once (a dot product with itself, a maximum), best of
+    all rounds. The size decides which cache or memory is probed. numpy must run on one thread.
+    """
+    data = np.ones(max(1024, size_bytes // 4), dtype=np.float32)
+    best = float("inf")
+    for _ in range(max(1, rounds)):
+        for read in (partial(np.dot, data, data), data.max):
+            start = time.perf_counter_ns()
+            read()
+            best = min(best, (time.perf_counter_ns() - start) / 1e9)
+    return data.nbytes / best
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _load() -> float | None:
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None

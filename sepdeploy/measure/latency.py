@@ -1,0 +1,185 @@
+"""Latency of an artifact, always timed in turns with something to compare it with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sepdeploy.errors import BadInput
+from sepdeploy.files import sha256_file
+from sepdeploy.measure.child import run_job
+from sepdeploy.measure.summary import ratio_interval, summarize
+from sepdeploy.records import Kind, Measurement
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How to time.
+
+    Attributes:
+        batch: Samples per run.
+        threads: Threads of the runtime.
+        warmup: Untimed runs before the first round.
+        min_rounds: At least so many rounds, in each of which every model has its turn.
+        min_seconds: At least so long, over all rounds.
+        max_seconds: Stop after the round in which this passes, once three rounds are done.
+        samples_per_round: Samples that each model gives in a round.
+        block_us: One sample is the mean of a block of runs of about this many microseconds, so
+            that runs far below the clock's resolution are resolved.
+    """
+
+    batch: int = 1
+    threads: int = 1
+    warmup: int = 5
+    min_rounds: int = 30
+    min_seconds: float = 1.0
+    max_seconds: float = 60.0
+    samples_per_round: int = 1
+    block_us: float = 200.0
+
+    def __post_init__(self) -> None:
+        counts = (self.batch, self.threads, self.min_rounds, self.samples_per_round)
+        if min(counts) < 1 or self.warmup < 0:
+            raise BadInput(f"batch, threads, rounds and samples must be at least 1, found {counts}")
+
+
+def time_models(
+    models: Mapping[str, PathLike], runtime: str, timing: Timing | None = None
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Time several artifacts of one input shape in turns, in one child process.
+
+    Args:
+        models: Name to path.
+        runtime: A name of ``runtimes.RUNTIMES``.
+        timing: How; by default batch 1, one thread.
+
+    Returns:
+        Name to samples in milliseconds per run, in time order, as many for each model; and the
+        runner's result with its facts.
+
+    Raises:
+        BadInput: A file is not usable, or they take different inputs.
+        Missing: The runtime is not installed.
+    """
+    timing = timing or Timing()
+    job = {
+        "mode": "latency",
+        "runtime": runtime,
+        "models": [{"name": name, "path": os.fspath(path)} for name, path in models.items()],
+        **vars(timing),
+    }
+    result = run_job(job)
+    samples = {m["name"]: [float(s) for s in m["samples_ms"]] for m in result["models"]}
+    return samples, result
+
+
+def measure_latency(
+    path: PathLike,
+    runtime: str,
+    *,
+    dense: PathLike | None = None,
+    why_no_dense: str = "no dense reference",
+    timing: Timing | None = None,
+    kind: Kind = Kind.HOST,
+) -> tuple[Measurement, Measurement]:
+    """Measure ``latency_ms`` and ``latency_vs_dense`` of an artifact.
+
+    Args:
+        path: The artifact.
+        runtime: A name of ``runtimes.RUNTIMES``.
+        dense: The same network with dense layers, same format and input; timed in turns.
+        why_no_dense: The reason given where there is none.
+        timing: How; by default batch 1, one thread.
+        kind: HOST, or MEASURED on a real device.
+
+    Raises:
+        BadInput: A file is not usable.
+        Missing: The runtime is not installed.
+    """
+    timing = timing or Timing()
+    models = {"artifact": path} | ({} if dense is None else {"dense": dense})
+    samples, result = time_models(models, runtime, timing)
+    own = latency_measurement(samples["artifact"], result, timing, kind)
+    shared = {"batch": timing.batch, "threads": timing.threads}
+    if dense is None:
+        none = {**shared, "reason": why_no_dense}
+        return own, Measurement("latency_vs_dense", None, "ratio", kind, n=0, details=none)
+    reference = summarize(samples["dense"])
+    ratio = Measurement(
+        "latency_vs_dense",
+        reference.median / summarize(samples["artifact"]).median,
+        "ratio",
+        kind,
+        n=reference.n,
+        ci=ratio_interval(samples["dense"], samples["artifact"]),
+        details={
+            **shared,
+            "dense_ms": reference.median,
+            "dense_mad": reference.mad,
+            "rounds": result["rounds"],
+        },
+    )
+    return own, ratio
+
+
+def latency_measurement(
+    samples: Sequence[float], result: Mapping[str, Any], timing: Timing, kind: Kind
+) -> Measurement:
+    """Return ``latency_ms`` from samples in milliseconds and the runner's result they came with."""
+    own = summarize(samples)
+    return Measurement(
+        "latency_ms",
+        own.median,
+        "ms",
+        kind,
+        n=own.n,
+        ci=own.interval,
+        samples=tuple(samples),
+        details={
+            "mad": own.mad,
+            "p90": own.p90,
+            "p99": own.p99,
+            "batch": timing.batch,
+            "threads": timing.threads,
+            "warmup": timing.warmup,
+            "rounds": result["rounds"],
+            "block_runs": result["models"][0]["block_runs"],
+        },
+    )
+
+
+def compare_latency(
+    new: PathLike,
+    old: PathLike,
+    runtime: str,
+    *,
+    timing: Timing | None = None,
+    kind: Kind = Kind.HOST,
+) -> Measurement:
+    """Measure ``latency_ms`` of a new artifact in turns with an old one.
+
+    The result carries both series and the number of rounds, so that the gate can compare what was
+    measured under the same conditions; its value is the median of the new one.
+
+    Raises:
+        BadInput: A file is not usable, or they take different inputs.
+        Missing: The runtime is not installed.
+    """
+    timing = timing or Timing()
+    samples, result = time_models({"new": new, "old": old}, runtime, timing)
+    plain = latency_measurement(samples["new"], result, timing, kind)
+    details = {
+        **plain.details,
+        "interleaved": True,
+        "against": {"path": Path(old).name, "sha256": sha256_file(Path(old))},
+        "old_samples": samples["old"],
+        "new_samples": samples["new"],
+    }
+    return Measurement(
+        plain.metric, plain.value, plain.unit, kind, plain.n, plain.ci, plain.samples, details
+    )

@@ -1,0 +1,185 @@
+"""What a runtime holds of a model: its nodes and constants, the same view for both formats."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+from sepdeploy.errors import BadInput
+from sepdeploy.files import read_bytes
+from sepdeploy.measure.child import run_job, scratch
+from sepdeploy.runtimes import flatbuffer as fb
+
+UNKNOWN_SIZE = 1 << 62  # of a constant computed at run time whose shape is not recorded
+ONNX_INDEX_TYPES = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
+# TensorType of the TFLite schema: bytes per element; other types hold indices, not weights.
+TFLITE_TYPES = {0: 4.0, 1: 2.0, 3: 1.0, 7: 2.0, 9: 1.0, 10: 8.0, 16: 2.0, 17: 0.5, 18: 2.0}
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """A node: its name ("" in TFLite) and the names of the values it reads and writes."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ResidentGraph:
+    """Nodes in execution order, and the bytes of every constant that holds weights.
+
+    A value computed from constants alone is a constant too, whether or not the runtime has
+    computed it ahead of time.
+    """
+
+    nodes: tuple[GraphNode, ...]
+    constants: dict[str, int]
+
+
+def optimized_onnx(path: str | os.PathLike[str]) -> ResidentGraph:
+    """Return an ONNX file's graph as ONNX Runtime keeps it after its own optimisation.
+
+    Raises:
+        BadInput: The file is not usable.
+        Missing: onnxruntime is not installed.
+    """
+    with scratch() as folder:
+        target = folder / "optimized.onnx"
+        job = {"mode": "optimize", "runtime": "onnxruntime", "model": os.fspath(path)}
+        run_job({**job, "output": str(target)})
+        model = onnx.load(str(target), load_external_data=False)
+    return from_onnx(model)
+
+
+def from_onnx(model: ModelProto) -> ResidentGraph:
+    """Return the view of an ONNX graph; the numbers of its constants are not needed."""
+    nodes: list[GraphNode] = []
+    constants: dict[str, int] = {}
+    _collect(model.graph, nodes, constants)
+    computed = _computed(nodes, set(constants) | _index_constants(model.graph))
+    if computed:
+        dims = _dims(model)
+        constants |= {name: dims.get(name, UNKNOWN_SIZE) for name in computed}
+    return ResidentGraph(tuple(nodes), constants)
+
+
+def tflite_file(path: str | os.PathLike[str]) -> ResidentGraph:
+    """Return the view of a TFLite file, which its runtimes keep as it is.
+
+    Raises:
+        BadInput: Not a TFLite file, or a damaged one.
+    """
+    try:
+        return _from_tflite(read_bytes(Path(path)))
+    except fb.DamagedError as error:
+        raise BadInput(f"{path}: its tables are damaged", hint="is the file complete?") from error
+
+
+def _collect(graph: GraphProto, nodes: list[GraphNode], constants: dict[str, int]) -> None:
+    """Gather nodes and weights of a graph and of the bodies inside its nodes."""
+    for tensor in graph.initializer:
+        if tensor.data_type not in ONNX_INDEX_TYPES:
+            constants[tensor.name] = _tensor_bytes(tensor)
+    for node in graph.node:
+        nodes.append(GraphNode(node.name, tuple(filter(None, node.input)), tuple(node.output)))
+        for attribute in node.attribute:
+            for inner in _bodies(attribute):
+                _collect(inner, nodes, constants)
+            holds_weights = attribute.t.data_type not in (0, *ONNX_INDEX_TYPES)
+            if node.op_type == "Constant" and holds_weights:
+                constants[node.output[0]] = _tensor_bytes(attribute.t)
+
+
+def _bodies(attribute: AttributeProto) -> Iterator[GraphProto]:
+    if attribute.type == AttributeProto.GRAPH:
+        yield attribute.g
+    yield from attribute.graphs
+
+
+def _index_constants(graph: GraphProto) -> set[str]:
+    tensors = {t.name for t in graph.initializer if t.data_type in ONNX_INDEX_TYPES}
+    return tensors | {n.output[0] for n in graph.node if _is_constant(n)}
+
+
+def _is_constant(node: NodeProto) -> bool:
+    return node.op_type == "Constant" and not node.input
+
+
+def _tensor_bytes(tensor: TensorProto) -> int:
+    width: int = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(math.prod(tensor.dims)) * width
+
+
+def _computed(nodes: list[GraphNode], known: set[str]) -> list[str]:
+    """Return the values that depend on constants alone."""
+    fixed, found = set(known), list[str]()
+    for node in nodes:
+        if node.inputs and fixed.issuperset(node.inputs):
+            fixed.update(node.outputs)
+            found.extend(o for o in node.outputs if o)
+    return found
+
+
+def _dims(model: ModelProto) -> dict[str, int]:
+    """Return the bytes of every value whose shape is known; those of index type count nothing."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    sizes = {}
+    for info in graph.value_info:
+        kind = info.type.tensor_type
+        dims = [d.dim_value for d in kind.shape.dim]
+        if kind.elem_type in ONNX_INDEX_TYPES:
+            sizes[info.name] = 0
+        elif kind.HasField("shape") and all(d > 0 for d in dims):
+            width = helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+            sizes[info.name] = math.prod(dims) * width
+    return sizes
+
+
+def _from_tflite(data: bytes) -> ResidentGraph:
+    nodes: list[GraphNode] = []
+    constants: dict[str, int] = {}
+    for number, (subgraph, sizes) in enumerate(fb.subgraphs(data)):
+        tensors = subgraph.tables(fb.SUBGRAPH_TENSORS)
+        names = _unique(t.text(fb.TENSOR_NAME) or f"{number}:{i}" for i, t in enumerate(tensors))
+        fixed: set[int] = set()
+        for i, tensor in enumerate(tensors):
+            buffer = tensor.number(fb.TENSOR_BUFFER)
+            if buffer >= len(sizes):
+                raise fb.DamagedError
+            if sizes[buffer]:
+                fixed.add(i)
+                if tensor.number(fb.TENSOR_TYPE, "<b") in TFLITE_TYPES:
+                    constants[names[i]] = sizes[buffer]
+        for operator in subgraph.tables(fb.SUBGRAPH_OPERATORS):
+            reads = [i for i in operator.ints(fb.OPERATOR_INPUTS) if i >= 0]
+            writes = operator.ints(fb.OPERATOR_OUTPUTS)
+            if any(not 0 <= i < len(tensors) for i in (*reads, *writes)):
+                raise fb.DamagedError
+            node = GraphNode("", tuple(names[i] for i in reads), tuple(names[i] for i in writes))
+            nodes.append(node)
+            if reads and fixed.issuperset(reads):
+                fixed.update(writes)
+                constants |= {names[i]: _tflite_bytes(tensors[i]) for i in writes}
+    return ResidentGraph(tuple(nodes), constants)
+
+
+def _unique(names: Iterator[str]) -> list[str]:
+    """Return the names, those that occur again with their position added."""
+    seen: set[str] = set()
+    result = []
+    for i, name in enumerate(names):
+        result.append(f"{name}#{i}" if name in seen else name)
+        seen.add(result[-1])
+    return result
+
+
+def _tflite_bytes(tensor: fb.Table) -> int:
+    width = TFLITE_TYPES.get(tensor.number(fb.TENSOR_TYPE, "<b"), 0.0)
+    return math.ceil(math.prod(tensor.ints(fb.TENSOR_SHAPE)) * width)

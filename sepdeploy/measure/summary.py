@@ -1,0 +1,101 @@
+"""Describing one sample: location, spread, intervals. Pure functions on numpy arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Values = Sequence[float] | npt.NDArray[np.float64]
+
+Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is reported of a series of timings, in the unit of the samples.
+
+    ``mad`` is the median of |x − median|, not scaled to a standard deviation. ``interval`` is a
+    two-sided 95 % interval of the median.
+    """
+
+    median: float
+    mad: float
+    p90: float
+    p99: float
+    interval: tuple[float, float]
+    n: int
+
+
+def summarize(samples: Values) -> Summary:
+    """Return the summary of a series.
+
+    Raises:
+        ValueError: No samples, or one that is not finite.
+    """
+    values = np.asarray(samples, dtype=np.float64).ravel()
+    if not values.size or not np.isfinite(values).all():
+        message = "a summary needs at least one sample, all finite"
+        raise ValueError(message)
+    median = float(np.median(values))
+    p90, p99 = (float(p) for p in np.percentile(values, (90, 99)))
+    mad = float(np.median(np.abs(values - median)))
+    return Summary(median, mad, p90, p99, median_interval(values), values.size)
+
+
+def median_interval(samples: Values) -> tuple[float, float]:
+    """Return a 95 % interval of the median, whatever the distribution.
+
+    The number of samples below the median is binomial(n, 1/2); its normal approximation gives the
+    order statistics. With fewer than six samples none covers 95 %: the whole range is returned.
+    """
+    values = np.sort(np.asarray(samples, dtype=np.float64).ravel())
+    n = values.size
+    rank = math.floor(n / 2 - Z95 * math.sqrt(n) / 2)
+    rank = min(max(rank, 1), n)
+    return float(values[rank - 1]), float(values[n - rank])
+
+
+def ratio_interval(
+    numerator: Values, denominator: Values, *, draws: int = 500, seed: int = 0
+) -> tuple[float, float]:
+    """Return a 95 % interval of median(numerator) / median(denominator), by a paired bootstrap.
+
+    The two series were taken in turns; rounds are drawn with replacement, both members of a round
+    together, so that what slowed a whole round does not widen the interval.
+
+    Raises:
+        ValueError: The series differ in length or are empty.
+    """
+    a, b = (np.asarray(v, dtype=np.float64).ravel() for v in (numerator, denominator))
+    if a.size != b.size or not a.size:
+        message = "a paired interval needs two series of the same length"
+        raise ValueError(message)
+    chosen = np.random.default_rng(seed).integers(0, a.size, (draws, a.size))
+    ratios = np.median(a[chosen], axis=1) / np.median(b[chosen], axis=1)
+    low, high = np.percentile(ratios, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def wilson_interval(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """Return Wilson's score interval of a proportion (Wilson 1927), 95 % by default.
+
+    The interval holds the p with |p̂ − p| <= z·sqrt(p(1 − p)/n).
+
+    Raises:
+        ValueError: ``n`` is not positive or ``successes`` is not within 0..n.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        message = f"a proportion needs 0 <= successes <= n, n > 0; found {successes} of {n}"
+        raise ValueError(message)
+    p = successes / n
+    scale = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # The bounds at 0 and n are exact; rounding must not move them.
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return low, high
