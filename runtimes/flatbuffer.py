@@ -1,4 +1,4 @@
-"""Just enough of the flatbuffer format to look into a TFLite file, every step checked.
+"""Just enough of the flatbuffer format to find a TFLite file's metadata, every step checked.
 
 Works without the flatbuffers package and on files of any origin: an offset that points outside the
 file raises ``DamagedError``, never reads beyond it.
@@ -7,17 +7,13 @@ file raises ``DamagedError``, never reads beyond it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 IDENTIFIER = b"TFL3"
 
 # Field numbers of the TFLite schema's tables (their order in the schema).
-MODEL_SUBGRAPHS, MODEL_BUFFERS, MODEL_METADATA = 2, 4, 6
+MODEL_BUFFERS, MODEL_METADATA = 4, 6
 METADATA_NAME, METADATA_BUFFER = 0, 1
-SUBGRAPH_TENSORS, SUBGRAPH_INPUTS, SUBGRAPH_OPERATORS = 0, 1, 3
-TENSOR_SHAPE, TENSOR_TYPE, TENSOR_BUFFER, TENSOR_NAME = 0, 1, 2, 3
-OPERATOR_INPUTS, OPERATOR_OUTPUTS = 1, 2
 BUFFER_DATA = 0
 
 
@@ -70,19 +66,6 @@ class Table:
         starts = range(at + 4, at + 4 + 4 * count, 4)
         return [Table(self.data, start + _u32(self.data, start)) for start in starts]
 
-    def ints(self, number: int) -> tuple[int, ...]:
-        """Return a vector of int32."""
-        at = self.vector(number)
-        if not at:
-            return ()
-        count = _count(self.data, at, 4)
-        return struct.unpack_from(f"<{count}i", self.data, at + 4)
-
-    def size(self, number: int) -> int:
-        """Return the length of a vector of bytes."""
-        at = self.vector(number)
-        return _count(self.data, at, 1) if at else 0
-
     def text(self, number: int) -> str:
         """Return a string, or a vector of bytes that holds UTF-8."""
         at = self.vector(number)
@@ -109,18 +92,6 @@ def metadata(data: bytes, name: str) -> str | None:
                 raise DamagedError
             return buffers[index].text(BUFFER_DATA)
     return None
-
-
-def subgraphs(data: bytes) -> Iterator[tuple[Table, list[int]]]:
-    """Yield each subgraph with the sizes in bytes of all buffers of the file.
-
-    Raises:
-        DamagedError: Not a TFLite file, or its tables point outside it.
-    """
-    root = Table.root(data)
-    sizes = [buffer.size(BUFFER_DATA) for buffer in root.tables(MODEL_BUFFERS)]
-    for subgraph in root.tables(MODEL_SUBGRAPHS):
-        yield subgraph, sizes
 
 
 def _unpack(format: str, data: bytes, at: int) -> int:

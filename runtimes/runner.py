@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import os
 import platform
 import sys
@@ -51,6 +50,7 @@ JOB_SCHEMA = "sepdeploy.job/1"
 EXIT_CODES = {"bad-input": 2, "missing": 4, "internal": 70}
 F32 = np.dtype(np.float32)
 WEIGHTS_FILE = "optimized.weights"  # constants of an optimised graph, beside it
+MOST_RUNS = 1 << 16  # in one timed block
 BOUND_SIZES = 4  # batch sizes whose buffers are kept per model
 
 Array = np.ndarray[Any, Any]
@@ -455,16 +455,23 @@ def job_run(job: dict[str, Any]) -> Result:
 
 
 def _block_size(run: Callable[[Any], Any], batch: Array, block_us: float) -> int:
-    """Return how many runs make a block of about ``block_us`` microseconds."""
+    """Return how many runs make a block of about ``block_us`` microseconds.
+
+    The least of several tries decides, so that an interruption does not make the block too short.
+    """
     runs = 1
     while True:
-        start = time.perf_counter_ns()
-        for _ in range(runs):
-            run(batch)
-        spent = (time.perf_counter_ns() - start) / 1000
-        if spent >= block_us or runs >= 1 << 20:
-            return max(1, math.ceil(runs * block_us / max(spent, block_us)))
-        runs = max(runs * 2, min(math.ceil(runs * block_us / max(spent, 0.01)), runs * 64))
+        spent = min(_spent_us(run, batch, runs) for _ in range(3))
+        if spent >= block_us / 2 or runs >= MOST_RUNS:
+            return min(MOST_RUNS, max(1, round(runs * block_us / max(spent, 0.01))))
+        runs *= 2
+
+
+def _spent_us(run: Callable[[Any], Any], batch: Array, runs: int) -> float:
+    start = time.perf_counter_ns()
+    for _ in range(runs):
+        run(batch)
+    return (time.perf_counter_ns() - start) / 1000
 
 
 def job_latency(job: dict[str, Any]) -> Result:

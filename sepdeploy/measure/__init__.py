@@ -1,6 +1,28 @@
 """Measurements of an artifact, each made in its runtime, and their statistics."""
 
-from sepdeploy.measure.child import run_job, run_logits
-from sepdeploy.measure.parity import check_parity
+from sepdeploy.measure.accuracy import adversarial_accuracy, clean_accuracy, images_digest
+from sepdeploy.measure.child import run_job, run_logits, scratch
+from sepdeploy.measure.host import host_facts
+from sepdeploy.measure.latency import Timing, compare_latency, measure_latency, time_models
+from sepdeploy.measure.memory import measure_memory
+from sepdeploy.measure.parity import check_parity, synthetic_inputs
+from sepdeploy.measure.residency import check_residency, measure_resident
 
-__all__ = ["check_parity", "run_job", "run_logits"]
+__all__ = [
+    "Timing",
+    "adversarial_accuracy",
+    "check_parity",
+    "check_residency",
+    "clean_accuracy",
+    "compare_latency",
+    "host_facts",
+    "images_digest",
+    "measure_latency",
+    "measure_memory",
+    "measure_resident",
+    "run_job",
+    "run_logits",
+    "scratch",
+    "synthetic_inputs",
+    "time_models",
+]

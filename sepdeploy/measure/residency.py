@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 from sepdeploy import runtimes
+from sepdeploy.errors import BadInput
+from sepdeploy.exporters.domain import structured_nodes
+from sepdeploy.exporters.entry import read_entry
 from sepdeploy.measure.resident_graph import (
     GraphNode,
     ResidentGraph,
@@ -28,84 +31,87 @@ REST = "(other layers)"  # everything that is not a structured layer
 LOST_SHARE = 0.5  # a layer of whose weights less than this is found has been rewritten
 
 
-@dataclass(frozen=True)
-class ResidencyReport:
-    """The check's outcome.
-
-    Attributes:
-        layers: One row per structured layer; a last row for all other layers only where they
-            hold more than they should.
-        resident_bytes: All weights that the runtime keeps.
-    """
-
-    layers: tuple[Residency, ...]
-    resident_bytes: int
-
-    @property
-    def passed(self) -> bool:
-        """Whether no layer was made dense."""
-        return all(layer.passed for layer in self.layers)
-
-    def measurement(self) -> Measurement:
-        """Return ``resident_bytes``."""
-        shares = {r.layer: r.resident_bytes for r in self.layers}
-        return Measurement(
-            "resident_bytes",
-            self.resident_bytes,
-            "bytes",
-            Kind.STATIC,
-            details={"layers": shares} if shares else {},
-        )
-
-
 def check_residency(
-    path: str | os.PathLike[str],
-    layers: Sequence[LayerRecord],
-    *,
-    weights: Mapping[str, Collection[str]] | None = None,
-) -> ResidencyReport:
+    path: str | os.PathLike[str], layers: Sequence[LayerRecord]
+) -> tuple[Residency, ...]:
     """Inspect what the runtime keeps of an artifact.
 
     A constant belongs to the layer whose weight it is by name, else to the layer that the nodes
     reading it are named after, else to the layer that its surroundings in the graph belong to. A
-    structured layer fails when its constants exceed 1.05 × (factors + bias) + 1 KiB, or when they
-    are gone and other constants have grown instead.
+    structured layer fails when its constants exceed 1.05 × (factors + bias) + 1 KiB.
 
     Args:
         path: The artifact.
         layers: Every weight-carrying layer of the model.
-        weights: Layer name to the names of its weights in the canonical graph, where known.
+
+    Returns:
+        One row per structured layer; a last row, for all other layers, only where they hold more
+        than they should and no structured layer explains it.
 
     Raises:
         BadInput: The file is not usable.
         Missing: The runtime is not installed.
     """
-    onnx = runtimes.file_format(path) == "onnx"
-    graph = optimized_onnx(path) if onnx else tflite_file(path)
-    return judge_residency(graph, layers, weights or {})
+    return judge_residency(resident_graph(path), layers, weight_names(path))
+
+
+def measure_resident(path: str | os.PathLike[str], runtime: str) -> Measurement:
+    """Measure ``resident_bytes``: the weights in the graph as the runtime keeps it.
+
+    Raises:
+        BadInput: The file is not usable, or the runtime takes another format.
+        Missing: The runtime is not installed.
+    """
+    runtimes.choose(path, runtime)
+    total = sum(resident_graph(path).constants.values())
+    return Measurement("resident_bytes", total, "bytes", Kind.STATIC)
+
+
+def resident_graph(path: str | os.PathLike[str]) -> ResidentGraph:
+    """Return the graph of an artifact as its runtime keeps it.
+
+    Raises:
+        BadInput: The file is not usable.
+        Missing: The runtime is not installed.
+    """
+    return optimized_onnx(path) if runtimes.file_format(path) == "onnx" else tflite_file(path)
+
+
+def weight_names(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
+    """Return the names of each structured layer's weights, from the embedded entry where one is."""
+    try:
+        graph = read_entry(Path(path)).graph
+    except BadInput:
+        return {}
+    return {node.name: tuple(node.input[1:]) for node in structured_nodes(graph)}
 
 
 def judge_residency(
     graph: ResidentGraph,
     layers: Sequence[LayerRecord],
     weights: Mapping[str, Collection[str]],
-) -> ResidencyReport:
-    """Apply the rule to a graph; see ``check_residency``."""
+) -> tuple[Residency, ...]:
+    """Apply the rule of ``check_residency`` to a graph.
+
+    Constants of no layer, beyond what the other layers hold, are charged to the structured layers
+    that lack most of theirs: names can be lost on the way, weights cannot.
+    """
     held = attribute(graph, [layer.name for layer in layers], weights)
-    structured = [layer for layer in layers if layer.structure != "dense"]
-    names = {layer.name for layer in structured}
-    rest = sum(size for name, size in held.items() if name not in names)
-    rest_expected = sum(layer.params for layer in layers if layer.name not in names) * FLOAT_BYTES
-    rest_over = rest > limit(rest_expected)
+    expected = {x.name: x.params * FLOAT_BYTES for x in layers if x.structure != "dense"}
+    rest = sum(size for name, size in held.items() if name not in expected)
+    rest_expected = sum(x.params for x in layers if x.name not in expected) * FLOAT_BYTES
+    excess = rest - rest_expected if rest > limit(rest_expected) else 0
+    lost = [name for name in expected if held.get(name, 0) < LOST_SHARE * expected[name]]
+    weight = sum(expected[name] for name in lost)
     rows = []
-    for layer in structured:
-        expected, found = layer.params * FLOAT_BYTES, held.get(layer.name, 0)
-        lost = rest_over and found < LOST_SHARE * expected
-        bound = limit(expected)
-        rows.append(Residency(layer.name, expected, found, bound, found <= bound and not lost))
-    if rest_over and all(row.passed for row in rows):
+    for name, own in expected.items():
+        found, bound = held.get(name, 0), limit(own)
+        if name in lost and weight:
+            found += excess * own // weight
+        rows.append(Residency(name, own, found, bound, found <= bound))
+    if excess and not lost:
         rows.append(Residency(REST, rest_expected, rest, limit(rest_expected), False))
-    return ResidencyReport(tuple(rows), sum(graph.constants.values()))
+    return tuple(rows)
 
 
 def limit(expected: int) -> int:

@@ -6,20 +6,26 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from sepdeploy.errors import BadInput
-from sepdeploy.files import read_bytes
+from sepdeploy.exporters.tflite_file.reader import TensorInfo, TfliteFile, read_tflite
 from sepdeploy.measure.child import run_job, scratch
-from sepdeploy.runtimes import flatbuffer as fb
 
 UNKNOWN_SIZE = 1 << 62  # of a constant computed at run time whose shape is not recorded
 ONNX_INDEX_TYPES = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
-# TensorType of the TFLite schema: bytes per element; other types hold indices, not weights.
-TFLITE_TYPES = {0: 4.0, 1: 2.0, 3: 1.0, 7: 2.0, 9: 1.0, 10: 8.0, 16: 2.0, 17: 0.5, 18: 2.0}
+# Bytes per element of the TFLite types that hold weights; the others hold indices.
+WIDTHS = {
+    "float32": 4.0,
+    "float16": 2.0,
+    "bfloat16": 2.0,
+    "float64": 8.0,
+    "int16": 2.0,
+    "int8": 1.0,
+    "uint8": 1.0,
+    "int4": 0.5,
+}
 
 
 @dataclass(frozen=True)
@@ -76,10 +82,7 @@ def tflite_file(path: str | os.PathLike[str]) -> ResidentGraph:
     Raises:
         BadInput: Not a TFLite file, or a damaged one.
     """
-    try:
-        return _from_tflite(read_bytes(Path(path)))
-    except fb.DamagedError as error:
-        raise BadInput(f"{path}: its tables are damaged", hint="is the file complete?") from error
+    return _from_tflite(read_tflite(path))
 
 
 def _collect(graph: GraphProto, nodes: list[GraphNode], constants: dict[str, int]) -> None:
@@ -142,31 +145,22 @@ def _dims(model: ModelProto) -> dict[str, int]:
     return sizes
 
 
-def _from_tflite(data: bytes) -> ResidentGraph:
-    nodes: list[GraphNode] = []
-    constants: dict[str, int] = {}
-    for number, (subgraph, sizes) in enumerate(fb.subgraphs(data)):
-        tensors = subgraph.tables(fb.SUBGRAPH_TENSORS)
-        names = _unique(t.text(fb.TENSOR_NAME) or f"{number}:{i}" for i, t in enumerate(tensors))
-        fixed: set[int] = set()
-        for i, tensor in enumerate(tensors):
-            buffer = tensor.number(fb.TENSOR_BUFFER)
-            if buffer >= len(sizes):
-                raise fb.DamagedError
-            if sizes[buffer]:
-                fixed.add(i)
-                if tensor.number(fb.TENSOR_TYPE, "<b") in TFLITE_TYPES:
-                    constants[names[i]] = sizes[buffer]
-        for operator in subgraph.tables(fb.SUBGRAPH_OPERATORS):
-            reads = [i for i in operator.ints(fb.OPERATOR_INPUTS) if i >= 0]
-            writes = operator.ints(fb.OPERATOR_OUTPUTS)
-            if any(not 0 <= i < len(tensors) for i in (*reads, *writes)):
-                raise fb.DamagedError
-            node = GraphNode("", tuple(names[i] for i in reads), tuple(names[i] for i in writes))
-            nodes.append(node)
-            if reads and fixed.issuperset(reads):
-                fixed.update(writes)
-                constants |= {names[i]: _tflite_bytes(tensors[i]) for i in writes}
+def _from_tflite(file: TfliteFile) -> ResidentGraph:
+    tensors = file.tensors
+    names = _unique(t.name or f"tensor {t.index}" for t in tensors)
+    fixed = {t.index for t in tensors if t.constant_bytes}
+    constants = {
+        names[i]: tensors[i].constant_bytes for i in sorted(fixed) if tensors[i].dtype in WIDTHS
+    }
+    nodes = []
+    for op in file.ops:
+        reads = tuple(i for i in op.inputs if i >= 0)
+        nodes.append(
+            GraphNode("", tuple(names[i] for i in reads), tuple(names[i] for i in op.outputs))
+        )
+        if reads and fixed.issuperset(reads):
+            fixed.update(op.outputs)
+            constants |= {names[i]: _tflite_bytes(tensors[i]) for i in op.outputs}
     return ResidentGraph(tuple(nodes), constants)
 
 
@@ -180,6 +174,7 @@ def _unique(names: Iterator[str]) -> list[str]:
     return result
 
 
-def _tflite_bytes(tensor: fb.Table) -> int:
-    width = TFLITE_TYPES.get(tensor.number(fb.TENSOR_TYPE, "<b"), 0.0)
-    return math.ceil(math.prod(tensor.ints(fb.TENSOR_SHAPE)) * width)
+def _tflite_bytes(tensor: TensorInfo) -> int:
+    if any(n < 0 for n in tensor.shape):
+        return UNKNOWN_SIZE
+    return math.ceil(math.prod(tensor.shape) * WIDTHS.get(tensor.dtype, 0.0))
