@@ -28,9 +28,10 @@ class SepdeployError(Exception):
     exit_code = 70
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        # Names out of a hostile file may carry line breaks or terminal escapes.
+        self.message = "".join(c if c.isprintable() else " " for c in message)
+        self.hint = "".join(c if c.isprintable() else " " for c in hint)
+        super().__init__(self.message)
 
 
 class BadInput(SepdeployError):

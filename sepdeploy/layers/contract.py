@@ -1,7 +1,8 @@
 """Products with a Kronecker or low-rank operator by plain matrix multiplications.
 
-No einsum, no loop over Kronecker terms, and no transposed copy: a contraction of the last mode
-is one flat matrix product, any other one a batched product with a shared left factor.
+No einsum and no transposed copy: a contraction of the last mode is one flat matrix product, any
+other one a batched product with a shared left factor. With two modes the Kronecker terms are
+stacked into the same two products.
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ def kron_apply(
     """
     if len(in_shape) == 2:
         return _two_modes(x, factors[0], factors[1], last_first=order[0] == 1)
-    if factors[0].shape[0] == 1:
-        return _one_term(x, [f[0] for f in factors], in_shape, order)
-    return _many_terms(x, factors, in_shape, order)
+    # With three modes and more the terms cannot be stacked into the products between the first
+    # and the last; one pass per term is quicker than a batched product over (term, sample).
+    y = _one_term(x, [f[0] for f in factors], in_shape, order)
+    for k in range(1, factors[0].shape[0]):
+        y = y + _one_term(x, [f[k] for f in factors], in_shape, order)
+    return y
 
 
 def _two_modes(x: Tensor, A: Tensor, B: Tensor, *, last_first: bool) -> Tensor:
@@ -80,18 +84,3 @@ def _one_term(
             x = shared_left(A, x.reshape(-1, shape[mode], right))
         shape[mode] = A.shape[0]
     return x.reshape(-1, math.prod(shape))
-
-
-def _many_terms(
-    x: Tensor, factors: Sequence[Tensor], in_shape: tuple[int, ...], order: Sequence[int]
-) -> Tensor:
-    terms = factors[0].shape[0]
-    shape = list(in_shape)
-    state = x.unsqueeze(0)  # (1 or terms, M, …): the first product spreads it over the terms
-    for mode in order:
-        A = factors[mode]
-        right = math.prod(shape[mode + 1 :])
-        parts = state.reshape(state.shape[0], -1, shape[mode], right)
-        state = torch.matmul(A.unsqueeze(1), parts)
-        shape[mode] = A.shape[1]
-    return state.reshape(terms, -1, math.prod(shape)).sum(dim=0)

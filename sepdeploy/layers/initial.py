@@ -16,6 +16,8 @@ def scaled_orthogonal_(tensor: Tensor, gain: float) -> Tensor:
     A (semi-)orthogonal o×i matrix has mean square 1/max(o, i); the factor sqrt(max(o, i)/i)
     brings that to 1/i, the variance rule of a layer with i inputs, at condition number 1.
     """
+    if tensor.is_meta:  # a network built for its shapes only
+        return tensor
     rows, columns = tensor.shape[-2:]
     scale = gain * math.sqrt(max(rows, columns) / columns)
     with torch.no_grad():

@@ -89,6 +89,7 @@ class KronLinear(nn.Module):
                 f"or (…, {self.spec.in_features})"
             )
         rows = x.reshape(-1, self.spec.in_features)
+        y: Tensor
         if is_tracing():
             y = kron_linear(rows, self.factors(), self.bias, in_shape, out_shape, self.spec.terms)
         else:
@@ -98,8 +99,8 @@ class KronLinear(nn.Module):
 
     def dense_weight(self) -> Tensor:
         """The (n_out, n_in) matrix this layer stands for; differentiable."""
-        product = self.factors[0]
-        for factor in list(self.factors)[1:]:
+        product, *others = self.factors()
+        for factor in others:
             k, o, i = product.shape
             spread = product[:, :, None, :, None] * factor[:, None, :, None, :]
             product = spread.reshape(k, o * factor.shape[1], i * factor.shape[2])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Self, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput
@@ -69,8 +70,8 @@ class LowRankLinear(nn.Module):
             rows = x.reshape(-1, self.spec.in_features)
             U, V = self.factors()
             y = lowrank_linear(rows, U, V, self.bias)
-            return y.reshape(*x.shape[:-1], self.spec.out_features)
-        return nn.functional.linear(x @ self.U @ self.S, self.V, self.bias)
+            return cast(Tensor, y).reshape(*x.shape[:-1], self.spec.out_features)
+        return F.linear(x @ self.U @ self.S, self.V, self.bias)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """The deployed factors: U and V Sᵀ, so that W = (V Sᵀ) Uᵀ."""

@@ -42,7 +42,10 @@ def wrap(
         class_names: Names of the logits, if known.
 
     Raises:
-        BadInput: Shapes or normalisation that make no sense.
+        BadInput: Shapes or normalisation that make no sense, or the module does not map one such
+            sample to logits.
     """
     input = InputSpec(tuple(input_shape), tuple(mean), tuple(std), tuple(class_names))
-    return Model(module, input)
+    model = Model(module, input)
+    model.arch_kwargs = {"classes": model.classes}
+    return model

@@ -141,19 +141,23 @@ def _rebuild(
 ) -> nn.Module:
     """Build the network on storage-less tensors, compare, and only then take the weights."""
     specs = {str(k): spec_from_json(v, where=f"{where}: layer '{k}'") for k, v in layers.items()}
+    held = sum(t.numel() for t in state.values() if isinstance(t, Tensor))
+    if sum(spec.weight_params for spec in specs.values()) > held:
+        raise BadInput(f"{where}: its layers claim more weights than the file holds")
     try:
         with torch.device("meta") if not is_foreign(arch) else torch.device("cpu"):
             net = build_net(arch, input, kwargs)
             _apply_specs(net, specs)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        first = str(error).split("\n", 1)[0]
-        raise BadInput(f"{where}: the network cannot be built: {first}") from error
     except BadInput as error:
         raise BadInput(f"{where}: {error.message}", hint=error.hint) from error
     _check_state(net.state_dict(), state, where)
     _check_finite(state, where)
     own = {key: tensor.clone().contiguous() for key, tensor in state.items()}
     net.load_state_dict(own, assign=True)
+    if any(t.is_meta for t in net.buffers()):  # buffers that no file holds must be computed
+        net = build_net(arch, input, kwargs)
+        _apply_specs(net, specs)
+        net.load_state_dict(own)
     return net
 
 

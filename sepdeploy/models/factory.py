@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.errors import BadInput, SepdeployError, unknown_name
 from sepdeploy.layers import make_linear
 from sepdeploy.models.lenet import lenet
 from sepdeploy.models.mlp import mlp
@@ -104,7 +104,7 @@ def build_net(arch: str, input: InputSpec, arch_kwargs: Mapping[str, Any]) -> nn
     """Call the factory of an architecture.
 
     Raises:
-        BadInput: Options it does not take, or a result that is no module.
+        BadInput: Options it does not take, a failure inside it, or a result that is no module.
     """
     factory = find_factory(arch)
     options = {k: v for k, v in arch_kwargs.items() if k not in ("classes", "structure")}
@@ -120,8 +120,17 @@ def build_net(arch: str, input: InputSpec, arch_kwargs: Mapping[str, Any]) -> nn
         if (name not in parameters and not takes_any) or name in offered:
             own = [p for p in parameters if p not in offered]
             raise unknown_name(f"option of {arch}", str(name)[:60], own)
-    given = {k: v for k, v in offered.items() if k in parameters}
-    net = factory(**given, **options)
+    given = {k: v for k, v in offered.items() if k in parameters and v is not None}
+    try:
+        net = factory(**given, **options)
+    except SepdeployError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        first = str(error).strip().split("\n", 1)[0]
+        raise BadInput(
+            f"architecture '{arch}' cannot be built: {type(error).__name__}: {first[:200]}",
+            hint="its parameters named input, input_shape, classes, structure are filled in",
+        ) from error
     if not isinstance(net, nn.Module):
         raise BadInput(f"architecture '{arch}' gave a {type(net).__name__}, not an nn.Module")
     if "structure" not in parameters and arch_kwargs.get("structure") is not None:
@@ -142,6 +151,12 @@ def restructure(net: nn.Module, structure: StructureMap) -> None:
 
 
 def replace_module(net: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put another layer at a path of a network."""
+    """Put another layer at a path of a network.
+
+    Raises:
+        BadInput: The path is empty: a network that is itself one layer cannot be replaced in place.
+    """
+    if not name:
+        raise BadInput("a network that is a single layer cannot change its structure in place")
     parent, _, last = name.rpartition(".")
     setattr(net.get_submodule(parent), last, layer)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
-from sepdeploy.errors import BadInput
-from sepdeploy.layers import StructuredLinear, is_structured
+from sepdeploy.layers import is_structured
 from sepdeploy.layers.lowrank import LowRankLinear
+from sepdeploy.models.shape_pass import shape_pass
 from sepdeploy.records import InputSpec, LayerRecord
-from sepdeploy.structures import DenseSpec
+from sepdeploy.structures import DenseSpec, KronSpec, Spec
 
 # A dense layer's condition number costs a full decomposition: above this size it is left out.
 DENSE_SPECTRUM_FEATURES = 1024
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | StructuredLinear
 
 
 def deployed_params(net: nn.Module) -> int:
@@ -42,86 +39,47 @@ def layer_records(net: nn.Module, input: InputSpec) -> tuple[LayerRecord, ...]:
     """One record per weight-carrying layer, in the order of the first call.
 
     Multiply-accumulates depend on the number of positions a layer is applied to (pixels, tokens),
-    which a forward pass on shapes alone tells.
+    which a forward pass on shapes alone tells. A layer that the pass never calls comes last, with
+    none.
     """
-    positions = _positions(net, input)
+    positions: dict[nn.Module, int] = {}
+
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        positions[module] = positions.get(module, 0) + _places(module, inputs[0], output)
+
     names = {module: name or "net" for name, module in net.named_modules()}
-    called = [m for m in positions if m in names]
-    idle = [m for m in names if _carries_weights(m) and m not in positions]
-    return tuple(_record(names[m], m, positions.get(m, 0)) for m in [*called, *idle])
+    weighted = [module for module in names if _carries_weights(module)]
+    shape_pass(net, input, dict.fromkeys(weighted, count))
+    idle = [module for module in weighted if module not in positions]
+    return tuple(_record(names[m], m, positions.get(m, 0)) for m in [*positions, *idle])
 
 
 def _carries_weights(module: nn.Module) -> bool:
     return is_structured(module) or isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED))
 
 
-def _positions(net: nn.Module, input: InputSpec) -> dict[nn.Module, int]:
-    """How often each layer's matrix is applied to one sample, keyed in call order."""
-    positions: dict[nn.Module, int] = {}
-
-    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if isinstance(module, _TRANSPOSED):
-            places = math.prod(inputs[0].shape[2:])  # the kernel is applied at each input place
-        elif isinstance(module, _CONVOLUTIONS):
-            places = math.prod(output.shape[2:])
-        elif is_structured(module):
-            places = output.numel() // module.spec.out_features
-        else:
-            places = output.numel() // output.shape[-1]
-        positions[module] = positions.get(module, 0) + places
-
-    hooks = [m.register_forward_hook(count) for m in net.modules() if _carries_weights(m)]
-    try:
-        with _evaluating(net):
-            _shape_pass(net, input)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return positions
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    before = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in before.items():
-            module.training = training
-
-
-def _shape_pass(net: nn.Module, input: InputSpec) -> None:
-    state: dict[str, Tensor] = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    device = next((t.device for t in state.values()), torch.device("cpu"))
-    net(torch.zeros(1, *input.shape, device=device))
-
-
-def _record(name: str, module: nn.Module, positions: int) -> LayerRecord:
-    bias = getattr(module, "bias", None) is not None
+def _places(module: nn.Module, x: Tensor, y: Tensor) -> int:
+    """How often a layer's matrix is applied to this one sample."""
     if is_structured(module):
-        spec = module.spec
-        return LayerRecord(
-            name=name,
-            structure=spec.structure,
-            factors=spec.factor_shapes,
-            params=spec.params(bias),
-            params_dense=spec.dense_params(bias),
-            macs=positions * spec.macs,
-            macs_dense=positions * spec.dense_macs,
-            spec=spec.to_json(),
-        )
-    weight = module.weight
-    if not isinstance(weight, Tensor):
-        raise BadInput(f"layer '{name}' has no weight tensor")
-    params = weight.numel() + (module.bias.numel() if isinstance(module.bias, Tensor) else 0)
-    macs = positions * weight.numel()
-    spec_json = (
-        DenseSpec(weight.shape[1], weight.shape[0]).to_json()
-        if isinstance(module, nn.Linear)
-        else {}
-    )
+        return y.numel() // module.spec.out_features
+    if isinstance(module, _TRANSPOSED):
+        return math.prod(x.shape[2:])  # the kernel is applied at each place of the input
+    if isinstance(module, _CONVOLUTIONS):
+        return math.prod(y.shape[2:])
+    return y.numel() // y.shape[-1]
+
+
+def _record(name: str, module: nn.Module, places: int) -> LayerRecord:
+    bias = isinstance(getattr(module, "bias", None), Tensor)
+    if is_structured(module):
+        return _linear_record(name, module.spec, module.factors(), bias, places)
+    weight = module.get_parameter("weight")
+    if isinstance(module, nn.Linear):
+        spec = DenseSpec(module.in_features, module.out_features)
+        return _linear_record(name, spec, (weight,), bias, places)
+    channels = int(getattr(module, "out_channels", 0))
+    params = weight.numel() + (channels if bias else 0)
+    macs = places * weight.numel()
     return LayerRecord(
         name=name,
         structure="dense",
@@ -130,5 +88,32 @@ def _record(name: str, module: nn.Module, positions: int) -> LayerRecord:
         params_dense=params,
         macs=macs,
         macs_dense=macs,
-        spec=spec_json,
     )
+
+
+def _linear_record(
+    name: str, spec: Spec, factors: tuple[Tensor, ...], bias: bool, places: int
+) -> LayerRecord:
+    return LayerRecord(
+        name=name,
+        structure=spec.structure,
+        factors=spec.factor_shapes,
+        params=spec.params(bias),
+        params_dense=spec.dense_params(bias),
+        macs=places * spec.macs,
+        macs_dense=places * spec.dense_macs,
+        spec=spec.to_json(),
+        condition_number=_condition_number(spec, factors),
+    )
+
+
+def _condition_number(spec: Spec, factors: tuple[Tensor, ...]) -> float | None:
+    """σ_max/σ_min over the structural rank; None where it is not cheap, known or defined."""
+    too_large = min(spec.in_features, spec.out_features) > DENSE_SPECTRUM_FEATURES
+    several_terms = isinstance(spec, KronSpec) and spec.terms > 1
+    if (isinstance(spec, DenseSpec) and too_large) or several_terms:
+        return None
+    arrays = [f.detach().cpu().double().numpy() for f in factors]
+    if not all(np.isfinite(a).all() for a in arrays):
+        return None
+    return spec.spectrum(arrays).condition_number

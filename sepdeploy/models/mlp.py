@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from sepdeploy.layers import KronLinear, make_linear
 from sepdeploy.models.placement import StructureMap, check_widths, resolve_structures
 from sepdeploy.records import InputSpec
-from sepdeploy.structures import parse_structure
+from sepdeploy.structures import KronSpec, parse_structure
 
 
 class MLP(nn.Module):
@@ -35,7 +36,7 @@ class MLP(nn.Module):
         for name, width in zip((*self.hidden_names, "head"), (*hidden, classes), strict=True):
             spec = parse_structure(texts[name], shape, width)
             self.add_module(name, make_linear(spec))
-            shape = spec.out_shape if spec.structure == "kron" else (width,)
+            shape = spec.out_shape if isinstance(spec, KronSpec) else (width,)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch (N, *input_shape)."""
@@ -47,7 +48,7 @@ class MLP(nn.Module):
 
 def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     """Apply a linear layer to samples of any shape, keeping modes where the layer wants them."""
-    wanted = layer.spec.in_shape if isinstance(layer, KronLinear) else (x[0].numel(),)
+    wanted = layer.spec.in_shape if isinstance(layer, KronLinear) else (math.prod(x.shape[1:]),)
     if x.shape[1:] != wanted:
         x = x.reshape(-1, *wanted)
     return cast(Tensor, layer(x))

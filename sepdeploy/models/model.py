@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sepdeploy.errors import BadInput
 from sepdeploy.layers import StructuredLinear, is_structured
 from sepdeploy.models.layer_table import dense_params, deployed_params, layer_records
+from sepdeploy.models.shape_pass import shape_pass
 from sepdeploy.records import InputSpec, LayerRecord
 
 
@@ -81,6 +82,21 @@ class Model(nn.Module):
     def layer_records(self) -> tuple[LayerRecord, ...]:
         """One record per weight-carrying layer (linear, convolution, structured), in call order."""
         return layer_records(self.net, self.input)
+
+    @property
+    def classes(self) -> int:
+        """Number of logits.
+
+        Raises:
+            BadInput: The network does not give logits (N, classes) for its input shape.
+        """
+        shape = tuple(shape_pass(self.net, self.input, {}).shape)
+        if len(shape) != 2 or shape[0] != 1:
+            raise BadInput(
+                f"the network returns {shape} for one sample, expected logits (1, classes)",
+                hint="add nn.Flatten(), or a module that returns the logits only",
+            )
+        return shape[1]
 
     @property
     def params(self) -> int:

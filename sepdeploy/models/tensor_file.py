@@ -21,7 +21,10 @@ from torch import Tensor
 
 from sepdeploy.errors import BadInput
 
+SHARED_AT_MOST = 4  # several tensors may share a storage (tied weights), but not without limit
+
 _NOT_OURS = "is it a .pt file written by sepdeploy or torch.save?"
+_BOMB = "the file is damaged or was made to exhaust memory"
 
 
 def write_tensor_file(data: dict[str, Any], path: Path | str) -> None:
@@ -75,25 +78,30 @@ def read_tensor_file(path: Path | str) -> dict[str, Any]:
             larger than the file that carries them.
     """
     source = Path(path)
-    _check_container(source)
+    size = _check_container(source)
     try:
         data = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if "GLOBAL" not in str(error):
+            raise BadInput(f"{source} is damaged: its table is broken", hint=_NOT_OURS) from error
         raise BadInput(
             f"{source} is refused: it holds more than tensors and plain values, "
             "and loading it could run code",
             hint="save a state dict or use sepdeploy.save; whole pickled modules are never loaded",
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError) as error:
+    except MemoryError as error:
+        raise BadInput(f"{source} claims more memory than there is", hint=_BOMB) from error
+    except Exception as error:  # a broken table can surface as nearly any error
         raise BadInput(f"{source} is damaged: {_reason(error)}", hint=_NOT_OURS) from error
     if not isinstance(data, dict):
         raise BadInput(f"{source} holds a {type(data).__name__}, not a table", hint=_NOT_OURS)
-    for where, tensor in _tensors(data):
-        _check_tensor(tensor, f"{source}: tensor '{where}'")
+    claimed = sum(_check_tensor(t, f"{source}: tensor '{where}'") for where, t in _tensors(data))
+    if claimed > SHARED_AT_MOST * size:
+        raise BadInput(f"{source} claims {claimed} bytes of tensors in {size}", hint=_BOMB)
     return data
 
 
-def _check_container(source: Path) -> None:
+def _check_container(source: Path) -> int:
     try:
         size = source.stat().st_size
         with zipfile.ZipFile(source) as archive:
@@ -110,26 +118,34 @@ def _check_container(source: Path) -> None:
         sum(r.file_size for r in records) > size
     ):
         raise BadInput(f"{source} is refused: its records claim more bytes than the file has")
+    return size
 
 
-def _tensors(value: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    if depth > 50:
-        raise BadInput(f"tensor file is nested too deeply at '{where[:60]}'")
-    if isinstance(value, Tensor):
-        yield where, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _tensors(item, f"{where}.{key}" if where else str(key), depth + 1)
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        for index, item in enumerate(value):
-            yield from _tensors(item, f"{where}[{index}]", depth + 1)
+def _tensors(data: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested containers, once; a container that holds itself does no harm."""
+    seen: set[int] = set()
+    waiting: list[tuple[str, Any]] = [("", data)]
+    while waiting:
+        where, value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            yield where, value
+        elif isinstance(value, dict):
+            prefix = f"{where}." if where else ""
+            waiting += [(f"{prefix}{key!s:.80}", item) for key, item in value.items()]
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            waiting += [(f"{where}[{index}]", item) for index, item in enumerate(value)]
 
 
-def _check_tensor(tensor: Tensor, what: str) -> None:
+def _check_tensor(tensor: Tensor, what: str) -> int:
+    """Return the bytes a tensor needs when it is copied."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise BadInput(f"{what} is not a plain array ({tensor.layout}, {tensor.device})")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+    needed = tensor.numel() * tensor.element_size()
+    if needed > tensor.untyped_storage().nbytes():
         raise BadInput(
-            f"{what} claims {tensor.numel()} elements, more than the file holds",
-            hint="the file is damaged or was made to exhaust memory",
+            f"{what} claims {tensor.numel()} elements, more than the file holds", hint=_BOMB
         )
+    return needed

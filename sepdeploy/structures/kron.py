@@ -16,6 +16,7 @@ import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.records import MAX_FEATURES
+from sepdeploy.structures import cp
 from sepdeploy.structures.base import (
     MAX_MODES,
     MAX_TERMS,
@@ -27,8 +28,8 @@ from sepdeploy.structures.base import (
     check_weight,
 )
 from sepdeploy.structures.contraction import best_order, contraction_macs
-from sepdeploy.structures.nearest import leading_triplets, relative_residual
-from sepdeploy.structures.spectra import condition_number
+from sepdeploy.structures.singular import block_lanczos, leading_triplets, relative_residual
+from sepdeploy.structures.spectra import full_rank_spectrum
 
 
 def _check_shape(shape: Any, what: str) -> tuple[int, ...]:
@@ -131,11 +132,10 @@ class KronSpec:
         arrays = check_factors(self, factors)
         state = np.broadcast_to(x.reshape(-1, *self.in_shape), (self.terms, len(x), *self.in_shape))
         for mode in self.order:
-            shape = state.shape
-            left = math.prod(shape[1 : mode + 2])
-            parts = state.reshape(self.terms, left, shape[mode + 2], -1)
+            lead, i, right = state.shape[1 : mode + 2], self.in_shape[mode], state.shape[mode + 3 :]
+            parts = state.reshape(self.terms, math.prod(lead), i, math.prod(right))
             done = arrays[mode][:, None] @ parts
-            state = done.reshape(*shape[: mode + 2], done.shape[2], *shape[mode + 3 :])
+            state = done.reshape(self.terms, *lead, self.out_shape[mode], *right)
         return np.asarray(state.sum(axis=0).reshape(len(x), self.out_features))
 
     def balance(self, factors: Sequence[Array]) -> tuple[Array, ...]:
@@ -154,26 +154,55 @@ class KronSpec:
     def project(self, weight: Array) -> Projection:
         """The nearest sum of ``terms`` Kronecker products (Van Loan and Pitsianis), balanced.
 
-        With R[(p,i),(q,j)] = W[(p,q),(i,j)] a Kronecker product becomes a rank-one matrix, so
-        for two modes the leading singular triplets of R are optimal.
+        W is rearranged into a tensor with one mode of size o_m·i_m per factor, of which a
+        Kronecker product is a rank-one term. Two modes: the leading singular triplets are
+        optimal. More modes: alternating least squares, a local optimum.
+
+        Raises:
+            BadInput: The weight has another shape or is not finite.
         """
         matrix = check_weight(self, weight)
-        (p, q), (i, j) = self.out_shape, self.in_shape
-        rearranged = matrix.reshape(p, q, i, j).transpose(0, 2, 1, 3).reshape(p * i, q * j)
-        count = min(self.terms, *rearranged.shape)
-        left, sigma, right = leading_triplets(rearranged, count)
-        error = relative_residual(rearranged, left * sigma, right, sigma)
-        A = np.zeros((self.terms, p, i))
-        B = np.zeros((self.terms, q, j))
-        A[:count] = (left * sigma).T.reshape(count, p, i)
-        B[:count] = right.T.reshape(count, q, j)
-        return Projection(self.balance((A, B)), error)
+        d = len(self.in_shape)
+        axes = [a for m in range(d) for a in (m, d + m)]  # (o_1, …, i_1, …) → (o_1, i_1, o_2, …)
+        sizes = [o * i for o, i in zip(self.out_shape, self.in_shape, strict=True)]
+        tensor = matrix.reshape(*self.out_shape, *self.in_shape).transpose(axes).reshape(sizes)
+        if d == 2:
+            count = min(self.terms, *sizes)
+            left, sigma, right = leading_triplets(tensor, count)
+            error = relative_residual(tensor, left * sigma, right, sigma)
+            unused = ((0, 0), (0, self.terms - count))
+            columns = [np.pad(left * sigma, unused), np.pad(right, unused)]
+        else:
+            columns, error = cp.decompose(tensor, self.terms)
+        factors = [c.T.reshape(s) for c, s in zip(columns, self.factor_shapes, strict=True)]
+        return Projection(self.balance(factors), error)
+
+    def singular_values(self, factors: Sequence[Array]) -> Array:
+        """All singular values of a single term, largest first: the products of the factors' ones.
+
+        Raises:
+            BadInput: More than one term; their sum has no such closed form.
+        """
+        arrays = check_factors(self, factors)
+        if self.terms > 1:
+            raise BadInput(f"a sum of {self.terms} Kronecker terms has no closed-form spectrum")
+        values = np.ones(1)
+        for a in arrays:
+            sigma = np.linalg.svd(a[0].astype(np.float64), compute_uv=False)
+            values = np.outer(values, sigma).reshape(-1)
+        return np.sort(values)[::-1]
 
     def spectrum(self, factors: Sequence[Array]) -> Spectrum:
-        """Exact for one term: the singular values are all products of the factors' ones."""
-        arrays = check_factors(self, factors)
-        values = [np.linalg.svd(a[0].astype(np.float64), compute_uv=False) for a in arrays]
-        largest = math.prod(float(v[0]) for v in values)
-        smallest = math.prod(float(v[-1]) for v in values)
-        condition = condition_number(largest, smallest)
-        return Spectrum(largest, smallest, condition, self.structural_rank, exact=True)
+        """Exact for one term; for more, the largest singular value by Lanczos iteration."""
+        if self.terms == 1:
+            return full_rank_spectrum(self.singular_values(factors))
+        arrays = [a.astype(np.float64) for a in check_factors(self, factors)]
+        mirror = KronSpec(self.out_shape, self.in_shape, self.terms)
+        mirrored = [np.ascontiguousarray(a.transpose(0, 2, 1)) for a in arrays]
+        _, sigma, _, _ = block_lanczos(
+            lambda x: self.apply(x.T, arrays).T,
+            lambda y: mirror.apply(y.T, mirrored).T,
+            self.in_features,
+            1,
+        )
+        return Spectrum(float(sigma[0]), None, None, self.structural_rank, exact=False)

@@ -17,7 +17,7 @@ from sepdeploy.structures.base import (
     check_factors,
     check_weight,
 )
-from sepdeploy.structures.nearest import leading_triplets, relative_residual
+from sepdeploy.structures.singular import leading_triplets, relative_residual
 from sepdeploy.structures.spectra import full_rank_spectrum
 
 
@@ -102,5 +102,5 @@ class LowRankSpec:
     def spectrum(self, factors: Sequence[Array]) -> Spectrum:
         """Exact: with U = Q_u R_u and V = Q_v R_v the singular values are those of R_v R_uᵀ."""
         u, v = (f.astype(np.float64) for f in check_factors(self, factors))
-        core = np.linalg.qr(v, mode="r") @ np.linalg.qr(u, mode="r").T
-        return full_rank_spectrum(np.linalg.svd(core, compute_uv=False))
+        r_u, r_v = np.linalg.qr(u)[1], np.linalg.qr(v)[1]
+        return full_rank_spectrum(np.linalg.svd(r_v @ r_u.T, compute_uv=False))

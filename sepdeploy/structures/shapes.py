@@ -107,6 +107,8 @@ def parse_structure(
         raise unknown_name("structure", name[:40], _STRUCTURE_NAMES, hint=f"write {GRAMMAR}")
     n_in = math.prod(in_shape)
     try:
+        if colon and not options:
+            raise BadInput("nothing follows the colon")
         if name == "kron":
             return _parse_kron(options, in_shape, out_features)
         if name == "lowrank":
