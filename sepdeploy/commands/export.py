@@ -23,7 +23,6 @@ def export(
         str | None, typer.Option("--arch", help="package.module:factory of your own network.")
     ] = None,
     flavour: Annotated[str, typer.Option("--flavour", help="standard or custom.")] = "standard",
-    quantize: Annotated[str, typer.Option("--quantize", help="none.")] = "none",
     tflite_target: Annotated[
         str, typer.Option("--tflite-target", help="litert or tflite-runtime-2.14.")
     ] = "litert",
@@ -55,7 +54,6 @@ def export(
         formats=tuple(formats or ("onnx", "tflite")),
         arch=arch,
         flavour=flavour,
-        quantize=quantize,
         tflite_target=tflite_target,
         simplify=simplify,
         data=data,

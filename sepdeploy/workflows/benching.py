@@ -7,16 +7,23 @@ used, and an attack that is in neither cannot be measured.
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnx import ModelProto
+
 from sepdeploy import __version__, measure, runtimes
 from sepdeploy.devices import profile
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Incomparable, Missing
+from sepdeploy.exporters.dense import dense_reference
 from sepdeploy.exporters.entry import Entry, read_entry
+from sepdeploy.exporters.onnx_file import write_onnx
+from sepdeploy.exporters.plan import plan
+from sepdeploy.exporters.tflite_file import write_tflite
 from sepdeploy.files import sha256_file
 from sepdeploy.records import (
     ArtifactRecord,
@@ -34,6 +41,7 @@ from sepdeploy.workflows.judging import JudgingSet, judging_sets
 from sepdeploy.workflows.verifying import find_manifests
 
 SUFFIXES = (".onnx", ".tflite")
+FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
 @dataclass(frozen=True)
@@ -231,8 +239,8 @@ def _static(subject: Subject) -> list[Measurement]:
         counted("params", sum(x.params for x in layers), "parameters"),
         counted("params_dense", sum(x.params_dense for x in layers), "parameters"),
         counted("macs", sum(x.macs for x in layers), "MAC"),
-        counted("file_bytes", subject.path.stat().st_size, "B"),
-        counted("factor_bytes", subject.entry.factor_bytes, "B"),
+        counted("file_bytes", subject.path.stat().st_size, "bytes"),
+        counted("factor_bytes", _factor_bytes(subject.entry), "bytes"),
         counted("condition_number", worst[0], "1", layer=worst[1])
         if kappas
         else counted("condition_number", None, "1", reason="no layer with a known spectrum"),
@@ -243,6 +251,11 @@ def _static(subject: Subject) -> list[Measurement]:
             counted("parity_max_rel", parity.max_rel, "1", runtime=parity.runtime, batch=parity.batch)
         )
     return found
+
+
+def _factor_bytes(entry: Entry) -> int:
+    """Return the bytes of all parameters of the canonical graph."""
+    return sum(math.prod(t.dims) * 4 for t in entry.graph.graph.initializer if t.data_type == FLOAT)
 
 
 def _latency(subject: Subject, runtime: str, options: BenchOptions) -> tuple[Measurement, ...]:
@@ -263,11 +276,18 @@ def _dense_form(subject: Subject, options: BenchOptions, folder: Path) -> tuple[
         return options.dense, ""
     if all(layer.structure == "dense" for layer in subject.entry.layers):
         return None, "the file is dense itself"
-    from sepdeploy.exporters.dense import write_dense_reference
-
     path = folder / f"dense{subject.path.suffix}"
-    write_dense_reference(subject.entry, path, seed=options.seed)
+    write_plain(dense_reference(subject.entry, options.seed), path)
     return path, ""
+
+
+def write_plain(graph: ModelProto, path: Path) -> None:
+    """Write a canonical graph in the format of the path's suffix, with the same writers."""
+    choices = plan(graph, path.suffix[1:])
+    if path.suffix == ".onnx":
+        write_onnx(graph, path, choices=choices)
+    else:
+        write_tflite(graph, path, choices=choices)
 
 
 def _accuracy(path: Path, runtime: str, judging: JudgingSet, *, clean: bool) -> list[Measurement]:
