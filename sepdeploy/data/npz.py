@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -64,20 +64,26 @@ def _path(name: str, data_dir: Path | None) -> Path:
 
 def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
-        # No pickles: an object array could run code when it is read.
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise BadInput(f"{path}: a single array, not an .npz archive", hint=HINT)
-            missing = [key for key in KEYS if key not in archive.files]
-            if missing:
-                raise BadInput(f"{path}: lacks {', '.join(missing)}", hint=HINT)
-            wanted = [*KEYS, *({"class_names"} & set(archive.files))]
-            return {key: archive[key] for key in wanted}
+        with path.open("rb") as stream:  # numpy leaves a file it opened itself open on errors
+            return _arrays(path, stream)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(
             f"{path}: not a readable .npz file ({first})", hint="the file is damaged or cut short"
         ) from error
+
+
+def _arrays(path: Path, stream: BinaryIO) -> dict[str, npt.NDArray[Any]]:
+    # No pickles: an object array could run code when it is read.
+    loaded = np.load(stream, allow_pickle=False)
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise BadInput(f"{path}: a single array, not an .npz archive", hint=HINT)
+    with loaded as archive:
+        missing = [key for key in KEYS if key not in archive.files]
+        if missing:
+            raise BadInput(f"{path}: lacks {', '.join(missing)}", hint=HINT)
+        wanted = [*KEYS, *({"class_names"} & set(archive.files))]
+        return {key: archive[key] for key in wanted}
 
 
 def _split(path: Path, part: str, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Split:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,10 @@ class _Candidate:
     macs: int
 
 
+_Lever = tuple[StructureMap, dict[str, Any]]
+_Counter = Callable[[StructureMap, dict[str, Any]], _Candidate]
+
+
 def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
     """Return the network a recipe asks for, planned into its budget where it has one.
 
@@ -80,7 +85,7 @@ def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
     dense = count("dense", {})
     kind, value = budget
     limit = math.floor(dense.params / value) if kind == "ratio" else int(value)
-    chosen = _best(_candidates(recipe.arch, structure, options, count), limit, dense)
+    chosen = _largest(_levers(recipe.arch, structure, options), count, limit, dense)
     ratio = dense.params / chosen.params
     widths = chosen.options.get("hidden")
     message = (
@@ -91,46 +96,36 @@ def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
     return NetworkPlan(chosen.structure, chosen.options, message, chosen.params)
 
 
-def _best(candidates: Iterator[_Candidate], limit: int, dense: _Candidate) -> _Candidate:
-    """Return the largest candidate inside the budget that is fast enough."""
-    fitting: list[_Candidate] = []
-    smallest: _Candidate | None = None
-    for candidate in candidates:
-        if smallest is None or candidate.params < smallest.params:
-            smallest = candidate
-        if candidate.params > limit:
-            break  # candidates come in ascending size
-        fitting.append(candidate)
-    if not fitting:
-        best = f"; the smallest reachable is {smallest.params:,}" if smallest else ""
+def _largest(levers: list[_Lever], count: _Counter, limit: int, dense: _Candidate) -> _Candidate:
+    """Return the largest candidate that is small and fast enough, by bisection."""
+
+    def too_much(lever: _Lever) -> bool:
+        try:
+            candidate = count(*lever)
+        except BadInput:
+            return True  # the rank exceeds a layer's dimensions
+        return candidate.params > limit or candidate.macs > MACS_SHARE * dense.macs
+
+    smallest = count(*levers[0])
+    if smallest.params > limit:
         raise BadInput(
-            f"no plan has at most {limit:,} parameters{best}",
+            f"no plan has at most {limit:,} parameters; "
+            f"the smallest reachable is {smallest.params:,}",
             hint="loosen the target, or choose another structure",
         )
-    fast = [c for c in fitting if c.macs <= MACS_SHARE * dense.macs]
-    return max(fast, key=lambda c: c.params) if fast else fitting[0]
+    first_refused = bisect_left(levers, True, lo=1, key=too_much)
+    return count(*levers[first_refused - 1])
 
 
-def _candidates(
-    arch: str,
-    structure: StructureMap,
-    options: dict[str, Any],
-    count: Callable[[StructureMap, dict[str, Any]], _Candidate],
-) -> Iterator[_Candidate]:
-    """Yield networks in ascending size along the one lever that is free: rank, or width."""
+def _levers(arch: str, structure: StructureMap, options: dict[str, Any]) -> list[_Lever]:
+    """Return networks in ascending size along the one lever that is free: rank, or width."""
     if "lowrank" in _texts(structure):
-        for rank in range(1, MAX_RANK + 1):
-            try:
-                yield count(_with_rank(structure, rank), options)
-            except BadInput:
-                return  # the rank exceeds a layer's dimensions
-        return
+        return [(_with_rank(structure, rank), options) for rank in range(1, MAX_RANK + 1)]
     default = _default_widths(arch)
     if options or not default:
-        yield count(structure, options)
-        return
-    for widths in _widths(default, squares=any("kron" in t for t in _texts(structure))):
-        yield count(structure, {"hidden": widths})
+        return [(structure, options)]
+    squares = any("kron" in text for text in _texts(structure))
+    return [(structure, {"hidden": widths}) for widths in _widths(default, squares=squares)]
 
 
 def _widths(default: tuple[int, ...], *, squares: bool) -> Iterator[tuple[int, ...]]:
@@ -147,9 +142,7 @@ def _widths(default: tuple[int, ...], *, squares: bool) -> Iterator[tuple[int, .
             yield tuple(max(2, round(8 * size * w / largest)) for w in default)
 
 
-def _counter(
-    arch: str, input: InputSpec, classes: int
-) -> Callable[[StructureMap, dict[str, Any]], _Candidate]:
+def _counter(arch: str, input: InputSpec, classes: int) -> _Counter:
     def count(structure: StructureMap, options: dict[str, Any]) -> _Candidate:
         with torch.device("meta"):  # shapes only: nothing is allocated or drawn
             model = create(arch, input, classes, structure=structure, **options)
