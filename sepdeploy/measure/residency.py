@@ -8,8 +8,8 @@ graph is inspected as the runtime keeps it (DESIGN §5).
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sepdeploy import runtimes
@@ -31,13 +31,27 @@ REST = "(other layers)"  # everything that is not a structured layer
 LOST_SHARE = 0.5  # a layer of whose weights less than this is found has been rewritten
 
 
+@dataclass(frozen=True)
+class Blueprint:
+    """What the canonical graph says about an artifact.
+
+    Attributes:
+        nodes: The canonical nodes in order, each with its structured layer ("" for none); only
+            activations stand among their inputs.
+        owners: Constant name to the structured layer whose weight it is, "" for none.
+    """
+
+    nodes: tuple[tuple[str, GraphNode], ...] = ()
+    owners: Mapping[str, str] = field(default_factory=dict)
+
+
 def check_residency(
     path: str | os.PathLike[str], layers: Sequence[LayerRecord]
 ) -> tuple[Residency, ...]:
     """Inspect what the runtime keeps of an artifact.
 
-    A constant belongs to the layer whose weight it is by name, else to the layer that the nodes
-    reading it are named after, else to the layer that its surroundings in the graph belong to. A
+    A constant belongs to the layer whose weight it is by name; else to the layer that it or a node
+    reading it is named after; else to the layer in whose place of the graph it is read. A
     structured layer fails when its constants exceed 1.05 × (factors + bias) + 1 KiB.
 
     Args:
@@ -52,7 +66,7 @@ def check_residency(
         BadInput: The file is not usable.
         Missing: The runtime is not installed.
     """
-    return judge_residency(resident_graph(path), layers, weight_names(path))
+    return judge_residency(resident_graph(path), layers, blueprint(path))
 
 
 def measure_resident(path: str | os.PathLike[str], runtime: str) -> Measurement:
@@ -77,26 +91,33 @@ def resident_graph(path: str | os.PathLike[str]) -> ResidentGraph:
     return optimized_onnx(path) if runtimes.file_format(path) == "onnx" else tflite_file(path)
 
 
-def weight_names(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
-    """Return the names of each structured layer's weights, from the embedded entry where one is."""
+def blueprint(path: str | os.PathLike[str]) -> Blueprint:
+    """Return what an artifact's embedded entry tells; nothing where there is no usable entry."""
     try:
-        graph = read_entry(Path(path)).graph
+        model = read_entry(Path(path)).graph
     except BadInput:
-        return {}
-    return {node.name: tuple(node.input[1:]) for node in structured_nodes(graph)}
+        return Blueprint()
+    constants = {tensor.name for tensor in model.graph.initializer}
+    layers = {node.name: node for node in structured_nodes(model)}
+    owners = dict.fromkeys(constants, "")
+    owners |= {weight: name for name, node in layers.items() for weight in node.input[1:]}
+    nodes = []
+    for node in model.graph.node:
+        reads = tuple(name for name in node.input if name and name not in constants)
+        layer = node.name if node.name in layers else ""
+        nodes.append((layer, GraphNode(node.name, reads, tuple(node.output))))
+    return Blueprint(tuple(nodes), owners)
 
 
 def judge_residency(
-    graph: ResidentGraph,
-    layers: Sequence[LayerRecord],
-    weights: Mapping[str, Collection[str]],
+    graph: ResidentGraph, layers: Sequence[LayerRecord], plan: Blueprint | None = None
 ) -> tuple[Residency, ...]:
     """Apply the rule of ``check_residency`` to a graph.
 
     Constants of no layer, beyond what the other layers hold, are charged to the structured layers
     that lack most of theirs: names can be lost on the way, weights cannot.
     """
-    held = attribute(graph, [layer.name for layer in layers], weights)
+    held = attribute(graph, [layer.name for layer in layers], plan or Blueprint())
     expected = {x.name: x.params * FLOAT_BYTES for x in layers if x.structure != "dense"}
     rest = sum(size for name, size in held.items() if name not in expected)
     rest_expected = sum(x.params for x in layers if x.name not in expected) * FLOAT_BYTES
@@ -119,27 +140,25 @@ def limit(expected: int) -> int:
     return int(FACTOR * expected) + SLACK_BYTES
 
 
-def attribute(
-    graph: ResidentGraph, layers: Sequence[str], weights: Mapping[str, Collection[str]]
-) -> dict[str, int]:
-    """Return the bytes of constants per layer; "" collects those of no layer.
+def attribute(graph: ResidentGraph, layers: Sequence[str], plan: Blueprint) -> dict[str, int]:
+    """Return the bytes of constants per layer; "" collects those of no structured layer.
 
     A constant that several layers read counts in each.
     """
-    owner = {weight: layer for layer, group in weights.items() for weight in group}
     ordered = sorted(layers, key=len, reverse=True)
-    labels = [_label(node, ordered) for node in graph.nodes]
-    readers: dict[str, list[int]] = {}
-    for i, node in enumerate(graph.nodes):
+    places = layer_places(graph, plan)
+    readers: dict[str, set[str]] = {}
+    for node, place in zip(graph.nodes, places, strict=True):
+        label = _label(node, ordered) or place
         for name in node.inputs:
-            readers.setdefault(name, []).append(i)
-    around = _Surroundings(graph.nodes, labels, graph.constants)
+            readers.setdefault(name, set()).add(label)
     held: dict[str, int] = {}
     for name, size in graph.constants.items():
-        own = owner.get(name) or layer_of(name, ordered)
-        found = {own} if own else {labels[i] for i in readers.get(name, ())} - {""}
-        if not found:
-            found = around.labels(readers.get(name, ()))
+        if name in plan.owners:
+            found = {plan.owners[name]}
+        else:
+            own = layer_of(name, ordered)
+            found = {own} if own else readers.get(name, set()) - {""}
         for layer in found or {""}:
             held[layer] = held.get(layer, 0) + size
     return held
@@ -155,31 +174,35 @@ def _label(node: GraphNode, layers: Sequence[str]) -> str:
     return next((found for name in names if (found := layer_of(name, layers))), "")
 
 
-class _Surroundings:
-    """Finds the layer that nodes without a name of their own lie in."""
+def layer_places(graph: ResidentGraph, plan: Blueprint) -> list[str]:
+    """Return, per node of a runtime's graph, the structured layer in whose place it stands, or "".
 
-    def __init__(
-        self, nodes: Sequence[GraphNode], labels: Sequence[str], constants: Mapping[str, int]
-    ) -> None:
-        self._labels = labels
-        self._neighbours: list[set[int]] = [set() for _ in nodes]
-        source = {output: i for i, node in enumerate(nodes) for output in node.outputs}
-        for i, node in enumerate(nodes):
-            for name in node.inputs:
-                j = source.get(name)
-                if j is not None and name not in constants:
-                    self._neighbours[i].add(j)
-                    self._neighbours[j].add(i)
+    Runtimes rename nodes and weights, but most activations of the canonical graph keep their
+    names. The nodes between two activations that both graphs know do the work of the canonical
+    nodes between the same two.
+    """
+    shared = {o for _, node in plan.nodes for o in node.outputs}
+    shared &= {o for node in graph.nodes for o in node.outputs}
+    canonical = [node for _, node in plan.nodes]
+    places = [""] * len(graph.nodes)
+    for value in shared:
+        between = _between(canonical, value, shared)
+        layers = {plan.nodes[i][0] for i in between} - {""}
+        if len(layers) == 1:
+            for i in _between(graph.nodes, value, shared):
+                places[i] = next(iter(layers))
+    return places
 
-    def labels(self, start: Iterable[int]) -> set[str]:
-        """Return the one layer that all named nodes around belong to, else nothing."""
-        seen, queue, found = set(start), deque(start), set()
-        while queue:
-            i = queue.popleft()
-            if self._labels[i]:
-                found.add(self._labels[i])
-                continue
-            fresh = self._neighbours[i] - seen
-            seen |= fresh
-            queue.extend(fresh)
-        return found if len(found) == 1 else set()
+
+def _between(nodes: Sequence[GraphNode], value: str, stops: Collection[str]) -> set[int]:
+    """Return the nodes that compute a value from other values of ``stops``."""
+    source = {output: i for i, node in enumerate(nodes) for output in node.outputs}
+    queue, found = [source[value]], set()
+    while queue:
+        i = queue.pop()
+        if i not in found:
+            found.add(i)
+            queue += [
+                source[name] for name in nodes[i].inputs if name not in stops and name in source
+            ]
+    return found
