@@ -6,6 +6,7 @@ from typing import TypeGuard
 
 from torch import nn
 
+from sepdeploy.errors import BadInput
 from sepdeploy.layers.graph import graph_nodes
 from sepdeploy.layers.kron import KronLinear
 from sepdeploy.layers.lowrank import LowRankLinear
@@ -46,11 +47,16 @@ def make_linear(spec: Spec, bias: bool = True) -> nn.Linear | StructuredLinear:
 
 
 def project_linear(linear: nn.Linear, spec: Spec) -> nn.Linear | StructuredLinear:
-    """The layer of a structure that is closest to a dense one.
+    """The layer of a structure that is closest to a dense one; dense gives the layer itself.
 
     Raises:
         BadInput: The structure has other features than the layer.
     """
+    if (linear.in_features, linear.out_features) != (spec.in_features, spec.out_features):
+        raise BadInput(
+            f"the layer is {linear.in_features} → {linear.out_features}, "
+            f"the structure {spec.in_features} → {spec.out_features}"
+        )
     if isinstance(spec, DenseSpec):
         return linear
     if isinstance(spec, KronSpec):
