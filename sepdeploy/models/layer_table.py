@@ -39,7 +39,7 @@ def layer_records(net: nn.Module, input: InputSpec) -> tuple[LayerRecord, ...]:
     """One record per weight-carrying layer, in the order of the first call.
 
     Multiply-accumulates depend on the number of positions a layer is applied to (pixels, tokens),
-    which a forward pass on shapes alone tells. A layer that the pass never calls comes last, with
+    which a forward pass of one sample tells. A layer that the pass never calls comes last, with
     none.
     """
     positions: dict[nn.Module, int] = {}
