@@ -12,6 +12,7 @@ from sepdeploy.gate.latency import judge_interleaved
 from sepdeploy.gate.metrics import (
     INTERLEAVED,
     INTERLEAVED_KINDS,
+    KNOWN,
     NOISE_FLOOR,
     is_gated,
     is_interleaved,
@@ -24,6 +25,7 @@ from sepdeploy.gate.verdict import Finding, Item, Verdict, conclude, item
 from sepdeploy.records import BenchReport, Measurement
 
 DEFAULT_RULES = Rules()
+ORDER = {name: index for index, name in enumerate(KNOWN)}
 
 
 def check(report: BenchReport, baseline: Baseline | None, rules: Rules = DEFAULT_RULES) -> Verdict:
@@ -50,7 +52,12 @@ def check(report: BenchReport, baseline: Baseline | None, rules: Rules = DEFAULT
         items += _interleaved(entry, rules, current)
     for budget in rules.budgets:
         items += judge_budget(budget, current)
-    return conclude(items)
+    return conclude(sorted(items, key=_position))
+
+
+def _position(found: Item) -> tuple[str, str, int, str]:
+    rank = ORDER.get(found.metric, len(ORDER))
+    return found.artifact, found.device, rank, found.metric
 
 
 def _visible(found: Iterable[Entry], rules: Rules) -> list[Entry]:

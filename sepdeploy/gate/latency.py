@@ -21,7 +21,8 @@ from sepdeploy.measure.statistics import drift, mann_whitney_p, wilcoxon_p
 from sepdeploy.records import Measurement
 
 UNDISTURBED = 10  # percentile
-SIGMAS = 3.0
+SIGMAS = 3.0  # of a run's own drift that a difference must exceed
+LONG_RUN = 300  # samples
 
 
 def judge_separate(old: Measurement, new: Measurement, rules: Rules, floor: float) -> Finding:
@@ -43,8 +44,14 @@ def judge_separate(old: Measurement, new: Measurement, rules: Rules, floor: floa
         why = f"{fewest} samples, at least {rules.latency_samples} are needed"
         return Finding(Outcome.INCOMPARABLE, why, before, after, limit)
     effect = growth(before, after)
-    undisturbed = growth(*(float(np.percentile(m.samples, UNDISTURBED)) for m in (old, new)))
-    noise = max(floor, SIGMAS * math.hypot(drift(old.samples), drift(new.samples)))
+    low, high = (float(np.percentile(m.samples, UNDISTURBED)) for m in (old, new))
+    undisturbed = growth(low, high)
+    # A run sees bursts up to its own length only; of slower ones a short run knows nothing.
+    unseen = math.sqrt(max(1.0, LONG_RUN / fewest))
+    drifted = SIGMAS * unseen * math.hypot(drift(old.samples), drift(new.samples))
+    # Where both runs were disturbed, typical inferences vary by what the disturbance adds.
+    disturbed = min(growth(low, before), growth(high, after))
+    noise = max(floor, drifted, disturbed)
     slower = mann_whitney_p(new.samples, old.samples, "greater")
     outcome, remark = _weigh(
         min(effect, undisturbed), noise, slower, rules.latency_effect, rules.latency_p

@@ -19,6 +19,7 @@ Alternative = Literal["two-sided", "less", "greater"]
 Values = Sequence[float] | npt.NDArray[np.float64]
 
 EXACT_GROUP = 8  # Mann-Whitney: exact when a group is at most this small and nothing is tied
+ONE_PERCENT = 2.33  # standard deviations that a normal variable exceeds once in a hundred
 EXACT_PAIRS = 60  # signed ranks: exact up to here, ties included
 
 
@@ -109,9 +110,10 @@ class NoiseFloor:
 def noise_floor(runs: Sequence[tuple[Sequence[Values], Sequence[Values]]]) -> NoiseFloor:
     """Return the noise floor of a machine from A/A runs: one file, timed against itself.
 
-    With the medians of whole runs m, ``separate`` is 3 sqrt(2) s(ln m), or what the drift inside
-    the runs suggests when that is more; with the ratio r of the medians of a round's two sides,
-    ``interleaved`` is three standard errors of the median of ln r.
+    Both are what one A/A comparison in a hundred exceeds, in one direction. With the medians of
+    whole runs m, ``separate`` is 2.33 sqrt(2) s(ln m), or what the drift inside the runs suggests
+    when that is more; with the ratio r of the medians of a round's two sides, ``interleaved`` is
+    2.33 standard errors of the median of ln r.
 
     Args:
         runs: For each fresh process the rounds of its first and of its second side; every round
@@ -120,7 +122,7 @@ def noise_floor(runs: Sequence[tuple[Sequence[Values], Sequence[Values]]]) -> No
     Raises:
         ValueError: There is no run, or one without rounds.
     """
-    if not runs or any(not a or len(a) != len(b) for a, b in runs):
+    if not runs or any(len(a) != len(b) or not len(a) for a, b in runs):
         message = "the noise floor needs A/A runs with rounds on both sides"
         raise ValueError(message)
     flat = [np.concatenate([_vector(r) for side in run for r in side]) for run in runs]
@@ -139,8 +141,8 @@ def noise_floor(runs: Sequence[tuple[Sequence[Values], Sequence[Values]]]) -> No
     scale = 1.4826 * float(np.median(np.abs(ratios - np.median(ratios))))
     rounds = ratios.size / len(runs)
     return NoiseFloor(
-        separate=3 * max(inside, between),
-        interleaved=3 * math.sqrt(math.pi / 2) * scale / math.sqrt(rounds),
+        separate=ONE_PERCENT * max(inside, between),
+        interleaved=ONE_PERCENT * math.sqrt(math.pi / 2) * scale / math.sqrt(rounds),
     )
 
 
