@@ -8,7 +8,7 @@ device over ssh or into an emulator::
 
 A job is a JSON object; a result is one too. Common keys of a job:
 
-    mode      "run" | "latency" | "memory" | "optimize"
+    mode      "run" | "latency" | "memory" | "values" | "optimize"
     runtime   "onnxruntime" | "litert" | "tflite-runtime"
     threads   1 by default
     memory_limit   bytes of address space the process may take, 0 = no limit
@@ -24,6 +24,9 @@ long enough for the clock to resolve it (``block_us``), in milliseconds.
 
 ``memory``: ``model``, ``batch``, ``runs``: time to load, and the resident memory before, after
 loading and at its peak.
+
+``values``: ``model``, ``inputs``, ``names``, ``output`` (.npz to write: "value0" is the first
+name's): intermediate values of one run; an .onnx file must declare them as outputs.
 
 ``optimize``: ``model``, ``output``: writes the graph as ONNX Runtime optimises it.
 
@@ -190,6 +193,13 @@ class OrtModel:
             raise self._failed(batch, error) from error
         return result.copy()
 
+    def values(self, batch: Array, names: list[str]) -> dict[str, Array]:
+        """Return outputs of one run by name; intermediate ones the file must declare as such."""
+        known = [o.name for o in self.session.get_outputs() if o.name in names]
+        if not known:
+            return {}
+        return dict(zip(known, self.session.run(known, {self._input: batch})))  # noqa: B905
+
     def _failed(self, batch: Array, error: Exception) -> RunnerError:
         return RunnerError(
             "bad-input", f"{self.path}: fails at batch {len(batch)}: {one_line(error)}"
@@ -250,14 +260,18 @@ class TfliteModel:
     are converted here. The graph is laid out again only when the batch size changes.
     """
 
-    def __init__(self, path: str, threads: int = 1, name: str = "litert") -> None:
+    def __init__(
+        self, path: str, threads: int = 1, name: str = "litert", keep_values: bool = False
+    ) -> None:
         self.path = path
         self.name = name
         interpreter, self.version = _tflite_interpreter(name)
         if not Path(path).is_file():
             raise RunnerError("bad-input", f"{path}: no such file")
         try:
-            self._interpreter = interpreter(model_path=path, num_threads=threads)
+            self._interpreter = interpreter(
+                model_path=path, num_threads=threads, **_keeping(interpreter, keep_values)
+            )
             self._interpreter.allocate_tensors()
             inputs = self._interpreter.get_input_details()
             outputs = self._interpreter.get_output_details()
@@ -356,6 +370,23 @@ class TfliteModel:
             )
         self._shape = batch.shape
 
+    def values(self, batch: Array, names: list[str]) -> dict[str, Array]:
+        """Return intermediate values of one run by tensor name (with ``keep_values``)."""
+        self.run(batch)
+        found = {t["name"]: t["index"] for t in self._interpreter.get_tensor_details()}
+        return {name: self._get(found[name]) for name in names if name in found}
+
+
+def _keeping(interpreter: Any, keep_values: bool) -> dict[str, Any]:
+    """Return the options that keep intermediate values readable: no delegate may swallow them."""
+    if not keep_values:
+        return {}
+    resolver = sys.modules[interpreter.__module__].OpResolverType
+    return {
+        "experimental_preserve_all_tensors": True,
+        "experimental_op_resolver_type": resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    }
+
 
 def _tflite_interpreter(name: str) -> tuple[Any, str]:
     from importlib.metadata import version
@@ -432,12 +463,17 @@ def run_in_batches(model: Any, inputs: Array, batch: int) -> Array:
     return np.concatenate(parts)
 
 
-def job_run(job: dict[str, Any]) -> Result:
-    """Run all inputs once per batch size."""
+def _inputs(job: dict[str, Any]) -> Array:
     try:
-        inputs = np.load(job["inputs"], allow_pickle=False)
+        inputs: Array = np.load(job["inputs"], allow_pickle=False)
     except (OSError, ValueError) as error:
         raise RunnerError("bad-input", f"inputs cannot be read: {one_line(error)}") from error
+    return inputs
+
+
+def job_run(job: dict[str, Any]) -> Result:
+    """Run all inputs once per batch size."""
+    inputs = _inputs(job)
     model = load(job["runtime"], job["model"], job.get("threads", 1))
     batches = [int(b) for b in job.get("batches", [len(inputs)])]
     if not len(inputs) or not batches or min(batches) < 1:
@@ -598,6 +634,20 @@ def job_memory(job: dict[str, Any]) -> Result:
     }
 
 
+def job_values(job: dict[str, Any]) -> Result:
+    """Write intermediate values of one run of all inputs."""
+    inputs = _inputs(job)
+    names = [str(name) for name in job["names"]]
+    if job["runtime"] == "onnxruntime":
+        model: Any = OrtModel(job["model"], job.get("threads", 1))
+    else:
+        model = TfliteModel(job["model"], job.get("threads", 1), job["runtime"], keep_values=True)
+    found = model.values(inputs, names)
+    with Path(job["output"]).open("wb") as file:
+        np.savez(file, **{f"value{names.index(name)}": value for name, value in found.items()})
+    return {"version": model.version, "found": list(found)}
+
+
 def job_optimize(job: dict[str, Any]) -> Result:
     """Write the graph as ONNX Runtime optimises it, its constants in a file beside it."""
     if job["runtime"] != "onnxruntime":
@@ -610,6 +660,7 @@ MODES: dict[str, Callable[[dict[str, Any]], Result]] = {
     "run": job_run,
     "latency": job_latency,
     "memory": job_memory,
+    "values": job_values,
     "optimize": job_optimize,
 }
 

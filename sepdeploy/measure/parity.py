@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from onnx import ModelProto
 
 from sepdeploy.errors import BadInput
 from sepdeploy.measure.child import every_runtime, run_logits
+from sepdeploy.measure.layerwise import faulty_layer
 from sepdeploy.records import InputSpec, Parity
 
 BATCHES = (1, 3, 32)
@@ -33,7 +35,7 @@ def check_parity(
     batches: Sequence[int] = BATCHES,
     tolerance: float = TOLERANCE,
     inputs: str = "data",
-    find_worst: Callable[[str, Array], str] | None = None,
+    canonical: ModelProto | None = None,
 ) -> tuple[Parity, ...]:
     """Compare an artifact with reference logits, in every runtime and for every batch size.
 
@@ -49,8 +51,8 @@ def check_parity(
         batches: Batch sizes.
         tolerance: Largest max|Δlogit| / max|reference logit| that passes.
         inputs: "data" or "synthetic", written into the certificate.
-        find_worst: Called with (runtime, images) only where parity failed, to name the layer that
-            deviates most.
+        canonical: The canonical graph with its weights: where parity fails, the layer at fault
+            is looked for and named.
 
     Returns:
         One certificate per runtime and batch size.
@@ -74,10 +76,12 @@ def check_parity(
             raise BadInput(
                 f"{path}: gives logits {found.shape[1:]} in {runtime}, expected {reference.shape}"
             )
+        worst: str | None = None
         for batch, logits in zip(batches, found, strict=True):
             error, agreement, same = compare(logits, reference)
             passed = error <= tolerance and same
-            worst = find_worst(runtime, images) if find_worst and not passed else ""
+            if not passed and canonical is not None and worst is None:
+                worst = faulty_layer(path, runtime, images, canonical, tolerance)
             certificates.append(
                 Parity(
                     runtime=runtime,
@@ -87,7 +91,7 @@ def check_parity(
                     label_agreement=agreement,
                     tolerance=tolerance,
                     inputs=inputs,
-                    worst_layer=worst,
+                    worst_layer="" if passed else worst or "",
                     passed=passed,
                 )
             )
