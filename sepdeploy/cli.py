@@ -96,6 +96,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return failure.exit_code
     except typer.Exit as stop:
         return int(stop.exit_code)
+    except SystemExit as stop:  # shell completion ends the interpreter itself
+        return stop.code if isinstance(stop.code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         console.error("interrupted", "nothing half-written was left behind")
         return 130

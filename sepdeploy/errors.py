@@ -26,11 +26,12 @@ class SepdeployError(Exception):
     """
 
     exit_code = 70
+    default_hint = "run the same command with --debug and report what it prints"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         # Names out of a hostile file may carry line breaks or terminal escapes.
         self.message = "".join(c if c.isprintable() else " " for c in message)
-        self.hint = "".join(c if c.isprintable() else " " for c in hint)
+        self.hint = "".join(c if c.isprintable() else " " for c in hint or self.default_hint)
         super().__init__(self.message)
 
 
@@ -38,30 +39,35 @@ class BadInput(SepdeployError):
     """The command line, a file or a name is not usable."""
 
     exit_code = 2
+    default_hint = "check the name and the file; --help shows what the command takes"
 
 
 class Incomparable(SepdeployError):
     """Two results cannot be compared, or nothing was measured."""
 
     exit_code = 3
+    default_hint = "measure both with the same tool versions, or refresh the baseline"
 
 
 class Missing(SepdeployError):
     """A device, tool, runtime or optional package is absent."""
 
     exit_code = 4
+    default_hint = "sepdeploy doctor shows what is missing and how to get it"
 
 
 class Unstable(SepdeployError):
     """A measurement was too noisy, or the device throttled."""
 
     exit_code = 5
+    default_hint = "measure again on an idle, cool machine"
 
 
 class ArtifactCheckFailed(SepdeployError):
     """An artifact is not what it claims: parity, digest or re-densification."""
 
     exit_code = 6
+    default_hint = "sepdeploy verify shows every check; else export the model again"
 
 
 def unknown_name(what: str, name: str, known: Iterable[str], *, hint: str = "") -> BadInput:

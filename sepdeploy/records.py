@@ -255,7 +255,9 @@ def to_json(record: Any) -> Any:
             raise ValueError(message)
         return own | to_json(record.details)
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        return {f.name: to_json(getattr(record, f.name)) for f in dataclasses.fields(record)}
+        names = [f.name for f in dataclasses.fields(record)]
+        names.sort(key=lambda name: name != "schema")  # the version first, else as declared
+        return {name: to_json(getattr(record, name)) for name in names}
     if isinstance(record, Mapping):
         return {str(k): to_json(v) for k, v in record.items()}
     if isinstance(record, (list, tuple)):

@@ -1,8 +1,8 @@
 """``model.pt``: saving and loading models.
 
 The file is a table of plain values and tensors: ``format`` "sepdeploy.model", ``version``,
-``arch`` and ``arch_kwargs``, ``layers`` (structure of every linear layer, by name), ``state``
-(the state dict of ``net``), ``input`` and ``provenance``. A user's own architecture is recorded
+``arch`` and ``arch_kwargs``, ``layers`` (structure of every linear layer, by name), ``state_dict``
+(of ``net``), ``input`` and ``provenance``. A user's own architecture is recorded
 by name only; the file never decides which code is imported.
 """
 
@@ -47,7 +47,10 @@ def save(model: Model, path: Path | str) -> None:
             architecture options or provenance that are not plain values.
     """
     state = {k: v.detach().cpu() for k, v in model.net.state_dict().items()}
-    _check_finite(state, str(path))
+    try:
+        _check_finite(state)
+    except BadInput as error:
+        raise BadInput(f"{path} is not written: {error.message}", hint=error.hint) from error
     data = {
         "format": FORMAT,
         "version": VERSION,
@@ -56,7 +59,7 @@ def save(model: Model, path: Path | str) -> None:
         "layers": {name: spec.to_json() for name, spec in linear_specs(model.net).items()},
         "input": to_json(model.input),
         "provenance": _plain_json(model.provenance, "provenance"),
-        "state": state,
+        "state_dict": state,
     }
     write_tensor_file(data, path)
 
@@ -81,51 +84,57 @@ def load(path: Path | str, arch: str | None = None) -> Model:
             missing or extra tensors, wrong shapes, NaN or infinite weights.
     """
     data = read_tensor_file(path)
-    where = str(path)
+    try:
+        return _from_table(data, arch)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def _from_table(data: Mapping[str, Any], asked_arch: str | None) -> Model:
     if data.get("format") != FORMAT:
         raise BadInput(
-            f"{where} is not a sepdeploy model",
+            "this is not a sepdeploy model",
             hint="load a bare state dict into your module and use sepdeploy.wrap and save",
         )
     if data.get("version") != VERSION:
         raise BadInput(
-            f"{where} has version {data.get('version')!r:.20}, this program reads {VERSION}",
+            f"the file has version {data.get('version')!r:.20}, this program reads {VERSION}",
             hint="update sepdeploy",
         )
-    name = _choose_arch(_expect(data, "arch", str, where), arch, where)
-    kwargs = _expect(data, "arch_kwargs", dict, where)
-    input = from_json(InputSpec, _expect(data, "input", dict, where), where=f"{where}: input")
-    state = _expect(data, "state", dict, where)
-    layers = _expect(data, "layers", dict, where)
-    net = _rebuild(name, input, kwargs, layers, state, where)
-    provenance = _expect(data, "provenance", dict, where)
-    return Model(net, input, arch=name, arch_kwargs=kwargs, provenance=provenance).eval()
+    arch = _choose_arch(_expect(data, "arch", str), asked_arch)
+    kwargs = _expect(data, "arch_kwargs", dict)
+    input = from_json(InputSpec, _expect(data, "input", dict), where="input")
+    net = _rebuild(
+        arch, input, kwargs, _expect(data, "layers", dict), _expect(data, "state_dict", dict)
+    )
+    provenance = _expect(data, "provenance", dict)
+    return Model(net, input, arch=arch, arch_kwargs=kwargs, provenance=provenance).eval()
 
 
-def _expect(data: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
+def _expect(data: Mapping[str, Any], key: str, kind: type) -> Any:
     value = data.get(key)
     if not isinstance(value, kind):
-        raise BadInput(f"{where}: '{key}' is missing or is a {type(value).__name__}")
+        raise BadInput(f"'{key}' is missing or is a {type(value).__name__}")
     return value
 
 
-def _choose_arch(recorded: str, asked: str | None, where: str) -> str:
+def _choose_arch(recorded: str, asked: str | None) -> str:
     if not is_foreign(recorded) and recorded:
         if recorded not in ARCHITECTURES:
             error = unknown_name("architecture", recorded[:60], ARCHITECTURES)
-            raise BadInput(f"{where}: {error.message}", hint="update sepdeploy, or give --arch")
+            raise BadInput(error.message, hint="was the file written by a newer sepdeploy?")
         if asked is None or asked == recorded:
             return recorded
-        raise BadInput(f"{where} is a '{recorded}', not a '{asked}'", hint="leave --arch out")
+        raise BadInput(f"the model is a '{recorded}', not a '{asked}'", hint="leave --arch out")
     if asked is None:
         own = f" ('{recorded[:80]}')" if recorded else ""
         raise BadInput(
-            f"{where} holds a network of the user's own{own}",
+            f"the file holds a network of the user's own{own}",
             hint="give --arch package.module:factory (arch= in Python); files never choose code",
         )
     if recorded and asked != recorded:
         raise BadInput(
-            f"{where} was made with '{recorded[:80]}', not with '{asked}'",
+            f"the model was made with '{recorded[:80]}', not with '{asked}'",
             hint=f"give --arch {recorded[:80]} if you trust that code",
         )
     return asked
@@ -137,21 +146,17 @@ def _rebuild(
     kwargs: dict[str, Any],
     layers: dict[str, Any],
     state: dict[str, Any],
-    where: str,
 ) -> nn.Module:
     """Build the network on storage-less tensors, compare, and only then take the weights."""
-    specs = {str(k): spec_from_json(v, where=f"{where}: layer '{k}'") for k, v in layers.items()}
+    specs = {str(k): spec_from_json(v, where=f"layer '{k!s:.60}'") for k, v in layers.items()}
     held = sum(t.numel() for t in state.values() if isinstance(t, Tensor))
     if sum(spec.weight_params for spec in specs.values()) > held:
-        raise BadInput(f"{where}: its layers claim more weights than the file holds")
-    try:
-        with torch.device("meta") if not is_foreign(arch) else torch.device("cpu"):
-            net = build_net(arch, input, kwargs)
-            _apply_specs(net, specs)
-    except BadInput as error:
-        raise BadInput(f"{where}: {error.message}", hint=error.hint) from error
-    _check_state(net.state_dict(), state, where)
-    _check_finite(state, where)
+        raise BadInput("the layers claim more weights than the file holds")
+    with torch.device("cpu" if is_foreign(arch) else "meta"):
+        net = build_net(arch, input, kwargs)
+        _apply_specs(net, specs)
+    _check_state(net.state_dict(), state)
+    _check_finite(state)
     own = {key: tensor.clone().contiguous() for key, tensor in state.items()}
     net.load_state_dict(own, assign=True)
     if any(t.is_meta for t in net.buffers()):  # buffers that no file holds must be computed
@@ -179,7 +184,7 @@ def _apply_specs(net: nn.Module, specs: Mapping[str, Spec]) -> None:
         replace_module(net, name, make_linear(spec, bias))
 
 
-def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Any], where: str) -> None:
+def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Any]) -> None:
     missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
     if missing or extra:
         parts = [
@@ -187,22 +192,22 @@ def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Any], where
             for what, keys in (("lacks", missing), ("has unknown", extra))
             if keys
         ]
-        raise BadInput(f"{where}: the weights do not fit the architecture: {'; '.join(parts)}")
+        raise BadInput(f"the weights do not fit the architecture: {'; '.join(parts)}")
     for key, tensor in expected.items():
         value = found[key]
         if not isinstance(value, Tensor):
-            raise BadInput(f"{where}: '{key}' is a {type(value).__name__}, not a tensor")
+            raise BadInput(f"'{key}' is a {type(value).__name__}, not a tensor")
         if value.shape != tensor.shape or value.dtype != tensor.dtype:
             raise BadInput(
-                f"{where}: '{key}' is {value.dtype} {tuple(value.shape)}, "
+                f"'{key}' is {value.dtype} {tuple(value.shape)}, "
                 f"expected {tensor.dtype} {tuple(tensor.shape)}"
             )
 
 
-def _check_finite(state: Mapping[str, Any], where: str) -> None:
+def _check_finite(state: Mapping[str, Any]) -> None:
     for key, tensor in state.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BadInput(
-                f"{where}: '{key}' holds NaN or infinite weights",
+                f"'{key}' holds NaN or infinite weights",
                 hint="the training diverged; lower the learning rate or use an earlier checkpoint",
             )

@@ -101,34 +101,46 @@ def bench_table(report: BenchReport) -> RenderableType:
 
 
 def _bench_notes(report: BenchReport) -> list[str]:
-    notes: list[str] = []
+    notes = [*_attack_notes(report), *_latency_notes(report)]
     for result in report.results:
-        adversarial = result.get("adversarial_accuracy")
-        if adversarial is not None and adversarial.value is not None:
-            notes.append(_attack_note(adversarial))
-        latency = result.get("latency_ms")
-        if latency is not None:
-            notes.append(
-                f"latency: median, {result.runtime.threads} thread, batch "
-                f"{latency.details.get('batch', 1)}, dense interleaved in the same process"
-            )
+        name = PurePath(result.artifact.path).name
         notes += result.notes
         notes += [
-            f"{PurePath(result.artifact.path).name}: {m.metric}: {m.details['reason']}"
+            f"{name}: no {m.metric}: {m.details['reason']}"
             for m in result.measurements
             if m.value is None and "reason" in m.details
         ]
     return list(dict.fromkeys(notes))
 
 
-def _attack_note(m: Measurement) -> str:
-    d = m.details
-    interval = "" if m.ci is None else f", 95 % ±{50 * (m.ci[1] - m.ci[0]):.1f} points"
-    return (
-        f"adv: {d.get('attack')} {d.get('norm')} eps {d.get('eps'):.4g} "
-        f"(={255 * d.get('eps', 0):.3g}/255), n {m.n}, made on the torch twin, judged by the "
-        f"artifact{interval}"
-    )
+def _attack_notes(report: BenchReport) -> list[str]:
+    """Return one line per attack, with the widest interval among the artifacts."""
+    widest: dict[str, float] = {}
+    for result in report.results:
+        for m in result.measurements:
+            if m.metric != "adversarial_accuracy" or m.value is None:
+                continue
+            eps = float(m.details["eps"])
+            line = (
+                f"adv %: {m.details['attack']}, {m.details['norm']} eps {eps:.4g} "
+                f"(= {255 * eps:.3g}/255), {m.n} images, made on the torch model,\n"
+                "       judged by the file in its runtime"
+            )
+            half = 50 * (m.ci[1] - m.ci[0]) if m.ci else 0.0
+            widest[line] = max(half, widest.get(line, 0.0))
+    return [f"{line}; 95 % interval ±{half:.1f} or less" for line, half in widest.items()]
+
+
+def _latency_notes(report: BenchReport) -> list[str]:
+    notes = []
+    for result in report.results:
+        latency = result.get("latency_ms")
+        if latency is not None and latency.value is not None:
+            notes.append(
+                f"µs: median, {result.runtime.threads} thread(s), batch "
+                f"{latency.details.get('batch', 1)}; dense form timed in turns in the same process"
+            )
+    return notes
 
 
 def manifest_table(manifest: Manifest) -> RenderableType:
@@ -163,7 +175,12 @@ def manifest_table(manifest: Manifest) -> RenderableType:
 
 
 def _factors(layer: LayerRecord) -> str:
-    return " ".join("×".join(str(n) for n in shape) for shape in layer.factors)
+    """Return the factor shapes: "64×28 ⊗ 64×28", twice that many for two summed terms."""
+    if layer.structure != "kron":
+        return " ".join("×".join(str(n) for n in shape) for shape in layer.factors)
+    terms = layer.factors[0][0]
+    product = " ⊗ ".join("×".join(str(n) for n in shape[1:]) for shape in layer.factors)
+    return product if terms == 1 else f"{terms} ({product})"
 
 
 def inspect_table(report: InspectReport) -> RenderableType:

@@ -164,7 +164,6 @@ def torch_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float3
     """Return the model's logits (N, classes) in evaluation mode."""
     import torch
 
-    model.eval()
     with torch.no_grad():
         parts = [
             model(torch.from_numpy(np.ascontiguousarray(images[i : i + BATCH]))).numpy()
@@ -187,7 +186,6 @@ def attack_images(
     from sepdeploy import attacks
 
     spec = attacks.parse(attack.name)
-    model.eval()
     parts: list[NDArray[np.float32]] = []
     for start in range(0, len(images), BATCH):
         stop = min(start + BATCH, len(images))

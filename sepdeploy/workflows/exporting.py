@@ -122,7 +122,6 @@ def export_model(
     """
     from sepdeploy.exporters.trace import trace
 
-    model.eval()
     digest = sha256_file(model_path)
     pack = _pack(model, digest, evaluation, seed, notify)
     canonical = trace(model)

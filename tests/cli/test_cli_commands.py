@@ -1,0 +1,147 @@
+"""The commands do what the README says: files, tables, JSON and exit code 0."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sepdeploy as sd
+from sepdeploy.data.evalpack import read_pack
+
+FILES = {"tiny.pt", "tiny.onnx", "tiny.tflite", "tiny.manifest.json", "tiny.eval.npz"}
+
+
+def test_export_leaves_exactly_the_promised_files(exported: Path) -> None:
+    assert {p.name for p in exported.iterdir()} == FILES
+
+
+def test_the_manifest_holds_parity_for_every_runtime_and_batch(exported: Path) -> None:
+    manifest = json.loads((exported / "tiny.manifest.json").read_text())
+    assert manifest["schema"] == "sepdeploy.manifest/1"
+    for artifact in manifest["artifacts"]:
+        assert {p["batch"] for p in artifact["parity"]} == {1, 3, 32}
+        assert all(p["max_rel"] <= 1e-5 and p["inputs"] == "data" for p in artifact["parity"])
+        assert {c["layer"] for c in artifact["lowerings"]} == {"fc1", "fc2"}
+        assert {r["layer"] for r in artifact["residency"]} >= {"fc1", "fc2"}
+
+
+def test_inspect_counts_what_the_model_has(exported: Path, call) -> None:
+    kron = 2 * 8 * 8 + 64
+    for name in ("tiny.pt", "tiny.onnx", "tiny.tflite"):
+        got = call("inspect", exported / name, "--json")
+        assert got.code == 0
+        report = json.loads(got.out)
+        assert report["schema"] == "sepdeploy.inspect/1"
+        assert [x["structure"] for x in report["layers"]] == ["kron", "kron", "dense"]
+        assert [x["params"] for x in report["layers"]] == [kron, kron, 650]
+        assert report["total"]["params"] == 2 * kron + 650
+        assert report["total"]["params_dense"] == 2 * (64 * 64 + 64) + 650
+
+
+def test_inspect_prints_a_table_of_80_columns(exported: Path, call) -> None:
+    got = call("inspect", exported / "tiny.onnx")
+    assert got.code == 0
+    assert "8×8 ⊗ 8×8" in got.out
+    assert max(len(line) for line in got.out.splitlines()) <= 80 + len(str(exported))
+
+
+def test_verify_passes_and_lists_every_check(exported: Path, call) -> None:
+    got = call("verify", exported / "tiny.manifest.json", "--json")
+    assert got.code == 0
+    items = json.loads(got.out)["items"]
+    assert all(i["passed"] for i in items)
+    checks = {(i["path"], i["check"]) for i in items}
+    assert {("tiny.onnx", "parity"), ("tiny.tflite", "parity"), ("tiny.eval.npz", "digest")} <= checks
+
+
+def test_bench_gives_every_metric_with_its_kind(exported: Path, call) -> None:
+    got = call("bench", exported / "tiny.onnx", "--attack", "pgd-3", "--samples", "40",
+               "--json", "-")  # fmt: skip
+    assert got.code == 0
+    report = json.loads(got.out)
+    assert report["schema"] == "sepdeploy.bench/1"
+    (result,) = report["results"]
+    found = {m["metric"]: m for m in result["measurements"]}
+    static = {"params", "params_dense", "macs", "file_bytes", "factor_bytes", "resident_bytes",
+              "parity_max_rel", "condition_number"}  # fmt: skip
+    host = {"peak_rss_bytes", "load_ms", "latency_ms", "latency_vs_dense", "clean_accuracy",
+            "adversarial_accuracy"}  # fmt: skip
+    assert set(found) == static | host
+    assert {found[m]["kind"] for m in static} == {"STATIC"}
+    assert {found[m]["kind"] for m in host} == {"HOST"}
+    assert found["file_bytes"]["value"] == (exported / "tiny.onnx").stat().st_size
+    assert len(found["latency_ms"]["samples"]) == found["latency_ms"]["n"] >= 30
+    adversarial = found["adversarial_accuracy"]
+    assert len(adversarial["samples"]) == adversarial["n"] == 40
+    assert adversarial["value"] == np.mean(adversarial["samples"])
+    assert {adversarial[k] for k in ("attack", "norm")} == {"pgd-3", "linf"}
+
+
+def test_accuracy_is_judged_by_the_file_not_by_the_model(exported: Path, call) -> None:
+    got = call("bench", exported / "tiny.tflite", "--runtime", "litert", "--samples", "40",
+               "--attack", "pgd-3", "--json", "-")  # fmt: skip
+    found = {m["metric"]: m for m in json.loads(got.out)["results"][0]["measurements"]}
+    pack = read_pack(exported / "tiny.eval.npz")
+    with sd.open(exported / "tiny.tflite", runtime="litert") as session:
+        right = session.run(pack.clean()).argmax(1) == pack.labels
+    assert found["clean_accuracy"]["samples"] == right.astype(int).tolist()
+
+
+def test_attack_of_radius_zero_equals_clean_accuracy(exported: Path, call) -> None:
+    got = call("bench", exported / "tiny.onnx", "--attack", "pgd-3", "--eps", "0", "--json", "-")
+    found = {m["metric"]: m for m in json.loads(got.out)["results"][0]["measurements"]}
+    assert found["adversarial_accuracy"]["samples"] == found["clean_accuracy"]["samples"]
+    assert found["adversarial_accuracy"]["value"] == found["clean_accuracy"]["value"]
+
+
+def test_bench_without_arguments_takes_the_manifests_of_the_folder(
+    copy: Path, call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copy)
+    got = call("bench", "--json", "out.json", "--attack", "pgd-3")
+    assert got.code == 0
+    results = json.loads((copy / "out.json").read_text())["results"]
+    assert {r["artifact"]["path"] for r in results} == {"tiny.onnx", "tiny.tflite"}
+    assert re.search(r"HOST", got.out)
+    assert max(len(line) for line in got.out.splitlines()) <= 80
+
+
+def test_the_custom_flavour_runs_on_stock_onnxruntime(exported: Path, tmp_path: Path, call) -> None:
+    got = call("export", exported / "tiny.pt", "-f", "onnx", "--flavour", "custom", "-o", tmp_path,
+               "--no-eval")  # fmt: skip
+    assert got.code == 0, got.err
+    import onnx
+
+    graph = onnx.load(tmp_path / "tiny.onnx")
+    assert [n.domain for n in graph.graph.node].count("ai.sepdeploy") == 2
+    assert {f.domain for f in graph.functions} == {"ai.sepdeploy"}
+    images = read_pack(exported / "tiny.eval.npz").clean()
+    with sd.open(exported / "tiny.onnx") as a, sd.open(tmp_path / "tiny.onnx") as b:
+        np.testing.assert_allclose(a.run(images), b.run(images), rtol=0, atol=1e-5)
+
+
+def test_attack_writes_a_pack_inside_the_ball(exported: Path, tmp_path: Path, call) -> None:
+    got = call("attack", exported / "tiny.pt", "-o", tmp_path / "adv.npz", "--attack", "pgd-3",
+               "--eps", "8/255", "--samples", "20")  # fmt: skip
+    assert got.code == 0
+    pack = read_pack(tmp_path / "adv.npz")
+    assert len(pack) == 20
+    assert pack.adversarial is not None
+    assert 0 < np.abs(pack.adversarial - pack.clean()).max() <= 8 / 255 + 1e-7
+
+
+def test_doctor_and_devices_answer_in_json(call) -> None:
+    doctor = json.loads(call("doctor", "--json").out)
+    assert {"onnxruntime", "torch"} <= {f["name"] for f in doctor["findings"] if f["present"]}
+    devices = json.loads(call("devices", "list", "--json").out)
+    assert "host" in {d["id"] for d in devices["devices"]}
+
+
+def test_shell_completion_is_offered(call) -> None:
+    got = call("--show-completion", "bash")
+    assert got.code == 0
+    assert "complete" in got.out
