@@ -52,6 +52,8 @@ class LowRankLinear(nn.Module):
 
         ‖W‖²_F = r s² shall be n_in n_out · gain²/n_in, hence s = gain·sqrt(n_out/r).
         """
+        if self.U.is_meta:  # a network built for its shapes only
+            return
         nn.init.orthogonal_(self.U)
         nn.init.orthogonal_(self.V)
         nn.init.eye_(self.S)
