@@ -12,7 +12,7 @@ from sepdeploy.gate.config import Rules
 from sepdeploy.gate.latency import judge_separate
 from sepdeploy.gate.metrics import ACCURACIES, COUNTS, INSTRUCTIONS, LATENCY, void_reason
 from sepdeploy.gate.verdict import Finding, Outcome
-from sepdeploy.gate.wording import growth, moved_layer, number, percent, probability
+from sepdeploy.gate.wording import exceeds, growth, moved_layer, number, percent, probability
 from sepdeploy.measure.statistics import mcnemar_p
 from sepdeploy.records import Measurement
 
@@ -30,7 +30,7 @@ def judge_count(old: Measurement, new: Measurement, rules: Rules, floor: float) 
     if after <= before:
         outcome = Outcome.OK if after == before else Outcome.IMPROVED
     else:
-        outcome = Outcome.OK if change <= allowed else Outcome.REGRESSION
+        outcome = Outcome.REGRESSION if exceeds(before, after, allowed) else Outcome.OK
     parts = ["unchanged" if after == before else f"{_signed(after - before)} ({percent(change)})"]
     if outcome is Outcome.OK and after > before:
         parts.append("allowed")
@@ -50,10 +50,10 @@ def judge_instructions(old: Measurement, new: Measurement, rules: Rules, floor: 
     change = growth(before, after)
     parts = [percent(change)]
     outcome = Outcome.IMPROVED if change < -rules.instructions_warn else Outcome.OK
-    if change > rules.instructions_warn:
+    if exceeds(before, after, rules.instructions_warn):
         outcome = Outcome.WARNING
         parts.append(moved_layer(old.details, new.details))
-    if change > rules.instructions_fail:
+    if exceeds(before, after, rules.instructions_fail):
         outcome = Outcome.REGRESSION
         parts[0] += f", more than {percent(rules.instructions_fail)}"
     lost = old.details.get("dot", 0)

@@ -1,4 +1,4 @@
-"""How numbers are written in verdicts."""
+"""How numbers are compared and written in verdicts."""
 
 from __future__ import annotations
 
@@ -42,6 +42,15 @@ def growth(old: float, new: float) -> float:
     if old == 0:
         return 0.0 if new == 0 else float("inf")
     return new / old - 1
+
+
+def exceeds(old: float, new: float, allowed: float) -> bool:
+    """Tell whether the growth from old to new is more than a fraction, rounding aside.
+
+    >>> exceeds(100_000, 101_000, 0.01), exceeds(100_000, 101_001, 0.01), exceeds(0, 1, 0.5)
+    (False, True, True)
+    """
+    return new - old > allowed * old + 1e-9 * abs(old)
 
 
 def moved_layer(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
