@@ -98,6 +98,6 @@ def default_step_size(eps: float, steps: int) -> float:
 
     2.5 ε/k, which lets k steps cross the ball, held between ε/10 and ε/4 (ε/4 for the usual
     training attacks of 7 to 10 steps, ε/10 from 25 steps on); with fewer than five steps
-    1.25 ε/k, so that the border can still be reached from any start.
+    1.25 ε/k, so that the border can still be reached from the middle.
     """
     return eps * max(1.25 / steps, min(2.5 / steps, 0.25), 0.1)

@@ -113,6 +113,7 @@ def fit(
             _restore(trainer, state_file)
         elif not recipe.threads:
             identity["threads"] = _probe(trainer)
+        write_history(history_path(out), trainer.history)
         threads = identity["threads"]
         _note(on_progress, f"{threads} thread{'s' * (threads > 1)}")
         with cpu_threads(threads):
@@ -179,7 +180,6 @@ def _restore(trainer: Trainer, path: Path) -> None:
             f"{path} does not fit this network", hint="remove it to start again"
         ) from error
     trainer.identity["threads"] = checkpoint.threads
-    write_history(history_path(trainer.out), trainer.history)
     _note(
         trainer.on_progress,
         f"resuming in epoch {trainer.epoch + 1}, step {trainer.step + 1}"

@@ -104,6 +104,8 @@ class Trainer:
         self.best_epoch = 0
         self.best: dict[str, Tensor] = {}
         self.order = self._new_order()
+        self._started = 0.0
+        self._steps_here = 0
 
     def run(self) -> None:
         """Train to the last epoch.
@@ -113,9 +115,8 @@ class Trainer:
                 that was written while it was finite), or a file cannot be written.
         """
         self._started = time.monotonic()
-        self._steps_here = 0
+        self.save()
         while self.epoch < self.recipe.epochs:
-            self.save()
             self._epoch()
 
     def _epoch(self) -> None:
@@ -286,7 +287,7 @@ def take_batch(split: Split, index: Tensor) -> Batch:
 
 
 def validation_budget(recipe: Recipe) -> Budget:
-    """Return the attack that validation uses: the training's, with at least ten steps.
+    """Return the attack that validation uses: the training's, with at least five steps.
 
     Its random starts are the same in every epoch, so that epochs are compared on equal terms.
     """

@@ -267,7 +267,9 @@ def _convert(name: str, kind: str, value: Any, where: str) -> Any:
             return float(value)
     except ValueError:
         pass
-    raise BadInput(f"{where}: {name} = {value!r:.60} is not {_EXPECTED.get(name, _EXPECTED[kind])}")
+    raise BadInput(
+        f"{where}: {name} = {value!r:.60} is not {_EXPECTED.get(name) or _EXPECTED[kind]}"
+    )
 
 
 _EXPECTED = {

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sepdeploy.layers import KronLinear, LowRankLinear, is_structured
 
+TINY = 1e-60  # a zero matrix has a finite penalty and gradient
 JITTER = 1e-6  # relative to the mean eigenvalue; keeps a singular matrix's penalty finite
 
 
@@ -21,19 +22,13 @@ def condition_term(matrix: Tensor) -> Tensor:
 
     G is the smaller Gram matrix of A and k its size; δ = 1e-6 · tr G / k. φ is the log of the
     ratio of the arithmetic to the geometric mean of the squared singular values: at least 0 (up
-    to δ), 0 exactly when all singular values are equal, the same for c·A, and it bounds the
-    condition number, κ(A)² ≤ 4·exp(k·φ).
+    to δ), 0 exactly when all singular values are equal, and the same for c·A. While δ is
+    negligible it bounds the condition number: κ(A)² ≤ 4·exp(k·φ).
 
     Args:
         matrix: (..., m, n).
     """
     return _condition(matrix).mean()
-
-
-def condition_bound(matrix: Tensor) -> Tensor:
-    """Return the bound 2·exp(k·φ/2) on the condition number that φ gives (largest of a stack)."""
-    k = min(matrix.shape[-2:])
-    return 2 * torch.exp(k * _condition(matrix) / 2).max()
 
 
 def _condition(matrix: Tensor) -> Tensor:
@@ -44,7 +39,7 @@ def _condition(matrix: Tensor) -> Tensor:
         k = G.shape[-1]
         mean = G.diagonal(dim1=-2, dim2=-1).sum(-1) / k
         # dividing by the mean eigenvalue first keeps the determinant in range and φ scale-free
-        scaled = G / mean.clamp_min(torch.finfo(G.dtype).tiny)[..., None, None]
+        scaled = G / mean.clamp_min(TINY)[..., None, None]
         identity = torch.eye(k, dtype=G.dtype, device=G.device)
         return -torch.linalg.slogdet(scaled + JITTER * identity).logabsdet / k
 

@@ -1,0 +1,150 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sepdeploy.errors import BadInput
+from sepdeploy.training import Recipe, load_recipe
+from sepdeploy.training.recipe import differences, parse_target, recipe_from, structure_map
+
+
+def write(tmp_path, text):
+    path = tmp_path / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_flags_beat_the_file_and_the_file_beats_defaults(tmp_path):
+    path = write(
+        tmp_path,
+        'data = "mnist"\nhidden = [64, 32]\neps = "8/255"\nepochs = 3\nbatch-size = 16\nlr = 1\n',
+    )
+    recipe = load_recipe(path, {"epochs": 5, "hidden": "10, 20", "seed": None, "eps": None})
+    assert recipe == Recipe(
+        data="mnist", hidden=(10, 20), eps=8 / 255, epochs=5, batch_size=16, lr=1.0
+    )
+    assert isinstance(recipe.lr, float)
+
+
+def test_defaults_need_no_file():
+    assert load_recipe() == Recipe()
+
+
+def test_a_table_of_structures(tmp_path):
+    path = write(tmp_path, '[structure]\nfc1 = "kron:28x28-64x64"\nfc2 = "lowrank:40"\n')
+    recipe = load_recipe(path)
+    assert structure_map(recipe.structure) == {"fc1": "kron:28x28-64x64", "fc2": "lowrank:40"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("kron", "kron"),
+        ("kron:28x28-64x64*2", "kron:28x28-64x64*2"),
+        ("kron,lowrank:4", {"fc1": "kron", "fc2": "lowrank:4"}),
+        ("fc2=kron, head=lowrank:4", {"fc2": "kron", "head": "lowrank:4"}),
+        ("fc*=kron", {"fc*": "kron"}),
+    ],
+)
+def test_structures(text, expected):
+    assert structure_map(text) == expected
+
+
+def test_recipes_survive_json():
+    recipe = Recipe(hidden=(7, 8), structure="fc1=kron", eps=8 / 255, objective="trades")
+    assert recipe_from(recipe.to_json(), where="x") == recipe
+
+
+def test_unknown_keys_get_three_suggestions(tmp_path):
+    path = write(tmp_path, 'objectiv = "natural"\n')
+    with pytest.raises(BadInput) as error:
+        load_recipe(path)
+    assert "recipe.toml: unknown key 'objectiv'; closest: objective, " in error.value.message
+    assert error.value.message.count(",") == 2
+    assert "trades_beta" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"objective": "pgdat"}, "unknown objective 'pgdat'; closest: pgd-at"),
+        ({"optimizer": "adam"}, "unknown optimizer 'adam'; closest: adamw"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin'; closest: cosine"),
+        ({"norm": "l8"}, "unknown norm"),
+        ({"eps": "8/0"}, "eps"),
+        ({"eps": -1}, "eps"),
+        ({"epochs": 0}, "epochs = 0 is outside"),
+        ({"epochs": 2.5}, "epochs = 2.5 is not a whole number"),
+        ({"epochs": True}, "epochs = True is not a whole number"),
+        ({"epochs": "many"}, "epochs = 'many' is not a whole number"),
+        ({"lr": float("nan")}, "lr = nan is outside"),
+        ({"lr": True}, "lr = True is not a number"),
+        ({"batch_size": -4}, "batch_size = -4"),
+        ({"validation": 1.0}, "validation = 1.0"),
+        ({"validation": 0}, "validation = 0.0"),
+        ({"hidden": "12,x"}, "hidden = '12,x' is not a list of widths"),
+        ({"hidden": [1.5]}, "is not a list of widths"),
+        ({"hidden": [0]}, r"hidden widths \[0\]"),
+        ({"data": 3}, "data = 3 is not a text"),
+        ({"target": "tenx"}, "target 'tenx' is no budget"),
+        ({"target": "0.5x"}, "no budget"),
+        ({"structure": "kron,,kron"}, "empty part"),
+        ({"seed": -1}, "seed = -1"),
+        ({"condition": -0.1}, "condition"),
+    ],
+)
+def test_bad_values(values, message):
+    with pytest.raises(BadInput, match=message) as error:
+        load_recipe(None, values)
+    assert "\n" not in error.value.message
+
+
+def test_files_that_are_no_recipes(tmp_path):
+    with pytest.raises(BadInput, match=r"no\.toml"):
+        load_recipe(tmp_path / "no.toml")
+    with pytest.raises(BadInput, match="not a TOML recipe"):
+        load_recipe(write(tmp_path, "epochs = = 3"))
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInput, match="not a TOML recipe"):
+        load_recipe(tmp_path / "binary.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", None), ("10x", ("ratio", 10.0)), ("2.5X", ("ratio", 2.5)), ("50000", ("params", 5e4))],
+)
+def test_targets(text, expected):
+    assert parse_target(text) == expected
+
+
+def test_a_number_of_parameters_may_be_a_number(tmp_path):
+    assert load_recipe(write(tmp_path, "target = 50000\n")).target == "50000"
+
+
+@given(st.sampled_from([f.name for f in dataclasses.fields(Recipe)]))
+def test_differences_name_every_field_but_the_free_ones(name):
+    old = Recipe()
+    values = {
+        "arch": "lenet", "data": "mnist", "data_dir": "/x", "hidden": (3,), "structure": "kron",
+        "target": "10x", "objective": "natural", "norm": "l2", "optimizer": "sgd",
+        "schedule": "constant", "validation": 0.2, "momentum": 0.5,
+    }  # fmt: skip
+    new = dataclasses.replace(old, **{name: values.get(name, 5)})
+    lines = differences(old, new)
+    if name in ("data_dir", "threads"):
+        assert lines == []
+    else:
+        assert len(lines) == 1
+        assert lines[0].startswith(f"{name}: ")
+
+
+def test_derived_values():
+    recipe = Recipe(eps=0.1, steps=7)
+    assert recipe.attack_step == pytest.approx(0.025)
+    assert Recipe(step_size=0.01).attack_step == 0.01
+    assert recipe.robust
+    assert not Recipe(objective="natural").robust
+    assert not Recipe(eps=0.0).robust
+    assert Recipe(optimizer="sgd").peak_lr > Recipe(optimizer="adamw").peak_lr
+    assert Recipe(lr=0.5).peak_lr == 0.5

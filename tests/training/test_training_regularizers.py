@@ -1,0 +1,178 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from sepdeploy.layers import KronLinear, LowRankLinear
+from sepdeploy.training.regularizers import (
+    JITTER,
+    condition_term,
+    l1_term,
+    layer_mean,
+    penalty,
+    regularized_matrices,
+)
+from sepdeploy.training.spectra import condition_numbers
+
+
+def matrix(m, n, seed, dtype=torch.float64):
+    return torch.randn(m, n, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+sizes = st.integers(1, 9)
+seeds = st.integers(0, 1000)
+
+
+@given(sizes, sizes, seeds)
+def test_condition_term_is_log_arithmetic_over_geometric_mean(m, n, seed):
+    A = matrix(m, n, seed)
+    squares = torch.linalg.svdvals(A) ** 2
+    k = len(squares)
+    shifted = squares / squares.mean() + JITTER
+    expected = -shifted.log().mean()
+    assert condition_term(A) == pytest.approx(float(expected), abs=1e-9)
+    if squares.min() > 0.01 * squares.mean():  # then the jitter is negligible
+        plain = squares.mean().log() - squares.log().mean()
+        assert condition_term(A) == pytest.approx(float(plain), abs=2 * k * JITTER * 100)
+
+
+@given(sizes, sizes, seeds, st.floats(1e-6, 1e6))
+def test_condition_term_ignores_scale_and_transposition(m, n, seed, scale):
+    A = matrix(m, n, seed)
+    value = float(condition_term(A))
+    assert condition_term(scale * A) == pytest.approx(value, rel=1e-6, abs=1e-9)
+    assert condition_term(A.mT) == pytest.approx(value, rel=1e-6, abs=1e-9)
+    assert value >= -1.01 * JITTER
+
+
+@given(sizes, seeds, st.floats(0.01, 100))
+def test_condition_term_vanishes_for_scaled_orthogonal_matrices(n, seed, scale):
+    Q, _ = torch.linalg.qr(matrix(n + 3, n, seed))
+    assert abs(float(condition_term(scale * Q))) <= 1.01 * JITTER
+
+
+@given(st.integers(2, 9), st.integers(2, 9), seeds)
+def test_condition_term_bounds_the_condition_number(m, n, seed):
+    A = matrix(m, n, seed)
+    sigma = torch.linalg.svdvals(A)
+    kappa, k = float(sigma[0] / sigma[-1]), min(m, n)
+    if kappa < 100:
+        assert kappa**2 <= 4 * math.exp(k * (float(condition_term(A)) + 1e-2))
+
+
+def test_gradient_against_finite_differences():
+    for shape in ((5, 3), (3, 5), (4, 4), (2, 3, 4)):
+        A = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(condition_term, (A,), eps=1e-6, atol=1e-6)
+
+
+def test_gradient_against_the_closed_form():
+    A = matrix(6, 4, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(condition_term(A), A)
+    with torch.no_grad():
+        G = A.T @ A
+        expected = 2 * A / torch.trace(G) - 2 / 4 * A @ torch.linalg.inv(G)
+    assert torch.allclose(gradient, expected, atol=1e-4)
+
+
+def test_descending_the_gradient_conditions_a_matrix():
+    A = matrix(8, 8, 3)
+    A[0] *= 1e-3
+    before = torch.linalg.cond(A)
+    for _ in range(300):
+        A.requires_grad_()
+        (gradient,) = torch.autograd.grad(condition_term(A), A)
+        A = (A - 0.3 * gradient).detach()
+    assert torch.linalg.cond(A) < 0.05 * before
+
+
+def test_float32_determinants_do_not_underflow():
+    # det(AᵀA) of this matrix is about e^-135: zero in float32, and its gradient with it
+    A = (matrix(64, 64, 0, torch.float32) / 8 / math.sqrt(3)).requires_grad_()
+    value = condition_term(A)
+    value.backward()
+    assert 0.5 < value.item() < 2
+    assert A.grad.abs().max() > 1e-4
+
+
+def test_singular_and_zero_matrices_stay_finite():
+    for A in (torch.ones(5, 5), torch.zeros(4, 3)):
+        A.requires_grad_()
+        value = condition_term(A)
+        value.backward()
+        assert math.isfinite(value.item())
+        assert torch.isfinite(A.grad).all()
+        assert value.item() > 3
+
+
+def test_stacks_are_averaged():
+    stack = torch.stack([matrix(4, 3, s) for s in range(5)])
+    single = torch.stack([condition_term(A) for A in stack])
+    assert torch.allclose(condition_term(stack), single.mean())
+
+
+def test_precision_does_not_follow_autocast():
+    A = matrix(16, 16, 2, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = condition_term(A)
+    assert inside == condition_term(A)
+
+
+@given(sizes, sizes, seeds)
+def test_l1_is_the_mean_absolute_value(m, n, seed):
+    A = matrix(m, n, seed)
+    assert l1_term(A) == pytest.approx(float(A.abs().sum()) / (m * n))
+
+
+def test_which_matrices_are_regularised():
+    kron = KronLinear((4, 4), (6, 5), terms=2)
+    low = LowRankLinear(30, 12, 3)
+    net = nn.Sequential(kron, nn.ReLU(), low, nn.Linear(12, 2))
+    found = regularized_matrices(net)
+    assert list(found) == ["0", "2"]
+    assert [tuple(A.shape) for A in found["0"]] == [(2, 6, 4), (2, 5, 4)]
+    assert found["2"][0] is low.S
+    dense = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    assert [g[0].shape for g in regularized_matrices(dense).values()] == [(3, 4), (2, 3)]
+    assert list(regularized_matrices(nn.Linear(2, 2))) == ["net"]
+
+
+def test_penalty_is_a_weighted_mean_over_layers():
+    groups = {"a": [matrix(4, 4, 1), matrix(3, 5, 2)], "b": [matrix(6, 2, 3)]}
+    phi = [sum(float(condition_term(A)) for A in g) for g in groups.values()]
+    one = [sum(float(l1_term(A)) for A in g) for g in groups.values()]
+    expected = 0.3 * sum(phi) / 2 + 0.7 * sum(one) / 2
+    assert penalty(groups, condition=0.3, l1=0.7) == pytest.approx(expected, rel=1e-6)
+    assert layer_mean(groups, l1_term) == pytest.approx(sum(one) / 2, rel=1e-6)
+    assert penalty(groups, condition=0, l1=0.7) == pytest.approx(0.7 * sum(one) / 2, rel=1e-6)
+    assert penalty(groups, condition=0, l1=0) is None
+    assert penalty({}, condition=1, l1=1) is None
+
+
+def test_condition_numbers_agree_with_the_dense_matrix():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        KronLinear((3, 4), (5, 4)),
+        LowRankLinear(20, 10, 4),
+        nn.Linear(10, 7),
+        nn.Linear(7, 9),
+        KronLinear((3, 3), (2, 2), terms=2),
+    )
+    for p in net.parameters():
+        nn.init.normal_(p)
+    found = condition_numbers(net)
+    for name, rank in (("0", 12), ("1", 4), ("2", 7), ("3", 7)):
+        layer = net[int(name)]
+        weight = layer.weight if isinstance(layer, nn.Linear) else layer.dense_weight()
+        sigma = torch.linalg.svdvals(weight.detach().double())
+        assert found[name] == pytest.approx(float(sigma[0] / sigma[rank - 1]), rel=1e-4)
+    assert found["4"] is None
+
+
+def test_a_singular_layer_has_no_condition_number():
+    layer = KronLinear((2, 2), (2, 2))
+    nn.init.zeros_(layer.factors[0])
+    assert condition_numbers(layer) == {"net": None}
