@@ -1,0 +1,253 @@
+"""A phone or Android emulator reached with the system's ``adb``.
+
+The device is always named (``-s``): with several attached nothing is chosen silently. One daemon
+can be listed twice (an emulator is found by itself and again after ``adb connect``); it counts
+once.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sepdeploy.devices.transports.base import (
+    RUN_TIMEOUT_S,
+    Completed,
+    Disconnected,
+    Transport,
+)
+from sepdeploy.devices.transports.process import GRACE_S, execute, remote_line, timed_out, unmark
+from sepdeploy.devices.transports.ssh import COPY_TIMEOUT_S, no_room
+from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.files import atomic_path
+
+WORKDIR = "/data/local/tmp/sepdeploy"  # the one place where any app-less user may run programs
+SERVER_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Attached:
+    """One device that adb lists.
+
+    ``state`` is "device" when it is usable, else "offline", "unauthorized", ...
+    """
+
+    serial: str
+    state: str
+    model: str = ""
+
+    @property
+    def emulator(self) -> bool:
+        """Whether the serial is that of an Android emulator."""
+        return self.serial.startswith("emulator-")
+
+
+def attached(adb: str = "adb") -> tuple[Attached, ...]:
+    """Return the devices that adb lists, each once, in the order of their serials.
+
+    Raises:
+        Missing: adb is not installed, or its server does not start.
+    """
+    if shutil.which(adb) is None:
+        raise Missing("adb is not installed", hint="sudo apt install adb")
+    found = execute([adb, "devices", "-l"], timeout=SERVER_TIMEOUT_S, subject="adb devices")
+    if found.rc != 0:
+        raise Missing(
+            f"adb's server does not start: {found.error_line or found.text}",
+            hint="try: adb kill-server; another port: export ANDROID_ADB_SERVER_PORT=5137",
+        )
+    devices = {}
+    for line in found.text.splitlines():
+        match = re.match(r"(\S+)\s+(no permissions|\S+)(.*)", line)
+        if line.startswith(("*", "List of")) or match is None:
+            continue
+        model = re.search(r"\bmodel:(\S+)", match[3])
+        devices[match[1]] = Attached(match[1], match[2], model[1] if model else "")
+    for serial in [s for s in devices if _console_name(s) in devices]:
+        del devices[serial]
+    return tuple(devices[serial] for serial in sorted(devices))
+
+
+def _console_name(serial: str) -> str:
+    """Return the emulator's own serial for an address that leads to the same emulator, else ""."""
+    match = re.fullmatch(r"(?:localhost|127\.0\.0\.1):(\d+)", serial)
+    return f"emulator-{int(match[1]) - 1}" if match else ""
+
+
+def choose(
+    serial: str | None = None, *, emulator: bool | None = None, adb: str = "adb"
+) -> Attached:
+    """Return the one device to use.
+
+    Args:
+        serial: The user's choice; None takes the only one there is.
+        emulator: True or False looks only among emulators or phones.
+        adb: The client program.
+
+    Raises:
+        BadInput: Several devices and no serial.
+        Missing: No device, an unknown serial, or a device that is not ready.
+    """
+    devices = attached(adb)
+    listed = ", ".join(f"{d.serial} ({d.model or d.state})" for d in devices) or "none"
+    if serial is not None:
+        found = [d for d in devices if serial in (d.serial, d.model)]
+        again = [d for d in devices if d.serial == _console_name(serial)]
+        if not found and not again:
+            raise Missing(f"no device '{serial}' attached; attached: {listed}", hint=PLUG_IN)
+        return _ready((found or again)[0])
+    fitting = [d for d in devices if emulator is None or d.emulator == emulator]
+    if not fitting:
+        what = {None: "device", True: "Android emulator", False: "phone"}[emulator]
+        raise Missing(f"no {what} attached to adb; attached: {listed}", hint=PLUG_IN)
+    if len(fitting) > 1:
+        names = ", ".join(f"{d.serial} ({d.model or d.state})" for d in fitting)
+        raise BadInput(
+            f"{len(fitting)} devices are attached: {names}",
+            hint=f"choose one: --serial {fitting[0].serial}",
+        )
+    return _ready(fitting[0])
+
+
+PLUG_IN = (
+    "plug the phone in, switch on USB debugging (developer options), then look at: adb devices"
+)
+NOT_READY = {
+    "unauthorized": "unlock the phone and allow USB debugging from this computer",
+    "offline": "reconnect it, or try: adb reconnect offline",
+    "no permissions": "sudo apt install android-sdk-platform-tools-common, then plug it in again",
+}
+
+
+def _ready(device: Attached) -> Attached:
+    if device.state != "device":
+        raise Missing(
+            f"adb {device.serial}: the device is {device.state}",
+            hint=NOT_READY.get(device.state, "try: adb kill-server, then plug it in again"),
+        )
+    return device
+
+
+class AdbTransport(Transport):
+    """A device behind ``adb -s SERIAL``.
+
+    Args:
+        serial: The device, as ``adb devices`` names it; see ``choose``.
+        workdir: Folder on the device.
+        adb: The client program.
+    """
+
+    name = "adb"
+
+    def __init__(self, serial: str, *, workdir: str = WORKDIR, adb: str = "adb") -> None:
+        if shutil.which(adb) is None:
+            raise Missing("adb is not installed", hint="sudo apt install adb")
+        self.address = serial
+        self.workdir = workdir
+        self._adb = adb
+        self._command = [adb, "-s", serial]
+
+    def push(self, local: Path, remote: str, *, executable: bool = False) -> None:
+        """Send a file; it gets its name when it is complete."""
+        if not local.is_file():
+            raise BadInput(f"cannot read {local}: no such file")
+        target = f"{self.workdir}/{remote}" if not remote.startswith("/") else remote
+        size = local.stat().st_size
+        folder = self.run(["mkdir", "-p", str(Path(target).parent)])
+        if folder.rc != 0:
+            raise no_room(self.where, remote, size, folder)
+        done = execute(
+            [*self._command, "push", str(local), f"{target}.part"],
+            timeout=COPY_TIMEOUT_S,
+            subject=f"{self.where}: push {local.name}",
+        )
+        if done.rc != 0:
+            self.shell(f"rm -f {shlex.quote(target + '.part')}")
+            raise self._refused(done) or no_room(self.where, remote, size, done)
+        part, quoted = shlex.quote(f"{target}.part"), shlex.quote(target)
+        mode = "700" if executable else "600"
+        moved = self.shell(f"chmod {mode} {part} && mv -f {part} {quoted}")
+        if moved.rc != 0:
+            raise no_room(self.where, remote, size, moved)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = RUN_TIMEOUT_S,
+        env: Mapping[str, str] | None = None,
+    ) -> Completed:
+        """Run a program on the device."""
+        line = remote_line(argv, folder=self.workdir, timeout=timeout, env=env)
+        found = execute(
+            [*self._command, "shell", "-T", line],
+            stdin=stdin,
+            timeout=timeout + GRACE_S,
+            subject=f"{self.where}: {argv[0]}",
+        )
+        ended = unmark(found)
+        if ended is None:
+            if found.rc == 73:
+                raise Missing(
+                    f"{self.where}: cannot make the folder {self.workdir}: {found.error_line}",
+                    hint="set transport.workdir in the device profile",
+                )
+            raise self._refused(found) or Disconnected(
+                f"{self.where}: the connection was lost"
+                + (f": {found.error_line}" if found.error_line else ""),
+                hint="is the cable or network stable? then try again",
+            )
+        if ended.rc == 124:
+            raise timed_out(f"{self.where}: {argv[0]}", timeout)
+        return ended
+
+    def pull(self, remote: str, local: Path) -> None:
+        """Fetch a file."""
+        source = f"{self.workdir}/{remote}" if not remote.startswith("/") else remote
+        with atomic_path(local) as temporary:
+            done = execute(
+                [*self._command, "pull", source, str(temporary)],
+                timeout=COPY_TIMEOUT_S,
+                subject=f"{self.where}: pull {remote}",
+            )
+            if done.rc != 0:
+                text = _words(done)
+                raise self._refused(done) or Missing(f"{self.where}: cannot read {remote}: {text}")
+
+    def _refused(self, done: Completed) -> SepdeployError | None:
+        """Return the error when adb itself says that the device is gone, else None."""
+        text = _words(done)
+        if re.search(r"device .*not found|device offline|no devices/emulators|error: closed", text):
+            return Disconnected(f"{self.where}: the device is gone: {text}", hint=PLUG_IN)
+        if "unauthorized" in text:
+            return _unauthorized(self.where)
+        if "cannot connect to daemon" in text or "failed to start daemon" in text:
+            return Missing(f"{self.where}: {text}", hint="try: adb kill-server")
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        """Return the serial and the client's version."""
+        found = execute([self._adb, "version"], timeout=GRACE_S, subject="adb version")
+        version = re.search(r"^Version (\S+)", found.text, re.MULTILINE)
+        return {
+            "transport": self.name,
+            "address": self.address,
+            "client": f"adb {version[1] if version else 'unknown'}",
+        }
+
+
+def _unauthorized(where: str) -> Missing:
+    return Missing(f"{where}: the device is unauthorized", hint=NOT_READY["unauthorized"])
+
+
+def _words(done: Completed) -> str:
+    """Return what adb said went wrong; it writes to either stream."""
+    text = done.stderr.decode(errors="replace") + "\n" + done.text
+    lines = [line for line in text.splitlines() if "error" in line or "cannot" in line]
+    return " ".join((lines or [done.error_line])[0].split())[:200]

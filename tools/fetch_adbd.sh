@@ -1,0 +1,36 @@
+#!/bin/sh
+# Unpacks Debian's adbd (an Android debug daemon for Linux) and its libraries into a folder, so
+# that the tests of the adb transport have a real daemon to talk to:
+#
+#     tools/fetch_adbd.sh /var/cache/adbd && export SEPDEPLOY_TEST_ADBD=/var/cache/adbd
+#
+# Needs apt and its archive keyring, no root; nothing is installed. bookworm has the package in
+# its backports only, later releases in main. The packages come through apt's signed index.
+set -eu
+dest=${1:?usage: fetch_adbd.sh FOLDER}
+[ -x "$dest/root/usr/lib/android-sdk/platform-tools/adbd" ] && exit 0
+mirror=${DEBIAN_MIRROR:-http://mirror.example/debian}
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+release=$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")
+mkdir -p "$dest/apt/lists/partial" "$dest/apt/cache/archives/partial" "$dest/debs"
+dest=$(cd "$dest" && pwd)
+{
+  echo "deb [signed-by=$keyring] $mirror $release main"
+  echo "deb [signed-by=$keyring] $mirror $release-backports main"
+} >"$dest/apt/sources.list"
+cat >"$dest/apt/apt.conf" <<CONF
+Dir::State "$dest/apt";
+Dir::State::status "/dev/null";
+Dir::Cache "$dest/apt/cache";
+Dir::Etc::sourcelist "$dest/apt/sources.list";
+Dir::Etc::sourceparts "-";
+APT::Sandbox::User "";
+CONF
+export APT_CONFIG="$dest/apt/apt.conf"
+apt-get update -qq
+cd "$dest/debs"
+# The daemon and its libraries must be of one version, so all come from the newer suite.
+apt-get download -qq -t "$release-backports" adbd android-libbase android-libboringssl android-libcutils android-liblog \
+  libprotobuf32 libbrotli1 liblz4-1 libzstd1
+for deb in *.deb; do dpkg-deb -x "$deb" "$dest/root"; done
+rm -rf "$dest/apt" "$dest/debs"
