@@ -32,6 +32,7 @@ class Builder:
         self.graph = Graph()
         self.scope = ""
         self._names: dict[str, int] = {}
+        self._kinds: dict[int, str] = {}
         self._made: dict[tuple[Any, ...], Tensor] = {}
 
     @contextmanager
@@ -85,7 +86,12 @@ class Builder:
         out_type = np.dtype(dtype) if dtype is not None else data_input.dtype
         outputs = [Tensor(self.unique(kind.lower()), tuple(s), out_type) for s in shapes]
         self.graph.ops.append(Op(kind, list(inputs), outputs, options))
+        self._kinds.update((id(t), kind) for t in outputs)
         return outputs
+
+    def producer(self, tensor: Tensor) -> str:
+        """Return the kind of the operator that computes a tensor, "" for an input."""
+        return self._kinds.get(id(tensor), "")
 
     def reshape(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
         """Return a tensor's memory under another shape (RESHAPE where that differs).
@@ -145,6 +151,38 @@ class Builder:
             new = layout.reshape(self.row_major(value), shape)
             assert new is not None, "row-major memory takes any shape"
         return new
+
+    def exposed(self, value: Value, axis: int) -> tuple[Value, int, int]:
+        """Give a logical dimension a place in the tensor's shape.
+
+        Args:
+            value: The value.
+            axis: A logical dimension larger than 1.
+
+        Returns:
+            The value with that dimension as one atom; the tensor's dimension that it leads; and
+            how many elements of that tensor dimension one step along it spans.
+        """
+        merged = layout.merge_axis(value, axis)
+        if merged is None:
+            merged = self.row_major(value)
+        (atom,) = merged.groups()[axis]
+        leads = [a == atom for a in range(len(merged.atoms))]
+        dims = layout.tensor_dims(merged)
+        if not any(dim and dim[0] == atom for dim in dims):
+            dims = layout.split_dims(merged, [leads])
+        merged = merged.with_tensor(self.reshape(merged.tensor, layout.dims_shape(merged, dims)))
+        place = next(i for i, dim in enumerate(dims) if dim and dim[0] == atom)
+        return merged, place, merged.tensor.shape[place] // merged.shape[axis]
+
+    def isolated(self, value: Value, axis: int) -> tuple[Value, int]:
+        """As `exposed`, but with the dimension alone in its tensor dimension."""
+        merged, place, inner = self.exposed(value, axis)
+        if inner == 1:
+            return merged, place
+        shape = merged.tensor.shape
+        split = (*shape[:place], shape[place] // inner, inner, *shape[place + 1 :])
+        return merged.with_tensor(self.reshape(merged.tensor, split)), place
 
     def runtime(self, item: Value | Constant, role: str = "constant") -> Value:
         """Return a run-time value; constants become constant tensors.

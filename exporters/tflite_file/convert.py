@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import layout
+from sepdeploy.exporters.tflite_file import affine, layout
+from sepdeploy.exporters.tflite_file.affine import Lazy, Scaled
 from sepdeploy.exporters.tflite_file.context import Context, Item
 from sepdeploy.exporters.tflite_file.fold import fold
 from sepdeploy.exporters.tflite_file.fuse import fuse
 from sepdeploy.exporters.tflite_file.graph import Graph, Tensor
-from sepdeploy.exporters.tflite_file.layout import Constant
-from sepdeploy.exporters.tflite_file.ops import CONVERTERS, NEAREST, Converter
+from sepdeploy.exporters.tflite_file.layout import Constant, Value
+from sepdeploy.exporters.tflite_file.ops import CONVERTERS, NEAREST, RELABELLING, Converter
+from sepdeploy.exporters.tflite_file.rewrite import rewrite
 from sepdeploy.exporters.tflite_file.source import Node, Source, layer_name, read_model
 
 NHWC = (0, 2, 3, 1)
@@ -30,30 +32,61 @@ def convert(model: onnx.ModelProto, *, choices: Mapping[str, str] | None = None)
         BadInput: An operator, shape or type that has no form here, naming the node.
     """
     source = read_model(model)
+    rewrite(source)
     ctx = Context(choices=dict(choices or {}))
-    for name, array in source.constants.items():
-        ctx.items[name] = Constant(array, array.shape)
+    items: dict[str, Lazy] = {n: Constant(a, a.shape) for n, a in source.constants.items()}
     for name, (shape, dtype) in source.inputs.items():
         order = NHWC if len(shape) == 4 else tuple(range(len(shape)))
         tensor = Tensor(name, tuple(shape[a] for a in order), dtype)
         ctx.b.graph.inputs[name] = tensor
-        ctx.items[name] = layout.permuted(tensor, shape, order)
+        items[name] = layout.permuted(tensor, shape, order)
     for node in source.nodes:
-        _convert_node(ctx, node, source)
-    _outputs(ctx, source)
+        _convert_node(ctx, node, items, source)
+    _outputs(ctx, items, source)
     return fuse(ctx.b.graph)
 
 
-def _convert_node(ctx: Context, node: Node, source: Source) -> None:
-    inputs: list[Item | None] = [ctx.items[n] if n else None for n in node.inputs]
+def _convert_node(ctx: Context, node: Node, items: dict[str, Lazy], source: Source) -> None:
+    inputs = [items[n] if n else None for n in node.inputs]
     with ctx.b.layer(layer_name(node, source.constants)):
-        results = fold(ctx, node, inputs)
-        if results is None:
-            results = _converter(node)(ctx, node, inputs)
-    for name, item in zip(node.outputs, results, strict=False):
-        ctx.items[name] = item
+        results = _results(ctx, node, inputs)
+    items.update(zip(node.outputs, results, strict=False))
     if missing := [n for n in node.outputs[len(results) :] if n]:
         raise BadInput(f"{node}: its output '{missing[0]}' has no TFLite form")
+
+
+def _results(ctx: Context, node: Node, inputs: Sequence[Lazy | None]) -> Sequence[Lazy]:
+    held = next((i for i in inputs if isinstance(i, Scaled)), None)
+    if held is None:
+        folded = fold(ctx, node, [i for i in inputs if not isinstance(i, Scaled)])
+        if folded is not None:
+            return folded
+    combined = affine.combine(node, inputs)
+    if combined is not None:
+        return [combined]
+    converter = _converter(node)
+    if held is not None and inputs[0] is held:
+        rest = [affine.settle(ctx.b, i) for i in inputs[1:]]
+        if (node.domain, node.op) in RELABELLING:
+            moved = _relabelled(ctx, node, held, rest)
+            if moved is not None:
+                return [moved]
+        absorbed = affine.absorb(ctx, node, held, rest)
+        if absorbed is not None:
+            return converter(ctx, node, absorbed)
+    return converter(ctx, node, [affine.settle(ctx.b, i) for i in inputs])
+
+
+def _relabelled(
+    ctx: Context, node: Node, held: Scaled, rest: Sequence[Item | None]
+) -> Scaled | None:
+    """Let a reshape or transpose pass under what is held back."""
+    (moved,) = _converter(node)(ctx, node, [held.value, *rest])
+    assert isinstance(moved, Value), "reshaping a computed value gives one"
+    axes = None
+    if node.op == "Transpose":
+        axes = ctx.ints(node, "perm", list(reversed(range(len(held.shape)))))
+    return affine.follow(held, moved, axes)
 
 
 def _converter(node: Node) -> Converter:
@@ -67,12 +100,13 @@ def _converter(node: Node) -> Converter:
     return found
 
 
-def _outputs(ctx: Context, source: Source) -> None:
+def _outputs(ctx: Context, items: Mapping[str, Lazy], source: Source) -> None:
     for name in source.outputs:
-        value = ctx.b.row_major(ctx.b.runtime(ctx.items[name], name))
-        tensor = value.tensor
-        taken = tensor in ctx.b.graph.inputs.values() or tensor in ctx.b.graph.outputs.values()
-        if taken or tensor.data is not None:
+        item = affine.settle(ctx.b, items[name])
+        assert item is not None, "outputs are computed"
+        tensor = ctx.b.row_major(ctx.b.runtime(item, name)).tensor
+        taken = [*ctx.b.graph.inputs.values(), *ctx.b.graph.outputs.values()]
+        if tensor in taken or tensor.data is not None:
             with ctx.b.layer(name):
                 tensor = ctx.b.copy(tensor)
         tensor.name = name

@@ -134,8 +134,8 @@ def _align_to(
     splitting = [
         p for item, p in zip(items, plan.present, strict=True) if not _expands(item, plan, p)
     ]
-    dims = _split_dims(fine, splitting)
-    shape = tuple(math.prod(fine.atoms[a] for a in dim) for dim in dims)
+    dims = layout.split_dims(fine, splitting)
+    shape = layout.dims_shape(fine, dims)
     base = b.reshape(fine.tensor, shape)
     tensors = []
     for item, present in zip(items, plan.present, strict=True):
@@ -160,32 +160,9 @@ def _expanded_size(plan: _Plan, present: Sequence[bool]) -> int:
     fine = plan.leader
     return math.prod(
         math.prod(fine.atoms[a] for a in dim)
-        for dim in _tensor_dims(fine)
+        for dim in layout.tensor_dims(fine)
         if any(present[a] for a in dim)
     )
-
-
-def _tensor_dims(value: Value) -> list[list[int]]:
-    """Return the atoms in each dimension of the value's tensor, in memory order."""
-    groups = layout.split_groups([value.atoms[a] for a in value.order], value.tensor.shape)
-    if groups is None:
-        return [[a] for a in value.order]
-    return [[value.order[p] for p in group] for group in groups]
-
-
-def _split_dims(fine: Value, presents: Sequence[Sequence[bool]]) -> list[list[int]]:
-    """Split the tensor's dimensions into runs that are broadcast alike in every operand."""
-    dims: list[list[int]] = []
-    for dim in _tensor_dims(fine):
-        runs: list[list[int]] = []
-        for atom in dim:
-            alike = runs and all(p[runs[-1][-1]] == p[atom] for p in presents)
-            if alike:
-                runs[-1].append(atom)
-            else:
-                runs.append([atom])
-        dims += runs or [[]]
-    return dims
 
 
 def _constant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sepdeploy.exporters.tflite_file.fold_affine import fold_affine
 from sepdeploy.exporters.tflite_file.graph import Graph, Op, Tensor
 
 _ACTIVATIONS = {"RELU": "RELU", "RELU6": "RELU6"}
@@ -21,6 +22,7 @@ _FUSING = {
 def fuse(graph: Graph) -> Graph:
     """Apply all passes; the graph computes the same."""
     drop_dead(graph)
+    fold_affine(graph)
     fuse_activations(graph)
     chain_reshapes(graph)
     drop_dead(graph)

@@ -182,3 +182,73 @@ def arrange_constant(
     for dim, atoms in zip(data.shape, value_atoms, strict=True):
         dims += list(atoms) if dim != 1 or not atoms else [1] * len(atoms)
     return np.ascontiguousarray(data.reshape(dims).transpose(tuple(order)))
+
+
+def tensor_dims(value: Value) -> list[list[int]]:
+    """Return the atoms in each dimension of the value's tensor, slowest first.
+
+    Where the tensor's shape cuts through an atom, every atom is a dimension of its own; the
+    tensor then has to be reshaped before use.
+    """
+    groups = split_groups([value.atoms[a] for a in value.order], value.tensor.shape)
+    if groups is None:
+        return [[a] for a in value.order]
+    return [[value.order[p] for p in group] for group in groups]
+
+
+def split_dims(value: Value, flags: Sequence[Sequence[bool]]) -> list[list[int]]:
+    """Return the tensor's dimensions, split where atoms of one dimension are flagged differently.
+
+    Args:
+        value: The value.
+        flags: Any number of lists with one flag per atom.
+    """
+    dims: list[list[int]] = []
+    for dim in tensor_dims(value):
+        runs: list[list[int]] = []
+        for atom in dim:
+            if runs and all(f[runs[-1][-1]] == f[atom] for f in flags):
+                runs[-1].append(atom)
+            else:
+                runs.append([atom])
+        dims += runs or [[]]
+    return dims
+
+
+def dims_shape(value: Value, dims: Sequence[Sequence[int]]) -> Shape:
+    """Return the sizes of dimensions given as lists of atoms."""
+    return tuple(math.prod(value.atoms[a] for a in dim) for dim in dims)
+
+
+def merge_axis(value: Value, axis: int) -> Value | None:
+    """Make a logical dimension one atom; None where its atoms are apart in memory."""
+    group = value.groups()[axis]
+    if len(group) < 2:
+        return value
+    start = value.order.index(group[0])
+    if list(value.order[start : start + len(group)]) != group:
+        return None
+    atoms = (*value.atoms[: group[0]], value.shape[axis], *value.atoms[group[-1] + 1 :])
+    shift = len(group) - 1
+    order = [a - shift if a > group[-1] else a for a in value.order if a not in group[1:]]
+    return Value(value.shape, value.tensor, atoms, tuple(order))
+
+
+def resize_axis(value: Value, axis: int, size: int, tensor: Tensor) -> Value:
+    """Return the value after an operator changed the size of a dimension that is one atom.
+
+    Args:
+        value: The value before, ``axis`` being exactly one atom.
+        axis: The dimension.
+        size: Its new size; 1 removes the atom.
+        tensor: The operator's output.
+    """
+    (atom,) = value.groups()[axis]
+    shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
+    atoms = list(value.atoms)
+    if size != 1:
+        atoms[atom] = size
+        return Value(shape, tensor, tuple(atoms), value.order)
+    del atoms[atom]
+    order = tuple(a - (a > atom) for a in value.order if a != atom)
+    return Value(shape, tensor, tuple(atoms), order)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import onnx
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.context import Context, Item
-from sepdeploy.exporters.tflite_file.elementwise import binary, unary
+from sepdeploy.exporters.tflite_file.elementwise import align, binary, unary
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.source import Node
 
@@ -71,3 +72,73 @@ def _exact_inverse(data: np.ndarray) -> bool:
 
 def _dtype(item: Item) -> np.dtype:
     return item.tensor.dtype if isinstance(item, Value) else item.data.dtype
+
+
+def power(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Return x to the power y; common constant powers become multiplications and roots."""
+    x, y = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
+    if isinstance(x, Value) and isinstance(y, Constant) and y.data.size == 1:
+        exponent = float(y.data.reshape(-1)[0])
+        if exponent == 1.0:
+            return [x]
+        if exponent in (2.0, 3.0):
+            square = binary(ctx.b, "MUL", x, x)
+            return [square if exponent == 2.0 else binary(ctx.b, "MUL", square, x)]
+        if exponent in (0.5, -0.5):
+            return [unary(ctx.b, "SQRT" if exponent > 0 else "RSQRT", x)]
+    if isinstance(y, Constant):
+        y = Constant(y.data.astype(_dtype(x)), y.shape)
+    return [binary(ctx.b, "POW", x, y)]
+
+
+def reciprocal(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """1 / x."""
+    return [binary(ctx.b, "DIV", scalar(1.0), ctx.value(node, inputs, 0))]
+
+
+def variadic_op(kind: str, *, mean: bool = False) -> Converter:
+    """Return the converter of an operator that joins any number of operands."""
+
+    def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+        total = ctx.item(node, inputs, 0)
+        for index in range(1, len(inputs)):
+            total = binary(ctx.b, kind, total, ctx.item(node, inputs, index))
+        if mean and len(inputs) > 1:
+            total = binary(ctx.b, "MUL", total, scalar(1 / len(inputs)))
+        return [total]
+
+    return convert
+
+
+def where(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Choose from two operands element by element."""
+    items = [ctx.item(node, inputs, i) for i in range(3)]
+    tensors, result = align(ctx.b, items)
+    out = ctx.b.op("SELECT_V2", tensors, result.tensor.shape, dtype=tensors[1].dtype)
+    return [result.with_tensor(out)]
+
+
+def is_nan(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """True where x differs from itself."""
+    x = ctx.value(node, inputs, 0)
+    return [binary(ctx.b, "NOT_EQUAL", x, x, dtype=bool)]
+
+
+def cast(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Change the element type; floats of any width are float32 in the file."""
+    x = ctx.value(node, inputs, 0)
+    code = ctx.integer(node, "to")
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
+    except KeyError as error:
+        raise BadInput(f"{node}: element type {code} is not known") from error
+    if np.issubdtype(dtype, np.floating) or dtype.name == "bfloat16":
+        dtype = np.dtype(np.float32)
+    if dtype == x.tensor.dtype:
+        return [x]
+    if dtype.name not in ("float32", "int32", "int64", "bool"):
+        raise BadInput(
+            f"{node}: casts to {dtype.name} are not written", hint="cast to float32 or int64"
+        )
+    options = {"in_dtype": x.tensor.dtype.name, "out_dtype": dtype.name}
+    return [unary(ctx.b, "CAST", x, dtype=dtype, **options)]

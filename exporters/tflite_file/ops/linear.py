@@ -63,7 +63,7 @@ def matmul(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item
     first, second = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
     _check(node, first, second)
     if isinstance(first, Value) and isinstance(second, Constant) and second.data.ndim <= 2:
-        return [_times_constant(ctx, first, second)]
+        return [_times_constant(ctx, first, second, ctx.optional_array(node, inputs, 2))]
     if isinstance(first, Constant) and isinstance(second, Value) and first.data.ndim <= 2:
         return [_constant_times(ctx, first, second)]
     return [_batched(ctx, node, ctx.b.runtime(first), ctx.b.runtime(second))]
@@ -78,9 +78,9 @@ def _check(node: Node, first: Item, second: Item) -> None:
         raise BadInput(f"{node}: shapes {texts} do not multiply")
 
 
-def _times_constant(ctx: Context, x: Value, weight: Constant) -> Value:
+def _times_constant(ctx: Context, x: Value, weight: Constant, bias: np.ndarray | None) -> Value:
     matrix = weight.data.reshape(weight.data.shape[0], -1)
-    y = contract(ctx.b, x, len(x.shape) - 1, np.ascontiguousarray(matrix.T), None, "weight")
+    y = contract(ctx.b, x, len(x.shape) - 1, np.ascontiguousarray(matrix.T), bias, "weight")
     return ctx.b.reshaped(y, y.shape[:-1]) if weight.data.ndim == 1 else y
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
-from sepdeploy.exporters.tflite_file.graph import describe
+from sepdeploy.exporters.tflite_file.elementwise import binary, broadcast
+from sepdeploy.exporters.tflite_file.graph import describe, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant
 from sepdeploy.exporters.tflite_file.source import Node
 
@@ -45,13 +46,13 @@ def to_shape(ctx: Context, node: Node, item: Item, target: Sequence[int]) -> Ite
             hint="if the batch size is part of the shape, export with a dynamic batch",
         )
     if isinstance(item, Constant):
-        return Constant(ctx_constant(node, item).reshape(dims), tuple(dims))
+        return Constant(_spelled_out(node, item).reshape(dims), tuple(dims))
     return ctx.b.reshaped(item, dims)
 
 
-def ctx_constant(node: Node, item: Constant) -> np.ndarray:
+def _spelled_out(node: Node, item: Constant) -> np.ndarray:
     """Return a constant's full data; one repeated over the batch cannot be rearranged."""
-    if any(d >= (1 << 31) - 1 for d in item.shape):
+    if any(is_batch(d) for d in item.shape):
         raise BadInput(
             f"{node}: a constant repeated for every sample has no TFLite form here",
             hint="let it broadcast instead of expanding it to the batch size",
@@ -113,3 +114,20 @@ def transpose(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[I
         padded = item.data.reshape((1,) * (rank - item.data.ndim) + item.data.shape)
         return [Constant(padded.transpose(axes), shape)]
     return [layout.transpose(item, axes)]
+
+
+def expand(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Repeat dimensions of size 1, by adding zeros of the wanted shape."""
+    x = ctx.value(node, inputs, 0)
+    target = tuple(int(d) for d in ctx.array(node, inputs, 1).reshape(-1))
+    shape = broadcast(ctx.b, [x.shape, target])
+    if shape == x.shape:
+        return [x]
+    fill = [1 if is_batch(d) else d for d in shape]
+    if any(is_batch(d) for d in shape) and not any(is_batch(d) for d in x.shape):
+        raise BadInput(
+            f"{node} repeats a value for every sample",
+            hint="let it broadcast instead of expanding it to the batch size",
+        )
+    zeros = np.zeros(fill, x.tensor.dtype)
+    return [binary(ctx.b, "ADD", x, Constant(zeros, zeros.shape))]

@@ -1,0 +1,107 @@
+"""Batch, layer, group and instance normalisation, composed of means and products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from sepdeploy.errors import BadInput
+from sepdeploy.exporters.tflite_file.affine import Lazy, hold
+from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
+from sepdeploy.exporters.tflite_file.elementwise import binary, unary
+from sepdeploy.exporters.tflite_file.graph import Array, describe
+from sepdeploy.exporters.tflite_file.layout import Constant, Value
+from sepdeploy.exporters.tflite_file.ops.arithmetic import scalar
+from sepdeploy.exporters.tflite_file.ops.reduce import reduce_value
+from sepdeploy.exporters.tflite_file.source import Node
+
+
+def batch_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
+    """Batch normalisation at inference that could not be folded: one product and one sum."""
+    x = ctx.value(node, inputs, 0)
+    if ctx.integer(node, "training_mode", 0):
+        raise BadInput(f"{node} is in training mode", hint="call model.eval() before the export")
+    scale, shift = affine_of(ctx, node, inputs)
+    return [_held(x, per_channel(scale, x), per_channel(shift, x))]
+
+
+def affine_of(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> tuple[Array, Array]:
+    """Return (scale, shift) of a BatchNormalization node: y = scale x + shift per channel."""
+    gamma, beta, mean, variance = (
+        ctx.array(node, inputs, i).astype(np.float64) for i in range(1, 5)
+    )
+    scale = gamma / np.sqrt(variance + ctx.number(node, "epsilon", 1e-5))
+    return scale.astype(np.float32), (beta - mean * scale).astype(np.float32)
+
+
+def per_channel(data: Array, x: Value) -> Array:
+    """Return (C,) as an array that broadcasts along dimension 1 of x."""
+    return data.reshape(-1, *(1,) * (len(x.shape) - 2))
+
+
+def _held(x: Value, scale: Array | None, shift: Array | None) -> Lazy:
+    """Return scale x + shift, held back so that a neighbouring layer can absorb it."""
+    if scale is None and shift is None:
+        return x
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    return hold(x, one if scale is None else scale, zero if shift is None else shift)
+
+
+def normalized(ctx: Context, x: Value, axes: Iterable[int], epsilon: float) -> Value:
+    """Return (x - mean) / sqrt(variance + epsilon), both taken over ``axes``."""
+    b, axes = ctx.b, list(axes)
+    centred = binary(b, "SUB", x, reduce_value(ctx, "MEAN", x, axes, keep=True))
+    square = binary(b, "MUL", centred, centred)
+    variance = reduce_value(ctx, "MEAN", square, axes, keep=True)
+    inverse = unary(b, "RSQRT", binary(b, "ADD", variance, scalar(epsilon)))
+    return binary(b, "MUL", centred, inverse)
+
+
+def layer_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
+    """Normalise over all dimensions from ``axis`` on."""
+    x = ctx.value(node, inputs, 0)
+    first = axis_of(node, ctx.integer(node, "axis", -1), len(x.shape))
+    if any(name for name in node.outputs[1:]):
+        raise BadInput(f"{node}: its mean and deviation outputs have no TFLite form")
+    y = normalized(ctx, x, range(first, len(x.shape)), ctx.number(node, "epsilon", 1e-5))
+    scale = ctx.optional_array(node, inputs, 1)
+    shift = ctx.optional_array(node, inputs, 2)
+    return [_held(y, scale, shift)]
+
+
+def rms_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
+    """Return x / sqrt(mean(x²) + epsilon) times a scale."""
+    x = ctx.value(node, inputs, 0)
+    first = axis_of(node, ctx.integer(node, "axis", -1), len(x.shape))
+    square = binary(ctx.b, "MUL", x, x)
+    mean = reduce_value(ctx, "MEAN", square, range(first, len(x.shape)), keep=True)
+    shifted = binary(ctx.b, "ADD", mean, scalar(ctx.number(node, "epsilon", 1e-5)))
+    y = binary(ctx.b, "MUL", x, unary(ctx.b, "RSQRT", shifted))
+    return [_held(y, ctx.optional_array(node, inputs, 1), None)]
+
+
+def instance_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
+    """Normalise every channel of every sample over its spatial dimensions."""
+    x = ctx.value(node, inputs, 0)
+    y = normalized(ctx, x, range(2, len(x.shape)), ctx.number(node, "epsilon", 1e-5))
+    scale, shift = ctx.array(node, inputs, 1), ctx.array(node, inputs, 2)
+    return [_held(y, per_channel(scale, x), per_channel(shift, x))]
+
+
+def group_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
+    """Normalise groups of channels over group and space; scale per channel or per group."""
+    x = ctx.value(node, inputs, 0)
+    groups = ctx.integer(node, "num_groups")
+    channels = x.shape[1]
+    if groups < 1 or channels % groups:
+        raise BadInput(f"{node}: {groups} groups do not divide {describe(x.shape)}")
+    split = (x.shape[0], groups, channels // groups * math.prod(x.shape[2:]))
+    y = ctx.b.reshaped(x, split)
+    y = normalized(ctx, y, [2], ctx.number(node, "epsilon", 1e-5))
+    y = ctx.b.reshaped(y, x.shape)
+    scale, shift = (ctx.array(node, inputs, i).reshape(-1) for i in (1, 2))
+    if scale.size == groups:
+        scale, shift = (np.repeat(a, channels // groups) for a in (scale, shift))
+    return [_held(y, per_channel(scale, x), per_channel(shift, x))]

@@ -1,0 +1,156 @@
+"""Reductions, softmax and argmax along logical dimensions, wherever these lie in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from sepdeploy.errors import BadInput
+from sepdeploy.exporters.tflite_file import layout
+from sepdeploy.exporters.tflite_file.builder import FLOAT
+from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
+from sepdeploy.exporters.tflite_file.elementwise import binary, unary
+from sepdeploy.exporters.tflite_file.graph import is_batch
+from sepdeploy.exporters.tflite_file.layout import Value
+from sepdeploy.exporters.tflite_file.source import Node
+
+Converter = Callable[[Context, Node, Sequence[Item | None]], list[Item]]
+
+MAX_REDUCED_RANK = 4
+
+
+def reduce_op(kind: str) -> Converter:
+    """Return the converter of a reduction (axes as attribute or as input)."""
+
+    def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+        x = ctx.value(node, inputs, 0)
+        axes = _axes(ctx, node, inputs, len(x.shape))
+        if axes is None:
+            return [x]
+        keep = bool(ctx.integer(node, "keepdims", 1))
+        _refuse_batch(node, x, axes)
+        return [reduce_value(ctx, kind, x, axes, keep=keep)]
+
+    return convert
+
+
+def reduce_l2(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Square root of the sum of squares."""
+    x = ctx.value(node, inputs, 0)
+    axes = _axes(ctx, node, inputs, len(x.shape))
+    keep = bool(ctx.integer(node, "keepdims", 1))
+    if axes is None:
+        return [unary(ctx.b, "ABS", x)]
+    _refuse_batch(node, x, axes)
+    square = binary(ctx.b, "MUL", x, x)
+    return [unary(ctx.b, "SQRT", reduce_value(ctx, "SUM", square, axes, keep=keep))]
+
+
+def _axes(ctx: Context, node: Node, inputs: Sequence[Item | None], rank: int) -> list[int] | None:
+    """Return the axes to reduce; None for "none", which an empty list may mean."""
+    raw = ctx.optional_array(node, inputs, 1)
+    given = node.attributes.get("axes", []) if raw is None else raw.reshape(-1)
+    axes = [axis_of(node, int(a), rank) for a in given]
+    if axes:
+        return axes
+    return None if ctx.integer(node, "noop_with_empty_axes", 0) else list(range(rank))
+
+
+def _refuse_batch(node: Node, x: Value, axes: Iterable[int]) -> None:
+    if any(is_batch(x.shape[a]) for a in axes):
+        raise BadInput(
+            f"{node} reduces over the batch, so samples would depend on each other",
+            hint="reduce over the other dimensions only",
+        )
+
+
+def reduce_value(ctx: Context, kind: str, x: Value, axes: Iterable[int], *, keep: bool) -> Value:
+    """Emit a reduction over logical dimensions; ``keep`` leaves them as size 1."""
+    reduced = set(axes)
+    groups = x.groups()
+    gone = {a for axis in reduced for a in groups[axis]}
+    flags = [a in gone for a in range(len(x.atoms))]
+    shape = tuple(
+        1 if axis in reduced else d for axis, d in enumerate(x.shape) if keep or axis not in reduced
+    )
+    if not gone:
+        return ctx.b.reshaped(x, shape)
+    dims = _coarse(layout.split_dims(x, [flags]), gone, x)
+    tensor = ctx.b.reshape(x.tensor, layout.dims_shape(x, dims))
+    places = [i for i, dim in enumerate(dims) if dim and dim[0] in gone]
+    # Kept as size 1, so that what is computed from it broadcasts back without a RESHAPE.
+    out_shape = [1 if i in places else d for i, d in enumerate(tensor.shape)]
+    operands = [tensor, ctx.b.ints(places, "axes")]
+    out = ctx.b.op(kind, operands, out_shape, keep_dims=True)
+    kept = [a for a in range(len(x.atoms)) if a not in gone]
+    order = tuple(kept.index(a) for a in x.order if a not in gone)
+    return Value(shape, out, tuple(x.atoms[a] for a in kept), order)
+
+
+def _coarse(dims: list[list[int]], gone: set[int], x: Value) -> list[list[int]]:
+    """Merge neighbouring dimensions that are treated alike, if a RESHAPE is needed anyway."""
+    if layout.dims_shape(x, dims) == x.tensor.shape and len(dims) <= MAX_REDUCED_RANK:
+        return dims
+    merged: list[list[int]] = []
+    for dim in dims:
+        if not dim:
+            continue
+        alike = merged and (merged[-1][0] in gone) == (dim[0] in gone)
+        if alike and not is_batch(x.atoms[merged[-1][0]]):
+            merged[-1] += dim
+        else:
+            merged.append(list(dim))
+    return merged
+
+
+def softmax_op(kind: str) -> Converter:
+    """Return the converter of SOFTMAX or LOG_SOFTMAX along any axis."""
+
+    def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+        x = ctx.value(node, inputs, 0)
+        axis = axis_of(node, ctx.integer(node, "axis", -1), len(x.shape))
+        inner = x.groups()[axis]
+        order = [a for a in x.order if a not in inner]
+        order += [a for a in x.order if a in inner]
+        tensor = ctx.b.ordered(x, order)
+        width = x.shape[axis]
+        if tensor.shape[-1:] != (width,) or len(tensor.shape) > MAX_REDUCED_RANK:
+            rows = [x.atoms[a] for a in order if a not in inner]
+            tensor = ctx.b.reshape(tensor, (*rows, width) if len(rows) < 4 else _rows(rows, width))
+        options = {"beta": 1.0} if kind == "SOFTMAX" else {}
+        out = ctx.b.op(kind, [tensor], tensor.shape, dtype=FLOAT, **options)
+        return [Value(x.shape, out, x.atoms, tuple(order))]
+
+    return convert
+
+
+def _rows(rows: Sequence[int], width: int) -> tuple[int, ...]:
+    first, *rest = rows
+    return (first, int(np.prod(rest, dtype=np.int64)), width)
+
+
+def arg_op(kind: str) -> Converter:
+    """Return the converter of ARG_MAX or ARG_MIN; the index is int64 as in ONNX."""
+
+    def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+        if ctx.integer(node, "select_last_index", 0):
+            raise BadInput(
+                f"{node}: the last of equal values has no TFLite form",
+                hint="use select_last_index=0",
+            )
+        x = ctx.value(node, inputs, 0)
+        axis = axis_of(node, ctx.integer(node, "axis", 0), len(x.shape))
+        _refuse_batch(node, x, [axis])
+        b = ctx.b
+        keep = bool(ctx.integer(node, "keepdims", 1))
+        rest = [a for a in range(len(x.shape)) if a != axis]
+        tensor = b.arranged(x, [*rest, axis])
+        operands = [tensor, b.ints([len(rest)], "axis")]
+        out = b.op(kind, operands, tensor.shape[:-1], dtype=np.int64, output_type="int64")
+        value = layout.plain(out)
+        if keep:
+            value = b.reshaped(value, (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
+        return [value]
+
+    return convert
