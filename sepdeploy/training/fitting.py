@@ -87,7 +87,7 @@ def fit(
     state_file = checkpoint_path(out)
     if resume and not state_file.exists() and out.exists():
         return _finished(recipe, out, data_sha256, on_progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(out.parent)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if model is None:
@@ -119,6 +119,15 @@ def fit(
         with cpu_threads(threads):
             trainer.run()
             return _finish(trainer, dataset)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"cannot make the folder {folder}: {error.strerror}", hint="choose another -o"
+        ) from error
 
 
 def _note(on_progress: Callable[[Event], None], message: str) -> None:

@@ -25,9 +25,9 @@ from sepdeploy.models.factory import find_factory, is_foreign
 from sepdeploy.records import InputSpec
 from sepdeploy.training.recipe import Recipe, parse_target, structure_map
 
-# Kronecker modes, and dense widths over 8: multiples of 8 are what vector units like, but small
-# budgets need a finer choice.
-SIZES = (*range(2, 32, 2), *range(32, 520, 8))
+# Multiples of 8 are what vector units like, but small budgets need a finer choice.
+MODES = (*range(2, 32, 2), *range(32, 513, 8))
+WIDTHS = (*range(2, 32, 2), *range(32, 4097, 8))
 MAX_RANK = 4096
 MACS_SHARE = 0.5  # of the dense network's multiply-accumulates
 
@@ -122,7 +122,7 @@ def _levers(arch: str, structure: StructureMap, options: dict[str, Any]) -> list
     if "lowrank" in _texts(structure):
         return [(_with_rank(structure, rank), options) for rank in range(1, MAX_RANK + 1)]
     default = _default_widths(arch)
-    if options or not default:
+    if options or not default or any(":" in text for text in _texts(structure)):
         return [(structure, options)]
     squares = any("kron" in text for text in _texts(structure))
     return [(structure, {"hidden": widths}) for widths in _widths(default, squares=squares)]
@@ -134,12 +134,13 @@ def _widths(default: tuple[int, ...], *, squares: bool) -> Iterator[tuple[int, .
     For Kronecker layers the widths are squares, so that both modes are equal.
     """
     largest = max(default)
-    for size in SIZES:
-        if squares:
-            sides = (max(2, round(size * math.sqrt(w / largest))) for w in default)
+    if squares:
+        for mode in MODES:
+            sides = (max(2, round(mode * math.sqrt(w / largest))) for w in default)
             yield tuple(side * side for side in sides)
-        else:
-            yield tuple(max(2, round(8 * size * w / largest)) for w in default)
+    else:
+        for width in WIDTHS:
+            yield tuple(max(2, round(width * w / largest)) for w in default)
 
 
 def _counter(arch: str, input: InputSpec, classes: int) -> _Counter:

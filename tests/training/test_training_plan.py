@@ -1,0 +1,109 @@
+import pytest
+
+from sepdeploy.errors import BadInput
+from sepdeploy.models import create
+from sepdeploy.models.checkpoint import linear_specs
+from sepdeploy.records import InputSpec
+from sepdeploy.training import load_recipe
+from sepdeploy.training.plan_widths import MACS_SHARE, plan_network
+
+MNIST, DIGITS = InputSpec((1, 28, 28)), InputSpec((1, 8, 8))
+
+
+def plan(input=MNIST, **values):
+    return plan_network(load_recipe(None, values), input, 10)
+
+
+def build(plan, input=MNIST, arch="mlp"):
+    return create(arch, input, 10, structure=plan.structure, **plan.options)
+
+
+def macs(model):
+    return sum(spec.macs for spec in linear_specs(model.net).values())
+
+
+@pytest.mark.parametrize("input", [MNIST, DIGITS])
+@pytest.mark.parametrize("target", ["5x", "10x", "30x", "100x", "200x", "50000"])
+@pytest.mark.parametrize("structure", ["kron", "dense"])
+def test_plans_keep_the_budget_and_use_it(input, target, structure):
+    dense = create("mlp", input, 10)
+    limit = dense.params / float(target[:-1]) if target[-1] == "x" else float(target)
+    found = plan(input, structure=structure, target=target)
+    model = build(found, input)
+    assert model.params == found.params <= limit
+    assert macs(model) <= MACS_SHARE * macs(dense)
+    # the next larger width breaks the budget or is too slow
+    sizes = found.options["hidden"]
+    dense_step, mode_step = 8, 8
+    wider = tuple(
+        h + dense_step if structure == "dense" else (round(h**0.5) + mode_step) ** 2 for h in sizes
+    )
+    bigger = create("mlp", input, 10, structure=structure, hidden=wider)
+    assert bigger.params > limit or macs(bigger) > MACS_SHARE * macs(dense)
+
+
+@pytest.mark.parametrize("target", ["10x", "30x"])
+def test_low_rank_plans_choose_the_rank(target):
+    found = plan(structure="lowrank", target=target)
+    name, rank = found.structure.split(":")
+    assert name == "lowrank"
+    limit = create("mlp", MNIST, 10).params / float(target[:-1])
+    assert build(found).params == found.params <= limit
+    assert create("mlp", MNIST, 10, structure=f"lowrank:{int(rank) + 1}").params > limit
+
+
+def test_the_widened_net_of_the_design():
+    found = plan(target="10x")
+    assert (found.structure, found.options) == ("kron", {"hidden": (4096, 4096)})
+    assert found.params == 60_938
+    assert found.message == (
+        "planned kron, hidden [4096, 4096]: 60,938 parameters, 30.6x fewer than dense 1,863,690"
+    )
+
+
+def test_without_a_target_nothing_is_planned():
+    found = plan(structure="kron")
+    assert (found.structure, found.options, found.message) == ("kron", {}, "")
+    assert plan().structure == "dense"
+    assert plan(hidden="5,6").options == {"hidden": (5, 6)}
+
+
+def test_mixed_structures_are_planned_by_rank():
+    found = plan(structure="fc1=kron,fc2=lowrank", target="10x")
+    assert found.structure["fc1"] == "kron"
+    assert found.structure["fc2"].startswith("lowrank:")
+    assert build(found).params <= 186_369
+
+
+def test_explicit_shapes_spell_out_the_widths():
+    found = plan(structure="kron:28x28-64x64,kron:64x64-32x32*2")
+    assert found.options == {"hidden": (4096, 1024)}
+    assert build(found).params < 40_000
+    assert plan(structure="fc2=kron:64x64-32x32").options == {}
+
+
+def test_given_widths_are_kept():
+    assert plan(target="10x", hidden="1024,1024").options == {"hidden": (1024, 1024)}
+    with pytest.raises(BadInput, match="smallest reachable is 1,863,690"):
+        plan(target="10x", hidden="1024,1024", structure="dense")
+
+
+def test_an_architecture_without_widths():
+    found = plan(arch="lenet", target="10x")
+    assert build(found, arch="lenet").params == found.params <= 6148
+    ranked = plan(arch="lenet", structure="lowrank", target="10x")
+    assert build(ranked, arch="lenet").params <= 6148
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"target": "100000x"}, r"no plan has at most 18 parameters; the smallest reachable is \d"),
+        ({"target": "10x", "structure": "lowrank:300"}, "no plan has at most 186,369"),
+        ({"target": "10x", "arch": "mypackage:net"}, "cannot be planned"),
+        ({"target": "10x", "structure": "kro"}, "unknown structure"),
+    ],
+)
+def test_unreachable_budgets(values, message):
+    with pytest.raises(BadInput, match=message):
+        plan(**values)
