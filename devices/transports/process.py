@@ -47,11 +47,11 @@ def execute(
     Raises:
         BadInput: It did not end within ``timeout``.
     """
-    data = stdin if isinstance(stdin, bytes) else None
+    data, source = (stdin, subprocess.PIPE) if isinstance(stdin, bytes) else (None, stdin)
     try:
         process = subprocess.Popen(
             list(argv),
-            stdin=subprocess.PIPE if data is not None else stdin,
+            stdin=source,
             stdout=subprocess.PIPE if stdout is None else stdout,
             stderr=subprocess.PIPE,
             env={**os.environ, **env} if env else None,

@@ -168,7 +168,7 @@ class Replay(Transport):
             raise BadInput(
                 f"{where}: the recording ends before {_words(request)}", hint=RECORD_AGAIN
             )
-        line = self._lines[self._next]
+        line: dict[str, Any] = self._lines[self._next]
         if any(line.get(key) != value for key, value in request.items()):
             raise BadInput(
                 f"{where}: the recording has {_words(line)} where {_words(request)} is asked",

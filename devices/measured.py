@@ -1,0 +1,414 @@
+"""Jobs of the runner, done on a device.
+
+``DeviceRunner.run_job`` takes the same job and gives the same result as a child process on this
+machine would: the files that a job names are sent (keyed by their digests, so each travels once),
+the runner reads the rewritten job from standard input, and the file it writes is fetched.
+``measure`` does several jobs between two looks at the device and keeps what it got when one fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sepdeploy.devices import facts as device_facts
+from sepdeploy.devices.facts import DeviceFacts
+from sepdeploy.devices.transports.base import Completed, Disconnected, Transport
+from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.files import sha256_file
+from sepdeploy.records import Kind
+
+JOB_TIMEOUT_S = 900.0
+RECONNECT_PAUSE_S = 1.0
+PYTHON = "python3"
+Result = dict[str, Any]
+SIGILL, SIGKILL = 4, 9
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A program that reads a job from standard input and writes its result as the last line.
+
+    Attributes:
+        files: What it consists of: name on the device (relative) → file here.
+        argv: How it is started, in the transport's working folder.
+        runnable: Names in ``files`` that are started themselves.
+        env: Variables it needs.
+        name: In a word, for messages ("python3", "runner").
+    """
+
+    files: Mapping[str, Path]
+    argv: tuple[str, ...]
+    runnable: frozenset[str] = frozenset()
+    env: Mapping[str, str] = field(default_factory=dict)
+    name: str = PYTHON
+
+
+def python_launcher(runner: Path, python: str = PYTHON) -> Launcher:
+    """Return the launcher of the Python runner.
+
+    Args:
+        runner: The runner's source file; its digest becomes part of its name on the device.
+        python: The interpreter on the device.
+    """
+    name = f"runner-{sha256_file(runner)[:16]}.py"
+    return Launcher({name: runner}, (python, "-B", name), name=python)
+
+
+def program_launcher(program: Path) -> Launcher:
+    """Return the launcher of one executable file that speaks the runner's JSON."""
+    name = f"runner-{sha256_file(program)[:16]}"
+    return Launcher({name: program}, (f"./{name}",), frozenset({name}), name=program.name)
+
+
+class DeviceRunner:
+    """Does the runner's jobs on a device.
+
+    Args:
+        transport: The way there; it stays open.
+        launcher: What is started there.
+        cores: Numbers of the cores to bind to; empty binds to none.
+        pause: Seconds to wait before a lost connection is tried again.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        launcher: Launcher,
+        *,
+        cores: Sequence[int] = (),
+        pause: float = RECONNECT_PAUSE_S,
+    ) -> None:
+        self.transport = transport
+        self.launcher = launcher
+        self.retries = 0
+        self._cores = tuple(cores)
+        self._pause = pause
+        self._present: set[str] = set()  # names that are on the device with the right content
+
+    def run_job(self, job: Mapping[str, Any], *, timeout: float = JOB_TIMEOUT_S) -> Result:
+        """Do one job; a lost connection is tried again once, from the start of the job.
+
+        Args:
+            job: As the runner takes it (``runtimes/runner.py``), with paths of this machine under
+                ``model``, ``models[].path``, ``inputs`` and ``output``.
+            timeout: Seconds.
+
+        Returns:
+            The runner's result, with paths of this machine.
+
+        Raises:
+            BadInput: A file is not usable, or ends the runtime.
+            Missing: The device, its Python or its runtime is absent, or its memory or disk is full.
+        """
+        try:
+            return self._attempt(job, timeout)
+        except Disconnected:
+            self.retries += 1
+            self._present.clear()
+            time.sleep(self._pause)
+            self._end_leftover(job)
+            return self._attempt(job, timeout)
+
+    def _attempt(self, job: Mapping[str, Any], timeout: float) -> Result:
+        remote, names = self._localise(job)
+        self.provide(self.launcher.files, self.launcher.runnable)
+        self.provide(names)
+        text = json.dumps(remote, sort_keys=True)
+        done = self.transport.run(
+            self._command(job),
+            stdin=text.encode(),
+            timeout=timeout,
+            env={**environment(int(job.get("threads", 1))), **self.launcher.env},
+        )
+        result = self._read(done, job, {name: str(path) for name, path in names.items()})
+        if job.get("output"):
+            self.transport.pull(remote["output"], Path(job["output"]))
+            self.transport.run(["rm", "-f", remote["output"]])
+        return result
+
+    def _command(self, job: Mapping[str, Any]) -> list[str]:
+        """Return what starts the job, leaving its process number for ``_end_leftover``."""
+        argv = list(self.launcher.argv)
+        if self._cores:
+            mask = sum(1 << core for core in self._cores)
+            argv = ["taskset", f"{mask:x}", *argv]
+        return ["sh", "-c", f"echo $$ > {_key(job)}.pid; exec {shlex.join(argv)}"]
+
+    def _end_leftover(self, job: Mapping[str, Any]) -> None:
+        """End what the lost connection left running: it would disturb the second attempt."""
+        pid = f"{_key(job)}.pid"
+        self.transport.shell(f'[ -f {pid} ] && kill -9 "$(cat {pid})" 2>/dev/null; rm -f {pid}')
+
+    def _localise(self, job: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Return the job with the device's paths, and the files that it needs there."""
+        names: dict[str, Path] = {}
+
+        def sent(path: Any) -> str:
+            local = Path(str(path))
+            name = f"files/{sha256_file(local)}{local.suffix}"
+            names[name] = local
+            return name
+
+        remote = {k: v for k, v in job.items() if k != "memory_limit"}
+        for key in ("model", "inputs"):
+            if key in remote:
+                remote[key] = sent(remote[key])
+        if "models" in remote:
+            remote["models"] = [{**m, "path": sent(m["path"])} for m in remote["models"]]
+        if remote.get("output"):
+            remote["output"] = f"files/{_key(job)}.out.npy"
+        return remote, names
+
+    def provide(self, files: Mapping[str, Path], runnable: frozenset[str] = frozenset()) -> None:
+        """Make sure that the files are on the device, with exactly their content.
+
+        Raises:
+            Missing: There is no room for one, or it arrives damaged.
+        """
+        wanted = {
+            name: sha256_file(path) for name, path in files.items() if name not in self._present
+        }
+        if not wanted:
+            return
+        there = self._digests(wanted)
+        absent = [name for name, digest in wanted.items() if there.get(name) != digest]
+        for name in absent:
+            self.transport.push(files[name], name, executable=name in runnable)
+        if absent:
+            there = self._digests(absent)
+            for name in absent:
+                if there.get(name) not in (wanted[name], ""):
+                    raise Missing(
+                        f"{self.transport.where}: {files[name].name} arrives damaged",
+                        hint="is the device's storage failing? try another workdir in its profile",
+                    )
+        self._present.update(wanted)
+
+    def _digests(self, names: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+        """Return SHA-256 by name of the files that exist; "" where the device cannot compute it."""
+        done = self.transport.shell(
+            f'for f in {shlex.join(names)}; do [ -f "$f" ] || continue; '
+            'd=$(sha256sum "$f" 2>/dev/null); echo "$f ${d%% *}"; done'
+        )
+        pairs = (line.partition(" ") for line in done.text.splitlines())
+        return {name: digest.strip() for name, _, digest in pairs}
+
+    def _read(self, done: Completed, job: Mapping[str, Any], back: Mapping[str, str]) -> Result:
+        """Return the result that the runner wrote, or raise what its end means."""
+        try:
+            result = json.loads(done.text.splitlines()[-1])
+            if not isinstance(result, dict) or "ok" not in result:
+                raise ValueError
+        except (IndexError, ValueError):
+            raise self._crash(done, job) from None
+        if result["ok"]:
+            return _with_paths(result, job)
+        message, hint = str(result.get("error")), str(result.get("hint", ""))
+        for name, path in back.items():
+            message = message.replace(name, path)
+        if result.get("kind") == "missing":
+            raise Missing(
+                f"{self.transport.where}: {message}",
+                hint=f"on the device: {hint}" if hint else "install what it lacks on the device",
+            )
+        if result.get("kind") == "bad-input":
+            raise BadInput(f"{self.transport.where}: {message}", hint=hint)
+        raise SepdeployError(f"{self.transport.where}: the runner failed: {message}", hint=hint)
+
+    def _crash(self, done: Completed, job: Mapping[str, Any]) -> SepdeployError:
+        """Return the error for a runner that ended without an answer."""
+        where, name = self.transport.where, self.launcher.name
+        said = done.error_line
+        text = done.stderr.decode(errors="replace")
+        if "No module named 'numpy'" in text:
+            return Missing(
+                f"{where}: numpy is not installed for {name}",
+                hint="on the device: python3 -m pip install numpy onnxruntime",
+            )
+        if "xec format error" in text or "not executable: " in text:
+            return Missing(
+                f"{where}: {name} is built for another architecture: {said}",
+                hint="is the device what its profile says? sepdeploy devices probe",
+            )
+        if "No space left" in text:
+            return Missing(
+                f"{where}: the disk is full: {said}",
+                hint="free some space on the device, or set transport.workdir in its profile",
+            )
+        if self._cores and "taskset" in said and done.rc in (126, 127):
+            return Missing(
+                f"{where}: no taskset there to bind to cores: {said}",
+                hint="on the device: sudo apt install util-linux",
+            )
+        if done.rc in (126, 127):
+            return Missing(
+                f"{where}: no {name} there: {said or f'exit code {done.rc}'}",
+                hint="on the device: sudo apt install python3-pip; pip install onnxruntime"
+                if name == PYTHON
+                else "check transport.python in the device profile, or the --runner given",
+            )
+        return self._ended(done, job)
+
+    def _ended(self, done: Completed, job: Mapping[str, Any]) -> SepdeployError:
+        """Return the error for a runner that a signal or its own fault ended."""
+        where, runtime, said = self.transport.where, job.get("runtime"), done.error_line
+        if done.signal == SIGKILL:
+            return Missing(
+                f"{where}: the run was killed there; it ran out of memory, or somebody ended it",
+                hint="free memory on the device, or measure a smaller model",
+            )
+        if done.signal == SIGILL:
+            return Missing(
+                f"{where}: {runtime} there uses an instruction that its processor lacks (SIGILL)",
+                hint=f"install another build or version of {runtime} on the device",
+            )
+        how = f"signal {done.signal}" if done.signal else f"exit code {done.rc}"
+        return BadInput(
+            f"{where}: {runtime} broke down on {_subject(job)}, {how}",
+            hint="the file is damaged, or its runtime has a bug"
+            + (f"; it said: {said}" if said else ""),
+        )
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return the variables of a job on a device: the same on every call, so that runs compare."""
+    fixed = {"LC_ALL": "C", "PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return fixed | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+
+
+def _key(job: Mapping[str, Any]) -> str:
+    """Return a name for a job that does not depend on this machine's paths."""
+    plain = {k: v for k, v in job.items() if k not in ("model", "models", "inputs", "output")}
+    return "job-" + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _subject(job: Mapping[str, Any]) -> str:
+    if "model" in job:
+        return str(job["model"])
+    return ", ".join(str(m.get("path")) for m in job.get("models", ())) or "the job"
+
+
+def _with_paths(result: Result, job: Mapping[str, Any]) -> Result:
+    """Return a result in which files have their names on this machine again."""
+    if "models" not in result:
+        return result
+    asked = {str(m.get("name")): m.get("path") for m in job.get("models", ())}
+    models = [{**m, "path": asked.get(str(m.get("name")), "")} for m in result["models"]]
+    return {**result, "models": models}
+
+
+@dataclass(frozen=True)
+class DeviceRun:
+    """What a device gave: complete, or as far as it went.
+
+    Attributes:
+        kind: How its numbers were obtained.
+        connection: What the transport says of itself.
+        before: The device before the first job.
+        after: The device after the last one; None when it could not be asked any more.
+        results: The runner's results by the name of their job, those that were finished.
+        notes: What a reader of the numbers should know.
+        error: Why it is incomplete or void; None when it is neither. Raise it after keeping
+            the results.
+    """
+
+    kind: Kind
+    connection: Mapping[str, Any]
+    before: DeviceFacts
+    after: DeviceFacts | None
+    results: Mapping[str, Result]
+    notes: tuple[str, ...] = ()
+    error: SepdeployError | None = None
+
+    def device(self) -> dict[str, Any]:
+        """Return the facts as the flat JSON object that results carry."""
+        return {**self.connection, **device_facts.summary(self.before, self.after)}
+
+
+def kind_of(transport: Transport, facts: DeviceFacts) -> Kind:
+    """Return the kind of a number measured over a transport."""
+    if transport.name == "local":
+        return Kind.HOST
+    if facts.emulator or (transport.name == "adb" and transport.address.startswith("emulator-")):
+        return Kind.MEASURED_EMULATOR
+    return Kind.MEASURED
+
+
+def measure(
+    transport: Transport,
+    launcher: Launcher,
+    jobs: Sequence[tuple[str, Mapping[str, Any]]],
+    *,
+    abi: str = "any",
+    timeout: float = JOB_TIMEOUT_S,
+    steady: bool = True,
+    on_job: Callable[[str], None] = lambda name: None,
+    pause: float = RECONNECT_PAUSE_S,
+) -> DeviceRun:
+    """Do jobs on a device between two looks at it.
+
+    Args:
+        transport: The way there; it stays open.
+        launcher: What is started there.
+        jobs: (name, job) in the order in which they are done; see ``DeviceRunner.run_job``.
+        abi: The machine that the device's profile names, "any" for no claim.
+        timeout: Seconds for each job.
+        steady: Whether a device that was slowed down voids the run; a sustained run looks for
+            exactly that and says False.
+        on_job: Told the name of each job as it starts.
+        pause: Seconds to wait before a lost connection is tried again.
+
+    Returns:
+        Results, facts, notes; ``error`` says what went wrong after the device was reached.
+
+    Raises:
+        BadInput: The device is of another architecture than its profile.
+        Missing: The device cannot be reached, or is a 32-bit one.
+    """
+    connection = transport.facts()
+    before = device_facts.read_facts(transport)
+    for _, job in jobs:
+        runtime = str(job.get("runtime", ""))
+        device_facts.require_target(before, abi=abi, runtime=runtime, where=transport.where)
+    threads = max((int(job.get("threads", 1)) for _, job in jobs), default=1)
+    cores = device_facts.big_cores(before, threads)
+    runner = DeviceRunner(transport, launcher, cores=cores, pause=pause)
+    results: dict[str, Result] = {}
+    error: SepdeployError | None = None
+    for name, job in jobs:
+        on_job(name)
+        try:
+            results[name] = runner.run_job(job, timeout=timeout)
+        except SepdeployError as failure:
+            error = failure
+            break
+    after: DeviceFacts | None = None
+    with contextlib.suppress(SepdeployError):
+        after = device_facts.read_facts(transport)
+    if error is None and steady and after is not None:
+        try:
+            device_facts.require_steady(before, after, transport.where)
+        except SepdeployError as failure:
+            error = failure
+    kind = kind_of(transport, before)
+    notes = (*_notes(kind, runner, cores), *device_facts.remarks(before))
+    return DeviceRun(kind, connection, before, after, results, notes, error)
+
+
+def _notes(kind: Kind, runner: DeviceRunner, cores: Sequence[int]) -> tuple[str, ...]:
+    notes = []
+    if kind is Kind.MEASURED_EMULATOR:
+        notes.append("an Android emulator: the host's processor, not a phone's")
+    if cores:
+        notes.append(f"bound to cpu {', '.join(map(str, cores))}")
+    if runner.retries:
+        notes.append(f"the connection was lost and restored {runner.retries} time(s)")
+    return tuple(notes)
