@@ -8,7 +8,7 @@ from sepdeploy.structures.base import Array, Spectrum
 
 
 def condition_number(sigma_max: float, sigma_min: float) -> float:
-    """σ_max/σ_min; infinity where σ_min is 0 (and 1 for the zero operator's 0/0 is not claimed)."""
+    """σ_max/σ_min; infinity where σ_min is 0, also for the zero operator."""
     return sigma_max / sigma_min if sigma_min > 0 else math.inf
 
 

@@ -215,6 +215,11 @@ def test_autocast_and_vmap():
     assert torch.allclose(batched.reshape(3, 16), layer(x), atol=1e-5)
 
 
+def test_layers_print_their_shapes():
+    assert "8x8 → 4x6, terms=2, bias=True" in repr(KronLinear((8, 8), (4, 6), 2))
+    assert repr(LowRankLinear(8, 5, 2, bias=False)) == "LowRankLinear(8 → 5, rank=2, bias=False)"
+
+
 # --- initial values ---------------------------------------------------------------------------
 
 

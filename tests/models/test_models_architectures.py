@@ -291,6 +291,7 @@ class Gives(nn.Module):
         (Gives(lambda x: (x, x)), (3,), "returns a tuple"),
         (Gives(lambda x: x), (2, 3), r"returns \(1, 2, 3\)"),
         (nn.Linear(4, 2), (3,), "does not take an input of shape"),
+        (KronLinear((2, 2), (2, 2)), (3,), "expected"),
         (nn.Linear(4, 2), (0,), "positive"),
         (nn.Linear(4, 2), (1 << 30,), "more than"),
     ],

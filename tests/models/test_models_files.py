@@ -15,7 +15,16 @@ from torch import nn
 
 from sepdeploy.errors import BadInput
 from sepdeploy.layers import project_linear
-from sepdeploy.models import Model, create, load, read_tensor_file, save, wrap, write_tensor_file
+from sepdeploy.models import (
+    ARCHITECTURES,
+    Model,
+    create,
+    load,
+    read_tensor_file,
+    save,
+    wrap,
+    write_tensor_file,
+)
 from sepdeploy.models.factory import replace_module
 from sepdeploy.records import InputSpec
 from sepdeploy.structures import KronSpec, LowRankSpec
@@ -100,6 +109,23 @@ def test_weights_that_share_or_stride_are_loaded_as_they_look(path, model):
     strided.copy_(weight)
     edited(path, lambda d: d["state_dict"].update({"head.weight": strided}))
     assert torch.equal(load(path).net.get_submodule("head").weight, weight)
+
+
+def test_buffers_that_no_file_holds_are_computed_again(digit, tmp_path, monkeypatch):
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(64, 3)
+            self.register_buffer("shift", torch.arange(3.0), persistent=False)
+
+        def forward(self, x):
+            return self.lin(x.flatten(1)) + self.shift
+
+    monkeypatch.setitem(ARCHITECTURES, "shifted", lambda classes: Shifted())
+    model = create("shifted", digit, 3).eval()
+    save(model, tmp_path / "m.pt")
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(load(tmp_path / "m.pt")(x), model(x))
 
 
 def test_a_tensor_file_keeps_nested_values(tmp_path):
