@@ -89,10 +89,10 @@ def run(
     if ids is None:
         ids = torch.arange(len(images), device=images.device)
     attack = ATTACKS[spec.name]
-    parts = [
-        attack(model, *(t[at : at + batch_size] for t in (images, labels, ids)), budget)
-        for at in range(0, len(images), batch_size)
-    ]
+    parts = []
+    for at in range(0, len(images), batch_size):
+        part = slice(at, at + batch_size)
+        parts.append(attack(model, images[part], labels[part], ids[part], budget))
     return torch.cat(parts) if parts else images.clone()
 
 

@@ -93,7 +93,7 @@ def fit(
         if model is None:
             model = _new_model(recipe, dataset, on_progress)
         _check_fits(model, dataset)
-        identity = {
+        identity: dict[str, Any] = {
             "recipe": recipe.to_json(),
             "data_sha256": data_sha256,
             "start_sha256": state_sha256(model.net.state_dict()),

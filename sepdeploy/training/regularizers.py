@@ -41,7 +41,8 @@ def _condition(matrix: Tensor) -> Tensor:
         # dividing by the mean eigenvalue first keeps the determinant in range and φ scale-free
         scaled = G / mean.clamp_min(TINY)[..., None, None]
         identity = torch.eye(k, dtype=G.dtype, device=G.device)
-        return -torch.linalg.slogdet(scaled + JITTER * identity).logabsdet / k
+        logdet: Tensor = torch.linalg.slogdet(scaled + JITTER * identity).logabsdet
+        return -logdet / k
 
 
 def l1_term(matrix: Tensor) -> Tensor:
