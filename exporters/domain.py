@@ -23,6 +23,7 @@ from onnx.defs import OpSchema
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.graph import attributes, initializers
 from sepdeploy.exporters.lowerings.emit import Emitter, Weight
+from sepdeploy.exporters.lowerings.onnx_cost import arrangement
 from sepdeploy.structures import KronSpec, LowRankSpec
 
 DOMAIN = "ai.sepdeploy"
@@ -170,12 +171,13 @@ def node_spec(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Structu
 def overload(spec: StructuredSpec, form: str) -> str:
     """Name of the variant: bodies of one name are equal, whatever the sizes.
 
-    For example "gemm2d-10": form gemm2d, mode 1 contracted before mode 0.
+    For example "gemm2d-0-1:1.0": form gemm2d, nothing merged, mode 1 contracted before mode 0.
     """
-    if not isinstance(spec, KronSpec):
+    found = arrangement(form, spec) if isinstance(spec, KronSpec) else None
+    if found is None:
         return form
-    name = f"{form}-" + ".".join(map(str, spec.order))
-    return name + "-sum" if spec.terms > 1 and len(spec.in_shape) > 2 else name
+    several = spec.terms > 1 and len(found.groups) > 2
+    return f"{form}-{found.key}" + ("-sum" if several else "")
 
 
 def function_body(

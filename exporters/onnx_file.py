@@ -86,7 +86,7 @@ def lower(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> ModelProt
     builders = _builders(choices)
     shapes, known = constant_shapes(model), initializers(model.graph)
     shared = {i for n in model.graph.node if n.domain != DOMAIN for i in read_names(n)}
-    taken = {name: known[name] for name in shared if name in known}
+    taken = {name: tensor for name, tensor in known.items() if name in shared}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         if node.domain != DOMAIN:
@@ -102,7 +102,10 @@ def lower(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> ModelProt
     set_nodes(model.graph, nodes)
     set_initializers(model.graph, taken.values())
     ensure_domain(model)
+    if model.ByteSize() <= SIMPLIFY_LIMIT:  # shapes show which reshapes change nothing
+        model = onnx.shape_inference.infer_shapes(model)
     clean(model)
+    del model.graph.value_info[:]
     return model
 
 

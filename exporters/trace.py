@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import ModelProto, NodeProto, helper
-from torch import nn
 
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exporters.canonical import clean, unknown_domains
@@ -30,6 +30,7 @@ from sepdeploy.exporters.domain import (
     structured_nodes,
 )
 from sepdeploy.exporters.graph import (
+    Array,
     initializers,
     prune,
     rename_values,
@@ -38,7 +39,7 @@ from sepdeploy.exporters.graph import (
     tensor,
     to_array,
 )
-from sepdeploy.layers import graph_nodes
+from sepdeploy.layers import graph_nodes, is_structured
 from sepdeploy.models import Model
 
 INPUT, OUTPUT, BATCH = "input", "logits", "batch"
@@ -72,8 +73,8 @@ def trace(model: Model) -> ModelProto:
     strip_metadata(graph)
     graph.ir_version = IR_VERSION
     clean(graph)
-    _name_constants(graph, model)
-    _name_nodes(graph, scopes)
+    weights = _name_weights(graph, model, scopes)
+    _name_nodes(graph, scopes, weights)
     _complete_structured(graph)
     ensure_domain(graph)
     prune(graph.graph)
@@ -95,21 +96,25 @@ def _export(model: Model) -> ModelProto:
     device = parameter.device if parameter is not None else torch.device("cpu")
     # Two different samples: a batch of one would invite the tracer to fix its size.
     example = torch.rand((2, *model.input.shape), device=device)
+    shapes = ({0: torch.export.Dim(BATCH)},)
     with graph_nodes(), _quiet(), torch.no_grad():
         try:
+            exported = torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False)
+        except Exception as error:
+            raise _untraceable(error) from error
+        try:
             program = torch.onnx.export(
-                model,
-                (example,),
+                exported,
+                (),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim(BATCH)},),
                 custom_translation_table=_translations(ops),
                 verbose=False,
             )
         except Exception as error:
-            raise _explain(error) from error
+            raise _untranslatable(error, exported.graph) from error
     if program is None:
         raise BadInput("the PyTorch exporter returned nothing")
     proto = onnx.ModelProto()
@@ -141,38 +146,75 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        sink = io.StringIO()
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(sink),
+            contextlib.redirect_stderr(sink),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
 
 
-def _explain(error: BaseException) -> BadInput:
-    """One line from the exporter's nested report: the op, the module it came from, a way out."""
-    chain = []
-    seen: BaseException | None = error
-    while seen is not None and len(chain) < 10:
-        chain.append(seen)
-        seen = seen.__cause__ or seen.__context__
-    text = "\n".join(str(e) for e in chain)
-    op = re.search(
-        r"(?:operator|function for|No decompositions registered for)[^a-z]*((?:\w+[.:]+)+\w+)", text
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    for _ in range(20):
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _untraceable(error: BaseException) -> BadInput:
+    """One line from a failed capture: the root's first line and the user's own source line."""
+    root = list(_causes(error))[-1]
+    text = "\n".join(str(e) for e in _causes(error))
+    first = next((line.strip() for line in str(root).splitlines() if line.strip()), "no details")
+    places = re.findall(
+        r"(?:File \"|\()([^\"():\n]+\.py)(?:\", line |:)(\d+)[^\n]* in forward", text
     )
-    module = re.search(r"(?:nn_module_stack|File \"(?P<file>[^\"]+)\", line (?P<line>\d+))", text)
-    where = ""
-    if module and module.group("file"):
-        where = f" ({module.group('file')}:{module.group('line')})"
-    if op:
-        return BadInput(
-            f"operator {op.group(1)} cannot be exported{where}",
-            hint="replace it in the module's forward by standard layers or tensor operations",
-        )
-    first = next((line for line in str(chain[-1]).splitlines() if line.strip()), "no details")
+    own = [f"{file}:{line}" for file, line in places if f"{os.sep}torch{os.sep}" not in file]
+    where = f" (at {own[-1]})" if own else ""
     return BadInput(
-        f"the model cannot be traced: {type(chain[-1]).__name__}: {first[:200]}",
-        hint="forward must not branch on tensor values or on the batch size",
+        f"the model cannot be traced{where}: {type(root).__name__}: {first[:200]}",
+        hint="forward must not branch on the values of a tensor or fix the batch size",
     )
+
+
+def _untranslatable(error: BaseException, graph: torch.fx.Graph) -> BadInput:
+    """One line from a failed translation: the operator and the module it came from."""
+    text = "\n".join(str(e) for e in _causes(error))
+    found = re.search(r"OpOverload\(op='([\w.:]+)'", text) or re.search(
+        r"torch\.ops\.([\w.]+)", text
+    )
+    if found is None:
+        root = list(_causes(error))[-1]
+        first = next(
+            (line.strip() for line in str(root).splitlines() if line.strip()), "no details"
+        )
+        return BadInput(
+            f"the model cannot be exported: {type(root).__name__}: {first[:200]}",
+            hint="replace unusual operations by standard layers",
+        )
+    op = found.group(1)
+    short = op.split(".")[1] if "." in op else op
+    path = _module_of(short, graph)
+    return BadInput(
+        f"operator {op}" + (f" in module '{path}'" if path else "") + " has no ONNX form",
+        hint="replace it in the module's forward by standard layers or tensor operations",
+    )
+
+
+def _module_of(op: str, graph: torch.fx.Graph) -> str:
+    """Path of the first module that calls an operator; a decomposition may have shortened it."""
+    for node in graph.nodes:
+        name = str(node.target).split(".")[1:2]
+        if node.op == "call_function" and name and (op in name[0] or name[0] in op):
+            stack = list((node.meta.get("nn_module_stack") or {}).values())
+            if stack:
+                return str(stack[-1][0]).removeprefix(NET)
+    return ""
 
 
 def _scopes(model: ModelProto) -> dict[str, tuple[str, str]]:
@@ -195,30 +237,54 @@ def _check_domains(model: ModelProto, scopes: dict[str, tuple[str, str]]) -> Non
         )
 
 
-def _name_constants(model: ModelProto, source: nn.Module) -> None:
-    """Call constants as in the state_dict, also those the exporter renamed while folding."""
+def _name_weights(model: ModelProto, source: Model, scopes: dict[str, tuple[str, str]]) -> set[str]:
+    """Name every weight as in the state_dict of the network, one constant per parameter.
+
+    The exporter keeps one of several equal constants (all zero biases, say) and invents names for
+    what it folded; a layer's weights get their own constants and names back.
+    """
     graph = model.graph
-    known = {
+    own = {
         name: value.detach().cpu().numpy()
         for name, value in (*source.named_parameters(), *source.named_buffers())
     }
-    names: dict[str, str] = {}
-    taken = {t.name for t in graph.initializer if t.name in known}
-    for item in graph.initializer:
-        if item.name in known:
-            names[item.name] = item.name.removeprefix(NET)
+    known = initializers(graph)
+    for node in graph.node:
+        path = scopes.get(node.output[0], ("", ""))[0]
+        if not (path and _carries_weights(node, known)):
             continue
-        array = to_array(item)
-        for name, value in known.items():
-            if name not in taken and value.size == array.size and _same(array, value):
-                names[item.name] = name.removeprefix(NET)
-                taken.add(name)
-                break
-    rename_values(graph, names)
+        prefix = f"{path}." if path == NET[:-1] else f"{NET}{path}."
+        below = {name: value for name, value in own.items() if name.startswith(prefix)}
+        for i, name in enumerate(node.input):
+            if name not in known or name in below:
+                continue
+            array = to_array(known[name])
+            match = next((n for n, value in below.items() if _same(array, value)), None)
+            if match is not None:
+                if match not in known:
+                    known[match] = tensor(match, array)
+                    graph.initializer.append(known[match])
+                node.input[i] = match
+    prune(graph)
+    short = {name: _short(name, source) for name in own}
+    rename_values(graph, {t.name: short[t.name] for t in graph.initializer if t.name in own})
+    return set(short.values())
 
 
-def _same(array: Any, value: Any) -> bool:
-    if array.dtype != value.dtype:
+def _short(name: str, source: Model) -> str:
+    """A parameter's name inside the network; a network that is one layer keeps its name."""
+    single = is_structured(source.net) or not any(True for _ in source.net.children())
+    return name if single else name.removeprefix(NET)
+
+
+def _carries_weights(node: NodeProto, constants: Container[str]) -> bool:
+    return node.domain == DOMAIN or (
+        node.op_type in WEIGHTED and any(name in constants for name in node.input)
+    )
+
+
+def _same(array: Array, value: Array) -> bool:
+    if array.dtype != value.dtype or array.size != value.size:
         return False
     if array.shape == value.shape:
         return bool(np.array_equal(array, value))
@@ -226,26 +292,29 @@ def _same(array: Any, value: Any) -> bool:
     return bool(turned and np.array_equal(array, value.T))
 
 
-def _name_nodes(model: ModelProto, scopes: dict[str, tuple[str, str]]) -> None:
-    """Name nodes by module path: the one that carries the weights exactly so, others "path/Op"."""
+def _name_nodes(model: ModelProto, scopes: dict[str, tuple[str, str]], weights: set[str]) -> None:
+    """Name nodes by module path: the one that carries the weights exactly so, others "path/Op".
+
+    A value is named after its node, a constant that is no parameter after the first node that
+    reads it.
+    """
     graph = model.graph
     constants = set(initializers(graph))
     used: set[str] = set()
-    values: dict[str, str] = {}
-    fixed = {INPUT, OUTPUT, *constants}
+    names: dict[str, str] = {}
     for node in graph.node:
         path = scopes.get(node.output[0], ("", ""))[0]
-        weighted = node.domain == DOMAIN or (
-            node.op_type in WEIGHTED and any(i in constants for i in node.input)
-        )
-        stem = path if weighted and path else "/".join(filter(None, (path, node.op_type)))
-        node.name = _unused(stem, used)
+        exact = path and _carries_weights(node, constants)
+        node.name = _unused(path if exact else "/".join(filter(None, (path, node.op_type))), used)
         used.add(node.name)
-        for i, output in enumerate(node.output):
-            if output and output not in fixed:
-                values[output] = f"{node.name}:{i}" if i else node.name
-    shapes = _shape_names(graph, values, constants)
-    rename_values(graph, values | shapes)
+        for i, name in enumerate(node.input):
+            if name in constants and name not in weights and name not in names:
+                folded = node.op_type == "LowRankLinear" and i == 2
+                names[name] = f"{node.name}.V" if folded else f"{node.name}:const{i}"
+        for i, name in enumerate(node.output):
+            if name and name not in (INPUT, OUTPUT):
+                names[name] = f"{node.name}:{i}" if i else node.name
+    rename_values(graph, names)
 
 
 def _unused(stem: str, used: set[str]) -> str:
@@ -253,19 +322,6 @@ def _unused(stem: str, used: set[str]) -> str:
     while name in used:
         name, count = f"{stem}_{count}", count + 1
     return name
-
-
-def _shape_names(
-    graph: onnx.GraphProto, values: dict[str, str], constants: set[str]
-) -> dict[str, str]:
-    """Constants that the exporter numbered get the name of the first node that reads them."""
-    names: dict[str, str] = {}
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            numbered = name in constants and re.fullmatch(r"val_\d+|.*/shape|_to_copy.*", name)
-            if numbered and name not in names:
-                names[name] = f"{node.name}:const{i}"
-    return names
 
 
 def _complete_structured(model: ModelProto) -> None:

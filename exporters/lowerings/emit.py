@@ -126,6 +126,19 @@ class Emitter:
         shape = tuple(weight.shape[axis] for axis in perm)
         return Weight(self.node("Transpose", weight.name, perm=list(perm)), shape)
 
+    def kron_product(self, left: Weight, right: Weight) -> Weight:
+        """Termwise Kronecker product of two stacks (K, o, i): two adjacent modes as one."""
+        (terms, lo, li), (_, ro, ri) = left.shape, right.shape
+        if left.array is not None and right.array is not None:
+            spread = left.array[:, :, None, :, None] * right.array[:, None, :, None, :]
+            merged = spread.reshape(terms, lo * ro, li * ri)
+            return Weight.known(f"{left.name}x{right.name.rpartition('.')[2]}", merged)
+        rows, columns = self.product(lo, ro), self.product(li, ri)
+        wide_left = self.weight_reshape(left, terms, lo, 1, li, 1)
+        wide_right = self.weight_reshape(right, terms, 1, ro, 1, ri)
+        product = Weight(self.node("Mul", wide_left.name, wide_right.name), ())
+        return self.weight_reshape(product, terms, rows, columns)
+
     def use(self, weight: Weight) -> str:
         """The value name to read a weight by; its numbers become a constant of the graph."""
         if weight.array is not None:

@@ -7,6 +7,7 @@ best: flat 2-D GEMMs with the constant on the right, where the runtime packs it 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from sepdeploy.exporters.lowerings.emit import Emitter, Weight
@@ -54,7 +55,7 @@ def gemm2d(
             state.sum_terms(mode, factors[mode])
         else:
             state.per_term(mode, factors[mode])
-    return e.add_bias(state.finish(bias.shape[0]), bias)
+    return state.finish(bias)
 
 
 class _State:
@@ -93,8 +94,11 @@ class _State:
         """First contraction of several terms: (…, i) becomes (…, K, o)."""
         _, o, i = factor.shape
         self._arrange([*self._others(mode), mode])
-        self._gemm(i, self.e.weight_reshape(factor, -1, i))
-        self.axes = [*self._others(mode), TERM, mode]
+        # Either order lets the next transpose move a single axis past all others.
+        ahead = mode == self.modes[-1]
+        stacked = factor if ahead else self.e.weight_transpose(factor, 1, 0, 2)
+        self._gemm(i, self.e.weight_reshape(stacked, -1, i))
+        self.axes = [*self._others(mode), *((TERM, mode) if ahead else (mode, TERM))]
         self.sizes[mode] = o
 
     def per_term(self, mode: int, factor: Weight) -> None:
@@ -110,29 +114,70 @@ class _State:
     def sum_terms(self, mode: int, factor: Weight) -> None:
         """Last contraction of several terms: (…, K, i) becomes (…, o)."""
         k, o, i = factor.shape
-        self._arrange([*self._others(TERM, mode), TERM, mode])
-        stacked = self.e.weight_transpose(factor, 1, 0, 2)
+        ahead = mode == self.modes[-1]
+        self._arrange([*self._others(TERM, mode), *((TERM, mode) if ahead else (mode, TERM))])
+        stacked = self.e.weight_transpose(factor, *((1, 0, 2) if ahead else (1, 2, 0)))
         self._gemm(self.e.product(k, i), self.e.weight_reshape(stacked, o, -1))
         self.axes = self._others(TERM)
         self.sizes[mode] = o
 
-    def finish(self, features: int) -> str:
-        """The value as (M, n_out)."""
+    def finish(self, bias: Weight) -> str:
+        """The value as (M, n_out), bias added."""
+        before = self.value
         self._arrange([BATCH, *self.modes])
-        return self.e.reshape(self.value, -1, features)
+        if self.value == before:
+            return self.e.add_bias(self.e.reshape(self.value, -1, bias.shape[0]), bias)
+        # Added before the reshape, the bias does not stand between two reshapes.
+        shaped = self.e.weight_reshape(bias, *(self.sizes[m] for m in self.modes))
+        return self.e.reshape(self.e.add_bias(self.value, shaped), -1, bias.shape[0])
 
 
-def mm(e: Emitter, spec: KronSpec, x: str, factors: Sequence[Weight], bias: Weight) -> str:
-    """A (X Bᵀ) as two batched products; two modes, one term."""
-    (_, m1, n1), (_, m2, n2) = (f.shape for f in factors)
-    left = e.weight_reshape(factors[0], m1, n1)
-    right = e.weight_transpose(e.weight_reshape(factors[1], m2, n2), 1, 0)
-    inner = e.node("MatMul", e.reshape(x, -1, n1, n2), e.use(right))
-    outer = e.node("MatMul", e.use(left), inner)
-    return e.add_bias(e.reshape(outer, -1, bias.shape[0]), bias)
+def mm(
+    e: Emitter,
+    spec: KronSpec,
+    x: str,
+    factors: Sequence[Weight],
+    bias: Weight,
+    order: Sequence[int] | None = None,
+) -> str:
+    """One product per mode in place: flat for the last mode, a shared left factor for others.
+
+    Nothing is moved, but the left factors are not packed and their products are batched. Several
+    terms need two modes: the last one writes all terms side by side, and (i, K, o) read as
+    (i·K, o) lets the first one sum them.
+    """
+    modes = list(range(len(factors)))
+    terms = factors[0].shape[0]
+    several = spec.terms > 1 or (e.inside_function and len(modes) == 2)
+    sizes = [f.shape[2] for f in factors]
+    for mode in [1, 0] if several else order or spec.order:
+        factor = factors[mode]
+        _, o, i = factor.shape
+        if mode == modes[-1]:
+            rows = e.reshape(x, -1, i)
+            x = e.node("Gemm", rows, e.use(e.weight_reshape(factor, -1, i)), transB=1)
+        else:
+            stacked = e.weight_transpose(factor, 1, 2, 0) if several else factor
+            left = e.weight_reshape(stacked, o, -1)
+            right = functools.reduce(e.product, sizes[mode + 1 :])
+            columns = e.reshape(x, -1, e.product(i, terms) if several else i, right)
+            x = e.node("MatMul", e.use(left), columns)
+        sizes[mode] = o
+    if mode:
+        return e.add_bias(e.reshape(x, -1, bias.shape[0]), bias)
+    # Added before the reshape, the bias does not stand between two reshapes.
+    x = e.add_bias(x, e.weight_reshape(bias, o, right))
+    return e.reshape(x, -1, bias.shape[0])
 
 
-def tt(e: Emitter, spec: KronSpec, x: str, factors: Sequence[Weight], bias: Weight) -> str:
+def tt(
+    e: Emitter,
+    spec: KronSpec,
+    x: str,
+    factors: Sequence[Weight],
+    bias: Weight,
+    order: Sequence[int] | None = None,
+) -> str:
     """Both constants on the right, a transpose after each product; two modes, one term."""
     value = e.reshape(x, -1, *(f.shape[2] for f in factors))
     for factor in reversed(factors):
@@ -143,12 +188,21 @@ def tt(e: Emitter, spec: KronSpec, x: str, factors: Sequence[Weight], bias: Weig
     return e.add_bias(e.reshape(value, -1, bias.shape[0]), bias)
 
 
-def conv2d(e: Emitter, spec: KronSpec, x: str, factors: Sequence[Weight], bias: Weight) -> str:
-    """B as a flat GEMM, A as a 1×1 convolution over its rows; two modes, one term."""
-    (_, m1, n1), (_, m2, n2) = (f.shape for f in factors)
+def conv2d(
+    e: Emitter,
+    spec: KronSpec,
+    x: str,
+    factors: Sequence[Weight],
+    bias: Weight,
+    order: Sequence[int] | None = None,
+) -> str:
+    """B as a flat GEMM, A as a 1×1 convolution over its rows; two modes."""
+    (terms, m1, n1), (_, m2, n2) = (f.shape for f in factors)
     rows = e.reshape(x, -1, n2)
-    inner = e.node("Gemm", rows, e.use(e.weight_reshape(factors[1], m2, n2)), transB=1)
-    kernel = e.weight_reshape(factors[0], m1, n1, 1, 1)
-    planes = e.reshape(inner, -1, n1, m2, 1)
+    inner = e.node("Gemm", rows, e.use(e.weight_reshape(factors[1], -1, n2)), transB=1)
+    stacked = e.weight_transpose(factors[0], 1, 2, 0)
+    channels = e.product(n1, terms)
+    kernel = e.weight_reshape(stacked, m1, -1, 1, 1)
+    planes = e.reshape(inner, -1, channels, m2, 1)
     outer = e.node("Conv", planes, e.use(kernel), kernel_shape=[1, 1])
     return e.add_bias(e.reshape(outer, -1, bias.shape[0]), bias)
