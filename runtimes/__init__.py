@@ -104,6 +104,8 @@ def open(path: str | os.PathLike[str], runtime: str | None = None, threads: int 
     """
     path = Path(path)
     name = choose(path, runtime)
+    if threads < 1:
+        raise BadInput(f"threads must be at least 1, found {threads}")
     if RUNTIMES[name].format == "onnx":
         return open_onnx(path, threads)
     return open_tflite(path, threads, name)

@@ -312,8 +312,8 @@ class TfliteModel:
     def _calls(self) -> tuple[Any, Any, Any]:
         """Return what sets a tensor, runs the graph and reads a tensor at the least cost.
 
-        The public methods look for arrays that point into the interpreter before every call; none
-        is ever handed out here. The object they wrap costs 0.3 µs less in a run.
+        The public methods first look whether an array points into the interpreter; none is ever
+        handed out here. The object they wrap costs 0.3 µs less in a run.
         """
         public = self._interpreter
         inner = getattr(public, "_interpreter", None)
@@ -373,8 +373,7 @@ class TfliteModel:
         try:
             if len(batch) != self._rows:
                 self._rows = 0  # whatever happens between here and there, lay it out again
-                self._interpreter.resize_tensor_input(self._in, own)
-                self._interpreter.allocate_tensors()
+                self._lay_out(own)
                 self._rows = len(batch)
             self._set(self._in, np.zeros(own, self._type), 0)
             self._invoke()
@@ -386,6 +385,15 @@ class TfliteModel:
                 "bad-input", f"{self.path}: expected {len(batch)} rows of logits, found {rows}"
             )
         self._shape = batch.shape
+
+    def _lay_out(self, shape: list[int]) -> None:
+        # The public methods refuse while anything else refers to the object that they wrap.
+        self._set = self._invoke = self._get = None
+        try:
+            self._interpreter.resize_tensor_input(self._in, shape)
+            self._interpreter.allocate_tensors()
+        finally:
+            self._set, self._invoke, self._get = self._calls()
 
     def values(self, batch: Array, names: list[str]) -> dict[str, Array]:
         """Return intermediate values of one run by tensor name (with ``keep_values``)."""

@@ -1,0 +1,459 @@
+"""Opening and running artifacts: the answers, and every way in which it cannot be done."""
+
+import gc
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import tflite_builder
+from onnx import TensorProto, helper
+from onnx_builder import linear_model, onnx_model
+
+from sepdeploy import runtimes
+from sepdeploy.errors import BadInput, Missing
+from sepdeploy.runtimes import runner
+
+TFLITE_RUNTIMES = runtimes.installed("tflite")
+needs_tflite = pytest.mark.skipif(not TFLITE_RUNTIMES, reason="no TFLite runtime installed")
+FORMATS = [("onnxruntime", "onnx"), *((name, "tflite") for name in TFLITE_RUNTIMES)]
+
+
+def write_linear(folder, form, weights, **options):
+    path = folder / f"model.{form}"
+    if form == "onnx":
+        onnx.save(linear_model(*weights, **options), str(path))
+        return path
+    return tflite_builder.linear(path, *weights, **options)
+
+
+@pytest.mark.parametrize(("runtime", "form"), FORMATS)
+def test_every_runtime_gives_the_matrix_product(tmp_path, rng, weights, runtime, form):
+    path = write_linear(tmp_path, form, weights)
+    with runtimes.open(path, runtime) as session:
+        assert session.input.shape == (12,)
+        assert session.path == path
+        assert session.runtime.name == runtime
+        assert session.runtime.version == runtimes.versions()[runtime]
+        for batch in (1, 3, 32, 1, 2, 5, 7, 3):  # more sizes than are kept bound
+            x = rng.random((batch, 12), dtype=np.float32)
+            logits = session.run(x)
+            assert logits.dtype == np.float32
+            np.testing.assert_allclose(logits, x @ weights[0].T + weights[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("runtime", "form"), FORMATS)
+def test_results_are_the_callers_own(tmp_path, rng, weights, runtime, form):
+    session = runtimes.open(write_linear(tmp_path, form, weights), runtime)
+    x, other = rng.random((2, 12), dtype=np.float32), rng.random((2, 12), dtype=np.float32)
+    first = session.run(x)
+    kept = first.copy()
+    second = session.run(other)
+    np.testing.assert_array_equal(first, kept)
+    assert not np.array_equal(first, second)
+    first[:] = 0  # writing into a result must not reach the next one
+    np.testing.assert_array_equal(session.run(x), kept)
+    del session
+    gc.collect()
+    np.testing.assert_array_equal(second.shape, (2, 5))
+
+
+@pytest.mark.parametrize(("runtime", "form"), FORMATS)
+def test_arrays_of_any_memory_order_are_taken(tmp_path, rng, weights, runtime, form):
+    session = runtimes.open(write_linear(tmp_path, form, weights), runtime)
+    base = rng.random((24, 6), dtype=np.float32)
+    for x in (base[::2].T, np.asfortranarray(base[:12].T), base[12:].T[::-1]):
+        assert not x.flags.c_contiguous
+        expected = x @ weights[0].T + weights[1]
+        np.testing.assert_allclose(session.run(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def images_graph(weight, bias, shape):
+    c, h, w = shape
+    return onnx_model(
+        [
+            helper.make_node("Flatten", ["input"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "w", "b"], ["logits"], transB=1),
+        ],
+        [("input", TensorProto.FLOAT, ["batch", c, h, w])],
+        [("logits", TensorProto.FLOAT, ["batch", len(weight)])],
+        [("w", weight), ("b", bias)],
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 3), (2, 3, 2), (3, 2, 2)])
+@pytest.mark.parametrize(("runtime", "form"), FORMATS)
+def test_images_are_nchw_for_every_format(tmp_path, rng, runtime, form, shape):
+    """The .tflite file takes NHWC and weighs the values in that order; the caller sees NCHW."""
+    c, h, w = shape
+    weight = rng.standard_normal((4, c * h * w), np.float32)
+    bias = rng.standard_normal(4, np.float32)
+    x = rng.random((3, *shape), dtype=np.float32)
+    path = tmp_path / f"images.{form}"
+    if form == "onnx":
+        onnx.save(images_graph(weight, bias, shape), str(path))
+    else:
+        nhwc = weight.reshape(4, c, h, w).transpose(0, 2, 3, 1).reshape(4, -1)
+        tflite_builder.image_linear(path, np.ascontiguousarray(nhwc), bias, shape)
+    with runtimes.open(path, runtime) as session:
+        assert session.input.shape == shape
+        expected = x.reshape(3, -1) @ weight.T + bias
+        np.testing.assert_allclose(session.run(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("runtime", TFLITE_RUNTIMES)
+def test_int8_files_are_quantised_and_dequantised(tmp_path, rng, runtime):
+    weight = rng.integers(-127, 128, (3, 8), dtype=np.int8)
+    inner, outer, scale = (1 / 255, -128), (0.05, 3), 0.01
+    path = tflite_builder.int8_linear(tmp_path / "int8.tflite", weight, inner, outer, scale)
+    x = rng.random((4, 8), dtype=np.float32)
+    with runtimes.open(path, runtime) as session:
+        logits = session.run(x)
+    quantised = np.clip(np.rint(x / inner[0]) + inner[1], -128, 127)
+    exact = (quantised - inner[1]) * inner[0] @ (weight.astype(float) * scale).T
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, exact, atol=0.5001 * outer[0])  # half a step of the output
+
+
+@pytest.mark.parametrize(("runtime", "form"), FORMATS)
+@pytest.mark.parametrize(
+    ("batch", "expected", "found"),
+    [
+        (np.zeros((2, 11), np.float32), "(N, 12)", "float32 (2, 11)"),
+        (np.zeros((2, 12)), "float32 array (N, 12)", "float64 (2, 12)"),
+        (np.zeros((2, 12), np.uint8), "float32", "uint8 (2, 12)"),
+        (np.zeros(12, np.float32), "(N, 12)", "float32 (12,)"),
+        (np.zeros((0, 12), np.float32), "(N, 12)", "float32 (0, 12)"),
+        (np.zeros((2, 12, 1), np.float32), "(N, 12)", "float32 (2, 12, 1)"),
+        ([[0.0] * 12], "float32 array", "list"),
+        (None, "float32 array", "NoneType"),
+    ],
+)
+def test_wrong_batches_are_named(tmp_path, weights, runtime, form, batch, expected, found):
+    session = runtimes.open(write_linear(tmp_path, form, weights), runtime)
+    right = np.ones((2, 12), np.float32)
+    before = session.run(right)  # buffers for two samples are bound
+    with pytest.raises(BadInput) as caught:
+        session.run(batch)
+    assert expected in caught.value.message
+    assert found in caught.value.message
+    assert "\n" not in caught.value.message
+    np.testing.assert_array_equal(session.run(right), before)
+
+
+@pytest.mark.parametrize(("runtime", "form"), FORMATS)
+def test_a_bound_size_still_refuses_another_dtype(tmp_path, weights, runtime, form):
+    session = runtimes.open(write_linear(tmp_path, form, weights), runtime)
+    session.run(np.ones((2, 12), np.float32))
+    with pytest.raises(BadInput, match="float64"):
+        session.run(np.ones((2, 12), np.float64))
+
+
+def test_hints_name_the_cure(onnx_linear):
+    session = runtimes.open(onnx_linear)
+    with pytest.raises(BadInput) as caught:
+        session.run(np.zeros(12, np.float32))
+    assert "batch[None]" in caught.value.hint
+    with pytest.raises(BadInput) as caught:
+        session.run(np.zeros((1, 12)))
+    assert "astype(np.float32)" in caught.value.hint
+
+
+@pytest.mark.parametrize(("runtime", "form"), FORMATS)
+def test_a_fixed_batch_size_is_named(tmp_path, weights, runtime, form):
+    options = {"batch": 2} if form == "onnx" else {"dynamic": False, "rows": 2}
+    session = runtimes.open(write_linear(tmp_path, form, weights, **options), runtime)
+    assert session.run(np.zeros((2, 12), np.float32)).shape == (2, 5)
+    with pytest.raises(BadInput, match=r"\(2, 12\), found float32 \(3, 12\)"):
+        session.run(np.zeros((3, 12), np.float32))
+
+
+@pytest.mark.parametrize(("runtime", "form"), FORMATS)
+def test_a_closed_session_cannot_run(tmp_path, weights, runtime, form):
+    with runtimes.open(write_linear(tmp_path, form, weights), runtime) as session:
+        pass
+    with pytest.raises(BadInput, match="closed"):
+        session.run(np.zeros((1, 12), np.float32))
+
+
+def test_a_graph_that_fails_at_some_batch_size_says_which(tmp_path, rng):
+    """A reshape to a fixed number of rows: the batch looks free but is not."""
+    target = np.array([2, 6], np.int64)
+    model = onnx_model(
+        [helper.make_node("Reshape", ["input", "shape"], ["logits"])],
+        [("input", TensorProto.FLOAT, ["batch", 6])],
+        [("logits", TensorProto.FLOAT, None)],
+        [("shape", target)],
+    )
+    path = tmp_path / "fixed.onnx"
+    onnx.save(model, str(path))
+    session = runtimes.open(path)
+    x = rng.random((2, 6), dtype=np.float32)
+    with pytest.raises(BadInput, match="fails at batch 3"):
+        session.run(np.zeros((3, 6), np.float32))
+    np.testing.assert_array_equal(session.run(x), x)
+
+
+def test_logits_are_taken_from_the_output_of_that_name(tmp_path, rng):
+    model = onnx_model(
+        [
+            helper.make_node("Relu", ["input"], ["features"]),
+            helper.make_node("Neg", ["input"], ["logits"]),
+        ],
+        [("input", TensorProto.FLOAT, ["batch", 4])],
+        [(n, TensorProto.FLOAT, ["batch", 4]) for n in ("features", "logits")],
+    )
+    path = tmp_path / "two.onnx"
+    onnx.save(model, str(path))
+    x = rng.random((2, 4), dtype=np.float32)
+    np.testing.assert_array_equal(runtimes.open(path).run(x), -x)
+
+
+def test_int8_arithmetic_is_exact_on_every_processor(onnx_linear):
+    options = runner.OrtModel(str(onnx_linear)).session.get_session_options()
+    assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    assert options.intra_op_num_threads == options.inter_op_num_threads == 1
+    assert (
+        runner.OrtModel(str(onnx_linear), 2).session.get_session_options().intra_op_num_threads == 2
+    )
+
+
+class Without:
+    """Everything that an object has, but one attribute."""
+
+    def __init__(self, target, hidden):
+        self._target, self._hidden = target, hidden
+
+    def __getattr__(self, name):
+        if name == self._hidden:
+            raise AttributeError(name)
+        return getattr(self._target, name)
+
+
+def test_public_calls_do_where_the_short_way_is_absent(tmp_path, onnx_linear, rng, weights):
+    x = rng.random((3, 12), dtype=np.float32)
+    expected = x @ weights[0].T + weights[1]
+    model = runner.OrtModel(str(onnx_linear))
+    model.session = Without(model.session, "_sess")
+    np.testing.assert_allclose(model.run(x), expected, rtol=1e-5, atol=1e-5)
+    for name in TFLITE_RUNTIMES:
+        path = tflite_builder.linear(tmp_path / "linear.tflite", *weights)
+        lite = runner.TfliteModel(str(path), 1, name)
+        lite._interpreter = Without(lite._interpreter, "_interpreter")
+        lite._set, lite._invoke, lite._get = lite._calls()
+        np.testing.assert_allclose(lite.run(x), expected, rtol=1e-5, atol=1e-5)
+
+
+# --- the embedded entry
+
+
+ENTRY = {"schema": "x", "input": {"shape": [12], "mean": [0.1], "std": [0.5], "class_names": ["a"]}}
+
+
+def with_entry(folder, form, weights, text):
+    options = {"metadata": {"sepdeploy": text}} if form == "onnx" else {"entry": text}
+    return write_linear(folder, form, weights, **options)
+
+
+@pytest.mark.parametrize(("runtime", "form"), FORMATS)
+def test_the_input_comes_from_the_embedded_entry(tmp_path, weights, runtime, form):
+    session = runtimes.open(with_entry(tmp_path, form, weights, json.dumps(ENTRY)), runtime)
+    assert session.input.shape == (12,)
+    assert session.input.mean == (0.1,)
+    assert session.input.class_names == ("a",)
+
+
+@pytest.mark.parametrize(("runtime", "form"), FORMATS)
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "entry is damaged"),
+        ("[]", "entry is damaged"),
+        ('{"input": 3}', "expected an object"),
+        ('{"input": {"shape": [3, 4]}}', r"\(3, 4\), the graph takes \(12,\)"),
+        ('{"input": {"shape": [0]}}', "positive"),
+    ],
+)
+def test_an_entry_that_lies_is_refused(tmp_path, weights, runtime, form, text, why):
+    with pytest.raises(BadInput, match=why):
+        runtimes.open(with_entry(tmp_path, form, weights, text), runtime)
+
+
+# --- files that are not usable
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(BadInput, match=r"absent\.onnx: cannot be read: No such file"):
+        runtimes.open(tmp_path / "absent.onnx")
+    with pytest.raises(BadInput, match="Is a directory"):
+        runtimes.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.tflite", "m.bin", "m"])
+def test_an_empty_file(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(BadInput, match="is empty"):
+        runtimes.open(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["m.tflite", "m.bin", "m.pt"])
+def test_a_file_of_neither_format(tmp_path, name):
+    (tmp_path / name).write_bytes(b"neither of the two")
+    with pytest.raises(BadInput, match="neither an ONNX nor a TFLite file"):
+        runtimes.open(tmp_path / name)
+
+
+def test_garbage_and_truncated_onnx(tmp_path, onnx_linear):
+    data = onnx_linear.read_bytes()
+    for content in (b"garbage", data[: len(data) // 2], data[:-1], b"\xff" * 200):
+        path = tmp_path / "bad.onnx"
+        path.write_bytes(content)
+        with pytest.raises(BadInput, match=r"bad\.onnx: cannot be loaded") as caught:
+            runtimes.open(path)
+        assert "\n" not in caught.value.message
+
+
+@needs_tflite
+def test_truncated_tflite(tmp_path, weights):
+    """In a child process: a runtime may well die of it."""
+    data = tflite_builder.linear(tmp_path / "good.tflite", *weights, entry="{}").read_bytes()
+    path = tmp_path / "bad.tflite"
+    script = (
+        "import sys; from sepdeploy import runtimes; from sepdeploy.errors import BadInput\n"
+        "try: runtimes.open(sys.argv[1]).run(None)\n"
+        "except BadInput as error: print(error.message)\n"
+    )
+    for size in (8, 12, len(data) // 3):
+        path.write_bytes(data[:size])
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False
+        )
+        assert "bad.tflite" in done.stdout, done.stderr
+
+
+def test_graphs_that_take_something_else(tmp_path):
+    def save(inputs, outputs=(("logits", TensorProto.FLOAT, None),), op="Identity"):
+        path = tmp_path / "odd.onnx"
+        node = helper.make_node(op, [i[0] for i in inputs], [o[0] for o in outputs])
+        onnx.save(onnx_model([node], inputs, outputs), str(path))
+        return path
+
+    two = [(n, TensorProto.FLOAT, ["batch", 3]) for n in ("a", "b")]
+    with pytest.raises(BadInput, match="one input and at least one output, found 2"):
+        runtimes.open(save(two, op="Add"))
+    ints = [("a", TensorProto.INT64, ["batch", 3])]
+    with pytest.raises(BadInput, match=r"expected float32 .* tensor\(int64\)"):
+        runtimes.open(save(ints, [("logits", TensorProto.INT64, None)]))
+    for shape in (["batch", "features"], ["batch"], []):
+        with pytest.raises(BadInput, match="of known size"):
+            runtimes.open(save([("a", TensorProto.FLOAT, shape)]))
+
+
+@needs_tflite
+def test_tflite_types_without_a_scale_are_refused(tmp_path):
+    file = tflite_builder.Tflite()
+    x = file.tensor("input", (1, 4), dtype="INT8", dynamic=True)
+    y = file.tensor("logits", (1, 4), dtype="INT8", dynamic=True)
+    file.operator("RELU", [x], [y], version=2)
+    path = file.save(tmp_path / "odd.tflite", [x], [y])
+    with pytest.raises(BadInput):
+        runtimes.open(path)
+
+
+# --- names and runtimes
+
+
+def test_unknown_runtime_suggests_names(onnx_linear):
+    with pytest.raises(BadInput, match="unknown runtime 'onnx-runtime'; closest: onnxruntime"):
+        runtimes.open(onnx_linear, "onnx-runtime")
+
+
+@needs_tflite
+def test_a_runtime_of_the_other_format(tmp_path, onnx_linear, weights):
+    with pytest.raises(BadInput, match=r"litert runs \.tflite files, this is \.onnx"):
+        runtimes.open(onnx_linear, "litert")
+    path = tflite_builder.linear(tmp_path / "renamed.onnx", *weights)  # the content decides
+    with pytest.raises(BadInput, match=r"onnxruntime runs \.onnx files, this is \.tflite"):
+        runtimes.open(path, "onnxruntime")
+    assert runtimes.file_format(path) == "tflite"
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_must_be_positive(tmp_path, onnx_linear, weights, threads):
+    with pytest.raises(BadInput, match=f"threads must be at least 1, found {threads}"):
+        runtimes.open(onnx_linear, threads=threads)
+    for name in TFLITE_RUNTIMES:
+        path = tflite_builder.linear(tmp_path / "linear.tflite", *weights)
+        with pytest.raises(BadInput, match="threads must be at least 1"):
+            runtimes.open(path, name, threads=threads)
+
+
+@needs_tflite
+def test_two_threads_give_the_same(tmp_path, rng, weights, onnx_linear):
+    x = rng.random((4, 12), dtype=np.float32)
+    path = tflite_builder.linear(tmp_path / "linear.tflite", *weights)
+    for model in (onnx_linear, path):
+        session = runtimes.open(model, threads=2)
+        assert session.runtime.threads == 2
+        np.testing.assert_allclose(session.run(x), runtimes.open(model).run(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("module", "runtime", "form"),
+    [
+        ("onnxruntime", "onnxruntime", "onnx"),
+        ("ai_edge_litert.interpreter", "litert", "tflite"),
+        ("tflite_runtime.interpreter", "tflite-runtime", "tflite"),
+    ],
+)
+def test_a_missing_runtime_says_how_to_install_it(
+    tmp_path, weights, monkeypatch, module, runtime, form
+):
+    path = write_linear(tmp_path, form, weights)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(Missing) as caught:
+        runtimes.open(path, runtime)
+    assert "pip install" in caught.value.hint
+
+
+@needs_tflite
+def test_tflite_runtime_refuses_numpy_2(tmp_path, weights, monkeypatch):
+    """With numpy 2 its first use crashes with texts that help nobody."""
+    path = tflite_builder.linear(tmp_path / "linear.tflite", *weights)
+    monkeypatch.setattr(np, "__version__", "2.4.6")
+    with pytest.raises(Missing, match=r"needs numpy < 2, found numpy 2\.4\.6") as caught:
+        runtimes.open(path, "tflite-runtime")
+    assert "numpy<2" in caught.value.hint
+    assert "tflite-runtime" not in runtimes.versions()
+    assert "tflite-runtime" not in runtimes.installed("tflite")
+
+
+@needs_tflite
+def test_no_runtime_for_the_format(tmp_path, weights, monkeypatch):
+    path = tflite_builder.linear(tmp_path / "linear.tflite", *weights)
+    monkeypatch.setattr(runtimes.Runtime, "version", lambda self: None)
+    with pytest.raises(Missing, match=r"no runtime for \.tflite files") as caught:
+        runtimes.open(path)
+    assert "ai-edge-litert" in caught.value.hint
+
+
+def test_versions_are_those_of_the_installed_packages():
+    from importlib import metadata
+
+    found = runtimes.versions()
+    assert found["onnxruntime"] == metadata.version("onnxruntime")
+    assert set(found) <= set(runtimes.RUNTIMES)
+    assert runtimes.installed("onnx") == ("onnxruntime",)
+    assert set(runtimes.installed("tflite")) == set(found) - {"onnxruntime"}
+
+
+def test_importing_runtimes_loads_no_runtime_and_no_torch():
+    code = (
+        "import sys, sepdeploy.runtimes as r; r.versions(); "
+        "print([m for m in ('torch', 'onnxruntime', 'ai_edge_litert', 'tflite_runtime', 'onnx') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
