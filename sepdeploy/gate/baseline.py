@@ -155,6 +155,8 @@ def _refuse_void(entry: Entry) -> None:
 
 def _require_evidence(entry: Entry, where: str) -> None:
     for measurement in entry.measurements:
+        if measurement.value is None:
+            raise BadInput(f"{where}: {describe(entry.key)}: {measurement.metric} has no value")
         is_sampled = measurement.metric in ACCURACIES or measurement.metric == LATENCY
         if is_sampled and is_gated(measurement) and not measurement.samples:
             raise BadInput(

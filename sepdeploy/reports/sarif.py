@@ -81,7 +81,7 @@ def _results(findings: list[Item], metrics: list[str], source: str) -> list[dict
     for item in findings:
         # What stays the same as long as it is the same finding, whatever its numbers are.
         names = [item.metric, item.artifact, item.device, str(item.kind), item.verdict.value]
-        identity = "\n".join(names)
+        identity = "\n".join(printable(name) for name in names)
         seen[identity] += 1
         fingerprint = hashlib.sha256(f"{identity}\n{seen[identity]}".encode()).hexdigest()[:32]
         result = _result(item, source)
@@ -105,7 +105,7 @@ def _result(item: Item, source: str) -> dict[str, Any]:
         "locations": [
             {
                 "physicalLocation": {
-                    "artifactLocation": {"uri": quote(source.replace("\\", "/"))},
+                    "artifactLocation": {"uri": quote(printable(source).replace("\\", "/"))},
                     "region": {"startLine": 1},
                 },
                 "logicalLocations": [
@@ -129,4 +129,4 @@ def _result(item: Item, source: str) -> dict[str, Any]:
 
 
 def _rule_id(metric: str) -> str:
-    return "sepdeploy/" + (quote(metric, safe="") if metric != "*" else "comparison")
+    return "sepdeploy/" + (quote(printable(metric), safe="") if metric != "*" else "comparison")

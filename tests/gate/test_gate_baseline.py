@@ -211,6 +211,7 @@ ENTRY, KEY, FIRST = ("entries", 0), ("entries", 0, "key"), ("entries", 0, "measu
         ((*ENTRY, "measurements"), {}, "expected a list"),
         (("entries",), "none", "expected a list"),
         ((*FIRST, "value"), "many", "value"),
+        ((*FIRST, "value"), None, "no value"),
         ((*FIRST, "value"), -0.5, "negative"),
         ((*FIRST, "value"), 1.5, "adversarial_accuracy is 1.5"),
         ((*FIRST, "value"), 0.9, "7 of 10 outcomes"),
