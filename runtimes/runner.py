@@ -491,7 +491,7 @@ def run_in_batches(model: Any, inputs: Array, batch: int) -> Array:
 def _inputs(job: dict[str, Any]) -> Array:
     try:
         inputs: Array = np.load(job["inputs"], allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise RunnerError("bad-input", f"inputs cannot be read: {one_line(error)}") from error
     return inputs
 
