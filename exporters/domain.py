@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, defs, helper
 from onnx.defs import OpSchema
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.graph import attributes, initializers
+from sepdeploy.exporters.graph import attributes, copy_model, initializers
 from sepdeploy.exporters.lowerings.emit import Emitter, Weight
 from sepdeploy.exporters.lowerings.onnx_cost import arrangement
 from sepdeploy.structures import KronSpec, LowRankSpec
@@ -235,6 +234,21 @@ def attach_functions(model: ModelProto, forms: Mapping[str, tuple[str, Builder]]
     ensure_domain(model)
 
 
+def for_reference(model: ModelProto) -> ModelProto:
+    """A copy for ``onnx.reference``, which finds functions by name alone.
+
+    It ignores ``overload``, so a graph with several variants of one op would run the last one
+    everywhere. Here each variant is an op of its own.
+    """
+    renamed = copy_model(model)
+    for item in (*renamed.functions, *renamed.graph.node):
+        if item.domain == DOMAIN and item.overload:
+            for field in ("name",) if isinstance(item, FunctionProto) else ("op_type",):
+                setattr(item, field, f"{getattr(item, field)}/{item.overload}")
+            item.ClearField("overload")
+    return renamed
+
+
 def ensure_domain(model: ModelProto) -> None:
     """Declare the domain exactly if the graph uses it."""
     used = any(n.domain == DOMAIN for n in model.graph.node)
@@ -254,24 +268,3 @@ def float_only(model: ModelProto) -> bool:
         for name in node.input[1:]
         if name in known
     )
-
-
-__all__ = [
-    "DOMAIN",
-    "DOMAIN_VERSION",
-    "IR_VERSION",
-    "OPS",
-    "OPSET",
-    "Op",
-    "StructuredSpec",
-    "attach_functions",
-    "constant_shapes",
-    "ensure_domain",
-    "float_only",
-    "function_body",
-    "node_spec",
-    "onnx",
-    "overload",
-    "register_schemas",
-    "structured_nodes",
-]

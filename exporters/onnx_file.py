@@ -33,6 +33,7 @@ from sepdeploy.exporters.graph import (
 from sepdeploy.exporters.lowerings import ONNX_FORMS
 from sepdeploy.exporters.lowerings.emit import Emitter, Weight
 from sepdeploy.exporters.lowerings.onnx_forms import OnnxBuilder
+from sepdeploy.exporters.plan import DENSE, plan
 from sepdeploy.files import write_bytes
 from sepdeploy.records import LoweringChoice
 
@@ -124,9 +125,15 @@ def _add_constants(emitter: Emitter, taken: dict[str, TensorProto]) -> None:
 
 
 def with_bodies(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> ModelProto:
-    """The graph with its structured nodes kept and their function bodies attached."""
+    """The graph with its structured nodes kept and their function bodies attached.
+
+    A body cannot multiply factors out: a layer that was to be dense gets its best other form.
+    """
     model = copy_model(canonical)
     builders = _builders(choices)
+    if any(choice.form == DENSE for choice in choices):
+        kept = _builders(plan(canonical, "onnx", flavour="custom"))
+        builders |= {c.layer: kept[c.layer] for c in choices if c.form == DENSE}
     forms = {n.name: _form_of(n, builders) for n in structured_nodes(model)}
     attach_functions(model, forms)
     return model

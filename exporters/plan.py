@@ -18,13 +18,19 @@ FORMATS: dict[str, dict[str, tuple[Form[Any], ...]]] = {
     "tflite": TFLITE_FORMS,
 }
 
+DENSE = "dense"
 
-def plan(canonical: ModelProto, format: str) -> tuple[LoweringChoice, ...]:
+
+def plan(
+    canonical: ModelProto, format: str, *, flavour: str = "standard"
+) -> tuple[LoweringChoice, ...]:
     """Choose a form for every structured layer.
 
     Args:
         canonical: A canonical graph; only its shapes matter.
         format: "onnx" or "tflite".
+        flavour: In the "custom" flavour a form is written as a function of the factors, which
+            rules out the answer "dense".
 
     Returns:
         One choice per structured layer in graph order, with the refused forms and why.
@@ -36,21 +42,50 @@ def plan(canonical: ModelProto, format: str) -> tuple[LoweringChoice, ...]:
         raise unknown_name("format", format, FORMATS)
     shapes = constant_shapes(canonical)
     return tuple(
-        choose(node.name, node_spec(node, shapes), FORMATS[format][OPS[node.op_type].structure])
+        choose(
+            node.name,
+            node_spec(node, shapes),
+            FORMATS[format][OPS[node.op_type].structure],
+            keeps_factors=flavour == "custom",
+        )
         for node in structured_nodes(canonical)
     )
 
 
-def choose(layer: str, spec: Spec, forms: tuple[Form[Any], ...]) -> LoweringChoice:
-    """The cheapest form that is not refused; the earlier one of two that cost the same."""
+def planned_weights(canonical: ModelProto, format: str) -> dict[str, int]:
+    """How many weights (bias left out) each structured layer holds in its chosen form.
+
+    More than the factors where small factors are merged, or where the answer is "dense".
+    """
+    shapes = constant_shapes(canonical)
+    specs = {n.name: node_spec(n, shapes) for n in structured_nodes(canonical)}
+    forms = {
+        choice.layer: next(f for f in FORMATS[format][choice.structure] if f.name == choice.form)
+        for choice in plan(canonical, format)
+    }
+    return {layer: form.weights(specs[layer]) for layer, form in forms.items()}
+
+
+def choose(
+    layer: str, spec: Spec, forms: tuple[Form[Any], ...], *, keeps_factors: bool = False
+) -> LoweringChoice:
+    """The cheapest form that is not refused; the earlier one of two that cost the same.
+
+    Args:
+        layer: Its name.
+        spec: Its structure.
+        forms: The candidates.
+        keeps_factors: Refuse a form that multiplies the factors out.
+    """
     reasons = {form.name: form.refuse(spec) for form in forms}
+    if keeps_factors:
+        reasons |= {form.name: "gives up the factors" for form in forms if form.name == DENSE}
     able = [form for form in forms if not reasons[form.name]]
     best = min(able, key=lambda form: form.cost(spec))
     refused = tuple(
         Refusal(
             form.name,
-            reasons[form.name]
-            or f"estimated {form.cost(spec):.1f} µs against {best.cost(spec):.1f} µs",
+            reasons[form.name] or f"estimated at {form.cost(spec) / best.cost(spec):.2f}× the time",
         )
         for form in forms
         if form is not best

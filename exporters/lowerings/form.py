@@ -18,7 +18,8 @@ class Form(Generic[B]):
     Attributes:
         name: As it stands in the manifest and in node names.
         refuse: Why this form cannot be used for a layer, "" where it can.
-        cost: Estimated microseconds for one sample on one core; only the order matters.
+        cost: Estimated time on one core; only the order of two forms matters.
+        weights: How many weights the form holds, bias left out.
         build: Writes the layer; its type is the format's own.
         note: Why it was taken, for the manifest.
     """
@@ -26,5 +27,6 @@ class Form(Generic[B]):
     name: str
     refuse: Callable[[Spec], str]
     cost: Callable[[Spec], float]
+    weights: Callable[[Spec], int]
     build: B
     note: str = ""

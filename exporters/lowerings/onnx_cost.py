@@ -1,19 +1,20 @@
 """What an ONNX form of a layer costs, estimated; the planner takes the cheapest.
 
-Microseconds for one sample on one core of a current x86 server, fitted to ONNX Runtime 1.31 over
-some sixty cells (layers of 64 … 25088 features, one to six modes, one to four terms, batches 1
-and 32). Only the order of two estimates matters. What decides it:
+Microseconds on one core of a current x86 server, fitted to ONNX Runtime 1.31 over 44 layers (64 …
+25088 features, one to six modes, one to four terms, batches 1 and 32): the form of the lowest
+estimate is within 1.25× of the fastest one measured in each of them, 1.00× in the median. Only
+the order of two estimates matters. What decides it:
 
-* a product with few columns leaves vector units idle: N columns run at N/(N + 8) of full speed;
-* a factor on the left is not packed beforehand and its product is batched: both cost per sample;
-* a transpose costs as much as many multiplications, and a node costs something by itself.
+* a product with few columns leaves vector units idle: N columns run at N/(N + 12) of full speed;
+* the product with a factor on the left is batched, each of the small ones costs something;
+* so does each node and each element of a transpose, most where many small blocks are transposed.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,16 +22,37 @@ from sepdeploy.exporters.lowerings.merge import Groups, groupings, merged_spec
 from sepdeploy.structures import KronSpec, LowRankSpec, Spec
 from sepdeploy.structures.contraction import best_order
 
-RUN = 1.8  # of one call of the runtime, the same for every form
-NODE = 0.35  # of one node
-MACS_PER_US = 90e3
-IDLE_COLUMNS = 8
-BATCHED_PRODUCT = 0.06
-LEFT_ELEMENT = 0.08e-3  # reading an unpacked left factor
-MOVED_ELEMENT = 0.15e-3  # in a transpose
+BATCHES = (1, 1, 32)  # what a choice is made for: edge devices mostly see one sample at a time
+RUN = 2.1  # of one call of the runtime, the same for every form
+NODE = 0.19  # of one node
+MACS_PER_US = 110e3
+IDLE_COLUMNS = 12
+BATCHED_PRODUCT = 0.116
+MOVED_ELEMENT = 0.04e-3  # of one transpose per sample
+MOVED_IN_BLOCKS = 0.23e-3  # of many small ones
 BYTES_PER_US = ((1 << 20, 100e3), (1 << 25, 70e3), (1 << 62, 44e3))  # dense weights, by size
 
 MAX_PERMUTED = 4  # modes; above, only the order of fewest multiplications is looked at
+
+
+@dataclass(frozen=True)
+class Work:
+    """Nodes, and microseconds per sample beside them."""
+
+    nodes: int
+    sample: float
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.nodes + other.nodes, self.sample + other.sample)
+
+    def estimate(self, batch: int) -> float:
+        """Microseconds of one run."""
+        return RUN + NODE * self.nodes + self.sample * batch
+
+    @property
+    def cost(self) -> float:
+        """What the planner compares: the geometric mean of the estimates over ``BATCHES``."""
+        return math.prod(self.estimate(b) for b in BATCHES) ** (1 / len(BATCHES))
 
 
 @dataclass(frozen=True)
@@ -43,21 +65,18 @@ class Arrangement:
 
     @property
     def key(self) -> str:
-        """Short text, for example "0-12:1.0": modes 1 and 2 merged, the last group first."""
+        """Short text, for example "0-1.2:1.0": modes 1 and 2 merged, the last group first."""
         groups = "-".join(".".join(map(str, g)) for g in self.groups)
         return f"{groups}:{'.'.join(map(str, self.order))}"
-
-
-def product(rows: float, inner: float, columns: float) -> float:
-    """A matrix product with a packed constant or many columns."""
-    return rows * inner * columns / MACS_PER_US * (1 + IDLE_COLUMNS / columns)
 
 
 @lru_cache(maxsize=4096)
 def arrangement(form: str, spec: KronSpec) -> Arrangement | None:
     """The cheapest way to write a layer in a form; None where the form cannot be used."""
+    if form not in _WORK:
+        return None
     found = [
-        Arrangement(groups, order, RUN + _COSTS[form](merged, order))
+        Arrangement(groups, order, round(_WORK[form](merged, order).cost, 6))
         for groups in groupings(spec)
         for merged in [merged_spec(spec, groups)]
         for order in _orders(form, merged)
@@ -80,77 +99,87 @@ def _orders(form: str, spec: KronSpec) -> Iterator[tuple[int, ...]]:
         yield best_order(spec.in_shape, spec.out_shape)
 
 
-def _mm_cost(spec: KronSpec, order: Sequence[int]) -> float:
+def _product(rows: float, inner: float, columns: float, nodes: int = 2) -> Work:
+    """A matrix product, and the reshape before it."""
+    return Work(nodes, rows * inner * columns / MACS_PER_US * (1 + IDLE_COLUMNS / columns))
+
+
+def _mm_work(spec: KronSpec, order: Sequence[int]) -> Work:
     sizes, terms = list(spec.in_shape), spec.terms
-    cost = NODE
+    work = Work(1, 0)
     for step, mode in enumerate(order):
         o, i = spec.out_shape[mode], sizes[mode]
         left, right = math.prod(sizes[:mode]), math.prod(sizes[mode + 1 :])
-        fan = terms if step == 0 else 1
-        inner = i * (terms if step else 1)
+        fan, inner = (terms, i) if step == 0 else (1, i * terms)
         if mode == len(sizes) - 1:
-            cost += 2 * NODE + product(left, inner, o * fan)
+            work += _product(left, inner, o * fan)
         else:
-            one = product(o * fan, inner, right) + LEFT_ELEMENT * o * inner
-            cost += 2 * NODE + left * (one + BATCHED_PRODUCT)
+            work += _product(left * o * fan, inner, right) + Work(0, left * BATCHED_PRODUCT)
         sizes[mode] = o
-    return cost
+    return work
 
 
-def _gemm2d_cost(spec: KronSpec, order: Sequence[int]) -> float:
+def _gemm2d_work(spec: KronSpec, order: Sequence[int]) -> Work:
     sizes, terms = list(spec.in_shape), spec.terms
-    axes = list(range(len(sizes)))
-    cost, copies = NODE, 1
+    axes, copies, work = list(range(len(sizes))), 1, Work(1, 0)
     for step, mode in enumerate(order):
-        last, middle = step == len(order) - 1, 0 < step < len(order) - 1
+        last = step == len(order) - 1
         if axes[-1] != mode or (terms > 1 and step):
-            cost += 2 * NODE + MOVED_ELEMENT * math.prod(sizes) * copies
+            work += _transpose(math.prod(sizes) * copies, whole=axes[0] == mode)
         o, i = spec.out_shape[mode], sizes[mode]
         rest = math.prod(sizes) // i
-        if terms > 1 and middle:
-            cost += 2 * NODE + terms * (product(rest, i, o) + BATCHED_PRODUCT)
+        if terms > 1 and step > 0 and not last:
+            work += _product(terms * rest, i, o) + Work(0, terms * BATCHED_PRODUCT)
         else:
-            fan = terms if step == 0 else 1
-            cost += 2 * NODE + product(rest, i * (copies if last else 1), o * fan)
+            work += _product(rest, i * (copies if last else 1), o * (terms if step == 0 else 1))
         copies = 1 if last else terms
         sizes[mode] = o
         axes = [a for a in axes if a != mode] + [mode]
     if axes != sorted(axes):
-        cost += 2 * NODE + MOVED_ELEMENT * math.prod(sizes)
-    return cost
+        start = axes.index(0)
+        work += _transpose(math.prod(sizes), whole=axes[start:] + axes[:start] == sorted(axes))
+    return work
 
 
-def _tt_cost(spec: KronSpec, order: Sequence[int]) -> float:
-    return 1.1 * _gemm2d_cost(spec, order)
+def _transpose(elements: int, *, whole: bool) -> Work:
+    return Work(2, elements * (MOVED_ELEMENT if whole else MOVED_IN_BLOCKS))
 
 
-def _conv2d_cost(spec: KronSpec, order: Sequence[int]) -> float:
-    return 1.1 * _mm_cost(spec, order)
+def _scaled(work: Work, factor: float) -> Work:
+    return Work(work.nodes + 1, work.sample * factor)
 
 
-_COSTS = {"gemm2d": _gemm2d_cost, "mm": _mm_cost, "tt": _tt_cost, "conv2d": _conv2d_cost}
+_WORK: dict[str, Callable[[KronSpec, Sequence[int]], Work]] = {
+    "mm": _mm_work,
+    "gemm2d": _gemm2d_work,
+    # Like one of the two above, never better by more than a tenth: kept as candidates.
+    "tt": lambda spec, order: _scaled(_gemm2d_work(spec, order), 1.1),
+    "conv2d": lambda spec, order: _scaled(_gemm2d_work(spec, order), 1.1),
+}
 
 
 def kron_cost(form: str, spec: KronSpec) -> float:
-    """Microseconds of the cheapest arrangement."""
+    """Cost of the cheapest arrangement, infinite where there is none."""
     found = arrangement(form, spec)
     return math.inf if found is None else found.cost
 
 
 def lowrank_cost(spec: LowRankSpec) -> float:
-    """Microseconds of two products."""
-    return RUN + _dense(spec.in_features, spec.rank) + _dense(spec.rank, spec.out_features)
+    """Cost of two products."""
+    work = _dense(spec.in_features, spec.rank) + _dense(spec.rank, spec.out_features)
+    return work.cost
 
 
 def dense_cost(spec: Spec) -> float:
-    """Microseconds of the multiplied-out matrix: its bytes, read once."""
-    return RUN + _dense(spec.in_features, spec.out_features)
+    """Cost of the multiplied-out matrix."""
+    return _dense(spec.in_features, spec.out_features).cost
 
 
-def _dense(n_in: int, n_out: int) -> float:
+def _dense(n_in: int, n_out: int) -> Work:
+    """Reading the weights takes at least as long as using them once."""
     size = 4 * n_in * n_out
     speed = next(v for bound, v in BYTES_PER_US if size <= bound)
-    return NODE + size / speed
+    return Work(1, max(_product(1, n_in, n_out).sample, size / speed / max(BATCHES)))
 
 
 def constant_values(form: str, spec: Spec) -> int:

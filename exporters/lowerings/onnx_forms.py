@@ -7,6 +7,7 @@ costs no size worth speaking of: at most 16 KiB, or twice the factors.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from sepdeploy.exporters.lowerings.emit import Emitter, Weight
@@ -58,7 +59,7 @@ def _kron(name: str, build: _KronBuilder, note: str) -> Form[OnnxBuilder]:
     def cost(spec: Spec) -> float:
         return kron_cost(name, spec) if isinstance(spec, KronSpec) else float("inf")
 
-    return Form(name, refuse, cost, lower, note)
+    return Form(name, refuse, cost, partial(constant_values, name), lower, note)
 
 
 def _never(spec: Spec) -> str:
@@ -86,7 +87,12 @@ def _refuse_dense(spec: Spec) -> str:
 
 
 _DENSE: Form[OnnxBuilder] = Form(
-    "dense", _refuse_dense, dense_cost, dense, "dense is faster here and as small"
+    "dense",
+    _refuse_dense,
+    dense_cost,
+    partial(constant_values, "dense"),
+    dense,
+    "dense is faster here, at no size worth speaking of",
 )
 
 ONNX_FORMS: dict[str, tuple[Form[OnnxBuilder], ...]] = {
@@ -98,7 +104,14 @@ ONNX_FORMS: dict[str, tuple[Form[OnnxBuilder], ...]] = {
         _DENSE,
     ),
     "lowrank": (
-        Form("gemm2", _never, _lowrank_cost, two_gemm, "two products, the core folded in"),
+        Form(
+            "gemm2",
+            _never,
+            _lowrank_cost,
+            partial(constant_values, "gemm2"),
+            two_gemm,
+            "two products, the core folded in",
+        ),
         _DENSE,
     ),
 }

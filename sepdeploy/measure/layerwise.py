@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from sepdeploy import runtimes
+from sepdeploy.exporters.domain import for_reference
 from sepdeploy.exporters.onnx_file import with_bodies
 from sepdeploy.exporters.plan import plan
 from sepdeploy.measure.child import run_job, scratch
@@ -130,7 +131,7 @@ def faulty_layer(
 
 def reference_values(canonical: ModelProto, images: Array, names: list[str]) -> dict[str, Array]:
     """Return values of the canonical graph by name, from the slow reference evaluator."""
-    model = with_bodies(canonical, plan(canonical, "onnx"))
+    model = for_reference(with_bodies(canonical, plan(canonical, "onnx", flavour="custom")))
     declare_outputs(model, names)
     (source,) = (i.name for i in model.graph.input)
     values = ReferenceEvaluator(model).run(names, {source: images})

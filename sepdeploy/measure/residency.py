@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.domain import structured_nodes
 from sepdeploy.exporters.entry import read_entry
+from sepdeploy.exporters.plan import planned_weights
 from sepdeploy.measure.resident_graph import (
     GraphNode,
     ResidentGraph,
@@ -23,6 +24,7 @@ from sepdeploy.measure.resident_graph import (
     tflite_file,
 )
 from sepdeploy.records import Kind, LayerRecord, Measurement, Residency
+from sepdeploy.structures import spec_from_json
 
 FACTOR = 1.05
 SLACK_BYTES = 1024
@@ -52,7 +54,8 @@ def check_residency(
 
     A constant belongs to the layer whose weight it is by name; else to the layer that it or a node
     reading it is named after; else to the layer in whose place of the graph it is read. A
-    structured layer fails when its constants exceed 1.05 × (factors + bias) + 1 KiB.
+    structured layer fails when its constants exceed 1.05 × (factors + bias) + 1 KiB, where the
+    factors are those of the form that the planner gives it (small ones may be merged).
 
     Args:
         path: The artifact.
@@ -66,7 +69,31 @@ def check_residency(
         BadInput: The file is not usable.
         Missing: The runtime is not installed.
     """
-    return judge_residency(resident_graph(path), layers, blueprint(path))
+    return judge_residency(resident_graph(path), as_planned(path, layers), blueprint(path))
+
+
+def as_planned(
+    path: str | os.PathLike[str], layers: Sequence[LayerRecord]
+) -> tuple[LayerRecord, ...]:
+    """Return the layers with the weights that the planner's form of each one holds.
+
+    The planner is asked again, from the shapes in the embedded graph: what a file says of itself
+    excuses nothing.
+    """
+    try:
+        graph = read_entry(Path(path)).graph
+        planned = planned_weights(graph, runtimes.file_format(path))
+    except BadInput:
+        return tuple(layers)
+    own = {
+        name: spec_from_json(layer.spec, where=name).weight_params
+        for layer in layers
+        if (name := layer.name) in planned
+    }
+    return tuple(
+        replace(x, params=x.params + planned[x.name] - own[x.name]) if x.name in own else x
+        for x in layers
+    )
 
 
 def measure_resident(path: str | os.PathLike[str], runtime: str) -> Measurement:

@@ -213,7 +213,8 @@ def _artifact(
     from sepdeploy.exporters.plan import plan
 
     entry = make_entry(canonical, model.input, layers)
-    choices = plan(canonical, name)
+    flavour = options.flavour if name == "onnx" else "standard"
+    choices = plan(canonical, name, flavour=flavour)
     images = len(model.input.shape) == 3
     if name == "onnx":
         from sepdeploy.exporters.onnx_file import write_onnx
@@ -221,7 +222,7 @@ def _artifact(
         write_onnx(
             canonical,
             path,
-            flavour=options.flavour,
+            flavour=flavour,
             entry=entry,
             choices=choices,
             simplify=options.simplify,
@@ -236,7 +237,7 @@ def _artifact(
     return ArtifactRecord(
         path=path.name,
         format=name,
-        flavour=options.flavour if name == "onnx" else "standard",
+        flavour=flavour,
         quantization="none",
         sha256=sha256_file(path),
         file_bytes=path.stat().st_size,
