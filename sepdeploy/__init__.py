@@ -22,7 +22,18 @@ _PUBLIC = {
     "open": "sepdeploy.runtimes",
 }
 
-__all__ = ["__version__", "bench", "export", "inspect", "load", "open", "save", "train", "verify", "wrap"]  # noqa: F822
+__all__ = [
+    "__version__",
+    "bench",
+    "export",
+    "inspect",
+    "load",
+    "open",
+    "save",
+    "train",
+    "verify",
+    "wrap",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,5 @@
 import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036 - this file exists for older interpreters
-    sys.exit(
-        "sepdeploy needs Python 3.11 or newer; this is %d.%d (set PYTHON=python3.11)"
-        % sys.version_info[:2]
-    )
+    found = ".".join(str(n) for n in sys.version_info[:2])
+    sys.exit("sepdeploy needs Python 3.11 or newer; this is " + found + " (set PYTHON=python3.11)")

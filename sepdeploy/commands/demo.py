@@ -22,7 +22,10 @@ def demo(
     progress = console.Progress()
     try:
         report = api.demo(
-            out, seed=seed or 0, notify=console.notice, on_progress=lambda e: progress.update(str(e))
+            out,
+            seed=seed or 0,
+            notify=console.notice,
+            on_progress=lambda e: progress.update(str(e)),
         )
     finally:
         progress.clear()

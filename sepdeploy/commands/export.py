@@ -37,9 +37,7 @@ def export(
     samples: Annotated[
         int, typer.Option("--samples", min=1, help="Images in the evaluation pack.")
     ] = 1000,
-    no_eval: Annotated[
-        bool, typer.Option("--no-eval", help="Write no evaluation pack.")
-    ] = False,
+    no_eval: Annotated[bool, typer.Option("--no-eval", help="Write no evaluation pack.")] = False,
     seed: SEED = None,
     json: JSON_FILE = None,
 ) -> None:

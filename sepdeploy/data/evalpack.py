@@ -95,7 +95,7 @@ def write_pack(pack: EvalPack, path: Path) -> None:
     if total > PACK_LIMIT:
         raise BadInput(f"evaluation pack of {total} bytes exceeds {PACK_LIMIT}: use fewer samples")
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
+        np.savez(stream, **arrays)
 
 
 def read_pack(path: Path) -> EvalPack:
@@ -112,7 +112,7 @@ def read_pack(path: Path) -> EvalPack:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in _ARRAYS if name in stored.files}
         provenance = json.loads(bytes(arrays.pop("provenance")).decode())
-        pack = EvalPack(provenance=provenance, **arrays)  # type: ignore[arg-type]
+        pack = EvalPack(provenance=provenance, **arrays)
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path} is not a readable evaluation pack: {error}", hint=hint) from error
     _check(pack, path, hint)

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from sepdeploy.records import BenchReport, LayerRecord, Manifest, Measurement, Result
+from sepdeploy.records import BenchReport, LayerRecord, Manifest, Result
 
 if TYPE_CHECKING:
     from sepdeploy.devices import DeviceProfile
@@ -21,11 +21,17 @@ if TYPE_CHECKING:
 
 def _table(*columns: str, right: Sequence[int] = (), title: str = "") -> Table:
     table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=title or None, title_justify="left"
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+        title=title or None,
+        title_justify="left",
     )
     for index, column in enumerate(columns):
         table.add_column(
-            column, justify="right" if index in right else "left", no_wrap=index in right,
+            column,
+            justify="right" if index in right else "left",
+            no_wrap=index in right,
             overflow="fold",
         )
     return table
@@ -202,8 +208,13 @@ def inspect_table(report: InspectReport) -> RenderableType:
     total = report.total
     table.add_section()
     table.add_row(
-        "total", "", "", count(total.params), count(total.macs),
-        ratio(total.params_dense / total.params if total.params else None), "",
+        "total",
+        "",
+        "",
+        count(total.params),
+        count(total.macs),
+        ratio(total.params_dense / total.params if total.params else None),
+        "",
     )
     head = f"{report.path}  ({report.format}, input {'×'.join(map(str, report.input.shape))})"
     return Group(head, table, *report.notes)

@@ -40,7 +40,9 @@ def attack_model(
         model.provenance, attack=wanted.attack, eps=wanted.eps, norm=wanted.norm, seed=seed
     )
     if len(attacks) != 1:
-        raise BadInput("attack takes exactly one attack and its radius", hint="--attack pgd-40 --eps 8/255")
+        raise BadInput(
+            "attack takes exactly one attack and its radius", hint="--attack pgd-40 --eps 8/255"
+        )
     pack = make_pack(
         model,
         source,

@@ -87,9 +87,7 @@ class Subject:
         )
 
 
-def bench_artifacts(
-    paths: Sequence[Path], options: BenchOptions, notify: Notify
-) -> BenchReport:
+def bench_artifacts(paths: Sequence[Path], options: BenchOptions, notify: Notify) -> BenchReport:
     """Bench files on the devices of ``options``.
 
     Raises:
@@ -248,7 +246,9 @@ def _static(subject: Subject) -> list[Measurement]:
     if subject.record is not None and subject.record.parity:
         parity = max(subject.record.parity, key=lambda p: p.max_rel)
         found.append(
-            counted("parity_max_rel", parity.max_rel, "1", runtime=parity.runtime, batch=parity.batch)
+            counted(
+                "parity_max_rel", parity.max_rel, "1", runtime=parity.runtime, batch=parity.batch
+            )
         )
     return found
 

@@ -169,7 +169,8 @@ def torch_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float3
             model(torch.from_numpy(np.ascontiguousarray(images[i : i + BATCH]))).numpy()
             for i in range(0, len(images), BATCH)
         ]
-    return np.concatenate(parts).astype(np.float32)
+    logits: NDArray[np.float32] = np.concatenate(parts).astype(np.float32)
+    return logits
 
 
 def attack_images(
@@ -268,7 +269,10 @@ def same_attack(stored: dict[str, Any] | None, wanted: Attack) -> bool:
 
 
 def reference_inputs(
-    spec_shape: tuple[int, ...], images: Sequence[Any] | NDArray[np.float32] | None, n: int, seed: int
+    spec_shape: tuple[int, ...],
+    images: Sequence[Any] | NDArray[np.float32] | None,
+    n: int,
+    seed: int,
 ) -> tuple[NDArray[np.float32], str]:
     """Return non-zero inputs for parity and their label: "data" or "synthetic"."""
     if images is not None and len(images):

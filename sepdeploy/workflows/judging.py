@@ -69,7 +69,9 @@ def judging_sets(
         provenance, attack=options.attack, eps=options.eps, norm=options.norm, seed=options.seed
     )
     if not attacks:
-        notify("no attack known from the model's training: clean accuracy only; pass --attack, --eps")
+        notify(
+            "no attack known from the model's training: clean accuracy only; pass --attack, --eps"
+        )
         return (clean,)
     twin = _Twin(manifest_path, manifest)
     return tuple(_attacked(clean, pack, twin, attack, options, notify) for attack in attacks)
@@ -182,9 +184,7 @@ def _attacked(
                 f"and the model cannot be attacked: {twin.why_not}",
                 hint="keep the .pt beside the manifest and install 'sepdeploy[train]'",
             )
-    return JudgingSet(
-        images, clean.labels, clean.ids, clean.data, source, made, attack.details()
-    )
+    return JudgingSet(images, clean.labels, clean.ids, clean.data, source, made, attack.details())
 
 
 def _in_pack(pack: EvalPack, attack: Attack) -> bool:

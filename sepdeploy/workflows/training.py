@@ -30,7 +30,9 @@ class TrainSummary:
 
     def lines(self) -> list[str]:
         """Return the summary as a few lines of text."""
-        smaller = f", {self.params_dense / self.params:.1f}x fewer than dense" if self.params else ""
+        smaller = (
+            f", {self.params_dense / self.params:.1f}x fewer than dense" if self.params else ""
+        )
         return [
             f"{self.model}: {self.params:,} parameters{smaller}; "
             f"best epoch {self.best_epoch} of {self.epochs} on the held-out split",

@@ -36,7 +36,11 @@ TOOL = [sys.executable, "-m", "sepdeploy"]
         (["bench", "{folder}/tiny.onnx", "--eps", "-1"], 2, "-1"),
         (["bench", "{folder}/tiny.onnx", "--norm", "l3", "--attack", "pgd-3"], 2, "l3"),
         (["bench", "{folder}/tiny.onnx", "--data", "digitz"], 2, "digits"),
-        (["bench", "{folder}/tiny.onnx", "--data", "mnist", "--data-dir", "/nowhere"], 2, "/nowhere"),
+        (
+            ["bench", "{folder}/tiny.onnx", "--data", "mnist", "--data-dir", "/nowhere"],
+            2,
+            "/nowhere",
+        ),
         (["bench", "{folder}/tiny.onnx", "--require", "weighed"], 2, "weighed"),
         (["bench", "{folder}/tiny.onnx", "--require", "measured"], 4, "MEASURED".lower()),
         (["export", "missing.pt"], 2, "missing.pt"),

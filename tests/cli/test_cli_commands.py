@@ -55,7 +55,11 @@ def test_verify_passes_and_lists_every_check(exported: Path, call) -> None:
     items = json.loads(got.out)["items"]
     assert all(i["passed"] for i in items)
     checks = {(i["path"], i["check"]) for i in items}
-    assert {("tiny.onnx", "parity"), ("tiny.tflite", "parity"), ("tiny.eval.npz", "digest")} <= checks
+    assert {
+        ("tiny.onnx", "parity"),
+        ("tiny.tflite", "parity"),
+        ("tiny.eval.npz", "digest"),
+    } <= checks
 
 
 def test_bench_gives_every_metric_with_its_kind(exported: Path, call) -> None:
