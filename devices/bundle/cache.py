@@ -1,0 +1,69 @@
+"""The user's cache folder, and folders in it that appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sepdeploy.errors import BadInput
+
+
+def cache_folder() -> Path:
+    """Return ``$XDG_CACHE_HOME/sepdeploy``, by default ``~/.cache/sepdeploy``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
+    return root / "sepdeploy"
+
+
+def digest(*parts: str | bytes) -> str:
+    """Return a short key that names exactly these parts."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        total.update(len(data).to_bytes(8, "little") + data)
+    return total.hexdigest()[:16]
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder that becomes ``target`` only if the block succeeds.
+
+    Two processes may make the same folder at once: the first one to finish wins, and because the
+    folder's name is a digest of what goes into it, the other's is the same.
+
+    Raises:
+        BadInput: The cache cannot be written or the disk is full.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    try:
+        made.chmod(0o755)
+        yield made
+        _settle(made, target)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _settle(made: Path, target: Path) -> None:
+    try:
+        made.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+def _unwritable(target: Path, error: OSError) -> BadInput:
+    return BadInput(
+        f"cannot write {target}: {error.strerror or error}",
+        hint="free some space, or set XDG_CACHE_HOME to another folder",
+    )

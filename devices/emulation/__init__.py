@@ -1,0 +1,47 @@
+"""The real ARM runtimes on an emulated core: numerics, instruction counts, memory; never a time.
+
+``setup`` fetches and builds what is needed, ``open_emulator`` opens it without a network;
+``logits``, ``count_instructions``, ``peak_memory`` and ``measurements`` take what it returns.
+"""
+
+from sepdeploy.devices.emulation.cores import CORES, EmulatedCore, emulated_core
+from sepdeploy.devices.emulation.emulator import Emulator, Ended, IllegalInstruction
+from sepdeploy.devices.emulation.measure import (
+    Counts,
+    Outcome,
+    count_instructions,
+    logits,
+    measurements,
+    peak_memory,
+    runtime_for,
+)
+from sepdeploy.devices.emulation.setup import (
+    INSTALL,
+    PACKAGES,
+    SetupPlan,
+    open_emulator,
+    setup,
+    setup_plan,
+)
+
+__all__ = [
+    "CORES",
+    "INSTALL",
+    "PACKAGES",
+    "Counts",
+    "EmulatedCore",
+    "Emulator",
+    "Ended",
+    "IllegalInstruction",
+    "Outcome",
+    "SetupPlan",
+    "count_instructions",
+    "emulated_core",
+    "logits",
+    "measurements",
+    "open_emulator",
+    "peak_memory",
+    "runtime_for",
+    "setup",
+    "setup_plan",
+]

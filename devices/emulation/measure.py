@@ -1,0 +1,234 @@
+"""EMULATED measurements: logits, instructions, memory. Never a time.
+
+The emulator's clock says nothing about the device, so nothing that depends on it leaves this
+module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median_low
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sepdeploy.devices.emulation.emulator import COUNTS, Emulator, IllegalInstruction
+from sepdeploy.errors import BadInput, SepdeployError, unknown_name
+from sepdeploy.records import Kind, Measurement
+
+RUNTIME_OF = {".onnx": "onnxruntime", ".tflite": "litert"}
+CLASSES = ("total", "simd", "ldst", "fmla", "dot")
+FIRST, LAST = 4, 8  # the inferences whose median counts; the ones before warm up
+
+T = TypeVar("T")
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """A value, or the finding that stands in its place: what the device cannot do."""
+
+    value: T | None
+    facts: dict[str, Any]
+    finding: str = ""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Instructions of one inference by class.
+
+    ``simd`` is floating point and vector arithmetic, ``ldst`` loads and stores of every kind,
+    ``fmla`` the fused multiply-adds on vectors and ``dot`` the int8 dot products and matrix
+    products among ``simd``. ``inferences`` are the totals of all inferences in order, the first
+    included; the others are medians of the fourth to the eighth.
+    """
+
+    total: int
+    simd: int
+    ldst: int
+    fmla: int
+    dot: int
+    inferences: tuple[int, ...]
+    threads: int = 1
+
+    @property
+    def steady(self) -> tuple[int, ...]:
+        """The totals that the median was taken of."""
+        return self.inferences[FIRST - 1 : LAST]
+
+
+def runtime_for(path: Path) -> str:
+    """Return the runtime that is emulated for a file.
+
+    Raises:
+        BadInput: The file's name ends in neither ``.onnx`` nor ``.tflite``.
+    """
+    if path.suffix not in RUNTIME_OF:
+        raise unknown_name(f"format of {path.name}", path.suffix, RUNTIME_OF)
+    return RUNTIME_OF[path.suffix]
+
+
+def logits(emulator: Emulator, path: Path, inputs: Floats, *, batch: int = 32) -> Outcome[Floats]:
+    """Run samples through an artifact in the ARM runtime.
+
+    Args:
+        emulator: From ``open_emulator``.
+        path: ``.onnx`` (ONNX Runtime) or ``.tflite`` (LiteRT).
+        inputs: float32 (N, C, H, W) or (N, features).
+        batch: Samples at a time.
+
+    Returns:
+        float32 logits (N, classes), or a finding.
+
+    Raises:
+        BadInput: The file or the inputs are not usable, or it takes too long.
+        Missing: The emulator or its bundle is damaged.
+    """
+
+    def work(runtime: str) -> Floats:
+        with emulator.scratch() as folder:
+            source = np.ascontiguousarray(inputs, dtype=np.float32)
+            np.save(folder / "inputs.npy", source, allow_pickle=False)
+            job = {
+                "mode": "run",
+                "runtime": runtime,
+                "inputs": "inputs.npy",
+                "batches": [max(1, min(batch, len(inputs)))],
+                "output": "logits.npy",
+            }
+            emulator.run_job(job, path, folder=folder)
+            result: Floats = np.load(folder / "logits.npy", allow_pickle=False)[0]
+            return result
+
+    return _found(emulator, path, work)
+
+
+def count_instructions(
+    emulator: Emulator, path: Path, *, sample: Floats | None = None, optimize: bool = True
+) -> Outcome[Counts]:
+    """Count the instructions of one inference at batch 1.
+
+    Args:
+        emulator: From ``open_emulator``.
+        path: As in ``logits``.
+        sample: float32 (1, ...) to run; a fixed random one when None.
+        optimize: Whether the runtime optimises the graph (ONNX Runtime only).
+
+    Raises:
+        BadInput: The file is not usable, or it takes too long.
+        Missing: The emulator cannot count, or its bundle is damaged.
+    """
+
+    def work(runtime: str) -> Counts:
+        with emulator.scratch() as folder:
+            job: dict[str, Any] = {"mode": "count", "runtime": runtime, "runs": LAST}
+            job["optimize"] = optimize
+            if sample is not None:
+                np.save(folder / "inputs.npy", np.asarray(sample[:1], np.float32))
+                job["inputs"] = "inputs.npy"
+            emulator.run_job(job, path, folder=folder, count=True)
+            return parse_counts((folder / COUNTS).read_text(encoding="ascii"))
+
+    return _found(emulator, path, work)
+
+
+def parse_counts(text: str) -> Counts:
+    """Read what the plugin wrote: a line per marker, then ``end`` and the number of threads.
+
+    Raises:
+        BadInput: It is cut off or holds too few markers.
+    """
+    rows = [line.split() for line in text.splitlines()]
+    if len(rows) < LAST + 2 or rows[-1][:1] != ["end"]:
+        raise BadInput(f"the counter saw {max(0, len(rows) - 1)} markers, expected {LAST + 1}")
+    values = np.array([[int(v) for v in row[1:]] for row in rows[:-1]], dtype=np.int64)
+    steps = np.diff(values, axis=0)
+    total, simd, ldst, fmla, dot = (
+        int(median_low(steps[FIRST - 1 : LAST, k].tolist())) for k in range(len(CLASSES))
+    )
+    inferences = tuple(int(v) for v in steps[:, 0])
+    return Counts(total, simd, ldst, fmla, dot, inferences, int(rows[-1][1]))
+
+
+def peak_memory(emulator: Emulator, path: Path) -> Outcome[int]:
+    """Return the peak resident memory of the runner in bytes, the emulator's own not included.
+
+    It is sampled every few milliseconds of a process that loads the model and runs it five times.
+
+    Raises:
+        BadInput: The file is not usable.
+        Missing: The bundle is damaged.
+    """
+
+    def work(runtime: str) -> int:
+        with emulator.scratch() as folder:
+            job = {"mode": "memory", "runtime": runtime, "emulated": True}
+            return int(emulator.run_job(job, path, folder=folder)["peak_rss_bytes"])
+
+    return _found(emulator, path, work)
+
+
+def measurements(
+    emulator: Emulator, path: Path, *, sample: Floats | None = None
+) -> tuple[Measurement, ...]:
+    """Return ``instructions`` and ``peak_rss_bytes`` of an artifact, kind EMULATED.
+
+    A finding becomes a measurement without a value whose ``reason`` says it.
+
+    Raises:
+        BadInput: The file is not usable.
+        Missing: The emulator is not complete.
+    """
+    counted = count_instructions(emulator, path, sample=sample)
+    found = []
+    if counted.value is None:
+        found.append(_absent("instructions", "instructions", counted))
+    else:
+        parts = {name: getattr(counted.value, name) for name in CLASSES[1:]}
+        details = {**parts, "batch": 1, "inferences": f"{FIRST}-{LAST}", **counted.facts}
+        steady = counted.value.steady
+        found.append(
+            Measurement(
+                "instructions",
+                counted.value.total,
+                "instructions",
+                Kind.EMULATED,
+                n=len(steady),
+                samples=tuple(float(v) for v in steady),
+                details=details,
+            )
+        )
+    memory = peak_memory(emulator, path)
+    if memory.value is None:
+        found.append(_absent("peak_rss_bytes", "bytes", memory))
+    else:
+        found.append(
+            Measurement(
+                "peak_rss_bytes", memory.value, "bytes", Kind.EMULATED, details=dict(memory.facts)
+            )
+        )
+    return tuple(found)
+
+
+def _absent(metric: str, unit: str, outcome: Outcome[Any]) -> Measurement:
+    details = {"reason": outcome.finding, **outcome.facts}
+    return Measurement(metric, None, unit, Kind.EMULATED, n=0, details=details)
+
+
+def _found(emulator: Emulator, path: Path, work: Callable[[str], T]) -> Outcome[T]:
+    """Do the work; an instruction that the core lacks is a finding about the device."""
+    runtime = runtime_for(path)
+    facts = {
+        **emulator.facts(),
+        "emulated_runtime": runtime,
+        "emulated_runtime_version": emulator.bundle.version(runtime),
+    }
+    try:
+        return Outcome(work(runtime), facts)
+    except IllegalInstruction as error:
+        return Outcome(None, facts, error.message)
+    except OSError as error:
+        raise SepdeployError(f"{path}: the emulation left no result: {error}") from error

@@ -1,0 +1,92 @@
+"""The emulator itself, and the plugin that counts for it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from sepdeploy.devices.bundle.cache import cache_folder, digest, whole_folder
+from sepdeploy.devices.bundle.tools import compile_c, find_tool, run
+from sepdeploy.errors import Missing
+from sepdeploy.files import sha256_file
+
+PROGRAM = "qemu-aarch64"
+PACKAGES = "qemu-user"
+PLUGIN_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """The user-mode emulator of this machine; ``plugins`` tells whether it can count."""
+
+    path: str
+    version: str
+    plugins: bool
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """Major and minor version."""
+        major, minor = self.version.split(".")[:2]
+        return int(major), int(minor)
+
+    @property
+    def plugin_api(self) -> int:
+        """The version of the plugin interface to build for (see counting.c)."""
+        if self.numbers < (9, 0):
+            return 1
+        return 2 if self.numbers < (9, 1) else 3
+
+
+def find_qemu() -> Qemu:
+    """Return the emulator of this machine.
+
+    Raises:
+        Missing: It is not installed, or does not say its version.
+    """
+    tool = find_tool(PROGRAM, purpose="it runs the ARM runtimes", packages=PACKAGES)
+    found = re.search(r"version (\d+\.\d+\S*)", tool.version)
+    if not found:
+        raise Missing(f"{tool.path} does not tell its version", hint="reinstall qemu-user")
+    usage = run([tool.path, "--help"], timeout=20).stdout
+    return Qemu(tool.path, found[1], "-plugin" in usage)
+
+
+def plugin_source() -> Path:
+    """Return the plugin's C source in the installed package."""
+    return Path(str(resources.files("sepdeploy.devices.emulation"))) / "c" / "counting.c"
+
+
+def counting_plugin(qemu: Qemu) -> Path:
+    """Return the plugin for this emulator, built at the first call.
+
+    Only a file that was built here is handed out: its digest is kept beside it.
+
+    Raises:
+        Missing: The emulator has no plugins, no compiler is installed, or the file was changed.
+    """
+    if not qemu.plugins:
+        raise Missing(
+            f"{qemu.path} {qemu.version} was built without plugins and cannot count",
+            hint=f"sudo apt-get install -y {PACKAGES} (the dynamically linked one, not -static)",
+        )
+    source = plugin_source()
+    key = digest(PLUGIN_VERSION, str(qemu.plugin_api), source.read_bytes())
+    folder = cache_folder() / "plugins" / key
+    library, record = folder / "counting.so", folder / "counting.json"
+    if not folder.is_dir():
+        compiler = find_tool("cc", purpose="it builds the counter", packages="gcc libc6-dev")
+        flags = ["-shared", "-fPIC", "-fvisibility=hidden", f"-DPLUGIN_API={qemu.plugin_api}"]
+        with whole_folder(folder) as made:
+            compile_c(compiler, [source], made / library.name, flags)
+            entry = {"sha256": sha256_file(made / library.name), "compiler": compiler.version}
+            (made / record.name).write_text(json.dumps(entry) + "\n", encoding="utf-8")
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError):
+        known = ""
+    if not library.is_file() or sha256_file(library) != known:
+        raise Missing(f"{library} is damaged", hint=f"rm -r {folder} and run the set-up again")
+    return library

@@ -1,0 +1,113 @@
+"""Sets the emulation of a device up, and opens what was set up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sepdeploy.devices.bundle import build_bundle, bundle_plan, open_bundle
+from sepdeploy.devices.bundle.tools import find_compiler, find_tool
+from sepdeploy.devices.emulation.cores import emulated_core
+from sepdeploy.devices.emulation.emulator import Emulator
+from sepdeploy.devices.emulation.qemu import counting_plugin, find_qemu
+from sepdeploy.devices.emulation.view import PROCESSORS, board_view
+from sepdeploy.errors import Missing
+
+ABI = "aarch64"
+# What the emulation needs from the distribution, in one command.
+PACKAGES = "qemu-user gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+INSTALL = f"sudo apt-get update && sudo apt-get install -y {PACKAGES}"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SetupPlan:
+    """What a set-up would do.
+
+    ``downloads`` is a line for each thing that is fetched, ``size`` their bytes (about);
+    ``missing`` the programs that must be installed first, ``install`` the command that does it.
+    """
+
+    downloads: tuple[str, ...]
+    size: int
+    missing: tuple[str, ...]
+    install: str = INSTALL
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing has to be downloaded or installed."""
+        return not self.downloads and not self.missing
+
+
+def setup_plan(core: str) -> SetupPlan:
+    """Return what emulating a core still needs; nothing is fetched or written.
+
+    Raises:
+        BadInput: Unknown core.
+    """
+    emulated_core(core)
+    missing = []
+    for look in (
+        find_qemu,
+        lambda: find_compiler(ABI),
+        lambda: find_tool("cc", purpose="it builds the counter", packages="gcc libc6-dev"),
+    ):
+        try:
+            look()
+        except Missing as error:
+            missing.append(error.message)
+    lines, size = bundle_plan(ABI)
+    return SetupPlan(tuple(lines), size, tuple(missing))
+
+
+def setup(
+    core: str,
+    *,
+    device: str = "rpi4",
+    processors: int = PROCESSORS,
+    say: Say = lambda line: None,
+) -> Emulator:
+    """Fetch, build and write whatever emulating a core still needs.
+
+    Args:
+        core: The device's core, "cortex-a72".
+        device: The device's id, for messages.
+        processors: How many cores the board has.
+        say: Gets what will be downloaded and how much, then a line a step.
+
+    Raises:
+        BadInput: Unknown core, or the cache cannot be written.
+        Missing: A program is not installed, there is no network, or not a Debian-like machine;
+            the hint holds the command.
+    """
+    plan = setup_plan(core)
+    if plan.missing:
+        raise Missing("; ".join(plan.missing), hint=plan.install)
+    if plan.downloads:
+        say(f"{device}: {plan.size / 1e6:.0f} MB to download into the cache")
+        for line in plan.downloads:
+            say(f"  {line}")
+    qemu = find_qemu()
+    plugin = counting_plugin(qemu)
+    bundle = build_bundle(ABI, say=say)
+    target = emulated_core(core)
+    if target.note:
+        say(target.note)
+    view = board_view(target.core, processors)
+    return Emulator(target, qemu, plugin, view, bundle)
+
+
+def open_emulator(core: str, *, device: str = "rpi4", processors: int = PROCESSORS) -> Emulator:
+    """Return the emulator of a core that was set up before; nothing is downloaded.
+
+    Raises:
+        BadInput: Unknown core.
+        Missing: Not set up; the hint is the command that does it.
+    """
+    target = emulated_core(core)
+    qemu = find_qemu()
+    bundle = open_bundle(ABI, setup=f"sepdeploy devices setup {device}")
+    return Emulator(
+        target, qemu, counting_plugin(qemu), board_view(target.core, processors), bundle
+    )

@@ -1,0 +1,77 @@
+"""The board as its programs see it: /proc/cpuinfo and /sys/devices/system/cpu.
+
+The emulator looks up every absolute path under its library prefix first. Runtimes pick kernels and
+block sizes by what these files say, so without them a result would depend on the machine that
+emulates: number of cores, cache sizes, and (before qemu 8.1) a description of an x86 processor, at
+which newer runtimes crash.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from sepdeploy.devices.bundle.cache import cache_folder, digest, whole_folder
+from sepdeploy.devices.emulation.cores import Core
+
+PROCESSORS = 4
+
+
+def board_view(core: Core, processors: int = PROCESSORS) -> Path:
+    """Return a folder with the board's files, made at the first call.
+
+    Raises:
+        BadInput: The cache cannot be written.
+    """
+    files = view_files(core, processors)
+    key = digest(json.dumps([asdict(core), files]))
+    folder = cache_folder() / "boards" / f"{core.name}-{key}"
+    if not folder.is_dir():
+        with whole_folder(folder) as made:
+            for name, text in files.items():
+                path = made / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="ascii")
+    return folder
+
+
+def view_files(core: Core, processors: int) -> dict[str, str]:
+    """Return the files by their path below the root."""
+    everyone = f"0-{processors - 1}" if processors > 1 else "0"
+    cpu = "sys/devices/system/cpu"
+    files = {
+        "proc/cpuinfo": "".join(_processor(core, i) for i in range(processors)),
+        f"{cpu}/possible": everyone,
+        f"{cpu}/present": everyone,
+        f"{cpu}/online": everyone,
+        f"{cpu}/kernel_max": "255",
+    }
+    for i in range(processors):
+        files |= {
+            f"{cpu}/cpu{i}/regs/identification/midr_el1": f"0x{core.midr:016x}",
+            f"{cpu}/cpu{i}/cpufreq/cpuinfo_max_freq": str(core.khz),
+            f"{cpu}/cpu{i}/cpufreq/cpuinfo_min_freq": "600000",
+            f"{cpu}/cpu{i}/topology/physical_package_id": "0",
+            f"{cpu}/cpu{i}/topology/core_id": str(i),
+            f"{cpu}/cpu{i}/topology/core_siblings_list": everyone,
+            f"{cpu}/cpu{i}/topology/thread_siblings_list": str(i),
+            f"{cpu}/cpu{i}/topology/cluster_cpus_list": everyone,
+            f"{cpu}/cpu{i}/cache/index2/level": "2",
+            f"{cpu}/cpu{i}/cache/index2/size": f"{core.l2_kib}K",
+            f"{cpu}/cpu{i}/cache/index2/shared_cpu_list": everyone,
+        }
+    return {name: text if text.endswith("\n") else text + "\n" for name, text in files.items()}
+
+
+def _processor(core: Core, index: int) -> str:
+    return (
+        f"processor\t: {index}\n"
+        "BogoMIPS\t: 108.00\n"
+        f"Features\t: {core.features}\n"
+        "CPU implementer\t: 0x41\n"
+        "CPU architecture: 8\n"
+        f"CPU variant\t: 0x{core.variant:x}\n"
+        f"CPU part\t: 0x{core.part:03x}\n"
+        f"CPU revision\t: {core.revision}\n\n"
+    )
