@@ -74,8 +74,12 @@ def lift_constants(graph: GraphProto) -> None:
 
 
 def _constant_value(node: NodeProto) -> Array | None:
-    kinds = {"value_int": np.int64, "value_ints": np.int64}
-    kinds |= {"value_float": np.float32, "value_floats": np.float32}
+    kinds: dict[str, type[np.generic]] = {
+        "value_int": np.int64,
+        "value_ints": np.int64,
+        "value_float": np.float32,
+        "value_floats": np.float32,
+    }
     for attribute in node.attribute:
         if attribute.name == "value":
             return to_array(attribute.t)

@@ -172,8 +172,7 @@ def overload(spec: StructuredSpec, form: str) -> str:
 
     For example "gemm2d-0-1:1.0": form gemm2d, nothing merged, mode 1 contracted before mode 0.
     """
-    found = arrangement(form, spec) if isinstance(spec, KronSpec) else None
-    if found is None:
+    if not isinstance(spec, KronSpec) or (found := arrangement(form, spec)) is None:
         return form
     several = spec.terms > 1 and len(found.groups) > 2
     return f"{form}-{found.key}" + ("-sum" if several else "")

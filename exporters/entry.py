@@ -74,7 +74,7 @@ def without_weights(canonical: ModelProto) -> ModelProto:
 
 def has_data(tensor: TensorProto) -> bool:
     """Whether a constant of a weight-free graph kept its numbers."""
-    return math.prod(tensor.dims) <= KEPT_VALUES
+    return bool(math.prod(tensor.dims) <= KEPT_VALUES)
 
 
 def read_entry(path: Path) -> Entry:

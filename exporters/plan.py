@@ -52,18 +52,16 @@ def plan(
     )
 
 
-def planned_weights(canonical: ModelProto, format: str) -> dict[str, int]:
-    """How many weights (bias left out) each structured layer holds in its chosen form.
+def planned_weights(spec: Spec, format: str) -> int:
+    """How many weights (bias left out) a layer holds in the form the planner gives it.
 
-    More than the factors where small factors are merged, or where the answer is "dense".
+    More than its factors where small ones are merged, or where the answer is "dense".
     """
-    shapes = constant_shapes(canonical)
-    specs = {n.name: node_spec(n, shapes) for n in structured_nodes(canonical)}
-    forms = {
-        choice.layer: next(f for f in FORMATS[format][choice.structure] if f.name == choice.form)
-        for choice in plan(canonical, format)
-    }
-    return {layer: form.weights(specs[layer]) for layer, form in forms.items()}
+    forms = FORMATS[format].get(spec.structure)
+    if forms is None:
+        return spec.weight_params
+    choice = choose("", spec, forms)
+    return next(form for form in forms if form.name == choice.form).weights(spec)
 
 
 def choose(

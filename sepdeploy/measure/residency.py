@@ -69,29 +69,16 @@ def check_residency(
         BadInput: The file is not usable.
         Missing: The runtime is not installed.
     """
-    return judge_residency(resident_graph(path), as_planned(path, layers), blueprint(path))
+    planned = as_planned(layers, runtimes.file_format(path))
+    return judge_residency(resident_graph(path), planned, blueprint(path))
 
 
-def as_planned(
-    path: str | os.PathLike[str], layers: Sequence[LayerRecord]
-) -> tuple[LayerRecord, ...]:
-    """Return the layers with the weights that the planner's form of each one holds.
-
-    The planner is asked again, from the shapes in the embedded graph: what a file says of itself
-    excuses nothing.
-    """
-    try:
-        graph = read_entry(Path(path)).graph
-        planned = planned_weights(graph, runtimes.file_format(path))
-    except BadInput:
-        return tuple(layers)
-    own = {
-        name: spec_from_json(layer.spec, where=name).weight_params
-        for layer in layers
-        if (name := layer.name) in planned
-    }
+def as_planned(layers: Sequence[LayerRecord], format_name: str) -> tuple[LayerRecord, ...]:
+    """Return the layers with the weights that the planner's form of each one holds."""
     return tuple(
-        replace(x, params=x.params + planned[x.name] - own[x.name]) if x.name in own else x
+        replace(x, params=x.params + planned_weights(spec, format_name) - spec.weight_params)
+        if x.spec and (spec := spec_from_json(x.spec, where=x.name)).structure != "dense"
+        else x
         for x in layers
     )
 
@@ -192,8 +179,9 @@ def attribute(graph: ResidentGraph, layers: Sequence[str], plan: Blueprint) -> d
 
 
 def layer_of(name: str, layers: Iterable[str]) -> str:
-    """Return the layer that a node or value is named after ("<layer>/..."), or ""."""
-    return next((layer for layer in layers if name == layer or name.startswith(f"{layer}/")), "")
+    """Return the layer that a node or value is named after ("<layer>/...", "<layer>."), or ""."""
+    name = name.removeprefix("fused ")  # ONNX Runtime's mark on a node that took in an activation
+    return next((x for x in layers if name == x or name.startswith((f"{x}/", f"{x}."))), "")
 
 
 def _label(node: GraphNode, layers: Sequence[str]) -> str:
