@@ -29,7 +29,7 @@ def _sgd(groups: Groups, lr: float, momentum: float) -> torch.optim.Optimizer:
 
 
 OPTIMIZERS: dict[str, OptimizerChoice] = {
-    "adamw": OptimizerChoice(_adamw, 2e-3),
+    "adamw": OptimizerChoice(_adamw, 4e-3),
     "sgd": OptimizerChoice(_sgd, 0.1),
 }
 

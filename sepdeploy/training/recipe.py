@@ -56,7 +56,7 @@ class Recipe:
         lr: Peak learning rate, 0 = the optimiser's own.
         momentum: Of SGD.
         weight_decay: Decoupled for AdamW; biases are left out.
-        schedule: "cosine", "one-cycle" or "constant", advanced every step.
+        schedule: "one-cycle", "cosine" or "constant", advanced every step.
         condition: Coefficient of the scale-free condition-number term.
         l1: Coefficient of the ℓ1 sparsity term.
         validation: Share of the training images that is held out to choose the best epoch.
@@ -82,7 +82,7 @@ class Recipe:
     lr: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: str = "cosine"
+    schedule: str = "one-cycle"
     condition: float = 0.0
     l1: float = 0.0
     validation: float = 0.1

@@ -1,9 +1,11 @@
+import sys
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from sepdeploy import data
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import BadInput, Missing
 
 
 def test_digits_are_scikit_learns_digits():
@@ -26,3 +28,10 @@ def test_the_test_split_is_fixed_and_balanced():
 def test_digits_read_no_folder(tmp_path):
     with pytest.raises(BadInput, match="reads no folder"):
         data.load("digits", tmp_path)
+
+
+def test_without_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(Missing, match="scikit-learn") as error:
+        data.load("digits")
+    assert "sepdeploy[train]" in error.value.hint

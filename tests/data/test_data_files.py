@@ -3,6 +3,7 @@
 import gzip
 import os
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sepdeploy import data
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import BadInput, Missing
 
 DATA = os.environ.get("SEPDEPLOY_DATA")
 
@@ -205,6 +206,13 @@ def test_image_folder_without_images(tmp_path):
     (tmp_path / "train" / "cat" / "notes.txt").write_text("hello")
     with pytest.raises(BadInput, match="no class folder with images"):
         data.load("image-folder", tmp_path)
+
+
+def test_without_pillow(image_root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(Missing, match="Pillow") as error:
+        data.load("image-folder", image_root[0])
+    assert "sepdeploy[train]" in error.value.hint
 
 
 @pytest.fixture

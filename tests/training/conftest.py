@@ -1,7 +1,6 @@
 import dataclasses
 
 import pytest
-import torch
 
 from sepdeploy.training import fit, fitting, load_recipe
 
@@ -48,8 +47,3 @@ def train(tmp_path, small_digits):
     run.events = []
     run.folder = tmp_path
     return run
-
-
-def same_bits(first, second):
-    """Whether two state dicts agree bit for bit."""
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)

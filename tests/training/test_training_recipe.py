@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -148,3 +149,11 @@ def test_derived_values():
     assert not Recipe(eps=0.0).robust
     assert Recipe(optimizer="sgd").peak_lr > Recipe(optimizer="adamw").peak_lr
     assert Recipe(lr=0.5).peak_lr == 0.5
+
+
+@pytest.mark.parametrize("name", ["mnist-kron", "digits-trades"])
+def test_the_recipes_of_the_documentation_are_valid(name):
+    folder = Path(__file__).parents[2] / "docs" / "recipes"
+    recipe = load_recipe(folder / f"{name}.toml")
+    assert name.startswith(recipe.data)
+    assert recipe.robust
