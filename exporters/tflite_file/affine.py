@@ -22,6 +22,7 @@ from sepdeploy.exporters.tflite_file.source import DOMAIN, Node
 
 # Per-sample constants are spelled out up to this size to follow a reshape.
 SPELL_LIMIT = 1 << 18
+LAYERS = {"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"}
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,30 @@ def settle(b: Builder, item: Lazy | None) -> Item | None:
     """Return an item with what was held back written as operators."""
     if not isinstance(item, Scaled):
         return item
-    value: Value = item.value
-    if np.any(item.scale != 1):
-        value = binary(b, "MUL", value, Constant(item.scale, item.scale.shape))
-    if np.any(item.shift != 0):
-        value = binary(b, "ADD", value, Constant(item.shift, item.shift.shape))
-    return value
+    key = id(item)
+    if key not in b.settled:
+        value: Value = item.value
+        if np.any(item.scale != 1):
+            value = binary(b, "MUL", value, Constant(item.scale, item.scale.shape))
+        if np.any(item.shift != 0):
+            value = binary(b, "ADD", value, Constant(item.shift, item.shift.shape))
+        b.settled[key] = (item, value)  # the item is kept too, so that its id stays its own
+    return b.settled[key][1]
 
 
-def hold(value: Value, scale: Array, shift: Array) -> Scaled:
-    """Return a value times ``scale`` plus ``shift`` (arrays that broadcast to it)."""
+def hold(b: Builder, value: Value, scale: Array, shift: Array) -> Lazy:
+    """Return a value times ``scale`` plus ``shift`` (arrays that broadcast to it).
+
+    Right behind a layer they are written at once, for `fold_affine` to put them into that layer;
+    otherwise they are held back for the next one.
+    """
     rank = len(value.shape)
-    return Scaled(value, _ranked(scale, rank), _ranked(shift, rank))
+    held = Scaled(value, _ranked(scale, rank), _ranked(shift, rank))
+    if b.producer(value.tensor) not in LAYERS:
+        return held
+    settled = settle(b, held)
+    assert settled is not None, "settling an item gives one"
+    return settled
 
 
 def _ranked(array: Array, rank: int) -> Array:
@@ -64,7 +77,7 @@ def _ranked(array: Array, rank: int) -> Array:
     return data.reshape((1,) * (rank - data.ndim) + data.shape)
 
 
-def combine(node: Node, inputs: Sequence[Lazy | None]) -> Scaled | None:
+def combine(b: Builder, node: Node, inputs: Sequence[Lazy | None]) -> Scaled | None:
     """Return Add, Sub, Mul or Div of a value with a constant as a held back one, if it is that."""
     if node.domain or node.op not in ("Add", "Sub", "Mul", "Div") or len(inputs) != 2:
         return None
@@ -75,6 +88,8 @@ def combine(node: Node, inputs: Sequence[Lazy | None]) -> Scaled | None:
         return None
     value = x if isinstance(x, Value) else x.value
     if value.tensor.dtype != np.float32 or not _fits(y, value.shape):
+        return None
+    if isinstance(x, Value) and b.producer(value.tensor) in LAYERS:
         return None
     constant = _ranked(y.data, len(value.shape))
     one, zero = np.ones_like(constant), np.zeros_like(constant)

@@ -31,6 +31,7 @@ class Builder:
     def __init__(self) -> None:
         self.graph = Graph()
         self.scope = ""
+        self.settled: dict[int, tuple[object, Value]] = {}
         self._names: dict[str, int] = {}
         self._kinds: dict[int, str] = {}
         self._made: dict[tuple[Any, ...], Tensor] = {}

@@ -23,8 +23,8 @@ class Context:
     """State shared by the converters of one model."""
 
     b: Builder = field(default_factory=Builder)
-    items: dict[str, Item] = field(default_factory=dict)
     choices: Mapping[str, str] = field(default_factory=dict)
+    opset: int = 20
 
     def form(self, node: Node) -> str:
         """Return the form chosen for a structured layer."""

@@ -67,8 +67,11 @@ def fully_connected(
 
 
 def _rows_by_width(b: Builder, tensor: Tensor, rows: Sequence[int], width: int) -> Tensor:
-    """Return the tensor with ``width`` as its last dimension, reshaped only if it is not."""
-    if len(tensor.shape) > 1 and tensor.shape[-1] == width:
+    """Return the tensor with ``width`` as its last dimension, reshaped only if it is not.
+
+    Leading ones (of a global pool) are dropped: producers can leave them out themselves.
+    """
+    if len(tensor.shape) > 1 and tensor.shape[-1] == width and 1 not in tensor.shape[:-1]:
         return tensor
     return b.reshape(tensor, (*rows, width) if rows else (1, width))
 

@@ -33,7 +33,7 @@ def convert(model: onnx.ModelProto, *, choices: Mapping[str, str] | None = None)
     """
     source = read_model(model)
     rewrite(source)
-    ctx = Context(choices=dict(choices or {}))
+    ctx = Context(choices=dict(choices or {}), opset=source.opset)
     items: dict[str, Lazy] = {n: Constant(a, a.shape) for n, a in source.constants.items()}
     for name, (shape, dtype) in source.inputs.items():
         order = NHWC if len(shape) == 4 else tuple(range(len(shape)))
@@ -61,7 +61,7 @@ def _results(ctx: Context, node: Node, inputs: Sequence[Lazy | None]) -> Sequenc
         folded = fold(ctx, node, [i for i in inputs if not isinstance(i, Scaled)])
         if folded is not None:
             return folded
-    combined = affine.combine(node, inputs)
+    combined = affine.combine(ctx.b, node, inputs)
     if combined is not None:
         return [combined]
     converter = _converter(node)

@@ -17,7 +17,6 @@ from sepdeploy.exporters.tflite_file.source import Node, as_float32
 
 # Results larger than this many values are refused: a few bytes of shape must not fill the memory.
 MAX_ELEMENTS = 1 << 28
-OPSET = 20
 
 
 def fold(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item] | None:
@@ -36,14 +35,10 @@ def fold(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item] 
         return [_filled(node, arrays)]
     if node.op == "Expand":
         return [_expanded(node, arrays)]
-    if any(i.data.shape != i.shape for i in constants if isinstance(i, Constant)):
-        if any(is_batch(d) for i in constants for d in i.shape):
-            return None
-        arrays = [
-            np.broadcast_to(i.data, i.shape) if isinstance(i, Constant) else None for i in inputs
-        ]
+    if any(isinstance(i, Constant) and i.data.shape != i.shape for i in constants):
+        return None  # repeated over the batch: the converter knows whether it can broadcast
     _check_growth(node, arrays)
-    return [_whole(as_float32(np.asarray(out))) for out in _evaluate(node, arrays)]
+    return [_whole(as_float32(np.asarray(out))) for out in _evaluate(node, arrays, ctx.opset)]
 
 
 def _whole(array: Array) -> Constant:
@@ -74,7 +69,7 @@ def _filled(node: Node, arrays: Sequence[Array | None]) -> Constant:
     assert target is not None, "ConstantOfShape has one input"
     fill = np.asarray(node.attributes.get("value", np.zeros(1, np.float32))).reshape(-1)[:1]
     shape = tuple(int(d) for d in target.reshape(-1))
-    return Constant(fill.reshape((1,) * len(shape)), shape)
+    return _repeated(node, fill.reshape((1,) * len(shape)), shape)
 
 
 def _expanded(node: Node, arrays: Sequence[Array | None]) -> Constant:
@@ -85,7 +80,23 @@ def _expanded(node: Node, arrays: Sequence[Array | None]) -> Constant:
         shape = _broadcast(data.shape, tuple(int(d) for d in target.reshape(-1)))
     except ValueError as error:
         raise BadInput(f"{node}: {error}") from error
-    return Constant(data.reshape((1,) * (len(shape) - data.ndim) + data.shape), shape)
+    return _repeated(node, data.reshape((1,) * (len(shape) - data.ndim) + data.shape), shape)
+
+
+def _repeated(node: Node, data: Array, shape: tuple[int, ...]) -> Constant:
+    """Return a constant repeated to a shape; over the batch only as a note."""
+    if any(is_batch(d) for d in shape):
+        return Constant(data, shape)
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise _too_large(node, math.prod(shape))
+    return Constant(np.broadcast_to(data, shape), shape)
+
+
+def _too_large(node: Node, size: int) -> BadInput:
+    return BadInput(
+        f"{node} makes a constant of {size} values",
+        hint="a range or tiling over the batch has no TFLite form; compute it per sample",
+    )
 
 
 def _broadcast(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
@@ -110,13 +121,10 @@ def _check_growth(node: Node, arrays: Sequence[Array | None]) -> None:
     elif node.op == "OneHot" and len(given) > 1:
         size = given[0].size * int(given[1].reshape(-1)[0])
     if size > MAX_ELEMENTS:
-        raise BadInput(
-            f"{node} makes a constant of {size} values",
-            hint="a range or tiling over the batch has no TFLite form; compute it per sample",
-        )
+        raise _too_large(node, size)
 
 
-def _evaluate(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
+def _evaluate(node: Node, arrays: Sequence[Array | None], opset: int) -> list[Array]:
     """Compute one node with ONNX's own reference implementation."""
     names = [f"i{k}" if a is not None else "" for k, a in enumerate(arrays)]
     outputs = [f"o{k}" if name else "" for k, name in enumerate(node.outputs)]
@@ -132,7 +140,7 @@ def _evaluate(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
         [_info(n, a) for n, a in given.items()],
         [onnx.helper.make_empty_tensor_value_info(o) for o in outputs if o],
     )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     try:
         results = ReferenceEvaluator(model).run(None, given)
     except Exception as error:

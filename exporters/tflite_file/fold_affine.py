@@ -12,6 +12,7 @@ import numpy as np
 
 from sepdeploy.exporters.tflite_file.graph import Array, Graph, Op, Tensor
 
+_MOVING = {"RESHAPE", "SLICE", "TRANSPOSE"}
 _LAYERS = {"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"}
 
 
@@ -37,9 +38,12 @@ def fold_affine(graph: Graph) -> None:
             continue
         value, constant = operands
         vector = _per_channel(constant, value)
-        found = None if vector is None else _layer(value, producer, alone)
+        uniform = constant.size == 1
+        found = None if vector is None else _layer(value, producer, alone, uniform=uniform)
         if vector is None or found is None or "activation" in found.layer.options:
             continue
+        if uniform:
+            vector, found = vector[:1], _Found(found.layer, found.layer.inputs[2].shape[0])
         _apply(op.kind, found, vector)
         before = producer[id(value)]
         before.outputs = [op.outputs[0] if t is value else t for t in before.outputs]
@@ -70,9 +74,12 @@ def _per_channel(constant: Array, value: Tensor) -> Array | None:
 
 
 def _layer(
-    value: Tensor, producer: dict[int, Op], alone: Callable[[Tensor], bool]
+    value: Tensor, producer: dict[int, Op], alone: Callable[[Tensor], bool], *, uniform: bool
 ) -> _Found | None:
-    """Return the layer that computes a value's channels, if nobody else reads on the way."""
+    """Return the layer that computes a value's channels, if nobody else reads on the way.
+
+    ``uniform``: the constant is one number, so that channels may move.
+    """
     repeats = 1
     while alone(value):
         op = producer.get(id(value))
@@ -83,10 +90,16 @@ def _layer(
         source = op.inputs[0]
         if op.kind == "DEPTH_TO_SPACE":
             repeats *= op.options["block_size"] ** 2
-        elif op.kind not in ("RESHAPE", "SLICE") or source.shape[-1:] != value.shape[-1:]:
+        elif not _keeps_channels(op) and not (uniform and op.kind in _MOVING):
             return None
         value = source
     return None
+
+
+def _keeps_channels(op: Op) -> bool:
+    """Whether an operator only moves memory and leaves the last dimension as it is."""
+    same = op.inputs[0].shape[-1:] == op.outputs[0].shape[-1:]
+    return op.kind in ("RESHAPE", "SLICE") and same
 
 
 def _apply(kind: str, found: _Found, vector: Array) -> None:

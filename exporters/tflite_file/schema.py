@@ -154,6 +154,7 @@ OPS: dict[str, OpSchema] = {
         (("begin_mask", Field(0, "i32")), ("end_mask", Field(1, "i32"))),
     ),
     "EXP": OpSchema(47, 33),
+    "TOPK_V2": OpSchema(48, 34),
     "SPLIT": OpSchema(49, 35, (("num_splits", Field(0, "i32")),)),
     "LOG_SOFTMAX": OpSchema(50, 36),
     "CAST": OpSchema(

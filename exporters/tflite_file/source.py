@@ -45,6 +45,7 @@ class Source:
     constants: dict[str, Array]
     inputs: dict[str, tuple[Shape, np.dtype[Any]]]
     outputs: list[str]
+    opset: int
 
 
 def read_model(model: onnx.ModelProto) -> Source:
@@ -57,7 +58,7 @@ def read_model(model: onnx.ModelProto) -> Source:
         BadInput: Too old or broken model, weights missing, or an input with an open dimension
             other than the batch.
     """
-    _check_opset(model)
+    opset = _opset(model)
     model = _inline(model)
     graph = model.graph
     constants = {t.name: _array(t) for t in graph.initializer}
@@ -71,16 +72,17 @@ def read_model(model: onnx.ModelProto) -> Source:
         raise BadInput("the ONNX graph has no input", hint="export a model that takes an image")
     nodes = [_node(proto, i) for i, proto in enumerate(graph.node)]
     _check_names(nodes, {*constants, *inputs}, [o.name for o in graph.output])
-    return Source(nodes, constants, inputs, [o.name for o in graph.output])
+    return Source(nodes, constants, inputs, [o.name for o in graph.output], opset)
 
 
-def _check_opset(model: onnx.ModelProto) -> None:
+def _opset(model: onnx.ModelProto) -> int:
     versions = [o.version for o in model.opset_import if o.domain in _STANDARD]
     if not versions or min(versions) < MIN_OPSET:
         raise BadInput(
             f"the ONNX model uses opset {min(versions, default=0)}; at least {MIN_OPSET} is needed",
             hint="export it again with a newer opset (20 is a good choice)",
         )
+    return max(versions)
 
 
 def _inline(model: onnx.ModelProto) -> onnx.ModelProto:

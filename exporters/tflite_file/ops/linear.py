@@ -12,7 +12,7 @@ from sepdeploy.exporters.tflite_file.builder import FLOAT
 from sepdeploy.exporters.tflite_file.context import Context, Item
 from sepdeploy.exporters.tflite_file.contract import contract
 from sepdeploy.exporters.tflite_file.elementwise import binary, broadcast
-from sepdeploy.exporters.tflite_file.graph import describe
+from sepdeploy.exporters.tflite_file.graph import Array, describe
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.source import Node
 
@@ -22,6 +22,8 @@ def gemm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
     x = ctx.value(node, inputs, 0)
     if ctx.integer(node, "transA", 0):
         x = layout.transpose(x, (1, 0))
+    if isinstance(ctx.item(node, inputs, 1), Value):
+        return [_computed_gemm(ctx, node, x, inputs)]
     weight = ctx.array(node, inputs, 1)
     weight = weight if ctx.integer(node, "transB", 0) else weight.T
     if weight.ndim != 2 or len(x.shape) != 2 or weight.shape[1] != x.shape[1]:
@@ -29,32 +31,40 @@ def gemm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
     alpha, beta = ctx.number(node, "alpha", 1.0), ctx.number(node, "beta", 1.0)
     bias = ctx.optional(inputs, 2)
     row, rest = _split_bias(bias, beta, weight.shape[0])
-    y = contract(ctx.b, x, 1, weight * np.float32(alpha), row, "weight")
+    weight = weight if alpha == 1.0 else weight * np.float32(alpha)
+    y = contract(ctx.b, x, 1, weight, row, "weight")
+    return [_plus(ctx, y, rest, beta)]
+
+
+def _computed_gemm(ctx: Context, node: Node, x: Value, inputs: Sequence[Item | None]) -> Value:
+    """Gemm of two computed matrices."""
+    y = ctx.value(node, inputs, 1)
+    if ctx.integer(node, "transB", 0):
+        y = layout.transpose(y, (1, 0))
+    _check(node, x, y)
+    out = batched_product(ctx, node, x, y)
+    alpha, beta = ctx.number(node, "alpha", 1.0), ctx.number(node, "beta", 1.0)
+    if alpha != 1.0:
+        out = binary(ctx.b, "MUL", out, Constant(np.array([alpha], np.float32), (1,)))
+    return _plus(ctx, out, ctx.optional(inputs, 2) if beta else None, beta)
+
+
+def _plus(ctx: Context, y: Value, rest: Item | None, beta: float) -> Value:
     if rest is None:
-        return [y]
+        return y
     if beta != 1.0:
-        rest = binary(ctx.b, "MUL", rest, Constant(np.float32([beta]), (1,)))
-    return [binary(ctx.b, "ADD", y, rest)]
+        rest = binary(ctx.b, "MUL", rest, Constant(np.array([beta], np.float32), (1,)))
+    return binary(ctx.b, "ADD", y, rest)
 
 
-def _split_bias(
-    bias: Item | None, beta: float, units: int
-) -> tuple[np.ndarray | None, Item | None]:
+def _split_bias(bias: Item | None, beta: float, units: int) -> tuple[Array | None, Item | None]:
     """Return the part of C that fits FULLY_CONNECTED's bias, and what has to be added after."""
     if bias is None or beta == 0.0:
         return None, None
-    if (
-        isinstance(bias, Constant)
-        and bias.data.size in (1, units)
-        and bias.data.shape[-1:]
-        in (
-            (),
-            (1,),
-            (units,),
-        )
-    ):
-        row = np.broadcast_to(bias.data.reshape(-1) * np.float32(beta), (units,))
-        return row, None
+    if isinstance(bias, Constant):
+        data = bias.data
+        if data.size == 1 or (data.size == units and data.shape[-1] == units):
+            return np.broadcast_to(data.reshape(-1) * np.float32(beta), (units,)), None
     return None, bias
 
 
@@ -66,7 +76,7 @@ def matmul(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item
         return [_times_constant(ctx, first, second, ctx.optional_array(node, inputs, 2))]
     if isinstance(first, Constant) and isinstance(second, Value) and first.data.ndim <= 2:
         return [_constant_times(ctx, first, second)]
-    return [_batched(ctx, node, ctx.b.runtime(first), ctx.b.runtime(second))]
+    return [batched_product(ctx, node, ctx.b.runtime(first), ctx.b.runtime(second))]
 
 
 def _check(node: Node, first: Item, second: Item) -> None:
@@ -78,7 +88,7 @@ def _check(node: Node, first: Item, second: Item) -> None:
         raise BadInput(f"{node}: shapes {texts} do not multiply")
 
 
-def _times_constant(ctx: Context, x: Value, weight: Constant, bias: np.ndarray | None) -> Value:
+def _times_constant(ctx: Context, x: Value, weight: Constant, bias: Array | None) -> Value:
     matrix = weight.data.reshape(weight.data.shape[0], -1)
     y = contract(ctx.b, x, len(x.shape) - 1, np.ascontiguousarray(matrix.T), bias, "weight")
     return ctx.b.reshaped(y, y.shape[:-1]) if weight.data.ndim == 1 else y
@@ -94,7 +104,8 @@ def _constant_times(ctx: Context, weight: Constant, x: Value) -> Value:
     return y
 
 
-def _batched(ctx: Context, node: Node, x: Value, y: Value) -> Value:
+def batched_product(ctx: Context, node: Node, x: Value, y: Value) -> Value:
+    """Emit BATCH_MATMUL of two computed values."""
     b = ctx.b
     if len(x.shape) < 2 or len(y.shape) < 2:
         raise BadInput(

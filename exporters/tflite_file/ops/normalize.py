@@ -12,7 +12,7 @@ from sepdeploy.exporters.tflite_file.affine import Lazy, hold
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
 from sepdeploy.exporters.tflite_file.elementwise import binary, unary
 from sepdeploy.exporters.tflite_file.graph import Array, describe
-from sepdeploy.exporters.tflite_file.layout import Constant, Value
+from sepdeploy.exporters.tflite_file.layout import Value
 from sepdeploy.exporters.tflite_file.ops.arithmetic import scalar
 from sepdeploy.exporters.tflite_file.ops.reduce import reduce_value
 from sepdeploy.exporters.tflite_file.source import Node
@@ -24,7 +24,7 @@ def batch_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[
     if ctx.integer(node, "training_mode", 0):
         raise BadInput(f"{node} is in training mode", hint="call model.eval() before the export")
     scale, shift = affine_of(ctx, node, inputs)
-    return [_held(x, per_channel(scale, x), per_channel(shift, x))]
+    return [_held(ctx, x, per_channel(scale, x), per_channel(shift, x))]
 
 
 def affine_of(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> tuple[Array, Array]:
@@ -41,12 +41,12 @@ def per_channel(data: Array, x: Value) -> Array:
     return data.reshape(-1, *(1,) * (len(x.shape) - 2))
 
 
-def _held(x: Value, scale: Array | None, shift: Array | None) -> Lazy:
-    """Return scale x + shift, held back so that a neighbouring layer can absorb it."""
+def _held(ctx: Context, x: Value, scale: Array | None, shift: Array | None) -> Lazy:
+    """Return scale x + shift, left to a neighbouring layer to absorb."""
     if scale is None and shift is None:
         return x
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-    return hold(x, one if scale is None else scale, zero if shift is None else shift)
+    return hold(ctx.b, x, one if scale is None else scale, zero if shift is None else shift)
 
 
 def normalized(ctx: Context, x: Value, axes: Iterable[int], epsilon: float) -> Value:
@@ -68,7 +68,7 @@ def layer_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[
     y = normalized(ctx, x, range(first, len(x.shape)), ctx.number(node, "epsilon", 1e-5))
     scale = ctx.optional_array(node, inputs, 1)
     shift = ctx.optional_array(node, inputs, 2)
-    return [_held(y, scale, shift)]
+    return [_held(ctx, y, scale, shift)]
 
 
 def rms_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
@@ -79,7 +79,7 @@ def rms_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[La
     mean = reduce_value(ctx, "MEAN", square, range(first, len(x.shape)), keep=True)
     shifted = binary(ctx.b, "ADD", mean, scalar(ctx.number(node, "epsilon", 1e-5)))
     y = binary(ctx.b, "MUL", x, unary(ctx.b, "RSQRT", shifted))
-    return [_held(y, ctx.optional_array(node, inputs, 1), None)]
+    return [_held(ctx, y, ctx.optional_array(node, inputs, 1), None)]
 
 
 def instance_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
@@ -87,7 +87,7 @@ def instance_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> li
     x = ctx.value(node, inputs, 0)
     y = normalized(ctx, x, range(2, len(x.shape)), ctx.number(node, "epsilon", 1e-5))
     scale, shift = ctx.array(node, inputs, 1), ctx.array(node, inputs, 2)
-    return [_held(y, per_channel(scale, x), per_channel(shift, x))]
+    return [_held(ctx, y, per_channel(scale, x), per_channel(shift, x))]
 
 
 def group_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
@@ -104,4 +104,4 @@ def group_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[
     scale, shift = (ctx.array(node, inputs, i).reshape(-1) for i in (1, 2))
     if scale.size == groups:
         scale, shift = (np.repeat(a, channels // groups) for a in (scale, shift))
-    return [_held(y, per_channel(scale, x), per_channel(shift, x))]
+    return [_held(ctx, y, per_channel(scale, x), per_channel(shift, x))]

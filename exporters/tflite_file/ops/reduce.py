@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -35,16 +36,33 @@ def reduce_op(kind: str) -> Converter:
     return convert
 
 
-def reduce_l2(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
-    """Square root of the sum of squares."""
-    x = ctx.value(node, inputs, 0)
-    axes = _axes(ctx, node, inputs, len(x.shape))
-    keep = bool(ctx.integer(node, "keepdims", 1))
-    if axes is None:
-        return [unary(ctx.b, "ABS", x)]
-    _refuse_batch(node, x, axes)
-    square = binary(ctx.b, "MUL", x, x)
-    return [unary(ctx.b, "SQRT", reduce_value(ctx, "SUM", square, axes, keep=keep))]
+def composed_reduce(before: str, after: str) -> Converter:
+    """Return the converter of a sum of something, and of something of that sum.
+
+    Args:
+        before: What is summed: "ABS", "SQUARE" or "EXP".
+        after: What follows the sum: "SQRT", "LOG" or "".
+    """
+
+    def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+        x = ctx.value(node, inputs, 0)
+        axes = _axes(ctx, node, inputs, len(x.shape))
+        if axes is None:
+            raise BadInput(f"{node} reduces nothing", hint="name the axes to reduce over")
+        _refuse_batch(node, x, axes)
+        keep = bool(ctx.integer(node, "keepdims", 1))
+        largest = None
+        if before == "EXP":  # the largest is taken out, so that nothing overflows
+            largest = reduce_value(ctx, "REDUCE_MAX", x, axes, keep=True)
+            x = binary(ctx.b, "SUB", x, largest)
+        terms = binary(ctx.b, "MUL", x, x) if before == "SQUARE" else unary(ctx.b, before, x)
+        y = reduce_value(ctx, "SUM", terms, axes, keep=keep)
+        y = unary(ctx.b, after, y) if after else y
+        if largest is not None:
+            y = binary(ctx.b, "ADD", y, ctx.b.reshaped(largest, y.shape))
+        return [y]
+
+    return convert
 
 
 def _axes(ctx: Context, node: Node, inputs: Sequence[Item | None], rank: int) -> list[int] | None:
@@ -109,25 +127,38 @@ def softmax_op(kind: str) -> Converter:
 
     def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
         x = ctx.value(node, inputs, 0)
+        if ctx.opset < 13:
+            return [_over_the_rest(ctx, node, kind, x)]
         axis = axis_of(node, ctx.integer(node, "axis", -1), len(x.shape))
-        inner = x.groups()[axis]
-        order = [a for a in x.order if a not in inner]
-        order += [a for a in x.order if a in inner]
-        tensor = ctx.b.ordered(x, order)
-        width = x.shape[axis]
-        if tensor.shape[-1:] != (width,) or len(tensor.shape) > MAX_REDUCED_RANK:
-            rows = [x.atoms[a] for a in order if a not in inner]
-            tensor = ctx.b.reshape(tensor, (*rows, width) if len(rows) < 4 else _rows(rows, width))
-        options = {"beta": 1.0} if kind == "SOFTMAX" else {}
-        out = ctx.b.op(kind, [tensor], tensor.shape, dtype=FLOAT, **options)
-        return [Value(x.shape, out, x.atoms, tuple(order))]
+        return [_softmax(ctx, kind, x, axis)]
 
     return convert
 
 
+def _over_the_rest(ctx: Context, node: Node, kind: str, x: Value) -> Value:
+    """Before opset 13 the axis is the first of all those that are normalised together."""
+    axis = axis_of(node, ctx.integer(node, "axis", 1), len(x.shape))
+    matrix = ctx.b.reshaped(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
+    return ctx.b.reshaped(_softmax(ctx, kind, matrix, 1), x.shape)
+
+
+def _softmax(ctx: Context, kind: str, x: Value, axis: int) -> Value:
+    inner = x.groups()[axis]
+    order = [a for a in x.order if a not in inner]
+    order += [a for a in x.order if a in inner]
+    tensor = ctx.b.ordered(x, order)
+    width = x.shape[axis]
+    if tensor.shape[-1:] != (width,) or len(tensor.shape) > MAX_REDUCED_RANK:
+        rows = [x.atoms[a] for a in order if a not in inner]
+        tensor = ctx.b.reshape(tensor, (*rows, width) if len(rows) < 4 else _rows(rows, width))
+    options = {"beta": 1.0} if kind == "SOFTMAX" else {}
+    out = ctx.b.op(kind, [tensor], tensor.shape, dtype=FLOAT, **options)
+    return Value(x.shape, out, x.atoms, tuple(order))
+
+
 def _rows(rows: Sequence[int], width: int) -> tuple[int, ...]:
     first, *rest = rows
-    return (first, int(np.prod(rest, dtype=np.int64)), width)
+    return (first, math.prod(rest), width)
 
 
 def arg_op(kind: str) -> Converter:

@@ -10,7 +10,7 @@ import numpy as np
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
-from sepdeploy.exporters.tflite_file.graph import describe, is_batch, signature
+from sepdeploy.exporters.tflite_file.graph import Array, describe, is_batch, signature
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.source import Node
 
@@ -135,7 +135,7 @@ def gather(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item
     data, indices = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
     axis = axis_of(node, ctx.integer(node, "axis", 0), len(data.shape))
     if isinstance(indices, Constant):
-        return [_gather_known(ctx, node, ctx.b.runtime(data), indices, axis)]
+        return [picked_along(ctx, node, ctx.b.runtime(data), indices.data, axis)]
     table = ctx.b.row_major(ctx.b.runtime(data, "weight"))
     places = ctx.b.row_major(indices)
     if is_batch(table.shape[axis]):
@@ -147,14 +147,15 @@ def gather(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item
     return [layout.plain(out)]
 
 
-def _gather_known(ctx: Context, node: Node, x: Value, indices: Constant, axis: int) -> Value:
+def picked_along(ctx: Context, node: Node, x: Value, indices: Array, axis: int) -> Value:
+    """Emit the selection of known indices along a dimension: SLICE where they are consecutive."""
     size = x.shape[axis]
     if is_batch(size):
         raise BadInput(
             f"{node} takes part of the batch, so samples would depend on each other",
             hint="select along the other dimensions only",
         )
-    picked = np.asarray(indices.data, np.int64)
+    picked = np.asarray(indices, np.int64)
     if np.any((picked < -size) | (picked >= size)):
         raise BadInput(f"{node}: an index is outside dimension {axis} of {describe(x.shape)}")
     picked = np.where(picked < 0, picked + size, picked)
@@ -187,16 +188,21 @@ def pad(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
     mode = ctx.text(node, "mode", "constant")
     fill = ctx.optional_array(node, inputs, 2)
     value = ctx.number(node, "value", 0.0) if fill is None else float(fill.reshape(-1)[0])
-    if mode not in ("constant", "reflect") or len(given) != 2 * len(axes):
-        raise BadInput(
-            f"{node}: padding by '{mode}' has no TFLite form", hint="pad by constant or reflection"
-        )
+    if mode not in ("constant", "reflect", "edge", "wrap") or len(given) != 2 * len(axes):
+        raise BadInput(f"{node}: mode '{mode}' with padding {given} has no TFLite form")
     pads = {axis_of(node, a, rank): (given[i], given[len(axes) + i]) for i, a in enumerate(axes)}
     for axis, (before, after) in pads.items():
         if before < 0 or after < 0:
             start, stop = max(-before, 0), x.shape[axis] - max(-after, 0)
             x = _sliced(ctx, node, x, axis, start, stop - start, 1)
     wanted = {a: (max(p, 0), max(q, 0)) for a, (p, q) in pads.items() if p > 0 or q > 0}
+    if mode in ("edge", "wrap"):
+        for axis, (before, after) in wanted.items():
+            places = np.arange(-before, x.shape[axis] + after)
+            last = x.shape[axis] - 1
+            picked = np.clip(places, 0, last) if mode == "edge" else places % (last + 1)
+            x = picked_along(ctx, node, x, picked, axis)
+        return [x]
     return [padded(ctx, node, x, wanted, value, reflect=mode == "reflect")]
 
 

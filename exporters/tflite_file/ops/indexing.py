@@ -1,0 +1,109 @@
+"""Rarer ways of picking and repeating: GatherND, Tile, TopK, Trilu, CumSum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sepdeploy.errors import BadInput
+from sepdeploy.exporters.tflite_file import layout
+from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
+from sepdeploy.exporters.tflite_file.contract import contract
+from sepdeploy.exporters.tflite_file.elementwise import align, unary
+from sepdeploy.exporters.tflite_file.graph import describe, is_batch
+from sepdeploy.exporters.tflite_file.layout import Constant
+from sepdeploy.exporters.tflite_file.ops.select import picked_along
+from sepdeploy.exporters.tflite_file.source import Node
+
+
+def gather_nd(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Pick by several leading coordinates at once, known at export."""
+    x = ctx.value(node, inputs, 0)
+    indices = ctx.array(node, inputs, 1)
+    depth = indices.shape[-1] if indices.ndim else 0
+    lead = x.shape[:depth]
+    if ctx.integer(node, "batch_dims", 0) or not 0 < depth <= len(x.shape):
+        raise BadInput(f"{node}: coordinates {indices.shape} have no TFLite form")
+    if any(is_batch(d) for d in lead):
+        raise BadInput(
+            f"{node} picks from the batch, so samples would depend on each other",
+            hint="index the other dimensions only",
+        )
+    if np.any((indices < -np.array(lead)) | (indices >= np.array(lead))):
+        raise BadInput(f"{node}: an index is outside {describe(x.shape)}")
+    places = np.where(indices < 0, indices + np.array(lead), indices)
+    flat = np.ravel_multi_index(tuple(np.moveaxis(places, -1, 0)), lead)
+    merged = ctx.b.reshaped(x, (math.prod(lead), *x.shape[depth:]))
+    return [picked_along(ctx, node, merged, np.asarray(flat), 0)]
+
+
+def tile(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Repeat along dimensions."""
+    x = ctx.value(node, inputs, 0)
+    repeats = [int(r) for r in ctx.array(node, inputs, 1).reshape(-1)]
+    if len(repeats) != len(x.shape) or min(repeats, default=1) < 1:
+        raise BadInput(f"{node}: repeats {repeats} do not fit {describe(x.shape)}")
+    for axis, times in enumerate(repeats):
+        if times == 1:
+            continue
+        if is_batch(x.shape[axis]):
+            raise BadInput(f"{node} repeats the batch")
+        x = picked_along(ctx, node, x, np.tile(np.arange(x.shape[axis]), times), axis)
+    return [x]
+
+
+def top_k(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Return the largest values along a dimension, sorted, and where they stood."""
+    x = ctx.value(node, inputs, 0)
+    count = int(ctx.array(node, inputs, 1).reshape(-1)[0])
+    axis = axis_of(node, ctx.integer(node, "axis", -1), len(x.shape))
+    if not ctx.integer(node, "largest", 1):
+        raise BadInput(f"{node}: the smallest values have no TFLite form", hint="negate the input")
+    if is_batch(x.shape[axis]) or not 0 < count <= x.shape[axis]:
+        raise BadInput(f"{node}: {count} of dimension {axis} of {describe(x.shape)}")
+    b = ctx.b
+    rest = [a for a in range(len(x.shape)) if a != axis]
+    tensor = b.arranged(x, [*rest, axis])
+    shape = (*tensor.shape[:-1], count)
+    operand = b.constant(np.array(count, np.int32), "k")
+    values, places = b.multi("TOPK_V2", [tensor, operand], [shape, shape])
+    places.dtype = np.dtype(np.int32)
+    last = len(rest)
+    axes = [*range(axis), last, *range(axis, last)]
+    sorted_values = layout.transpose(layout.plain(values), axes)
+    where = unary(b, "CAST", layout.plain(places), dtype=np.int64, **_CAST_INDEX)
+    return [sorted_values, layout.transpose(where, axes)]
+
+
+_CAST_INDEX = {"in_dtype": "int32", "out_dtype": "int64"}
+
+
+def triangle(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Keep the upper or lower triangle of the last two dimensions."""
+    x = ctx.value(node, inputs, 0)
+    offset = ctx.optional_array(node, inputs, 1)
+    diagonal = 0 if offset is None else int(offset.reshape(-1)[0])
+    if len(x.shape) < 2 or any(is_batch(d) for d in x.shape[-2:]):
+        raise BadInput(f"{node}: {describe(x.shape)} has no triangle")
+    ones = np.ones(x.shape[-2:], bool)
+    upper = ctx.integer(node, "upper", 1)
+    mask = np.triu(ones, diagonal) if upper else np.tril(ones, diagonal)
+    zero = Constant(np.zeros(1, x.tensor.dtype), (1,))
+    tensors, result = align(ctx.b, [Constant(mask, mask.shape), x, zero])
+    out = ctx.b.op("SELECT_V2", tensors, result.tensor.shape, dtype=x.tensor.dtype)
+    return [result.with_tensor(out)]
+
+
+def cumulative_sum(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Sum up along a dimension: a product with a triangle of ones."""
+    x = ctx.value(node, inputs, 0)
+    axis = axis_of(node, int(ctx.array(node, inputs, 1).reshape(-1)[0]), len(x.shape))
+    size = x.shape[axis]
+    if is_batch(size) or x.tensor.dtype != np.float32:
+        raise BadInput(f"{node}: a running sum of {describe(x.shape)} has no TFLite form")
+    matrix = np.tril(np.ones((size, size), np.float32), -ctx.integer(node, "exclusive", 0))
+    if ctx.integer(node, "reverse", 0):
+        matrix = matrix.T
+    return [contract(ctx.b, x, axis, np.ascontiguousarray(matrix), None, "ones")]
