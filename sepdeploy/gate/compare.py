@@ -24,6 +24,9 @@ from sepdeploy.gate.rules import JUDGES
 from sepdeploy.gate.verdict import Finding, Item, Verdict, conclude, item
 from sepdeploy.records import BenchReport, Measurement
 
+# An item and where it holds: runtime, its version, and the variant of the metric.
+Judged = tuple[Item, str]
+
 DEFAULT_RULES = Rules()
 ORDER = {name: index for index, name in enumerate(KNOWN)}
 
@@ -42,17 +45,29 @@ def check(report: BenchReport, baseline: Baseline | None, rules: Rules = DEFAULT
         BadInput: The result holds numbers that cannot be.
     """
     current = _visible(entries(report), rules)
-    items: list[Item] = []
+    judged: list[Judged] = []
     if baseline is not None:
         known = _visible(baseline.entries, rules)
         for entry in current:
-            items += _against_baseline(entry, known, rules, [*current, *known])
-        items += _vanished(current, known)
+            judged += _against_baseline(entry, known, rules, [*current, *known])
+        judged += _vanished(current, known)
     for entry in current:
-        items += _interleaved(entry, rules, current)
+        judged += _interleaved(entry, rules, current)
+    items = _merge(judged)
     for budget in rules.budgets:
-        items += judge_budget(budget, current)
+        items += dict.fromkeys(judge_budget(budget, current))
     return conclude(sorted(items, key=_position))
+
+
+def _merge(judged: Iterable[Judged]) -> list[Item]:
+    """Say once what holds in several runtimes, which have no field of their own, and name them."""
+    places: dict[Item, list[str]] = {}
+    for found, place in judged:
+        places.setdefault(found, []).append(place)
+    return [
+        dataclasses.replace(found, why=f"{found.why} [{'; '.join(dict.fromkeys(where))}]")
+        for found, where in places.items()
+    ]
 
 
 def _position(found: Item) -> tuple[str, str, int, str]:
@@ -78,7 +93,7 @@ def _visible(found: Iterable[Entry], rules: Rules) -> list[Entry]:
 
 def _against_baseline(
     entry: Entry, known: Sequence[Entry], rules: Rules, everything: Sequence[Entry]
-) -> Iterator[Item]:
+) -> Iterator[Judged]:
     old = next((e for e in known if e.key == entry.key), None)
     if old is not None:
         yield from _pair(old, entry, rules, _floor(entry.key, everything, "value"))
@@ -89,7 +104,7 @@ def _against_baseline(
             yield _item(entry.key, measurement, Finding(outcome, why, None, measurement.value))
 
 
-def _pair(old: Entry, new: Entry, rules: Rules, floor: float) -> Iterator[Item]:
+def _pair(old: Entry, new: Entry, rules: Rules, floor: float) -> Iterator[Judged]:
     """Judge two entries of one key, measurement by measurement."""
     before = {(m.metric, variant(m)): m for m in old.measurements}
     after = {(m.metric, variant(m)): m for m in new.measurements}
@@ -116,7 +131,7 @@ def _judge(
     return JUDGES[now.metric](was, now, rules, floor)
 
 
-def _vanished(current: Sequence[Entry], known: Sequence[Entry]) -> Iterator[Item]:
+def _vanished(current: Sequence[Entry], known: Sequence[Entry]) -> Iterator[Judged]:
     """Name what the baseline has and the result has not.
 
     Other devices belong to other jobs; a vanished artifact or kind of the result's own devices
@@ -134,7 +149,7 @@ def _vanished(current: Sequence[Entry], known: Sequence[Entry]) -> Iterator[Item
                 yield _item(entry.key, measurement, other_job(measurement, entry.key.device))
 
 
-def _interleaved(entry: Entry, rules: Rules, everything: Sequence[Entry]) -> Iterator[Item]:
+def _interleaved(entry: Entry, rules: Rules, everything: Sequence[Entry]) -> Iterator[Judged]:
     for measurement in entry.measurements:
         if is_interleaved(measurement) and measurement.kind in INTERLEAVED_KINDS:
             floor = _floor(entry.key, everything, INTERLEAVED)
@@ -153,14 +168,14 @@ def _floor(key: Key, everything: Iterable[Entry], name: str) -> float:
     return max((float(f) for f in floors if isinstance(f, (int, float))), default=0.0)
 
 
-def _item(key: Key, measurement: Measurement, finding: Finding) -> Item:
-    """Name a finding; runtime and variant, which have no field of their own, join its reason."""
+def _item(key: Key, measurement: Measurement, finding: Finding) -> Judged:
     parts = [f"{key.runtime} {key.runtime_version}", *variant(measurement)]
-    where = ", ".join(p for p in parts if p != INTERLEAVED)
-    return item(
-        dataclasses.replace(finding, why=f"{finding.why} [{where}]"),
+    place = ", ".join(p for p in parts if p != INTERLEAVED)
+    named = item(
+        finding,
         metric=measurement.metric,
         artifact=key.artifact,
         device=key.device,
         kind=key.kind,
     )
+    return named, place

@@ -109,7 +109,8 @@ def parse_rules(data: Any, *, where: str = "rules") -> Rules:
         if key not in names:
             error = unknown_name("key", key, names)
             raise BadInput(f"{where}: {error.message}", hint=error.hint)
-        values[key] = _READERS.get(key, _fraction)(value, f"{where}: {key}")
+        read: Callable[[Any, str], Any] = _READERS.get(key, _fraction)
+        values[key] = read(value, f"{where}: {key}")
     rules = Rules(**values)
     if rules.instructions_warn > rules.instructions_fail:
         raise BadInput(f"{where}: instructions_warn is above instructions_fail")

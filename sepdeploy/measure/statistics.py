@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -67,7 +68,7 @@ def wilcoxon_p(differences: Values, alternative: Alternative = "two-sided") -> f
     w = float(ranks[values > 0].sum())
     if n <= EXACT_PAIRS:
         # Mid-ranks are multiples of one half, so twice the ranks are whole numbers.
-        doubled = np.rint(2 * ranks).astype(np.int64)
+        doubled = tuple(sorted(int(r) for r in np.rint(2 * ranks)))
         return _exact_p(_signed_rank_counts(doubled), round(2 * w), alternative)
     variance = n * (n + 1) * (2 * n + 1) / 24 - float((ties**3 - ties).sum()) / 48
     return _normal_p(w, n * (n + 1) / 4, variance, alternative)
@@ -192,10 +193,11 @@ def _rank_sum_counts(n: int, m: int) -> list[int]:
     return counts
 
 
-def _signed_rank_counts(ranks: npt.NDArray[np.int64]) -> list[int]:
+@lru_cache(maxsize=64)
+def _signed_rank_counts(ranks: tuple[int, ...]) -> list[int]:
     """Return how many sign patterns give each sum of positive ranks."""
     # At most 2^60 patterns: they fit into 64-bit integers.
-    counts = np.zeros(int(ranks.sum()) + 1, dtype=np.int64)
+    counts = np.zeros(sum(ranks) + 1, dtype=np.int64)
     counts[0] = 1
     for rank in ranks:
         shifted = counts[: counts.size - rank].copy()

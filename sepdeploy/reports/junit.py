@@ -31,8 +31,12 @@ def render_junit(verdict: Verdict) -> str:
         suite = ET.SubElement(
             root, "testsuite", names | _counts(items) | {"skipped": str(skipped), "time": "0"}
         )
+        seen: Counter[str] = Counter()
         for item in items:
-            _case(suite, item)
+            name = f"{item.metric} {item.kind}" if item.kind else item.metric
+            seen[name] += 1
+            # Readers merge cases of one name; runtimes and batches are told apart by a number.
+            _case(suite, item, name if seen[name] == 1 else f"{name} ({seen[name]})")
     root[-1].append(_output(headline(verdict)))
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
@@ -47,13 +51,12 @@ def _counts(items: tuple[Item, ...]) -> dict[str, str]:
     }
 
 
-def _case(suite: ET.Element, item: Item) -> None:
-    kind = f" {item.kind}" if item.kind else ""
+def _case(suite: ET.Element, item: Item, name: str) -> None:
     case = ET.SubElement(
         suite,
         "testcase",
         {
-            "name": printable(f"{item.metric}{kind}"),
+            "name": printable(name),
             "classname": printable(f"{item.device}.{item.artifact}"),
             "time": "0",
         },

@@ -254,6 +254,24 @@ def test_several_batches_and_attacks_stand_side_by_side(build):
     assert len(verdict.items) == 5
 
 
+def test_what_holds_in_several_runtimes_is_said_once(build):
+    def report(value):
+        return BenchReport(
+            {},
+            {},
+            tuple(
+                build.result(size(build, value), runtime=r, version=v, artifact="kron.tflite")
+                for r, v in (("litert", "2.3.0"), ("tflite-runtime", "2.14.0"))
+            ),
+        )
+
+    found = only(check(report(101), make_baseline(report(100))))
+    assert found.verdict is Outcome.REGRESSION
+    assert found.why.endswith("[litert 2.3.0; tflite-runtime 2.14.0]")
+    rules = parse_rules({"budgets": ["file_bytes <= 100"]})
+    assert len(check(report(101), None, rules).items) == 1
+
+
 def test_interleaved_latency_replaces_the_separate_one(build):
     samples = np.full((30, 10), 2.0)
     baseline = make_baseline(build.report(build.latency(samples.ravel())))

@@ -262,6 +262,15 @@ def test_a_warning_does_not_fail_a_suite_and_is_still_readable():
     assert "warning: +1.5 %" in ET.tostring(root, encoding="unicode")
 
 
+def test_cases_of_one_suite_have_names_of_their_own():
+    root = check_junit(render_junit(conclude([make(), make(), make(kind=None)])))
+    assert [c.attrib["name"] for c in root.iter("testcase")] == [
+        "instructions EMULATED",
+        "instructions EMULATED (2)",
+        "instructions",
+    ]
+
+
 def test_markdown_is_inert():
     text = render_markdown(conclude([make(artifact=HOSTILE, why=HOSTILE, device="a|b`c")]))
     assert "\x1b" not in text
