@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
-from statistics import median
+from itertools import pairwise
+from statistics import linear_regression, median
 from typing import Any
 
 from sepdeploy.errors import Unstable
 
 MINUTE_S = 60.0
-SLOPE_POINTS = 120  # medians of this many equal parts carry the slope: robust and quick
+SLOPE_POINTS = 120  # medians of this many equal parts carry the slope
 REFILLING = 3  # untimed runs before each sample, see the runner
 
 
@@ -25,8 +25,9 @@ class Sustained:
         first_ms: Median of the first minute (of the first half when it lasted less than two).
         last_ms: Median of the last minute, likewise.
         ratio: last / first; above 1 the device became slower.
-        slope_ms_per_minute: Theil–Sen slope over the whole run (the median of all slopes
-            between two points; Sen, 1968).
+        slope_ms_per_minute: Of the straight line through the medians of equal parts of the run
+            (least squares: the medians keep outliers out, and a step shows, which a median of
+            slopes would hide).
     """
 
     seconds: float
@@ -97,11 +98,9 @@ def sustained(times: Sequence[float], samples: Sequence[float]) -> Sustained:
 
 
 def _slope(times: Sequence[float], samples: Sequence[float]) -> float:
-    """Return the Theil–Sen slope in ms per second, over medians of equal parts."""
+    """Return the slope in ms per second of the line through the medians of equal parts."""
     n = len(samples)
     parts = min(n, SLOPE_POINTS)
     cuts = [round(k * n / parts) for k in range(parts + 1)]
-    ends = list(pairwise(cuts))
-    points = [(median(times[a:b]), median(samples[a:b])) for a, b in ends]
-    slopes = [(y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in combinations(points, 2) if x2 > x1]
-    return median(slopes) if slopes else 0.0
+    points = [(median(times[a:b]), median(samples[a:b])) for a, b in pairwise(cuts)]
+    return linear_regression(*zip(*points, strict=True)).slope if times[-1] > times[0] else 0.0

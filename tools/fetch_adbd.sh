@@ -2,12 +2,13 @@
 # Unpacks Debian's adbd (an Android debug daemon for Linux) and its libraries into a folder, so
 # that the tests of the adb transport have a real daemon to talk to:
 #
-#     tools/fetch_adbd.sh /var/cache/adbd && export SEPDEPLOY_TEST_ADBD=/var/cache/adbd
+#     tools/fetch_adbd.sh            # into ~/.cache/sepdeploy/test-adbd
+#     tools/fetch_adbd.sh FOLDER     # then: export SEPDEPLOY_TEST_ADBD=FOLDER
 #
 # Needs apt and its archive keyring, no root; nothing is installed. bookworm has the package in
 # its backports only, later releases in main. The packages come through apt's signed index.
 set -eu
-dest=${1:?usage: fetch_adbd.sh FOLDER}
+dest=${1:-$HOME/.cache/sepdeploy/test-adbd}
 [ -x "$dest/root/usr/lib/android-sdk/platform-tools/adbd" ] && exit 0
 mirror=${DEBIAN_MIRROR:-http://mirror.example/debian}
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg

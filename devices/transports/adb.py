@@ -21,8 +21,15 @@ from sepdeploy.devices.transports.base import (
     Disconnected,
     Transport,
 )
-from sepdeploy.devices.transports.process import GRACE_S, execute, remote_line, timed_out, unmark
-from sepdeploy.devices.transports.ssh import COPY_TIMEOUT_S, no_room
+from sepdeploy.devices.transports.process import (
+    COPY_TIMEOUT_S,
+    GRACE_S,
+    execute,
+    no_room,
+    remote_line,
+    timed_out,
+    unmark,
+)
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.files import atomic_path
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import IO
 
 from sepdeploy.devices.transports.base import Completed, command_line
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import BadInput, Missing
 
+COPY_TIMEOUT_S = 600.0
 GRACE_S = 10.0  # a client may live this much longer than the program it started on the device
 MARK = "sepdeploy-exit:"
 _MARKED = re.compile(rb"\n?" + MARK.encode() + rb"(\d+)\s*\Z")
@@ -121,3 +122,18 @@ def unmark(found: Completed) -> Completed | None:
             return Completed(code, found.stdout, rest)
         return Completed(code, rest, found.stderr)
     return None
+
+
+def no_room(where: str, remote: str, size: int, done: Completed) -> Missing:
+    """Return the error for a file that could not be stored on a device."""
+    text = done.stderr.decode(errors="replace") + "\n" + done.text  # adb uses either
+    if "No space left" in text or "Disk quota" in text:
+        return Missing(
+            f"{where}: no room for {remote} ({size / 1e6:.1f} MB)",
+            hint="free some space on the device, or set transport.workdir in its profile",
+        )
+    said = next((line for line in text.splitlines() if "error" in line), done.error_line)
+    return Missing(
+        f"{where}: cannot store {remote}: {said.strip() or f'exit code {done.rc}'}",
+        hint="may this user write there? transport.workdir in the device profile names the folder",
+    )

@@ -22,12 +22,19 @@ from sepdeploy.devices.transports.base import (
     Disconnected,
     Transport,
 )
-from sepdeploy.devices.transports.process import GRACE_S, execute, remote_line, timed_out, unmark
+from sepdeploy.devices.transports.process import (
+    COPY_TIMEOUT_S,
+    GRACE_S,
+    execute,
+    no_room,
+    remote_line,
+    timed_out,
+    unmark,
+)
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.files import atomic_path
 
 CONNECT_TIMEOUT_S = 5
-COPY_TIMEOUT_S = 600.0
 WORKDIR = ".cache/sepdeploy"  # under the home folder, where ssh starts
 _ADDRESS = re.compile(r"(?:[\w.+-]+@)?[\w.:%-]+\Z")
 
@@ -272,17 +279,3 @@ def _last_words(text: str) -> str:
     """Return the last line of a client's message, as one line."""
     lines = [line for line in text.splitlines() if line.strip()]
     return " ".join(lines[-1].split())[:200] if lines else "no reason given"
-
-
-def no_room(where: str, remote: str, size: int, done: Completed) -> Missing:
-    """Return the error for a file that could not be stored on a device."""
-    text = done.stderr.decode(errors="replace")
-    if "No space left" in text or "Disk quota" in text:
-        return Missing(
-            f"{where}: no room for {remote} ({size / 1e6:.1f} MB)",
-            hint="free some space on the device, or set transport.workdir in its profile",
-        )
-    return Missing(
-        f"{where}: cannot store {remote}: {done.error_line or f'exit code {done.rc}'}",
-        hint="may this user write there? transport.workdir in the device profile names the folder",
-    )
