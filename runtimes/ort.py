@@ -40,7 +40,7 @@ def check_external_data(path: Path) -> None:
     if not _mentions(path, b"location"):  # parsing is needed only where the key occurs at all
         return
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load(str(path), load_external_data=False)

@@ -38,11 +38,11 @@ def host_facts() -> dict[str, Any]:
 def cpu_model() -> str | None:
     """Return the processor's name."""
     text = _read("/proc/cpuinfo") or ""
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model", "Hardware"):
-            return value.strip()
-    return platform.processor() or None
+    pairs = (line.partition(":") for line in text.splitlines())
+    found = {key.strip(): value.strip() for key, _, value in pairs}
+    # Arm kernels give no model name; "Model" is the board, "Hardware" at best the chip's family.
+    names = (found.get(key) for key in ("model name", "Model", "Hardware"))
+    return next(filter(None, names), None) or platform.processor() or None
 
 
 def available_cores() -> int:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 Values = Sequence[float] | npt.NDArray[np.float64]
 
+EXACT_SAMPLES = 2000  # above it the binomial is as good as normal
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
 
@@ -47,16 +48,26 @@ def summarize(samples: Values) -> Summary:
 
 
 def median_interval(samples: Values) -> tuple[float, float]:
-    """Return a 95 % interval of the median, whatever the distribution.
+    """Return an interval that holds the median with 95 % or more, whatever the distribution.
 
-    The number of samples below the median is binomial(n, 1/2); its normal approximation gives the
-    order statistics. With fewer than six samples none covers 95 %: the whole range is returned.
+    Its ends are order statistics: the number of samples below the median is binomial(n, 1/2).
+    Fewer than six samples cannot reach 95 %: their whole range is returned.
     """
     values = np.sort(np.asarray(samples, dtype=np.float64).ravel())
-    n = values.size
-    rank = math.floor(n / 2 - Z95 * math.sqrt(n) / 2)
-    rank = min(max(rank, 1), n)
-    return float(values[rank - 1]), float(values[n - rank])
+    rank = _median_rank(values.size)
+    return float(values[rank - 1]), float(values[values.size - rank])
+
+
+def _median_rank(n: int) -> int:
+    """Return the largest k >= 1 with 2 P(Bin(n, 1/2) < k) <= 5 %."""
+    if n > EXACT_SAMPLES:
+        return math.floor(n / 2 - Z95 * math.sqrt(n) / 2)
+    term, below, k = 1, 0, 0
+    while 40 * (below + term) <= 1 << n:
+        below += term
+        term = term * (n - k) // (k + 1)
+        k += 1
+    return max(1, k)
 
 
 def ratio_interval(

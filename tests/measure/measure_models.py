@@ -175,3 +175,10 @@ def kron_record(name, A, B):
 def save(model, path):
     onnx.save(model, str(path))
     return path
+
+
+def matmul_model(path, rows, columns):
+    """Write input (N, rows) -> (N, columns), one dense product."""
+    weight = np.zeros((rows, columns), np.float32)
+    node = helper.make_node("MatMul", ["input", "w"], ["logits"])
+    return save(model_of([node], {"w": weight}, rows, columns), path)
