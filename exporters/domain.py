@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, defs, helper
+from onnx import FunctionProto, ModelProto, NodeProto, defs, helper
 from onnx.defs import OpSchema
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.graph import attributes, copy_model, initializers
+from sepdeploy.exporters.graph import attributes, initializers
 from sepdeploy.exporters.lowerings.emit import Emitter, Weight
-from sepdeploy.exporters.lowerings.onnx_cost import arrangement
 from sepdeploy.structures import KronSpec, LowRankSpec
 
 DOMAIN = "ai.sepdeploy"
@@ -167,27 +166,17 @@ def node_spec(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Structu
     return OPS[node.op_type].spec(node, shapes)
 
 
-def overload(spec: StructuredSpec, form: str) -> str:
-    """Name of the variant: bodies of one name are equal, whatever the sizes.
-
-    For example "gemm2d-0-1:1.0": form gemm2d, nothing merged, mode 1 contracted before mode 0.
-    """
-    if not isinstance(spec, KronSpec) or (found := arrangement(form, spec)) is None:
-        return form
-    several = spec.terms > 1 and len(found.groups) > 2
-    return f"{form}-{found.key}" + ("-sum" if several else "")
-
-
 def function_body(
-    node: NodeProto, spec: StructuredSpec, form: str, build: Builder
+    node: NodeProto, spec: StructuredSpec, form: str, build: Builder, overload: str
 ) -> FunctionProto:
     """The body of one variant in standard ops; sizes are read from the factors' shapes.
 
     Args:
         node: A node of the domain; only its op and its attribute names matter.
-        spec: Its structure.
+        spec: An example of the structures it is for.
         form: Name of the lowering form.
         build: The form's builder.
+        overload: Name of the variant.
     """
     names = [f"F{i + 1}" for i in range(len(spec.factor_shapes))]
     emitter = Emitter(f"{node.op_type}/{form}", inside_function=True)
@@ -202,50 +191,8 @@ def function_body(
         emitter.nodes,
         [helper.make_opsetid("", OPSET)],
         attributes=sorted(a.name for a in node.attribute),
-        overload=overload(spec, form),
+        overload=overload,
     )
-
-
-def attach_functions(model: ModelProto, forms: Mapping[str, tuple[str, Builder]]) -> None:
-    """Give every node of the domain its body, one function per variant, in place.
-
-    Args:
-        model: A canonical graph.
-        forms: Form name and builder for each node name.
-
-    Raises:
-        BadInput: A node without a form; it could not run anywhere.
-    """
-    shapes = constant_shapes(model)
-    known: set[str] = set()
-    for node in structured_nodes(model):
-        if node.name not in forms:
-            raise BadInput(
-                f"node '{node.name}' ({DOMAIN}.{node.op_type}) has no function body",
-                hint="plan the graph again: every structured layer needs a lowering form",
-            )
-        form, build = forms[node.name]
-        spec = node_spec(node, shapes)
-        node.overload = overload(spec, form)
-        if (key := f"{node.op_type}:{node.overload}") not in known:
-            model.functions.append(function_body(node, spec, form, build))
-            known.add(key)
-    ensure_domain(model)
-
-
-def for_reference(model: ModelProto) -> ModelProto:
-    """A copy for ``onnx.reference``, which finds functions by name alone.
-
-    It ignores ``overload``, so a graph with several variants of one op would run the last one
-    everywhere. Here each variant is an op of its own.
-    """
-    renamed = copy_model(model)
-    for item in (*renamed.functions, *renamed.graph.node):
-        if item.domain == DOMAIN and item.overload:
-            for field in ("name",) if isinstance(item, FunctionProto) else ("op_type",):
-                setattr(item, field, f"{getattr(item, field)}/{item.overload}")
-            item.ClearField("overload")
-    return renamed
 
 
 def ensure_domain(model: ModelProto) -> None:
@@ -256,14 +203,3 @@ def ensure_domain(model: ModelProto) -> None:
     model.opset_import.extend(others)
     if used:
         model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
-
-
-def float_only(model: ModelProto) -> bool:
-    """Whether every constant of the structured nodes is float32."""
-    known = initializers(model.graph)
-    return all(
-        known[name].data_type == TensorProto.FLOAT
-        for node in structured_nodes(model)
-        for name in node.input[1:]
-        if name in known
-    )

@@ -10,14 +10,13 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, checker
 
 from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.exporters.bodies import with_bodies
 from sepdeploy.exporters.canonical import clean
 from sepdeploy.exporters.domain import (
     DOMAIN,
-    attach_functions,
     constant_shapes,
     ensure_domain,
     node_spec,
-    structured_nodes,
 )
 from sepdeploy.exporters.graph import (
     copy_model,
@@ -33,7 +32,6 @@ from sepdeploy.exporters.graph import (
 from sepdeploy.exporters.lowerings import ONNX_FORMS
 from sepdeploy.exporters.lowerings.emit import Emitter, Weight
 from sepdeploy.exporters.lowerings.onnx_forms import OnnxBuilder
-from sepdeploy.exporters.plan import DENSE, plan
 from sepdeploy.files import write_bytes
 from sepdeploy.records import LoweringChoice
 
@@ -122,21 +120,6 @@ def _add_constants(emitter: Emitter, taken: dict[str, TensorProto]) -> None:
                 for i, read in enumerate(node.input):
                     node.input[i] = tensor.name if read == name else read
         taken[tensor.name] = tensor
-
-
-def with_bodies(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> ModelProto:
-    """The graph with its structured nodes kept and their function bodies attached.
-
-    A body cannot multiply factors out: a layer that was to be dense gets its best other form.
-    """
-    model = copy_model(canonical)
-    builders = _builders(choices)
-    if any(choice.form == DENSE for choice in choices):
-        kept = _builders(plan(canonical, "onnx", flavour="custom"))
-        builders |= {c.layer: kept[c.layer] for c in choices if c.form == DENSE}
-    forms = {n.name: _form_of(n, builders) for n in structured_nodes(model)}
-    attach_functions(model, forms)
-    return model
 
 
 def _builders(choices: Sequence[LoweringChoice]) -> dict[str, tuple[str, OnnxBuilder]]:

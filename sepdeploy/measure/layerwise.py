@@ -12,8 +12,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from sepdeploy import runtimes
-from sepdeploy.exporters.domain import for_reference
-from sepdeploy.exporters.onnx_file import with_bodies
+from sepdeploy.exporters.bodies import with_bodies
 from sepdeploy.exporters.plan import plan
 from sepdeploy.measure.child import run_job, scratch
 from sepdeploy.measure.resident_graph import tflite_file
@@ -131,7 +130,7 @@ def faulty_layer(
 
 def reference_values(canonical: ModelProto, images: Array, names: list[str]) -> dict[str, Array]:
     """Return values of the canonical graph by name, from the slow reference evaluator."""
-    model = for_reference(with_bodies(canonical, plan(canonical, "onnx", flavour="custom")))
+    model = with_bodies(canonical, plan(canonical, "onnx"))
     declare_outputs(model, names)
     (source,) = (i.name for i in model.graph.input)
     values = ReferenceEvaluator(model).run(names, {source: images})
