@@ -5,7 +5,7 @@
 """
 
 from sepdeploy.devices.emulation.cores import CORES, EmulatedCore, emulated_core
-from sepdeploy.devices.emulation.emulator import Emulator, Ended, IllegalInstruction
+from sepdeploy.devices.emulation.emulator import Emulator, IllegalInstruction
 from sepdeploy.devices.emulation.measure import (
     Counts,
     Outcome,
@@ -20,6 +20,7 @@ from sepdeploy.devices.emulation.setup import (
     PACKAGES,
     SetupPlan,
     open_emulator,
+    qemu_transport,
     setup,
     setup_plan,
 )
@@ -31,7 +32,6 @@ __all__ = [
     "Counts",
     "EmulatedCore",
     "Emulator",
-    "Ended",
     "IllegalInstruction",
     "Outcome",
     "SetupPlan",
@@ -41,6 +41,7 @@ __all__ = [
     "measurements",
     "open_emulator",
     "peak_memory",
+    "qemu_transport",
     "runtime_for",
     "setup",
     "setup_plan",

@@ -1,192 +1,179 @@
-"""Runs programs and the runner's jobs on an emulated core.
+"""The runner's jobs on an emulated core.
 
-What the emulated program can see is the same on every machine and in every call: environment,
-arguments, file names, the board's description. The scratch folder holds everything under fixed
-names, and the program's working folder is that folder, so that no path of this machine comes in.
+Everything goes through the transport, so that it can be recorded and played back on a machine
+that has no emulator.
 """
 
 from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from sepdeploy.devices.bundle.build import Bundle
-from sepdeploy.devices.emulation.cores import EmulatedCore
-from sepdeploy.devices.emulation.qemu import PLUGIN_VERSION, Qemu
+from sepdeploy.devices.transports.base import Completed, Transport
+from sepdeploy.devices.transports.qemu import BUNDLE, COUNT, COUNTS
 from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.files import sha256_file
 
 TIMEOUT_S = 900.0
-ENVIRONMENT = {"LC_ALL": "C", "HOME": "/", "PATH": "/usr/bin:/bin", "TF_CPP_MIN_LOG_LEVEL": "3"}
-COUNTS = "counts.txt"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How an emulated program ended; ``signal`` is 0 when it exited by itself."""
-
-    rc: int
-    stdout: bytes
-    stderr: bytes
-
-    @property
-    def signal(self) -> int:
-        """The signal that ended the program, 0 when none did."""
-        return -self.rc if self.rc < 0 else 0
+LOADER = "ld-linux-aarch64.so.1"
+RUNNER = [f"{BUNDLE}/{LOADER}", "--library-path", BUNDLE, f"{BUNDLE}/runner"]
+INPUTS, OUTPUT = "inputs.npy", "logits.npy"
 
 
 class IllegalInstruction(SepdeployError):
     """The program uses an instruction that the device's core does not have."""
 
 
-@dataclass(frozen=True)
 class Emulator:
-    """Everything that is needed to emulate one core: see ``setup.open_emulator``."""
+    """Does jobs of the compiled runner over a transport; a context manager that closes it.
 
-    target: EmulatedCore
-    qemu: Qemu
-    plugin: Path
-    view: Path
-    bundle: Bundle
-    timeout: float = field(default=TIMEOUT_S, compare=False)
+    Args:
+        transport: A ``QemuTransport``, or a recorder or replay of one.
+        timeout: Seconds that one job may take.
 
-    def facts(self) -> dict[str, Any]:
-        """Return what the numbers depend on, as plain JSON values."""
-        facts: dict[str, Any] = {
-            "core": self.target.core.name,
-            "core_exact": self.target.exact,
-            "qemu": self.qemu.version,
-            "plugin": PLUGIN_VERSION,
-            "libc": self.bundle.versions.get("libc6", ""),
-            "runner": "compiled",
-        }
-        if self.target.note:
-            facts["core_note"] = self.target.note
-        return facts
+    Attributes:
+        facts: What the numbers depend on: core, whether it is the device's own, versions of
+            emulator, plugin, C library and runtimes.
+    """
 
-    def execute(
-        self,
-        argv: Sequence[str],
-        *,
-        folder: Path,
-        stdin: bytes = b"",
-        env: Mapping[str, str] | None = None,
-        count: bool = False,
-        timeout: float | None = None,
-    ) -> Ended:
-        """Run an AArch64 program to its end.
+    def __init__(self, transport: Transport, *, timeout: float = TIMEOUT_S) -> None:
+        self.transport = transport
+        self.timeout = timeout
+        self.facts: dict[str, Any] = transport.facts()
+        self._pushed: dict[str, str] = {}
 
-        Args:
-            argv: The program, relative to ``folder`` or absolute, and its arguments.
-            folder: Where it starts.
-            stdin: What it can read.
-            env: Variables added to the fixed environment.
-            count: Write the instruction counts at its markers to ``counts.txt`` in ``folder``.
-            timeout: Seconds.
+    @property
+    def core(self) -> str:
+        """The emulated core."""
+        return str(self.facts.get("core", ""))
+
+    @property
+    def note(self) -> str:
+        """Which core stands in for the device's own, "" when none does."""
+        return str(self.facts.get("core_note", ""))
+
+    def runtime_version(self, runtime: str) -> str:
+        """Return the version of a runtime in the bundle.
 
         Raises:
-            BadInput: It did not end in time.
+            Missing: The bundle does not hold it.
         """
-        command = [self.qemu.path, "-cpu", self.target.core.name, "-L", str(self.view)]
-        if count:
-            # The emulator's option parser reads two commas as one.
-            out = str(folder / COUNTS).replace(",", ",,")
-            command += ["-plugin", f"{str(self.plugin).replace(',', ',,')},out={out}"]
-        limit = timeout or self.timeout
-        try:
-            done = subprocess.run(
-                [*command, *argv],
-                input=stdin,
-                capture_output=True,
-                cwd=folder,
-                env={**ENVIRONMENT, **(env or {})},
-                timeout=limit,
-                check=False,
-                start_new_session=True,
+        versions = self.facts.get("runtimes", {})
+        if runtime not in versions:
+            raise Missing(
+                f"{runtime} cannot be emulated", hint=f"use one of {', '.join(sorted(versions))}"
             )
-        except subprocess.TimeoutExpired as error:
-            raise BadInput(
-                f"{argv[-1]}: did not end within {limit:.0f} s on the emulated "
-                f"{self.target.core.name}",
-                hint="use fewer samples (--samples), or a smaller model",
-            ) from error
-        return Ended(done.returncode, done.stdout, done.stderr)
-
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """Give a folder with the bundle under the name ``b``; removed afterwards."""
-        with tempfile.TemporaryDirectory(prefix="sepdeploy-") as name:
-            folder = Path(name)
-            (folder / "b").symlink_to(self.bundle.folder)
-            yield folder
+        return str(versions[runtime])
 
     def run_job(
-        self, job: Mapping[str, Any], model: Path, *, folder: Path, count: bool = False
+        self,
+        job: Mapping[str, Any],
+        model: Path,
+        *,
+        inputs: Path | None = None,
+        output: Path | None = None,
+        counts: Path | None = None,
     ) -> dict[str, Any]:
-        """Do one of the compiled runner's jobs on a model.
+        """Do one job on a model.
 
         Args:
-            job: As in ``runtimes/runner.py``, without ``model``; files it names lie in ``folder``.
-            model: The model file on this machine.
-            folder: A folder from ``scratch``.
-            count: As in ``execute``.
+            job: As in ``runtimes/runner.py``, without file names.
+            model: The model file.
+            inputs: A .npy file that the job reads.
+            output: Where the job's .npy file goes.
+            counts: Where the instruction counts at the markers go; nothing is counted when None.
 
         Returns:
             The runner's result. Times in it are the emulator's and mean nothing.
 
         Raises:
-            BadInput: The model is not usable.
+            BadInput: The model is not usable, or it takes too long.
             Missing: The runtime is not in the bundle, or a file of it is damaged.
             IllegalInstruction: The core lacks an instruction that the runtime uses.
         """
-        name = "model" + model.suffix
-        if not (folder / name).exists():
-            if not model.is_file():
-                raise BadInput(f"cannot read {model}: no such file")
-            (folder / name).symlink_to(model.resolve())
-        job = {"threads": 1, **job, "model": name}
-        ended = self.execute(
-            self.bundle.command("b"), folder=folder, stdin=json.dumps(job).encode(), count=count
-        )
-        return self._result(ended, model, str(job.get("runtime")))
+        name = f"model{model.suffix}"
+        self._push(model, name)
+        sent: dict[str, Any] = {"threads": 1, **job, "model": name}
+        if inputs is not None:
+            self._push(inputs, INPUTS)
+            sent["inputs"] = INPUTS
+        if output is not None:
+            sent["output"] = OUTPUT
+        argv = [COUNT, *RUNNER] if counts is not None else RUNNER
+        text = json.dumps(sent, sort_keys=True).encode()
+        done = self.transport.run(argv, stdin=text, timeout=self.timeout)
+        result = self._result(done, model, name, str(job.get("runtime")))
+        for remote, local in ((OUTPUT, output), (COUNTS, counts)):
+            if local is not None:
+                self.transport.pull(remote, local)
+        return result
 
-    def _result(self, ended: Ended, model: Path, runtime: str) -> dict[str, Any]:
-        if ended.signal:
-            raise self._broken(ended, model, runtime)
+    def _push(self, local: Path, remote: str) -> None:
+        digest = sha256_file(local)
+        if self._pushed.get(remote) != digest:
+            self.transport.push(local, remote)
+            self._pushed[remote] = digest
+
+    def _result(self, done: Completed, model: Path, name: str, runtime: str) -> dict[str, Any]:
+        if done.signal:
+            raise self._broken(done, model, runtime)
         try:
-            result = json.loads(ended.stdout.decode(errors="replace").strip().splitlines()[-1])
+            result = json.loads(done.text.splitlines()[-1])
             good = bool(result["ok"])
         except (IndexError, ValueError, KeyError, TypeError):
-            last = ended.stderr.decode(errors="replace").strip().splitlines()[-1:]
             raise Missing(
-                f"the emulated runner gave no answer (exit {ended.rc})"
-                + (f": {last[0][:200]}" if last else ""),
+                f"the emulated runner gave no answer (exit code {done.rc}): {done.error_line}",
                 hint="sepdeploy doctor",
             ) from None
         if good:
             return dict(result)
-        message = str(result.get("error", "")).replace("model" + model.suffix, str(model), 1)
-        hint = str(result.get("hint", ""))
+        message, hint = str(result.get("error", "")), str(result.get("hint", ""))
+        message = message.replace(name, str(model), 1)
         if result.get("kind") == "bad-input":
-            raise BadInput(message, hint=hint)
+            raise BadInput(f"{message} (on the emulated {self.core})", hint=hint)
         raise Missing(message, hint=hint)
 
-    def _broken(self, ended: Ended, model: Path, runtime: str) -> SepdeployError:
-        version = self.bundle.versions.get(runtime, "")
-        who, core = f"{runtime} {version}".strip(), self.target.core.name
-        if ended.signal == signal.SIGILL:
+    def _broken(self, done: Completed, model: Path, runtime: str) -> SepdeployError:
+        version = self.facts.get("runtimes", {}).get(runtime, "")
+        who = f"{runtime} {version}".strip()
+        if done.signal == signal.SIGILL:
             return IllegalInstruction(
-                f"{model}: {who} uses an instruction that {core} does not have (SIGILL)",
+                f"{model}: {who} uses an instruction that {self.core} does not have (SIGILL)",
                 hint="the device cannot run it: use another runtime, version or quantisation",
             )
-        name = signal.Signals(ended.signal).name
+        try:
+            how = signal.Signals(done.signal).name
+        except ValueError:
+            how = f"signal {done.signal}"
         return BadInput(
-            f"{model}: {who} broke down on it on the emulated {core}, {name}",
+            f"{model}: {who} broke down on it on the emulated {self.core}, {how}",
             hint="is the file what it should be? does the runtime of this machine run it?",
         )
+
+    def close(self) -> None:
+        """Close the transport."""
+        self.transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@contextmanager
+def exchange() -> Iterator[Path]:
+    """Give a folder on this machine for files on their way; removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="sepdeploy-") as folder:
+        yield Path(folder)

@@ -15,8 +15,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from sepdeploy.devices.emulation.emulator import COUNTS, Emulator, IllegalInstruction
-from sepdeploy.errors import BadInput, SepdeployError, unknown_name
+from sepdeploy.devices.emulation.emulator import Emulator, IllegalInstruction, exchange
+from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.records import Kind, Measurement
 
 RUNTIME_OF = {".onnx": "onnxruntime", ".tflite": "litert"}
@@ -89,18 +89,13 @@ def logits(emulator: Emulator, path: Path, inputs: Floats, *, batch: int = 32) -
     """
 
     def work(runtime: str) -> Floats:
-        with emulator.scratch() as folder:
-            source = np.ascontiguousarray(inputs, dtype=np.float32)
-            np.save(folder / "inputs.npy", source, allow_pickle=False)
-            job = {
-                "mode": "run",
-                "runtime": runtime,
-                "inputs": "inputs.npy",
-                "batches": [max(1, min(batch, len(inputs)))],
-                "output": "logits.npy",
-            }
-            emulator.run_job(job, path, folder=folder)
-            result: Floats = np.load(folder / "logits.npy", allow_pickle=False)[0]
+        with exchange() as folder:
+            source, target = folder / "inputs.npy", folder / "logits.npy"
+            np.save(source, np.ascontiguousarray(inputs, dtype=np.float32), allow_pickle=False)
+            sizes = [max(1, min(batch, len(inputs)))]
+            job = {"mode": "run", "runtime": runtime, "batches": sizes}
+            emulator.run_job(job, path, inputs=source, output=target)
+            result: Floats = np.load(target, allow_pickle=False)[0]
             return result
 
     return _found(emulator, path, work)
@@ -123,14 +118,14 @@ def count_instructions(
     """
 
     def work(runtime: str) -> Counts:
-        with emulator.scratch() as folder:
-            job: dict[str, Any] = {"mode": "count", "runtime": runtime, "runs": LAST}
-            job["optimize"] = optimize
+        with exchange() as folder:
+            source, counts = None, folder / "counts.txt"
+            job = {"mode": "count", "runtime": runtime, "runs": LAST, "optimize": optimize}
             if sample is not None:
-                np.save(folder / "inputs.npy", np.asarray(sample[:1], np.float32))
-                job["inputs"] = "inputs.npy"
-            emulator.run_job(job, path, folder=folder, count=True)
-            return parse_counts((folder / COUNTS).read_text(encoding="ascii"))
+                source = folder / "inputs.npy"
+                np.save(source, np.ascontiguousarray(sample[:1], dtype=np.float32))
+            emulator.run_job(job, path, inputs=source, counts=counts)
+            return parse_counts(counts.read_text(encoding="ascii"))
 
     return _found(emulator, path, work)
 
@@ -164,9 +159,8 @@ def peak_memory(emulator: Emulator, path: Path) -> Outcome[int]:
     """
 
     def work(runtime: str) -> int:
-        with emulator.scratch() as folder:
-            job = {"mode": "memory", "runtime": runtime, "emulated": True}
-            return int(emulator.run_job(job, path, folder=folder)["peak_rss_bytes"])
+        job = {"mode": "memory", "runtime": runtime, "emulated": True}
+        return int(emulator.run_job(job, path)["peak_rss_bytes"])
 
     return _found(emulator, path, work)
 
@@ -221,14 +215,15 @@ def _absent(metric: str, unit: str, outcome: Outcome[Any]) -> Measurement:
 def _found(emulator: Emulator, path: Path, work: Callable[[str], T]) -> Outcome[T]:
     """Do the work; an instruction that the core lacks is a finding about the device."""
     runtime = runtime_for(path)
+    known = {
+        k: v for k, v in emulator.facts.items() if k not in ("runtimes", "transport", "address")
+    }
     facts = {
-        **emulator.facts(),
+        **known,
         "emulated_runtime": runtime,
-        "emulated_runtime_version": emulator.bundle.version(runtime),
+        "emulated_runtime_version": emulator.runtime_version(runtime),
     }
     try:
         return Outcome(work(runtime), facts)
     except IllegalInstruction as error:
         return Outcome(None, facts, error.message)
-    except OSError as error:
-        raise SepdeployError(f"{path}: the emulation left no result: {error}") from error

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sepdeploy.devices.bundle import build_bundle, bundle_plan, open_bundle
+from sepdeploy.devices.bundle.build import Bundle
+from sepdeploy.devices.bundle.pins import RUNTIMES
 from sepdeploy.devices.bundle.tools import find_compiler, find_tool
 from sepdeploy.devices.emulation.cores import emulated_core
 from sepdeploy.devices.emulation.emulator import Emulator
-from sepdeploy.devices.emulation.qemu import counting_plugin, find_qemu
+from sepdeploy.devices.emulation.qemu import PLUGIN_VERSION, counting_plugin, find_qemu
 from sepdeploy.devices.emulation.view import PROCESSORS, board_view
+from sepdeploy.devices.transports.qemu import Machine, QemuTransport
 from sepdeploy.errors import Missing
 
 ABI = "aarch64"
@@ -67,7 +70,7 @@ def setup(
     device: str = "rpi4",
     processors: int = PROCESSORS,
     say: Say = lambda line: None,
-) -> Emulator:
+) -> None:
     """Fetch, build and write whatever emulating a core still needs.
 
     Args:
@@ -88,14 +91,41 @@ def setup(
         say(f"{device}: {plan.size / 1e6:.0f} MB to download into the cache")
         for line in plan.downloads:
             say(f"  {line}")
-    qemu = find_qemu()
-    plugin = counting_plugin(qemu)
-    bundle = build_bundle(ABI, say=say)
+    counting_plugin(find_qemu())
+    build_bundle(ABI, say=say)
     target = emulated_core(core)
     if target.note:
         say(target.note)
-    view = board_view(target.core, processors)
-    return Emulator(target, qemu, plugin, view, bundle)
+    board_view(target.core, processors)
+
+
+def qemu_transport(
+    core: str, *, device: str = "rpi4", processors: int = PROCESSORS
+) -> QemuTransport:
+    """Return the way to a core that was set up before; nothing is downloaded.
+
+    Raises:
+        BadInput: Unknown core.
+        Missing: Not set up; the hint is the command that does it.
+    """
+    target = emulated_core(core)
+    qemu = find_qemu()
+    bundle = open_bundle(ABI, setup=f"sepdeploy devices setup {device}")
+    facts = {
+        "core": target.core.name,
+        "core_exact": target.exact,
+        **({"core_note": target.note} if target.note else {}),
+        "qemu": qemu.version,
+        "plugin": PLUGIN_VERSION,
+        "libc": bundle.versions.get("libc6", ""),
+        "runtimes": _runtimes(bundle),
+    }
+    view, plugin = board_view(target.core, processors), counting_plugin(qemu)
+    return QemuTransport(Machine(qemu.path, target.core.name, view, plugin, bundle.folder, facts))
+
+
+def _runtimes(bundle: Bundle) -> dict[str, str]:
+    return {name: bundle.versions[name] for name in RUNTIMES if name in bundle.versions}
 
 
 def open_emulator(core: str, *, device: str = "rpi4", processors: int = PROCESSORS) -> Emulator:
@@ -105,9 +135,4 @@ def open_emulator(core: str, *, device: str = "rpi4", processors: int = PROCESSO
         BadInput: Unknown core.
         Missing: Not set up; the hint is the command that does it.
     """
-    target = emulated_core(core)
-    qemu = find_qemu()
-    bundle = open_bundle(ABI, setup=f"sepdeploy devices setup {device}")
-    return Emulator(
-        target, qemu, counting_plugin(qemu), board_view(target.core, processors), bundle
-    )
+    return Emulator(qemu_transport(core, device=device, processors=processors))

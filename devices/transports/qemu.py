@@ -1,0 +1,134 @@
+"""An emulated processor of this machine, seen as a device.
+
+What an emulated program can see is the same on every machine and in every call: environment,
+arguments, file names, the board's description. Only then are its instruction counts the same too.
+So it gets none of this machine's variables, and everything lies under fixed names in a folder of
+its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sepdeploy.devices.transports.base import RUN_TIMEOUT_S, Completed, Transport
+from sepdeploy.devices.transports.process import execute
+from sepdeploy.errors import BadInput, Missing
+from sepdeploy.files import atomic_path
+
+ENVIRONMENT = {"HOME": "/", "LC_ALL": "C", "PATH": "/usr/bin:/bin", "TF_CPP_MIN_LOG_LEVEL": "3"}
+AARCH64 = (183).to_bytes(2, "little")  # the machine field of an ELF header
+COUNT = "count"
+COUNTS = "counts.txt"
+BUNDLE = "b"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is emulated, and with what.
+
+    Attributes:
+        qemu: The emulator.
+        core: The emulator's name of the core.
+        view: The folder that stands in for the board's /proc and /sys.
+        plugin: The counting plugin.
+        bundle: The folder of the compiled runner; it is there under the name ``b``.
+        facts: What numbers from this machine depend on (versions), as plain JSON values.
+    """
+
+    qemu: str
+    core: str
+    view: Path
+    plugin: Path
+    bundle: Path
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class QemuTransport(Transport):
+    """Runs single AArch64 programs; there is no shell and no other program.
+
+    ``run(["count", PROGRAM, …])`` counts the instructions between the program's markers into the
+    file ``counts.txt``.
+    """
+
+    name = "qemu"
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.address = machine.core
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="sepdeploy-")
+        except OSError as error:
+            raise BadInput(
+                f"cannot make a temporary folder: {error.strerror}", hint="free some space"
+            ) from error
+        self.workdir = Path(self._folder.name)
+        (self.workdir / BUNDLE).symlink_to(machine.bundle)
+
+    def push(self, local: Path, remote: str, *, executable: bool = False) -> None:
+        """Copy a file into the folder."""
+        with atomic_path(self.workdir / remote) as temporary:
+            shutil.copyfile(local, temporary)
+        if executable:
+            (self.workdir / remote).chmod(0o755)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = RUN_TIMEOUT_S,
+        env: Mapping[str, str] | None = None,
+    ) -> Completed:
+        """Run an AArch64 program in the folder, on the emulated core."""
+        counting, program = argv[0] == COUNT, list(argv[1:] if argv[0] == COUNT else argv)
+        refused = self._refused(program[0])
+        if refused is not None:
+            return refused
+        variables = [f"{k}={v}" for k, v in {**ENVIRONMENT, **(env or {})}.items()]
+        emulator = [self.machine.qemu, "-cpu", self.machine.core, "-L", str(self.machine.view)]
+        if counting:
+            emulator += ["-plugin", f"{_option(self.machine.plugin)},out={COUNTS}"]
+        return execute(
+            ["env", "-i", *variables, *emulator, *program],
+            stdin=stdin,
+            timeout=timeout,
+            folder=self.workdir,
+            subject=f"{self.where}: {program[0]}",
+        )
+
+    def _refused(self, program: str) -> Completed | None:
+        """Return the end of a program that cannot start here, None of one that can."""
+        try:
+            with (self.workdir / program).open("rb") as file:
+                start = file.read(20)
+        except OSError:
+            return Completed(127, b"", f"{program}: not found on the emulated device".encode())
+        if start[:4] != b"\x7fELF" or start[18:20] != AARCH64:
+            return Completed(126, b"", f"{program}: Exec format error (not AArch64)".encode())
+        return None
+
+    def pull(self, remote: str, local: Path) -> None:
+        """Copy a file out of the folder."""
+        source = self.workdir / remote
+        if not source.is_file():
+            raise Missing(f"{self.where}: no file {remote}")
+        with atomic_path(local) as temporary:
+            shutil.copyfile(source, temporary)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what numbers from this transport depend on."""
+        return {"transport": self.name, "address": self.address, **self.machine.facts}
+
+    def close(self) -> None:
+        """Remove the folder."""
+        self._folder.cleanup()
+
+
+def _option(path: Path) -> str:
+    """Return a path for the emulator's option parser, which reads two commas as one."""
+    return str(path).replace(",", ",,")
