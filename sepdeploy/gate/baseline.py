@@ -3,8 +3,8 @@
     {"schema": "sepdeploy.baseline/1", "entries": [{"key": {...}, "sha256", "measurements": [...]}]}
 
 Entries are sorted, lists of numbers stand on one line and nothing depends on the clock, so that
-a diff of the file shows what moved and nothing else. Raw samples and outcomes per image are kept:
-they are what the tests of significance need.
+a diff of the file shows what moved and nothing else. Raw samples and outcomes per image are kept
+wherever a rule judges them: they are what the tests of significance need.
 """
 
 from __future__ import annotations
@@ -123,17 +123,14 @@ def _is_measured(entry: Entry) -> bool:
 
 
 def _strip(entry: Entry) -> Entry:
-    """Leave out what was not measured, and the old side of interleaved rounds."""
+    """Leave out what was not measured, old sides, and samples that no rule ever looks at."""
     measured = [m for m in entry.measurements if m.value is not None]
-    plain = {(m.metric, variant(m)) for m in measured if not is_interleaved(m)}
-    kept = [_new_side(m) if is_interleaved(m) else m for m in measured]
-    names = [(m.metric, variant(m)) for m in kept]
-    members = tuple(
-        m
-        for m, original, name in zip(kept, measured, names, strict=True)
-        if m is original or name not in plain
-    )
-    return Entry(entry.key, entry.sha256, members)
+    members = [m for m in measured if not is_interleaved(m)]
+    plain = {(m.metric, variant(m)) for m in members}
+    sides = [_new_side(m) for m in measured if is_interleaved(m)]
+    members += [m for m in sides if (m.metric, variant(m)) not in plain]
+    kept = (m if is_gated(m) else replace(m, samples=()) for m in members)
+    return Entry(entry.key, entry.sha256, tuple(kept))
 
 
 def _new_side(measurement: Measurement) -> Measurement:

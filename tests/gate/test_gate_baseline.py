@@ -59,6 +59,11 @@ def test_round_trip_keeps_samples_outcomes_and_keys(rich_report, tmp_path):
     assert kept[Kind.MEASURED, "latency_ms"].samples == (2.5, 2.25, 2.75) * 10
     assert sum(kept[Kind.HOST, "adversarial_accuracy"].samples) == 7
     assert (Kind.HOST, "load_ms") not in kept
+    # A host's clock is shown and never judged, so its samples would only swell the file.
+    assert (kept[Kind.HOST, "latency_ms"].value, kept[Kind.HOST, "latency_ms"].samples) == (
+        1.25,
+        (),
+    )
     emulated = next(e.key for e in written.entries if e.key.kind is Kind.EMULATED)
     assert (emulated.profile, emulated.libc) == ("ee" * 32, "2.36")
     assert emulated.emulator == "qemu-aarch64 7.2.22 plugin 1"

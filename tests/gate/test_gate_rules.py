@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import doctest
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sepdeploy.gate import Outcome, check, make_baseline, parse_rules
+from sepdeploy.errors import BadInput
+from sepdeploy.gate import Outcome, check, make_baseline, parse_rules, wording
 from sepdeploy.records import Kind
 
 counts = st.integers(1, 10**12)
@@ -203,6 +207,51 @@ def test_thirty_samples_are_enough_of_a_quiet_device_and_fewer_are_not(build, ju
     item = judge(old, build.latency(samples(6.0, n=29, seed=1)))
     assert item.verdict is Outcome.INCOMPARABLE
     assert "29 samples" in item.why
+
+
+def test_a_latency_without_samples_in_the_result_is_not_compared(build):
+    baseline = make_baseline(build.report(build.latency(samples(5.0))))
+    bare = build.count("latency_ms", 5.0, Kind.MEASURED, batch=1)
+    verdict = check(build.report(bare), baseline)
+    assert verdict.exit_code == 3
+    assert "0 samples" in verdict.items[0].why
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"value": 0.0, "samples": (0.0,)}, "is zero"),
+        ({"value": 9.0}, "outside of its samples"),
+        ({"samples": (1.0, float("nan"))}, "not finite"),
+        ({"samples": (1.0, -1.0)}, "negative"),
+        ({"details": {"interleaved": True}}, "no old_samples"),
+        (
+            {"details": {"interleaved": True, "rounds": 2, "old_samples": [1.0, "2"]}},
+            "not positive",
+        ),
+        ({"details": {"interleaved": True, "rounds": 2, "old_samples": [1.0] * 3}}, "multiple"),
+        ({"details": {"interleaved": True, "rounds": 0, "old_samples": [1.0]}}, "multiple"),
+    ],
+)
+def test_latencies_that_cannot_be_are_refused(build, changes, match):
+    broken = dataclasses.replace(build.latency([1.0, 1.1, 1.2]), **changes)
+    with pytest.raises(BadInput, match=match):
+        check(build.report(broken), None)
+
+
+def test_a_dot_count_that_is_none_is_refused(build):
+    with pytest.raises(BadInput, match="dot"):
+        check(build.report(instructions(build, 100, dot="many")), None)
+
+
+def test_examples_in_the_wording_hold():
+    assert doctest.testmod(wording).failed == 0
+    assert doctest.testmod(wording).attempted >= 4
+
+
+def test_layers_that_only_shrank_are_not_blamed(build, judge):
+    old = build.count("params", 300, layers={"fc1": 200})
+    assert "layer" not in judge(old, build.count("params", 310, layers={"fc1": 190})).why
 
 
 def test_a_slowdown_within_the_calibrated_noise_is_unstable(build):
