@@ -1,9 +1,13 @@
 """Make `sepdeploy.exporters`, `.runtimes` and `.devices` importable from a bare clone."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import sepdeploy
+
+# Tests import ONNX Runtime on their own as well; it reports its use unless told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if find_spec("sepdeploy.exporters") is None:
     sepdeploy.__path__.append(str(Path(__file__).resolve().parent))
