@@ -6,6 +6,7 @@ file raises ``DamagedError``, never reads beyond it.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ MODEL_BUFFERS, MODEL_METADATA = 4, 6
 METADATA_NAME, METADATA_BUFFER = 0, 1
 BUFFER_DATA = 0
 
+Data = bytes | mmap.mmap
+
 
 class DamagedError(Exception):
     """An offset, a count or a text that cannot be."""
@@ -25,11 +28,11 @@ class DamagedError(Exception):
 class Table:
     """A table of a flatbuffer: ``data`` is the whole file, ``at`` where the table stands."""
 
-    data: bytes
+    data: Data
     at: int
 
     @classmethod
-    def root(cls, data: bytes) -> Table:
+    def root(cls, data: Data) -> Table:
         """Return the root table of a TFLite file.
 
         Raises:
@@ -42,7 +45,10 @@ class Table:
     def field(self, number: int) -> int:
         """Return where a field's value stands, 0 when the table lacks it."""
         vtable = self.at - _unpack("<i", self.data, self.at)
-        if 4 + 2 * number + 2 > _unpack("<H", self.data, vtable):
+        size = _unpack("<H", self.data, vtable)
+        if size < 4:
+            raise DamagedError
+        if 4 + 2 * number + 2 > size:
             return 0
         offset = _unpack("<H", self.data, vtable + 4 + 2 * number)
         return self.at + offset if offset else 0
@@ -77,7 +83,7 @@ class Table:
             raise DamagedError from error
 
 
-def metadata(data: bytes, name: str) -> str | None:
+def metadata(data: Data, name: str) -> str | None:
     """Return the text of a metadata entry, None when the file has none of that name.
 
     Raises:
@@ -94,7 +100,7 @@ def metadata(data: bytes, name: str) -> str | None:
     return None
 
 
-def _unpack(format: str, data: bytes, at: int) -> int:
+def _unpack(format: str, data: Data, at: int) -> int:
     if at < 0:
         raise DamagedError
     try:
@@ -104,11 +110,11 @@ def _unpack(format: str, data: bytes, at: int) -> int:
     return value
 
 
-def _u32(data: bytes, at: int) -> int:
+def _u32(data: Data, at: int) -> int:
     return _unpack("<I", data, at)
 
 
-def _count(data: bytes, at: int, width: int) -> int:
+def _count(data: Data, at: int, width: int) -> int:
     """Return the length of the vector at ``at``, which must lie within the file."""
     count = _u32(data, at)
     if at + 4 + count * width > len(data):

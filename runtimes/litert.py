@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
-from sepdeploy.files import read_bytes
 from sepdeploy.runtimes.base import ENTRY_KEY, OpenSession, translate
 from sepdeploy.runtimes.flatbuffer import DamagedError, metadata
 from sepdeploy.runtimes.runner import RunnerError, TfliteModel
@@ -19,7 +19,8 @@ def open_tflite(path: Path, threads: int = 1, runtime: str = "litert") -> OpenSe
         Missing: The runtime is not installed, or cannot work with this numpy.
     """
     try:
-        entry = metadata(read_bytes(path), ENTRY_KEY)
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            entry = metadata(data, ENTRY_KEY)
         model = TfliteModel(str(path), threads, runtime)
     except DamagedError as error:
         raise BadInput(f"{path}: its tables are damaged", hint="is the file complete?") from error

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +48,6 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def read_bandwidth(size_bytes: int, rounds: int = 5) -> float:
-    """Probe how fast one thread reads ``size_bytes`` of memory, in bytes per second.
-
-    The faster of two ways to read an array once (a dot product with itself, a maximum), best of
-    all rounds. The size decides which cache or memory is probed. numpy must run on one thread.
-    """
-    data = np.ones(max(1024, size_bytes // 4), dtype=np.float32)
-    best = float("inf")
-    for _ in range(max(1, rounds)):
-        for read in (partial(np.dot, data, data), data.max):
-            start = time.perf_counter_ns()
-            read()
-            best = min(best, (time.perf_counter_ns() - start) / 1e9)
-    return data.nbytes / best
 
 
 def _read(path: str) -> str | None:

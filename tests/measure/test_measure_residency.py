@@ -9,11 +9,13 @@ from onnx import TensorProto, helper, numpy_helper
 from sepdeploy import measure, runtimes
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.tflite_file.reader import OpInfo, TensorInfo, TfliteFile
 from sepdeploy.measure.residency import Blueprint, attribute, judge_residency, limit
 from sepdeploy.measure.resident_graph import (
     UNKNOWN_SIZE,
     GraphNode,
     ResidentGraph,
+    _from_tflite,
     from_onnx,
     optimized_onnx,
     tflite_file,
@@ -279,3 +281,28 @@ def test_files_that_cannot_be_read(tmp_path, name):
     with pytest.raises(BadInput) as caught:
         measure.check_residency(path, [])
     assert "\n" not in caught.value.message
+
+
+def test_products_of_constants_in_a_tflite_graph_count():
+    """No runtime of today folds them, a later one may."""
+
+    def tensor(index, name, shape, constant=0, dtype="float32"):
+        return TensorInfo(index, name, shape, dtype, 0, constant)
+
+    tensors = (
+        tensor(0, "input", (-1, 4)),
+        tensor(1, "w", (4, 1), 16),
+        tensor(2, "w", (1, 4), 16),
+        tensor(3, "axes", (2,), 8, "int32"),
+        tensor(4, "product", (4, 4)),
+        tensor(5, "open", (-1, 4)),
+        tensor(6, "", (-1, 4)),
+    )
+    ops = (
+        OpInfo("MUL", 1, (1, 2), (4,), False),
+        OpInfo("RESHAPE", 1, (4, 3), (5,), False),
+        OpInfo("FULLY_CONNECTED", 1, (0, 5, -1), (6,), False),
+    )
+    graph = _from_tflite(TfliteFile(tensors, ops, (0,), (6,), ()))
+    assert graph.constants == {"w": 16, "w#2": 16, "product": 64, "open": UNKNOWN_SIZE}
+    assert graph.nodes[2].inputs == ("input", "open")
