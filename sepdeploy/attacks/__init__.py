@@ -12,38 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from sepdeploy.attacks.gradient import Budget, fgsm, pgd
-from sepdeploy.attacks.spec import (
-    AttackSpec,
-    check_norm,
-    check_radius,
-    default_step_size,
-    parse_attack,
-    parse_eps,
-)
 from sepdeploy.errors import BadInput
+from sepdeploy.threat import AttackSpec, check_norm, check_radius
 
 Attack = Callable[[nn.Module, Tensor, Tensor, Tensor, Budget], Tensor]
 
 ATTACKS: dict[str, Attack] = {"fgsm": fgsm, "pgd": pgd}
 
-__all__ = [
-    "ATTACKS",
-    "AttackSpec",
-    "Budget",
-    "default_step_size",
-    "parse",
-    "parse_eps",
-    "run",
-]
-
-
-def parse(text: str) -> AttackSpec:
-    """Parse "fgsm" or "pgd-40".
-
-    Raises:
-        BadInput: Unknown attack or an impossible number of steps.
-    """
-    return parse_attack(text, ATTACKS)
+__all__ = ["ATTACKS", "Budget", "run"]
 
 
 def run(
@@ -66,10 +42,10 @@ def run(
         model: Maps float32 images in [0, 1] to logits; its normalisation is inside.
         images: (N, ...) float32 in [0, 1].
         labels: (N,) int64.
-        spec: From ``parse``.
+        spec: From ``threat.parse_attack``.
         eps: Radius, in units of pixels in [0, 1].
         norm: "linf" or "l2".
-        step_size: None = ``default_step_size``.
+        step_size: None = ``threat.default_step_size``.
         restarts: Number of random starts; per sample the worst result is kept.
         seed: Of the random starts.
         ids: (N,) int64, what the random start of each image is drawn for; None = 0 .. N-1.

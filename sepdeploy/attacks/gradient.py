@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sepdeploy.attacks.balls import BALLS, Ball
 from sepdeploy.attacks.noise import derive_seed
-from sepdeploy.attacks.spec import default_step_size
+from sepdeploy.threat import default_step_size
 
 Loss = Callable[[Tensor], Tensor]
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from sepdeploy import __version__
-from sepdeploy.attacks import AttackSpec
 from sepdeploy.data import Dataset, load, split_validation
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model, create, save
 from sepdeploy.models import load as load_model
+from sepdeploy.threat import AttackSpec
 from sepdeploy.training.checkpoint import (
     check_same_training,
     checkpoint_path,

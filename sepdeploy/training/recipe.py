@@ -17,10 +17,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.attacks import default_step_size, parse_eps
-from sepdeploy.attacks.spec import check_norm
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.files import read_bytes
+from sepdeploy.threat import check_norm, default_step_size, parse_eps
 from sepdeploy.training.objectives import OBJECTIVES
 from sepdeploy.training.optimizers import OPTIMIZERS
 from sepdeploy.training.schedule import SCHEDULES
@@ -48,7 +47,7 @@ class Recipe:
         eps: Radius of the training attack, pixels in [0, 1].
         norm: "linf" or "l2".
         steps: Steps of the training attack.
-        step_size: 0 = ``attacks.default_step_size`` (ε/4 for 5 to 10 steps).
+        step_size: 0 = ``threat.default_step_size`` (ε/4 for 5 to 10 steps).
         trades_beta: Weight of the divergence term of TRADES.
         epochs: Passes over the training images.
         batch_size: Images per optimiser step.

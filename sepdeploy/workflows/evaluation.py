@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepdeploy.data.evalpack import EvalPack, fits
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import BadInput, Missing
+from sepdeploy.threat import check_norm, parse_attack, parse_eps
 
 if TYPE_CHECKING:
     from sepdeploy.data import Split
@@ -41,47 +42,14 @@ class Attack:
 
     def details(self) -> dict[str, Any]:
         """Return the fields that stand beside an adversarial accuracy."""
-        from sepdeploy.workflows.requirements import has_torch
-
-        steps = _steps(self.name) if not has_torch() else _parsed_steps(self.name)
         return {
             "attack": self.name,
             "eps": self.eps,
             "norm": self.norm,
-            "steps": steps,
+            "steps": parse_attack(self.name).steps,
             "restarts": self.restarts,
             "seed": self.seed,
         }
-
-
-def _parsed_steps(name: str) -> int:
-    from sepdeploy import attacks
-
-    return attacks.parse(name).steps
-
-
-def _steps(name: str) -> int:
-    _, _, digits = name.partition("-")
-    return int(digits) if digits.isdigit() else 1
-
-
-def parse_eps(text: str | float | None) -> float | None:
-    """Parse an attack radius: "8/255", "0.1" or a number, in units of the [0, 1] image.
-
-    Raises:
-        BadInput: Not a finite number ≥ 0.
-    """
-    if text is None:
-        return None
-    hint = "write it as 8/255 or 0.1, pixels being in [0, 1]"
-    try:
-        above, _, below = str(text).partition("/")
-        value = float(above) / float(below) if below else float(above)
-    except (ValueError, ZeroDivisionError) as error:
-        raise BadInput(f"eps '{text}' is not a number", hint=hint) from error
-    if not (np.isfinite(value) and value >= 0):
-        raise BadInput(f"eps '{text}' must be finite and not negative", hint=hint)
-    return value
 
 
 def choose_attacks(
@@ -107,9 +75,8 @@ def choose_attacks(
     Raises:
         BadInput: An attack was asked for and no ε is known.
     """
-    radius = parse_eps(eps)
-    if radius is None:
-        radius = parse_eps(provenance.get("eps"))
+    known = provenance.get("eps") if eps is None else eps
+    radius = None if known is None else parse_eps(known)
     trained = provenance.get("objective", "natural") != "natural" and radius is not None
     if attack is None and eps is None and not trained:
         return ()
@@ -118,10 +85,9 @@ def choose_attacks(
             "the model's provenance has no attack radius", hint="pass --eps, e.g. --eps 8/255"
         )
     names = [n.strip() for n in (attack or f"pgd-{EVAL_STEPS}").split(",") if n.strip()]
-    chosen = norm or str(provenance.get("norm", "linf"))
-    if chosen not in ("linf", "l2"):
-        raise BadInput(f"unknown norm '{chosen}'", hint="linf or l2")
-    return tuple(Attack(name, radius, chosen, seed=seed) for name in names)
+    chosen = check_norm(norm or str(provenance.get("norm", "linf")))
+    specs = [parse_attack(name) for name in names]
+    return tuple(Attack(str(spec), radius, chosen, seed=seed) for spec in specs)
 
 
 def find_test_set(
@@ -147,7 +113,7 @@ def find_test_set(
         return None
     try:
         dataset = load(str(name), data_dir)
-    except BadInput as error:
+    except (BadInput, Missing) as error:
         if data is not None or data_dir is not None:
             raise
         notify(f"data set of the training not at hand: {error.message}")
@@ -186,7 +152,7 @@ def attack_images(
 
     from sepdeploy import attacks
 
-    spec = attacks.parse(attack.name)
+    spec = parse_attack(attack.name)
     parts: list[NDArray[np.float32]] = []
     for start in range(0, len(images), BATCH):
         stop = min(start + BATCH, len(images))

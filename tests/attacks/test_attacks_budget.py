@@ -8,10 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sepdeploy.attacks import AttackSpec, default_step_size, parse, parse_eps
+from sepdeploy.attacks import ATTACKS
 from sepdeploy.attacks.balls import BALLS, L2Ball, LinfBall, float32_floor
 from sepdeploy.attacks.noise import derive_seed, gaussian, uniform
 from sepdeploy.errors import BadInput
+from sepdeploy.threat import (
+    ATTACK_NAMES,
+    AttackSpec,
+    default_step_size,
+    parse_attack,
+    parse_eps,
+)
 
 WORD = (1 << 64) - 1
 
@@ -27,20 +34,20 @@ WORD = (1 << 64) - 1
     ],
 )
 def test_names(text, spec):
-    assert parse(text) == spec
-    assert parse(str(spec)) == spec
+    assert parse_attack(text) == spec
+    assert parse_attack(str(spec)) == spec
 
 
 @pytest.mark.parametrize("text", ["pgd-0", "pgd--3", "pgd-x", "pgd-1e3", "pgd-9999999", "fgsm-2"])
 def test_impossible_steps(text):
     with pytest.raises(BadInput, match="step"):
-        parse(text)
+        parse_attack(text)
 
 
 @pytest.mark.parametrize("text", ["pdg-40", "", "square", "-3"])
 def test_unknown_attacks(text):
     with pytest.raises(BadInput, match="unknown attack"):
-        parse(text)
+        parse_attack(text)
 
 
 @pytest.mark.parametrize(
@@ -226,3 +233,7 @@ def test_linf_start_fills_the_box():
     delta = LinfBall(images, 0.25).start(3, torch.arange(50)) - images
     assert 0.24 < delta.max() <= 0.25
     assert abs(delta.double().var() - 0.25**2 / 3) < 0.001
+
+
+def test_the_names_a_user_may_write_are_the_attacks_that_exist():
+    assert set(ATTACK_NAMES) == set(ATTACKS)

@@ -10,8 +10,9 @@ from torch import nn
 from sepdeploy import attacks
 from sepdeploy.attacks.gradient import frozen
 from sepdeploy.errors import BadInput
+from sepdeploy.threat import parse_attack
 
-FGSM, PGD = attacks.parse("fgsm"), attacks.parse("pgd-40")
+FGSM, PGD = parse_attack("fgsm"), parse_attack("pgd-40")
 
 
 class Linear(nn.Module):
@@ -61,7 +62,7 @@ def test_l2_attacks_reach_the_optimum_of_a_linear_model(eps, seed):
     images, labels = images_and_labels(seed=seed, low=0.3, high=0.7)  # the box never binds
     direction = ascent_direction(model, labels)
     best = images + eps * direction / direction.norm(dim=1, keepdim=True)
-    for spec in (FGSM, attacks.parse("pgd-60")):
+    for spec in (FGSM, parse_attack("pgd-60")):
         found = attacks.run(model, images, labels, spec, eps=eps, norm="l2")
         assert torch.allclose(found, best, rtol=0, atol=0.02 * eps)
 
@@ -84,14 +85,14 @@ def test_l2_attacks_never_beat_the_optimum_in_the_box(eps, seed):
     direction = ascent_direction(model, labels)
     best = (direction * l2_optimum(images, direction, eps)).sum(dim=1)
     clean = (direction * images).sum(dim=1)
-    found = attacks.run(model, images, labels, attacks.parse("pgd-100"), eps=eps, norm="l2")
+    found = attacks.run(model, images, labels, parse_attack("pgd-100"), eps=eps, norm="l2")
     gained = (direction * found).sum(dim=1) - clean
     assert (gained <= best - clean + 1e-4).all()
     assert (gained >= 0.8 * (best - clean)).all()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("spec", [FGSM, attacks.parse("pgd-5")])
+@pytest.mark.parametrize("spec", [FGSM, parse_attack("pgd-5")])
 @given(eps=st.floats(1e-4, 3), seed=st.integers(0, 20))
 def test_the_budget_is_never_exceeded(norm, spec, eps, seed):
     images, labels = images_and_labels(seed=seed)
@@ -117,7 +118,7 @@ def test_attacks_raise_the_loss():
     images, labels = images_and_labels(40)
     losses = [
         F.cross_entropy(model(attacks.run(model, images, labels, spec, eps=0.2)), labels)
-        for spec in (attacks.parse("pgd-1"), attacks.parse("pgd-20"))
+        for spec in (parse_attack("pgd-1"), parse_attack("pgd-20"))
     ]
     assert F.cross_entropy(model(images), labels) < losses[0] < losses[1]
 
@@ -128,7 +129,7 @@ def test_results_do_not_depend_on_batching(norm):
     images, labels = images_and_labels(9)
     ids = torch.arange(9) * 31 + 4
     kwargs = {"eps": 0.3, "norm": norm, "step_size": 0.01, "seed": 5}
-    spec = attacks.parse("pgd-3")
+    spec = parse_attack("pgd-3")
     whole = attacks.run(model, images, labels, spec, ids=ids, **kwargs)
     for size in (1, 2, 5):
         cut = attacks.run(model, images, labels, spec, ids=ids, batch_size=size, **kwargs)
@@ -143,7 +144,7 @@ def test_results_do_not_depend_on_batching(norm):
 def test_the_seed_decides_the_start():
     images, labels = images_and_labels()
     runs = [
-        attacks.run(small_net(), images, labels, attacks.parse("pgd-2"), eps=0.3, seed=seed)
+        attacks.run(small_net(), images, labels, parse_attack("pgd-2"), eps=0.3, seed=seed)
         for seed in (0, 0, 1)
     ]
     assert torch.equal(runs[0], runs[1])
@@ -162,7 +163,7 @@ def test_more_restarts_keep_the_worst_per_sample():
     model = Ripples().eval()
     images = torch.full((60, 3), 0.5)
     labels = torch.zeros(60, dtype=torch.long)
-    spec = attacks.parse("pgd-10")
+    spec = parse_attack("pgd-10")
     kwargs = {"eps": 0.4, "step_size": 0.01, "seed": 2}
     runs = [attacks.run(model, images, labels, spec, restarts=r, **kwargs) for r in (1, 2, 8)]
     fooled = [model(x).argmax(dim=1) != labels for x in runs]
@@ -194,7 +195,7 @@ def test_only_input_gradients_are_computed():
     model = Watcher().eval()
     images, labels = images_and_labels()
     with torch.no_grad():  # an attack needs gradients whatever surrounds it
-        attacks.run(model, images, labels, attacks.parse("pgd-7"), eps=0.1)
+        attacks.run(model, images, labels, parse_attack("pgd-7"), eps=0.1)
     assert model.calls == 7
     assert model.trainable == 0
     assert all(p.grad is None for p in model.parameters())

@@ -9,13 +9,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MAPPED = ("exporters", "runtimes", "devices")
-LEAVES = {"errors", "files", "records"}
+LEAVES = {"errors", "files", "records", "threat"}
 
 # part -> parts of sepdeploy it may import (besides itself and the leaves)
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "records": set(),
+    "threat": set(),
     "structures": set(),
     "data": set(),
     "layers": {"structures"},
