@@ -40,7 +40,7 @@ def render_terminal(verdict: Verdict, *, verbose: bool = False) -> str:
     hidden = len(verdict.items) - len(shown)
     if hidden:
         lines += ["", f"{hidden} more measured but not judged (-v lists them)"]
-    lines += ["", headline(verdict)]
+    lines += ["", *textwrap.wrap(headline(verdict), WIDTH)]
     return "\n".join(lines) + "\n"
 
 

@@ -212,6 +212,12 @@ def test_the_verdicts_agree():
             assert headline(verdict) in text
 
 
+def test_a_long_headline_is_wrapped():
+    lines = render_terminal(conclude([make(o) for o in Outcome] * 11)).splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert lines[-1].endswith("(exit 1)")
+
+
 def test_sarif_points_at_a_file_of_the_repository():
     verdict = conclude([make()])
     log = json.loads(render_sarif(verdict, source="bench results/base line.json"))
