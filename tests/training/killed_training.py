@@ -15,8 +15,13 @@ from sepdeploy.training import fit, load_recipe
 
 def main():
     job = json.loads(sys.argv[1])
+    started = False
 
     def watch(event):
+        nonlocal started
+        if event.kind == "step" and not started:
+            started = True
+            print("training", flush=True)
         if event.kind == "step" and [event.epoch, event.step] == job["kill_at"]:
             os.kill(os.getpid(), signal.SIGKILL)
 
