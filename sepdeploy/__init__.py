@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "bench": "sepdeploy.api",
+    "check": "sepdeploy.api",
     "export": "sepdeploy.api",
     "inspect": "sepdeploy.api",
     "train": "sepdeploy.api",
@@ -25,6 +26,7 @@ _PUBLIC = {
 __all__ = [
     "__version__",
     "bench",
+    "check",
     "export",
     "inspect",
     "load",

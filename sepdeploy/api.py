@@ -14,6 +14,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.records import BenchReport, Manifest
 
 if TYPE_CHECKING:
+    from sepdeploy.gate import Baseline, Verdict
     from sepdeploy.models import Model
     from sepdeploy.workflows.diagnosing import Finding
     from sepdeploy.workflows.inspecting import InspectReport
@@ -162,6 +163,8 @@ def bench(
     threads: int = 1,
     batch: int = 1,
     dense: str | Path | None = None,
+    against: str | Path | None = None,
+    calibrate: bool = False,
     require: str | None = None,
     seed: int = 0,
     notify: Notify = _silent,
@@ -181,6 +184,8 @@ def bench(
         threads: Threads of the runtime.
         batch: Batch size of the latency measurement.
         dense: A dense file to time against instead of the embedded graph's dense form.
+        against: An older file of the same format, timed in turns with the new one.
+        calibrate: Time each file against itself first and store the machine's noise floor.
         require: A kind that must be among the measurements.
         seed: Seed of everything random.
         notify: Told what goes on.
@@ -204,10 +209,67 @@ def bench(
         threads=threads,
         batch=batch,
         dense=None if dense is None else Path(dense),
+        against=None if against is None else Path(against),
+        calibrate=calibrate,
         require=require,
         seed=seed,
     )
     return bench_artifacts([Path(a) for a in artifacts], options, notify)
+
+
+def check(
+    result: BenchReport | str | Path,
+    baseline: Baseline | str | Path | None = None,
+    *,
+    config: str | Path | None = None,
+) -> Verdict:
+    """Compare a result with a baseline; a pure function of the two and the rules.
+
+    Args:
+        result: A report, or the file that ``bench --json`` wrote.
+        baseline: A baseline or its file. None takes ``sepdeploy-baseline.json``; where that does
+            not exist, only rounds timed by turns and budgets are judged, and it is an error when
+            there are neither.
+        config: TOML file with the rules; default: ``[tool.sepdeploy.check]`` of pyproject.toml.
+
+    Raises:
+        BadInput: A file that cannot be read, or holds nonsense.
+        Incomparable: The baseline does not exist.
+    """
+    from sepdeploy import gate
+
+    report = result if isinstance(result, BenchReport) else gate.load_report(Path(result))
+    rules = gate.load_rules(None if config is None else Path(config))
+    if isinstance(baseline, gate.Baseline):
+        return gate.check(report, baseline, rules)
+    path = Path(baseline or gate.DEFAULT_BASELINE)
+    if baseline is None and not path.exists():
+        verdict = gate.check(report, None, rules)
+        if verdict.verdict is not gate.Outcome.INCOMPARABLE:
+            return verdict
+    return gate.check(report, gate.load_baseline(path), rules)
+
+
+def update_baseline(
+    result: BenchReport | str | Path, baseline: str | Path | None = None, *, replace: bool = False
+) -> tuple[Path, int]:
+    """Write a result into a baseline file; return the file and how many entries it has now.
+
+    Args:
+        result: A report, or the file that ``bench --json`` wrote.
+        baseline: The file; default ``sepdeploy-baseline.json``.
+        replace: Drop what the result does not hold.
+
+    Raises:
+        BadInput: A file that cannot be used, or numbers that cannot be.
+        Incomparable: Nothing was measured.
+        Unstable: A measurement is void.
+    """
+    from sepdeploy import gate
+
+    report = result if isinstance(result, BenchReport) else gate.load_report(Path(result))
+    path = Path(baseline or gate.DEFAULT_BASELINE)
+    return path, len(gate.update_baseline(report, path, replace=replace).entries)
 
 
 def inspect(file: str | Path, *, arch: str | None = None) -> InspectReport:

@@ -12,7 +12,9 @@ import typer
 from sepdeploy import __version__
 from sepdeploy.commands import (
     attack,
+    baseline,
     bench,
+    check,
     demo,
     devices,
     doctor,
@@ -36,12 +38,14 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export.export,
     "verify": verify.verify,
     "bench": bench.bench,
+    "check": check.check,
     "inspect": inspect.inspect,
     "attack": attack.attack,
     "doctor": doctor.doctor,
 }
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
+    "baseline": ("The baseline of `check`.", {"update": baseline.update_baseline}),
     "devices": ("Device profiles.", {"list": devices.list_devices, "show": devices.show_device}),
 }
 

@@ -30,6 +30,12 @@ def bench(
     dense: Annotated[
         Path | None, typer.Option("--dense", help="Dense reference file to time against.")
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Older file, timed in turns with the new one.")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure this machine's noise by A/A rounds.")
+    ] = False,
     require: Annotated[
         str | None, typer.Option("--require", metavar="KIND", help="Fail (4) without this kind.")
     ] = None,
@@ -54,6 +60,8 @@ def bench(
         threads=threads,
         batch=batch,
         dense=dense,
+        against=against,
+        calibrate=calibrate,
         require=require,
         seed=seed or 0,
         notify=console.notice,

@@ -5,6 +5,7 @@ from sepdeploy.measure.child import run_job, run_logits, scratch
 from sepdeploy.measure.host import host_facts
 from sepdeploy.measure.latency import Timing, compare_latency, measure_latency, time_models
 from sepdeploy.measure.memory import measure_memory
+from sepdeploy.measure.noise import measure_noise
 from sepdeploy.measure.parity import check_parity, synthetic_inputs
 from sepdeploy.measure.residency import check_residency, measure_resident
 
@@ -19,6 +20,7 @@ __all__ = [
     "images_digest",
     "measure_latency",
     "measure_memory",
+    "measure_noise",
     "measure_resident",
     "run_job",
     "run_logits",

@@ -59,6 +59,8 @@ class BenchOptions:
     threads: int = 1
     batch: int = 1
     dense: Path | None = None
+    against: Path | None = None
+    calibrate: bool = False
     require: str | None = None
     seed: int = 0
 
@@ -211,6 +213,7 @@ def _host_result(
     measurements = [*_static(subject), measure.measure_resident(subject.path, runtime)]
     measurements += measure.measure_memory(subject.path, runtime, threads=options.threads)
     measurements += _latency(subject, runtime, options)
+    measurements += _comparisons(subject, runtime, options)
     for index, judging in enumerate(judged):
         measurements += _accuracy(subject.path, runtime, judging, clean=index == 0)
     return Result(
@@ -266,6 +269,19 @@ def _latency(subject: Subject, runtime: str, options: BenchOptions) -> tuple[Mea
         return measure.measure_latency(
             subject.path, runtime, dense=dense, why_no_dense=why, timing=timing
         )
+
+
+def _comparisons(subject: Subject, runtime: str, options: BenchOptions) -> list[Measurement]:
+    """Time the file against itself and against an older one, where that was asked for."""
+    timing = measure.Timing(
+        batch=options.batch, threads=options.threads, min_rounds=30, samples_per_round=10
+    )
+    found: list[Measurement] = []
+    if options.calibrate:
+        found.append(measure.measure_noise(subject.path, runtime, timing=timing))
+    if options.against is not None and options.against.suffix == subject.path.suffix:
+        found.append(measure.compare_latency(subject.path, options.against, runtime, timing=timing))
+    return found
 
 
 def _dense_form(subject: Subject, options: BenchOptions, folder: Path) -> tuple[Path | None, str]:

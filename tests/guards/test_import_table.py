@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
         "structures", "layers", "models", "data", "attacks", "training", "compression",
         "exporters", "runtimes", "devices", "measure", "gate", "reports",
     },
-    "api": {"workflows", "models"},
+    "api": {"workflows", "models", "gate"},
     "console": set(),
     "commands": {"api", "console", "reports", "devices", "records", "gate", "training"},
     "cli": {"commands", "console"},

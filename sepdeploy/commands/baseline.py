@@ -1,0 +1,26 @@
+"""``sepdeploy baseline update``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sepdeploy import console
+
+
+def update_baseline(
+    result: Annotated[Path, typer.Argument(help="What bench --json wrote.")],
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", help="Default: sepdeploy-baseline.json.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Drop what the result does not hold.")
+    ] = False,
+) -> None:
+    """Write or refresh the baseline from a result; review the diff before you commit it."""
+    from sepdeploy import api
+
+    path, entries = api.update_baseline(result, baseline, replace=replace)
+    console.notice(f"{path}: {entries} results; review the diff and commit it")

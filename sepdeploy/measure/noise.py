@@ -1,0 +1,55 @@
+"""The noise of a machine: how far two timings of one and the same file lie apart."""
+
+from __future__ import annotations
+
+import os
+
+from sepdeploy.measure.latency import Timing, time_models
+from sepdeploy.measure.statistics import noise_floor
+from sepdeploy.records import Kind, Measurement
+
+RUNS = 3  # fresh processes; the spread between them is what a second bench would see
+
+
+def measure_noise(
+    path: str | os.PathLike[str],
+    runtime: str,
+    *,
+    timing: Timing | None = None,
+    kind: Kind = Kind.HOST,
+) -> Measurement:
+    """Measure ``noise_floor`` by timing an artifact in turns with itself (A/A rounds).
+
+    Returns:
+        ``value`` is the relative difference between two separate runs that noise alone explains,
+        ``interleaved`` beside it the one between sides timed by turns.
+
+    Raises:
+        BadInput: The file is not usable.
+        Missing: The runtime is not installed.
+    """
+    timing = timing or Timing(samples_per_round=10)
+    runs = []
+    for _ in range(RUNS):
+        samples, result = time_models({"a": path, "b": path}, runtime, timing)
+        rounds = int(result["rounds"])
+        runs.append((_in_rounds(samples["a"], rounds), _in_rounds(samples["b"], rounds)))
+    floor = noise_floor(runs)
+    return Measurement(
+        "noise_floor",
+        floor.separate,
+        "ratio",
+        kind,
+        n=sum(len(a) for a, _ in runs),
+        details={
+            "interleaved": floor.interleaved,
+            "batch": timing.batch,
+            "threads": timing.threads,
+            "runs": RUNS,
+        },
+    )
+
+
+def _in_rounds(samples: list[float], rounds: int) -> list[list[float]]:
+    size = len(samples) // rounds
+    return [samples[i * size : (i + 1) * size] for i in range(rounds)]
