@@ -17,6 +17,9 @@ from sepdeploy.models.lenet import lenet
 from sepdeploy.models.mlp import mlp
 from sepdeploy.models.model import Model
 from sepdeploy.models.placement import StructureMap, resolve_structures
+from sepdeploy.models.resnet import resnet18, resnet20
+from sepdeploy.models.vgg import vgg11, vgg16, vgg16_bn
+from sepdeploy.models.vit import vit_b_16, vit_tiny
 from sepdeploy.records import InputSpec
 from sepdeploy.structures import parse_structure
 from sepdeploy.structures.base import check_count
@@ -25,7 +28,17 @@ Factory = Callable[..., nn.Module]
 
 MAX_CLASSES = 1 << 20
 
-ARCHITECTURES: dict[str, Factory] = {"lenet": lenet, "mlp": mlp}
+ARCHITECTURES: dict[str, Factory] = {
+    "lenet": lenet,
+    "mlp": mlp,
+    "resnet18": resnet18,
+    "resnet20": resnet20,
+    "vgg11": vgg11,
+    "vgg16": vgg16,
+    "vgg16_bn": vgg16_bn,
+    "vit_b_16": vit_b_16,
+    "vit_tiny": vit_tiny,
+}
 
 
 def is_foreign(arch: str) -> bool:

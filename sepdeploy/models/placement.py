@@ -44,6 +44,29 @@ def resolve_structures(
     return texts
 
 
+def with_modes(text: str, modes: str | None) -> str:
+    """Fill the modes of choice into a structure string that leaves them open.
+
+    ``with_modes("kron*2", "32x24-24x32")`` is "kron:32x24-24x32*2"; strings of other families,
+    or with modes of their own, stay as they are, and so does every string where ``modes`` is None.
+    """
+    name, star, terms = text.strip().partition("*")
+    return f"kron:{modes}{star}{terms}" if name == "kron" and modes else text
+
+
+def refuse_without_effect(arch: str, structure: StructureMap, layer: str) -> None:
+    """Refuse one structure for all layers where the architecture has none that it applies to.
+
+    Raises:
+        BadInput: ``structure`` is a string other than "dense".
+    """
+    if isinstance(structure, str) and structure.strip() != "dense":
+        raise BadInput(
+            f"{arch} has no linear layer besides its classifier that '{structure[:40]}' applies to",
+            hint=f'name the layer: structure = {{{layer} = "{structure[:40]}"}}',
+        )
+
+
 def check_widths(widths: Any, what: str) -> tuple[int, ...]:
     """Return layer widths as a tuple of positive ints.
 

@@ -1,0 +1,194 @@
+"""VGG, ResNet and ViT: published sizes, structure maps, shapes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sepdeploy.errors import BadInput
+from sepdeploy.layers import KronLinear, LowRankLinear
+from sepdeploy.models import create, load, save
+from sepdeploy.records import InputSpec
+from sepdeploy.structures import KronSpec, LowRankSpec
+
+IMAGENET = InputSpec((3, 224, 224))
+CIFAR = InputSpec((3, 32, 32))
+# Scaled down until a forward pass costs milliseconds.
+SMALL = {
+    "vgg11": {"base": 4, "hidden": (32, 32)},
+    "vgg16": {"base": 4, "hidden": (32, 32)},
+    "vgg16_bn": {"base": 4, "hidden": (32, 32)},
+    "resnet18": {"base": 4},
+    "resnet20": {"base": 4},
+    "vit_tiny": {"width": 12, "depth": 2, "patch": 8},
+    "vit_b_16": {"width": 12, "depth": 2, "patch": 8, "heads": 2},
+}
+
+
+def counted(arch, input, classes, structure=None, **options):
+    with torch.device("meta"):  # nothing is allocated
+        return create(arch, input, classes, structure, **options)
+
+
+@pytest.mark.parametrize(
+    ("arch", "params"),
+    [
+        ("vgg11", 132_863_336),
+        ("vgg16", 138_357_544),
+        ("vgg16_bn", 138_365_992),
+        ("resnet18", 11_689_512),
+        ("vit_b_16", 86_567_656),
+        ("vit_tiny", 5_717_416),
+    ],
+)
+def test_published_sizes_on_imagenet(arch, params):
+    model = counted(arch, IMAGENET, 1000)
+    assert model.params == model.params_dense == params
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "params"),
+    [
+        ("resnet20", {}, 269_722),
+        ("resnet20", {"shortcut": "conv"}, 272_474),
+        ("resnet18", {}, 11_173_962),
+    ],
+)
+def test_published_sizes_on_cifar(arch, options, params):
+    assert counted(arch, CIFAR, 10, **options).params == params
+
+
+def test_vgg_heads_on_cifar():
+    convolutions = 14_714_688 + 4224 * 2  # of VGG-16, and the scales and shifts of its norms
+    ours = counted("vgg16_bn", CIFAR, 10)
+    assert ours.params == convolutions + 2049 * 4096 + 4097 * 4096 + 40_970
+    pruned = counted("vgg16_bn", CIFAR, 10, hidden=(1024, 256))
+    assert pruned.params == convolutions + 2049 * 1024 + 1025 * 256 + 2570
+    torchvision = counted("vgg16", CIFAR, 10, pool=7)
+    assert torchvision.params == 138_357_544 - 990 * 4097
+
+
+def test_published_factors_of_vgg():
+    model = counted("vgg16_bn", CIFAR, 10, "kron")
+    layers = model.structured_layers()
+    assert layers["fc1"].spec == KronSpec((64, 32), (64, 64))
+    assert layers["fc2"].spec == KronSpec((64, 64), (64, 64))
+    assert sum(layer.spec.weight_params for layer in layers.values()) == 14_336
+    assert isinstance(model.net.get_submodule("head"), nn.Linear)
+
+
+def test_the_large_vgg_head_keeps_maps_and_places_apart():
+    layers = counted("vgg16", IMAGENET, 1000, "kron*2").structured_layers()
+    assert layers["fc1"].spec == KronSpec((512, 49), (64, 64), 2)
+
+
+def test_published_factors_of_vit():
+    model = counted("vit_b_16", InputSpec((3, 32, 32)), 10, "kron")
+    layers = model.structured_layers()
+    assert len(layers) == 72
+    assert layers["blocks.3.q"].spec == KronSpec((32, 24), (24, 32))
+    assert layers["blocks.3.fc1"].spec == KronSpec((16, 48), (48, 64))
+    assert layers["blocks.3.fc2"].spec == KronSpec((64, 48), (48, 16))
+    assert sum(layer.spec.weight_params for layer in layers.values()) == 165_888
+    assert layers["blocks.0.out"].spec.structural_rank == 576
+
+
+def test_aligned_factors_of_vit_have_full_rank():
+    layers = counted("vit_tiny", CIFAR, 10, "kron", modes="aligned").structured_layers()
+    for layer in layers.values():
+        assert layer.spec.structural_rank == min(layer.spec.in_features, layer.spec.out_features)
+
+
+def test_a_width_without_published_factors():
+    layers = counted("vit_tiny", CIFAR, 10, "kron", width=30, heads=3).structured_layers()
+    assert layers["blocks.0.q"].spec == KronSpec((5, 6), (5, 6))
+
+
+def test_structures_by_name_and_pattern():
+    table = {"blocks.*.fc?": "lowrank:4", "blocks.1.q": "kron", "head": "kron"}
+    model = counted("vit_tiny", CIFAR, 10, table, depth=2)
+    layers = model.structured_layers()
+    assert len(layers) == 6
+    assert layers["blocks.0.fc2"].spec == LowRankSpec(768, 192, 4)
+    assert layers["blocks.1.q"].spec == KronSpec((16, 12), (12, 16))
+    assert isinstance(layers["head"], KronLinear)
+    vgg = counted("vgg11", CIFAR, 10, {"fc2": "lowrank:7"}).structured_layers()
+    assert list(vgg) == ["fc2"]
+    assert isinstance(vgg["fc2"], LowRankLinear)
+    resnet = counted("resnet18", CIFAR, 10, {"head": "kron"}).structured_layers()
+    assert resnet["head"].spec == KronSpec((16, 32), (2, 5))
+
+
+@pytest.mark.parametrize("arch", SMALL)
+def test_every_network_learns_and_comes_back_from_its_file(arch, tmp_path):
+    torch.manual_seed(0)
+    structure = {"head": "lowrank:2"} if arch.startswith("resnet") else "kron"
+    model = create(arch, CIFAR, 10, structure, **SMALL[arch])
+    x = torch.rand(3, 3, 32, 32)
+    F.cross_entropy(model(x), torch.arange(3)).backward()
+    missing = [
+        n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ]
+    assert missing == []
+    model.eval()
+    save(model, tmp_path / "m.pt")
+    with torch.no_grad():
+        logits = model(x)
+        assert torch.equal(load(tmp_path / "m.pt")(x), logits)
+    assert logits.shape == (3, 10)
+    assert logits.std() > 1e-3
+    assert model.classes == 10
+    assert sum(r.params for r in model.layer_records()) <= model.params
+
+
+@pytest.mark.parametrize("arch", SMALL)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 48), (2, 72, 72)])
+def test_images_of_other_sizes(arch, shape):
+    options = SMALL[arch] | ({"patch": 4} if arch.startswith("vit") else {})
+    model = create(arch, InputSpec(shape), 7, **options).eval()
+    assert model(torch.rand(2, *shape)).shape == (2, 7)
+
+
+def test_an_untrained_deep_network_keeps_its_signal():
+    torch.manual_seed(0)
+    for structure in (None, "kron"):
+        model = create("vit_tiny", CIFAR, 10, structure, depth=12, width=48, patch=8).eval()
+        y = model.net.get_submodule("blocks")(torch.randn(4, 17, 48))
+        assert 0.3 < y.std() < 10
+
+
+def test_a_shortcut_without_parameters():
+    shortcut = counted("resnet20", CIFAR, 10).net.get_submodule("layer2.0.downsample")
+    x = torch.rand(2, 16, 8, 8)
+    y = shortcut(x)
+    assert y.shape == (2, 32, 4, 4)
+    assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
+    assert not y[:, :8].any()
+    assert not y[:, 24:].any()
+
+
+@pytest.mark.parametrize(
+    ("arch", "shape", "structure", "options", "match"),
+    [
+        ("vgg16", (784,), None, {}, "needs images"),
+        ("vgg16", (3, 8, 8), None, {}, "at least 16x16"),
+        ("vgg16", (3, 32, 32), None, {"pool": 0}, "pool"),
+        ("vgg16", (3, 32, 32), None, {"base": -1}, "base"),
+        ("vgg16", (3, 32, 32), None, {"hidden": 3}, "list of layer widths"),
+        ("vgg16", (3, 32, 32), {"fc3": "kron"}, {}, "unknown layer 'fc3'; closest: fc"),
+        ("vgg16", (3, 32, 32), {"features.0": "kron"}, {}, "unknown layer"),
+        ("resnet18", (3, 32, 32), "kron", {}, "no linear layer besides its classifier"),
+        ("resnet18", (3, 4, 4), None, {}, "at least 8x8"),
+        ("resnet18", (3, 32, 32), None, {"stem": "big"}, "unknown stem 'big'"),
+        ("resnet20", (3, 32, 32), None, {"shortcut": "zero"}, "unknown shortcut"),
+        ("vit_tiny", (784,), None, {}, "needs images"),
+        ("vit_tiny", (3, 32, 32), None, {"patch": 5}, "do not tile"),
+        ("vit_tiny", (3, 32, 32), None, {"heads": 5}, "not a multiple"),
+        ("vit_tiny", (3, 32, 32), None, {"modes": "papers"}, "unknown modes 'papers'"),
+        ("vit_tiny", (3, 32, 32), {"blocks.12.q": "kron"}, {}, "unknown layer"),
+        ("vit_tiny", (3, 32, 32), None, {"dept": 3}, "unknown option of vit_tiny"),
+    ],
+)
+def test_options_that_make_no_sense(arch, shape, structure, options, match):
+    with pytest.raises(BadInput, match=match):
+        counted(arch, InputSpec(shape), 10, structure, **options)
