@@ -36,7 +36,7 @@ class Checkpoint:
     Attributes:
         recipe: The recipe's values.
         data_sha256: Digest of the training images and labels.
-        start_sha256: Digest of the weights the training started from.
+        start_sha256: Digest of the given weights the training started from, "" for fresh ones.
         threads: CPU threads, chosen once.
         epoch: Completed epochs.
         step: Completed steps of the next epoch.
@@ -121,7 +121,7 @@ def check_same_training(
     changed = differences(recipe_from(checkpoint.recipe, where=str(path)), recipe)
     if checkpoint.data_sha256 != data_sha256:
         changed.append("the images or labels of the data set")
-    elif checkpoint.start_sha256 != start_sha256 and not changed:
+    if checkpoint.start_sha256 != start_sha256:
         changed.append("the weights it starts from")
     if changed:
         raise BadInput(

@@ -90,13 +90,14 @@ def fit(
     _make_folder(out.parent)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
+        start_sha256 = "" if model is None else state_sha256(model.net.state_dict())
         if model is None:
             model = _new_model(recipe, dataset, on_progress)
         _check_fits(model, dataset)
         identity: dict[str, Any] = {
             "recipe": recipe.to_json(),
             "data_sha256": data_sha256,
-            "start_sha256": state_sha256(model.net.state_dict()),
+            "start_sha256": start_sha256,
             "threads": recipe.threads,
         }
         sources = Sources(*split_validation(dataset.train, recipe.validation, recipe.seed))
@@ -139,9 +140,10 @@ def _new_model(recipe: Recipe, dataset: Dataset, on_progress: Callable[[Event], 
     if plan.message:
         _note(on_progress, plan.message)
     torch.manual_seed(recipe.seed)  # planning must not move the weights of the same network
-    return create(
-        recipe.arch, dataset.input, dataset.classes, structure=plan.structure, **plan.options
-    )
+    with cpu_threads(1):  # how sums are split must not decide the first weights
+        return create(
+            recipe.arch, dataset.input, dataset.classes, structure=plan.structure, **plan.options
+        )
 
 
 def _check_fits(model: Model, dataset: Dataset) -> None:
@@ -201,6 +203,10 @@ def _finish(trainer: Trainer, dataset: Dataset) -> TrainResult:
     recipe, model, out = trainer.recipe, trainer.model, trainer.out
     model.net.load_state_dict(trainer.best)
     model.eval()
+    _note(
+        trainer.on_progress,
+        f"judging epoch {trainer.best_epoch} on {len(dataset.test)} test images",
+    )
     model.provenance = model.provenance | _provenance(trainer, dataset)
     save(model, out)
     checkpoint_path(out).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from sepdeploy.attacks.noise import derive_seed
 from sepdeploy.data import split_validation
 from sepdeploy.errors import BadInput
 from sepdeploy.models import create, load
+from sepdeploy.threat import parse_attack
 from sepdeploy.training import fit, fitting, history_path, load_recipe, loop
 from sepdeploy.training.checkpoint import read_history
 
@@ -34,7 +35,7 @@ def test_robust_training_makes_a_robust_model(tmp_path):
         images = torch.from_numpy(test.batch(slice(None)))
         labels = torch.from_numpy(test.labels)
         model = load(result.path)
-        adversarial = attacks.run(model, images, labels, attacks.parse("pgd-20"), eps=0.1)
+        adversarial = attacks.run(model, images, labels, parse_attack("pgd-20"), eps=0.1)
         with torch.no_grad():
             clean[objective], robust[objective] = (
                 float((model(x).argmax(dim=1) == labels).float().mean())

@@ -16,6 +16,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.models import load, read_tensor_file, wrap, write_tensor_file
 from sepdeploy.training import checkpoint_path, fit, history_path, load_recipe, loop
 from sepdeploy.training.checkpoint import read_checkpoint, read_history
+from sepdeploy.training.threads import cpu_threads
 
 CHILD = Path(__file__).with_name("killed_training.py")
 RECIPE = {
@@ -182,6 +183,15 @@ def test_the_stored_number_of_threads_is_used_again(train):
     train("stopped", resume=True, threads=2, watch=lambda e: seen.append(torch.get_num_threads()))
     assert set(seen[1:]) == {1}
     assert load(train.folder / "stopped.pt").provenance["threads"] == 1
+
+
+def test_the_threads_of_the_environment_do_not_matter(train):
+    with cpu_threads(1):
+        train_partly(train)
+    with cpu_threads(2):
+        resumed = train("stopped", resume=True)
+        whole = train("whole")
+    assert same_bits(state(resumed.model), state(whole.model))
 
 
 def test_resuming_nothing_starts(train):
