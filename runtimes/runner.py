@@ -152,11 +152,12 @@ class OrtModel:
             self.session = onnxruntime.InferenceSession(
                 path, options, providers=["CPUExecutionProvider"]
             )
+            inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+            entries = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # the runtime has no common base class for its errors
             raise RunnerError(
                 "bad-input", f"{path}: cannot be loaded: {one_line(error)}"
             ) from error
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if len(inputs) != 1 or not outputs:
             raise RunnerError(
                 "bad-input",
@@ -181,7 +182,7 @@ class OrtModel:
             )
         self.sample: Shape = tuple(int(n) for n in shape[1:])
         self.fixed: int | None = shape[0] if isinstance(shape[0], int) else None
-        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        self.metadata: dict[str, str] = dict(entries)
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._bound: dict[Shape, tuple[Any, Array, Array]] = {}

@@ -89,15 +89,21 @@ def _collect(graph: GraphProto, nodes: list[GraphNode], constants: dict[str, int
     """Gather nodes and weights of a graph and of the bodies inside its nodes."""
     for tensor in graph.initializer:
         if tensor.data_type not in ONNX_INDEX_TYPES:
-            constants[tensor.name] = _tensor_bytes(tensor)
+            constants[_text(tensor.name)] = _tensor_bytes(tensor)
     for node in graph.node:
-        nodes.append(GraphNode(node.name, tuple(filter(None, node.input)), tuple(node.output)))
+        reads = tuple(_text(name) for name in node.input if name)
+        nodes.append(GraphNode(_text(node.name), reads, tuple(_text(o) for o in node.output)))
         for attribute in node.attribute:
             for inner in _bodies(attribute):
                 _collect(inner, nodes, constants)
             holds_weights = attribute.t.data_type not in (0, *ONNX_INDEX_TYPES)
             if node.op_type == "Constant" and holds_weights:
-                constants[node.output[0]] = _tensor_bytes(attribute.t)
+                constants[_text(node.output[0])] = _tensor_bytes(attribute.t)
+
+
+def _text(name: str | bytes) -> str:
+    """Return a name as text; protobuf gives the bytes of one that is not UTF-8."""
+    return name if isinstance(name, str) else name.decode("utf-8", "replace")
 
 
 def _bodies(attribute: AttributeProto) -> Iterator[GraphProto]:
@@ -107,8 +113,8 @@ def _bodies(attribute: AttributeProto) -> Iterator[GraphProto]:
 
 
 def _index_constants(graph: GraphProto) -> set[str]:
-    tensors = {t.name for t in graph.initializer if t.data_type in ONNX_INDEX_TYPES}
-    return tensors | {n.output[0] for n in graph.node if _is_constant(n)}
+    tensors = {_text(t.name) for t in graph.initializer if t.data_type in ONNX_INDEX_TYPES}
+    return tensors | {_text(n.output[0]) for n in graph.node if _is_constant(n)}
 
 
 def _is_constant(node: NodeProto) -> bool:

@@ -306,3 +306,10 @@ def test_products_of_constants_in_a_tflite_graph_count():
     graph = _from_tflite(TfliteFile(tensors, ops, (0,), (6,), ()))
     assert graph.constants == {"w": 16, "w#2": 16, "product": 64, "open": UNKNOWN_SIZE}
     assert graph.nodes[2].inputs == ("input", "open")
+
+
+def test_names_that_are_no_text_are_only_names(tmp_path, network):
+    path = network.write(tmp_path / "net.onnx")
+    path.write_bytes(path.read_bytes().replace(b"act/Relu", b"act/\xff\xfe\xfd\xfc"))
+    rows = measure.check_residency(path, network.layers)
+    assert all(row.passed for row in rows)

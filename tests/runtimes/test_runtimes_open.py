@@ -315,6 +315,14 @@ def test_garbage_and_truncated_onnx(tmp_path, onnx_linear):
         assert "\n" not in caught.value.message
 
 
+def test_texts_that_are_no_text(tmp_path, weights):
+    path = tmp_path / "m.onnx"
+    onnx.save(linear_model(*weights, metadata={"key": "VALUE"}), str(path))
+    path.write_bytes(path.read_bytes().replace(b"VALUE", b"\xff\xfe\xfd\xfc\xfb"))
+    with pytest.raises(BadInput, match=r"m\.onnx: cannot be loaded: .*utf-8"):
+        runtimes.open(path)
+
+
 @needs_tflite
 def test_truncated_tflite(tmp_path, weights):
     """In a child process: a runtime may well die of it."""
