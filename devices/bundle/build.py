@@ -17,6 +17,7 @@ from sepdeploy.devices.bundle.cache import cache_folder, digest, whole_folder
 from sepdeploy.devices.bundle.fetch import (
     cached_packages,
     cached_wheel,
+    cross_libraries,
     fetch_packages,
     fetch_wheel,
     package_version,
@@ -174,12 +175,12 @@ def build_bundle(abi: str, *, say: Say = lambda line: None) -> Bundle:
     with whole_folder(folder) as made:
         versions = {}
         for wheel in pin.wheels:
-            say(f"{wheel.package} {wheel.version} for {abi} ({wheel.size / 1e6:.1f} MB)")
+            say(f"{wheel.package} {wheel.version} for {abi}")
             _take_library(fetch_wheel(wheel, pin), wheel, made)
             versions[wheel.runtime] = wheel.version
         (made / "litert.version").write_text(versions["litert"] + "\n", encoding="ascii")
-        say(f"C and C++ libraries for {pin.debian}, with the package index (about 12 MB)")
-        versions |= _take_packages(fetch_packages(pin), pin, made)
+        say(f"C and C++ libraries for {pin.debian}")
+        versions |= _take_c_library(pin, made)
         say(f"building the runner with {compiler.name}")
         sources = sorted(source_folder().glob("*.c"))
         compile_c(compiler, sources, made / "runner", ["-ldl", "-lm", "-lpthread"])
@@ -214,6 +215,21 @@ def _take_library(archive: Path, wheel: Wheel, target: Path) -> None:
         raise Missing(
             f"{archive.name} does not hold {wheel.member}", hint=f"rm {archive} and try again"
         ) from error
+
+
+def _take_c_library(abi: Abi, target: Path) -> dict[str, str]:
+    """Take the C and C++ libraries from packages, else from the cross-compiler's own."""
+    try:
+        return _take_packages(fetch_packages(abi), abi, target)
+    except Missing:
+        folder = cross_libraries(abi)
+        if folder is None:
+            raise
+    for name in (abi.loader, *LIBRARIES):
+        shutil.copyfile(folder / name, target / name)
+    package = f"libc6-{abi.debian}-cross"
+    version = run(["dpkg-query", "-W", "-f", "${Version}", package], timeout=20).stdout.strip()
+    return {"libc6": f"{version or 'unknown'} ({package})"}
 
 
 def _take_packages(packages: list[Path], abi: Abi, target: Path) -> dict[str, str]:

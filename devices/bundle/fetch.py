@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sepdeploy.devices.bundle.cache import cache_folder
-from sepdeploy.devices.bundle.pins import DEBIAN_PACKAGES, TAGS, Abi, Wheel
-from sepdeploy.devices.bundle.tools import run
+from sepdeploy.devices.bundle.pins import DEBIAN_PACKAGES, LIBRARIES, TAGS, Abi, Wheel
+from sepdeploy.devices.bundle.tools import INSTALL, run
 from sepdeploy.errors import Missing
 from sepdeploy.files import sha256_file
 
@@ -101,8 +101,9 @@ def fetch_packages(abi: Abi) -> list[Path]:
         if reason:
             raise Missing(
                 f"cannot download {', '.join(DEBIAN_PACKAGES)} for {abi.debian}: {reason}",
-                hint=f"with a network: sudo dpkg --add-architecture {abi.debian} && sudo apt-get "
-                f"update && cd {folder} && {by_hand}",
+                hint=f"with a network, on Debian: sudo dpkg --add-architecture {abi.debian} && "
+                f"sudo apt-get update && cd {folder} && {by_hand}; on Ubuntu: {INSTALL} "
+                f"libstdc++6-{abi.debian}-cross",
             )
         for path in Path(scratch).glob("*.deb"):
             shutil.move(path, folder / path.name)
@@ -118,6 +119,17 @@ def cached_packages(abi: Abi) -> list[Path]:
             return []
         found.append(files[-1])
     return found
+
+
+def cross_libraries(abi: Abi, root: Path = Path("/usr")) -> Path | None:
+    """Return the folder of the cross-compiler's own libraries when it holds all that is needed.
+
+    They serve where the distribution keeps other architectures in places that its own sources do
+    not name (Ubuntu).
+    """
+    folder = root / abi.triplet / "lib"
+    wanted = (abi.loader, *LIBRARIES)
+    return folder if all((folder / name).is_file() for name in wanted) else None
 
 
 def package_version(path: Path) -> str:

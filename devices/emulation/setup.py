@@ -118,6 +118,7 @@ def qemu_transport(
         "qemu": qemu.version,
         "plugin": PLUGIN_VERSION,
         "libc": bundle.versions.get("libc6", ""),
+        "compiler": bundle.compiler,
         "runtimes": _runtimes(bundle),
     }
     view, plugin = board_view(target.core, processors), counting_plugin(qemu)
