@@ -138,7 +138,7 @@ def _evaluate(node: NodeProto, arrays: list[Array], names: list[str]) -> list[Ar
     )
     try:
         found = ReferenceEvaluator(model).run(None, dict(zip(names, arrays, strict=True)))
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError):
         return None  # an op the reference lacks simply stays in the graph
     return [np.asarray(f) for f in found]
 

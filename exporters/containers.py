@@ -1,32 +1,27 @@
 """Find the embedded entry in a file without loading the model it holds.
 
-Both formats are walked field by field on a memory map, every length checked against the file's
-size: an .onnx of a gigabyte costs as little as a small one, and a hostile file costs an error.
+An .onnx file is walked field by field on a memory map, every length checked against the file's
+size: a gigabyte costs as little as a small file, and a hostile file costs an error.
 """
 
 from __future__ import annotations
 
 import mmap
-import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from sepdeploy.errors import BadInput
+from sepdeploy.exporters.tflite_file.reader import is_tflite, read_metadata
 
-ENTRY_NAME = b"sepdeploy"
+ENTRY_NAME = "sepdeploy"
 MAX_ENTRY_BYTES = 64 << 20
-TFLITE_MAGIC = b"TFL3"
-MAX_METADATA = 4096
+MAX_FIELDS = 1 << 16  # a graph is one field: no real model has many
 
 # Field numbers of onnx.ModelProto and onnx.StringStringEntryProto.
 _METADATA_PROPS, _KEY, _VALUE = 14, 1, 2
 _MODEL_FIELDS = {1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26}
-# Field slots of the TensorFlow Lite schema: tables Model, Metadata, Buffer.
-_MODEL_BUFFERS, _MODEL_METADATA = 4, 6
-_METADATA_NAME, _METADATA_BUFFER = 0, 1
-_BUFFER_DATA, _BUFFER_OFFSET, _BUFFER_SIZE = 0, 1, 2
 
-View = Any  # bytes-like: mmap or bytes
+View = mmap.mmap | bytes
 
 
 class _DamagedError(Exception):
@@ -41,27 +36,33 @@ def find_entry(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as stream:
+            tflite = is_tflite(stream.read(8))
             if stream.seek(0, 2) == 0:
                 raise BadInput(f"{path} is empty")
-            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                return _find(view, path)
+            if not tflite:
+                with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
+                    return _required(_in_onnx(view), path)
+    except _DamagedError as error:
+        raise BadInput(
+            f"{path} is not a complete ONNX file",
+            hint="it may be truncated: copy or export it again",
+        ) from error
     except OSError as error:
         raise BadInput(
             f"cannot read {path}: {error.strerror or error}",
             hint="check the path and its permissions",
         ) from error
+    return _required(_in_tflite(path), path)
 
 
-def _find(view: View, path: Path) -> bytes:
-    tflite = view[4:8] == TFLITE_MAGIC
+def _in_tflite(path: Path) -> bytes | None:
     try:
-        found = _in_tflite(view) if tflite else _in_onnx(view)
-    except (_DamagedError, struct.error) as error:
-        kind = "TFLite" if tflite else "ONNX"
-        raise BadInput(
-            f"{path} is not a complete {kind} file",
-            hint="it may be truncated: copy or export it again",
-        ) from error
+        return read_metadata(path, ENTRY_NAME)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def _required(found: bytes | None, path: Path) -> bytes:
     if found is None:
         raise BadInput(
             f"{path} holds no sepdeploy entry",
@@ -78,14 +79,16 @@ def _in_onnx(view: View) -> bytes | None:
         if number == _METADATA_PROPS and start >= 0:
             parts = {n: (s, e) for n, s, e in _fields(view, start, end) if n in (_KEY, _VALUE)}
             key, value = parts.get(_KEY, (0, 0)), parts.get(_VALUE, (0, 0))
-            if min(*key, *value) >= 0 and view[key[0] : key[1]] == ENTRY_NAME:
+            if min(*key, *value) >= 0 and view[key[0] : key[1]] == ENTRY_NAME.encode():
                 found = _cut(view, *value)
     return found
 
 
-def _fields(view: View, position: int, end: int) -> Any:
+def _fields(view: View, position: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Number, start and end of each protobuf field; start is -1 where it is a plain number."""
-    while position < end:
+    for _ in range(MAX_FIELDS):
+        if position == end:
+            return
         tag, position = _varint(view, position, end)
         number, kind = tag >> 3, tag & 7
         if kind == 0:
@@ -102,8 +105,9 @@ def _fields(view: View, position: int, end: int) -> Any:
             yield number, -1, -1
         else:
             raise _DamagedError
-    if position != end:
-        raise _DamagedError
+        if position > end:
+            raise _DamagedError
+    raise _DamagedError
 
 
 def _varint(view: View, position: int, end: int) -> tuple[int, int]:
@@ -123,66 +127,3 @@ def _cut(view: View, start: int, end: int) -> bytes:
     if not 0 <= start <= end <= len(view) or end - start > MAX_ENTRY_BYTES:
         raise _DamagedError
     return bytes(view[start:end])
-
-
-def _in_tflite(view: View) -> bytes | None:
-    model = _follow(view, 0)
-    buffers, count = _vector(view, model, _MODEL_BUFFERS, 4)
-    metadata, entries = _vector(view, model, _MODEL_METADATA, 4)
-    if entries > MAX_METADATA:
-        raise _DamagedError
-    for i in range(entries):
-        table = _follow(view, metadata + 4 * i)
-        name, length = _vector(view, table, _METADATA_NAME, 1)
-        if _cut(view, name, name + length) == ENTRY_NAME:
-            index = _scalar(view, table, _METADATA_BUFFER, "<I")
-            if index >= count:
-                raise _DamagedError
-            return _buffer(view, _follow(view, buffers + 4 * index))
-    return None
-
-
-def _buffer(view: View, table: int) -> bytes:
-    data, size = _vector(view, table, _BUFFER_DATA, 1)
-    if size:
-        return _cut(view, data, data + size)
-    # Files above 2 GB keep buffers behind the flatbuffer, at an absolute offset.
-    offset = _scalar(view, table, _BUFFER_OFFSET, "<Q")
-    return _cut(view, offset, offset + _scalar(view, table, _BUFFER_SIZE, "<Q"))
-
-
-def _unpack(view: View, layout: str, position: int) -> int:
-    if not 0 <= position <= len(view) - struct.calcsize(layout):
-        raise _DamagedError
-    return int(struct.unpack_from(layout, view, position)[0])
-
-
-def _follow(view: View, position: int) -> int:
-    """Where the unsigned offset at ``position`` points."""
-    return position + _unpack(view, "<I", position)
-
-
-def _slot(view: View, table: int, slot: int) -> int:
-    """Position of a table's field, 0 where it is absent."""
-    vtable = table - _unpack(view, "<i", table)
-    if 4 + 2 * slot + 2 > _unpack(view, "<H", vtable):
-        return 0
-    offset = _unpack(view, "<H", vtable + 4 + 2 * slot)
-    return table + offset if offset else 0
-
-
-def _scalar(view: View, table: int, slot: int, layout: str) -> int:
-    position = _slot(view, table, slot)
-    return _unpack(view, layout, position) if position else 0
-
-
-def _vector(view: View, table: int, slot: int, width: int) -> tuple[int, int]:
-    """Start and length of a vector or string field; length 0 where it is absent."""
-    position = _slot(view, table, slot)
-    if not position:
-        return 0, 0
-    start = _follow(view, position)
-    length = _unpack(view, "<I", start)
-    if length * width > len(view) - start - 4:
-        raise _DamagedError
-    return start + 4, length

@@ -163,7 +163,10 @@ def node_spec(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Structu
     Raises:
         BadInput: The shapes of its constants contradict its attributes.
     """
-    return OPS[node.op_type].spec(node, shapes)
+    try:
+        return OPS[node.op_type].spec(node, shapes)
+    except (TypeError, ValueError) as error:  # an attribute of another type
+        raise BadInput(f"node '{node.name}' ({node.op_type}): {error}") from error
 
 
 def function_body(

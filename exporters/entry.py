@@ -103,7 +103,10 @@ def parse_entry(text: bytes, *, where: str) -> Entry:
             f"expected {ARTIFACT_SCHEMA!r}",
             hint="export the model again with this version of sepdeploy",
         )
-    found = from_json(_Content, data, where=f"{where}: entry")
+    try:
+        found = from_json(_Content, data, where="entry")
+    except BadInput as error:
+        raise BadInput(f"{where}: {error.message}", hint=error.hint) from error
     return Entry(found.input, found.layers, _unpack(found.graph, where))
 
 

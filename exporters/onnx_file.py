@@ -68,11 +68,12 @@ def write_onnx(
     if flavour not in FLAVOURS:
         raise unknown_name("flavour", flavour, FLAVOURS)
     model = lower(canonical, choices) if flavour == "standard" else with_bodies(canonical, choices)
-    if flavour == "standard" and simplify:
-        model = simplified(model)
+    _check(model, path)
+    if flavour == "standard" and simplify and (simpler := simplified(model)) is not model:
+        _check(simpler, path)
+        model = simpler
     if entry is not None:
         model.metadata_props.add(key=ENTRY_KEY, value=entry)
-    _check(model, path)
     write_bytes(path, serialize(model))
 
 
@@ -155,7 +156,10 @@ def simplified(model: ModelProto) -> ModelProto:
         import onnxsim
     except ImportError:
         return model
-    candidate, valid = onnxsim.simplify(copy_model(model))
+    try:
+        candidate, valid = onnxsim.simplify(copy_model(model))
+    except RuntimeError:  # the graph is valid; a simplifier that cannot read it is not needed
+        return model
     keeps = (
         valid
         and _functions(candidate) == _functions(model)

@@ -71,6 +71,7 @@ def trace(model: Model) -> ModelProto:
     scopes = _scopes(graph)
     _check_domains(graph, scopes)
     strip_metadata(graph)
+    _name_batch(graph)
     graph.ir_version = IR_VERSION
     clean(graph)
     weights = _name_weights(graph, model, scopes)
@@ -275,6 +276,16 @@ def _short(name: str, source: Model) -> str:
     """A parameter's name inside the network; a network that is one layer keeps its name."""
     single = is_structured(source.net) or not any(True for _ in source.net.children())
     return name if single else name.removeprefix(NET)
+
+
+def _name_batch(model: ModelProto) -> None:
+    """Call the open dimension "batch", also within expressions such as "3*batch"."""
+    graph = model.graph
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        for dim in info.type.tensor_type.shape.dim:
+            if symbol and dim.HasField("dim_param"):
+                dim.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", BATCH, dim.dim_param)
 
 
 def _carries_weights(node: NodeProto, constants: Container[str]) -> bool:

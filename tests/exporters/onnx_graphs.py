@@ -1,0 +1,119 @@
+"""Canonical graphs made by hand, and how to run them: no torch in here."""
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from sepdeploy.exporters.domain import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
+from sepdeploy.records import InputSpec, LayerRecord
+from sepdeploy.structures import DenseSpec, KronSpec, LowRankSpec
+
+
+def factors_of(spec, rng):
+    return [rng.standard_normal(s).astype(np.float32) / s[-1] ** 0.5 for s in spec.factor_shapes]
+
+
+class Chain:
+    """Structured layers in a row, ReLU between them, random factors and biases."""
+
+    def __init__(self, *specs, seed=0, bias=True):
+        rng = np.random.default_rng(seed)
+        self.specs = {f"fc{i + 1}": spec for i, spec in enumerate(specs)}
+        self.factors = {name: factors_of(spec, rng) for name, spec in self.specs.items()}
+        self.biases = {
+            name: rng.standard_normal(spec.out_features).astype(np.float32) * bias
+            for name, spec in self.specs.items()
+        }
+        self.input = InputSpec((specs[0].in_features,))
+
+    def __call__(self, x):
+        """The oracle: dense matrices in double precision."""
+        x = x.astype(np.float64)
+        for i, (name, spec) in enumerate(self.specs.items()):
+            x = np.maximum(x, 0) if i else x
+            doubles = [f.astype(np.float64) for f in self.factors[name]]
+            x = x @ spec.dense_matrix(doubles).T + self.biases[name]
+        return x
+
+    def samples(self, n=3):
+        return np.random.default_rng(n).standard_normal((n, self.input.features)).astype(np.float32)
+
+    @property
+    def layers(self):
+        return tuple(
+            LayerRecord(
+                name,
+                spec.structure,
+                spec.factor_shapes,
+                spec.params(True),
+                spec.dense_params(True),
+                spec.macs,
+                spec.dense_macs,
+                spec.to_json(),
+            )
+            for name, spec in self.specs.items()
+        )
+
+    def canonical(self):
+        nodes, constants, value = [], {}, "input"
+        for i, (name, spec) in enumerate(self.specs.items()):
+            if i:
+                nodes.append(helper.make_node("Relu", [value], [f"relu{i}"], f"relu{i}"))
+                value = f"relu{i}"
+            out = "logits" if i == len(self.specs) - 1 else name
+            own = {f"{name}.F{k}": f for k, f in enumerate(self.factors[name])}
+            own[f"{name}.bias"] = self.biases[name]
+            constants |= own
+            nodes.append(structured_node(name, spec, [value, *own], out))
+            value = out
+        n_out = list(self.specs.values())[-1].out_features
+        return make_model(nodes, constants, self.input.shape, (n_out,))
+
+
+def structured_node(name, spec, inputs, output):
+    if isinstance(spec, KronSpec):
+        attrs = {"in_shape": spec.in_shape, "out_shape": spec.out_shape, "terms": spec.terms}
+        return helper.make_node("KronLinear", inputs, [output], name, domain=DOMAIN, **attrs)
+    if isinstance(spec, LowRankSpec):
+        return helper.make_node("LowRankLinear", inputs, [output], name, domain=DOMAIN)
+    assert isinstance(spec, DenseSpec)
+    return helper.make_node("Gemm", inputs, [output], name, transB=1)
+
+
+def make_model(nodes, constants, in_shape, out_shape, source="input", sink="logits"):
+    def info(name, shape):
+        return helper.make_tensor_value_info(name, 1, ["batch", *shape])
+
+    graph = helper.make_graph(
+        nodes,
+        "sepdeploy",
+        [info(source, in_shape)],
+        [info(sink, out_shape)],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+
+
+def run_reference(model, x):
+    source = model if isinstance(model, onnx.ModelProto) else str(model)
+    return ReferenceEvaluator(source).run(None, {"input": x})[0]
+
+
+def run_ort(model, x):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"input": x})[0]
+
+
+def relative(found, expected):
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+def ops(model):
+    return [node.op_type for node in model.graph.node]
