@@ -135,9 +135,19 @@ def export(
 
 
 def verify(
-    manifest: str | Path | None = None, *, seed: int = 0, notify: Notify = _silent
+    manifest: str | Path | None = None,
+    *,
+    arch: str | None = None,
+    seed: int = 0,
+    notify: Notify = _silent,
 ) -> VerifyReport:
     """Recompute digests, parity and the re-densification check of one export or a folder of them.
+
+    Args:
+        manifest: A manifest or a folder; default: the current folder.
+        arch: ``package.module:factory`` of a model with the user's own architecture.
+        seed: Seed of synthetic inputs, where there is no data.
+        notify: Told what goes on.
 
     The report's ``exit_code`` is 6 when a check failed.
 
@@ -146,7 +156,8 @@ def verify(
     """
     from sepdeploy.workflows.verifying import verify_exports
 
-    return verify_exports(None if manifest is None else Path(manifest), seed=seed, notify=notify)
+    path = None if manifest is None else Path(manifest)
+    return verify_exports(path, arch=arch, seed=seed, notify=notify)
 
 
 def bench(

@@ -15,6 +15,9 @@ def verify(
     manifest: Annotated[
         Path | None, typer.Argument(help="STEM.manifest.json; default: every one here.")
     ] = None,
+    arch: Annotated[
+        str | None, typer.Option("--arch", help="package.module:factory of your own network.")
+    ] = None,
     seed: SEED = None,
     json: JSON_FLAG = False,
 ) -> int:
@@ -23,7 +26,7 @@ def verify(
     from sepdeploy.records import dump
     from sepdeploy.reports import terminal
 
-    report = api.verify(manifest, seed=seed or 0, notify=console.notice)
+    report = api.verify(manifest, arch=arch, seed=seed or 0, notify=console.notice)
     if json:
         console.write(dump(report))
     else:

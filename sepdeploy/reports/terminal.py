@@ -224,7 +224,7 @@ def verify_table(report: VerifyReport) -> RenderableType:
     """Draw what was checked and what it gave."""
     table = _table("file", "check", "result", "found")
     for item in report.items:
-        table.add_row(item.path, item.check, "ok" if item.passed else "FAILED", item.found)
+        table.add_row(item.path, item.check, item.result if item.result != "failed" else "FAILED", item.found)
     return table
 
 

@@ -60,7 +60,7 @@ def run_demo(
         artifacts += [out / a.path for a in manifest.artifacts]
     report = verify_exports(out, seed=seed, notify=notify)
     for item in report.items:
-        if not item.passed:
+        if item.result == "failed":
             raise ArtifactCheckFailed(f"{item.path}: {item.check}: {item.found}")
     result = bench_artifacts(artifacts, BenchOptions(seed=seed), notify)
     write_text(out / "bench.json", dump(result))

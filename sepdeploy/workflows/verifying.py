@@ -18,15 +18,19 @@ from sepdeploy.workflows.exporting import PARITY_SAMPLES, prove, read_manifest
 from sepdeploy.workflows.requirements import has_torch
 
 VERIFY_SCHEMA = "sepdeploy.verify/1"
+OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 
 
 @dataclass(frozen=True)
 class VerifyItem:
-    """One check of one file; ``found`` is what a person reads."""
+    """One check of one file; ``found`` is what a person reads.
+
+    ``result`` is "ok", "failed" or "skipped" (with the reason in ``found``).
+    """
 
     path: str
     check: str
-    passed: bool
+    result: str
     found: str
 
 
@@ -65,8 +69,16 @@ def find_manifests(path: Path | None) -> tuple[Path, ...]:
     return found
 
 
-def verify_exports(path: Path | None, *, seed: int, notify: Notify) -> VerifyReport:
+def verify_exports(
+    path: Path | None, *, arch: str | None = None, seed: int, notify: Notify
+) -> VerifyReport:
     """Verify one manifest, or every one of the current folder.
+
+    Args:
+        path: Manifest or folder; None is the current folder.
+        arch: ``package.module:factory`` of a model of the user's own architecture.
+        seed: Seed of synthetic inputs, where there is no data.
+        notify: Told what goes on.
 
     Raises:
         BadInput: No manifest, or one that cannot be read.
@@ -74,11 +86,11 @@ def verify_exports(path: Path | None, *, seed: int, notify: Notify) -> VerifyRep
     items: list[VerifyItem] = []
     for found in find_manifests(path):
         notify(f"verifying {found}")
-        items += _verify(found, read_manifest(found), seed)
-    return VerifyReport(tuple(items), 0 if all(i.passed for i in items) else 6)
+        items += _verify(found, read_manifest(found), arch, seed)
+    return VerifyReport(tuple(items), 6 if any(i.result == FAILED for i in items) else 0)
 
 
-def _verify(path: Path, manifest: Manifest, seed: int) -> list[VerifyItem]:
+def _verify(path: Path, manifest: Manifest, arch: str | None, seed: int) -> list[VerifyItem]:
     folder = path.parent
     items: list[VerifyItem] = []
     model_path = folder / manifest.model.path
@@ -89,31 +101,32 @@ def _verify(path: Path, manifest: Manifest, seed: int) -> list[VerifyItem]:
     if manifest.eval_pack is not None:
         pack_item = _digest(folder, manifest.eval_pack.path, manifest.eval_pack.sha256)
         items.append(pack_item)
-        if pack_item.passed:
+        if pack_item.result == OK:
             pack = read_pack(folder / manifest.eval_pack.path)
-    reference = _reference(model_path if model_ok else None, manifest, pack, seed)
+    reference = _reference(model_path if model_ok else None, manifest, pack, arch, seed)
     for artifact in manifest.artifacts:
         item = _digest(folder, artifact.path, artifact.sha256)
         items.append(item)
-        if item.passed:
-            items += _artifact(folder, artifact, manifest, reference)
+        if item.result == OK:
+            own = reference or _sibling(folder, artifact, manifest, seed)
+            items += _artifact(folder, artifact, manifest, own)
     return items
 
 
 def _digest(folder: Path, name: str, sha256: str) -> VerifyItem:
     path = folder / name
     if not path.is_file():
-        return VerifyItem(name, "digest", False, "the file is missing")
+        return VerifyItem(name, "digest", FAILED, "the file is missing")
     return _digest_item(name, sha256_file(path) == sha256)
 
 
 def _digest_item(name: str, same: bool) -> VerifyItem:
     found = "as exported" if same else "the file was changed after the export"
-    return VerifyItem(name, "digest", same, found)
+    return VerifyItem(name, "digest", OK if same else FAILED, found)
 
 
 def _reference(
-    model_path: Path | None, manifest: Manifest, pack: EvalPack | None, seed: int
+    model_path: Path | None, manifest: Manifest, pack: EvalPack | None, arch: str | None, seed: int
 ) -> _Reference | None:
     """Return inputs and logits to compare with: the torch model's, else the pack's."""
     images, kind = reference_inputs(
@@ -123,14 +136,33 @@ def _reference(
         from sepdeploy.models import load
 
         try:
-            model = load(model_path)
+            model = load(model_path, arch=arch)
         except BadInput:
-            model = None  # the user's own network: its code is not named by the file
+            if arch is not None:
+                raise
+            model = None  # the user's own network, and its code was not named
         if model is not None:
             return _Reference(images, torch_logits(model, images), kind, "torch model")
     if pack is not None:
         return _Reference(images, pack.logits[: len(images)], kind, "evaluation pack")
     return None
+
+
+def _sibling(
+    folder: Path, artifact: ArtifactRecord, manifest: Manifest, seed: int
+) -> _Reference | None:
+    """Return the logits of the manifest's .onnx file, for a file of another format."""
+    from sepdeploy import measure, runtimes
+
+    sibling = next((a for a in manifest.artifacts if a.format == "onnx"), None)
+    if sibling is None or artifact.format == "onnx" or not runtimes.installed("onnx"):
+        return None
+    path = folder / sibling.path
+    if not path.is_file() or sha256_file(path) != sibling.sha256:
+        return None
+    images, kind = reference_inputs(manifest.input.shape, None, PARITY_SAMPLES, seed)
+    logits, _ = measure.run_logits(path, runtimes.installed("onnx")[0], images)
+    return _Reference(images, logits[0], kind, sibling.path)
 
 
 def _artifact(
@@ -141,8 +173,8 @@ def _artifact(
     path = folder / artifact.path
     items = [_attempt(artifact.path, "entry", lambda: _entry(read_entry(path).layers, manifest))]
     if reference is None:
-        why = "skipped: neither the model with torch nor an evaluation pack is at hand"
-        return [*items, VerifyItem(artifact.path, "parity", True, why)]
+        why = "neither the model (with torch; --arch for your own) nor an evaluation pack at hand"
+        return [*items, VerifyItem(artifact.path, "parity", SKIPPED, why)]
 
     def run() -> str:
         parity, residency, notes = prove(
@@ -167,8 +199,8 @@ def _entry(layers: object, manifest: Manifest) -> str:
 
 def _attempt(name: str, check: str, run: Callable[[], str]) -> VerifyItem:
     try:
-        return VerifyItem(name, check, True, run())
+        return VerifyItem(name, check, OK, run())
     except (ArtifactCheckFailed, BadInput) as error:
-        return VerifyItem(name, check, False, error.message)
+        return VerifyItem(name, check, FAILED, error.message)
     except Missing as error:
-        return VerifyItem(name, check, True, f"skipped: {error.message}")
+        return VerifyItem(name, check, SKIPPED, error.message)

@@ -88,7 +88,7 @@ def test_a_flipped_byte_fails_verify_and_bench_with_6(copy: Path, call, name: st
     path.write_bytes(bytes(content))
     got = call("verify", copy / "tiny.manifest.json", "--json")
     assert got.code == 6
-    failed = [i for i in json.loads(got.out)["items"] if not i["passed"]]
+    failed = [i for i in json.loads(got.out)["items"] if i["result"] != "ok"]
     assert [(i["path"], i["check"]) for i in failed] == [(name, "digest")]
     got = call("bench", path)
     assert got.code == 6
@@ -100,7 +100,7 @@ def test_a_changed_pack_or_model_is_noticed(copy: Path, call) -> None:
     (copy / "tiny.pt").write_bytes(b"nonsense")
     got = call("verify", copy / "tiny.manifest.json", "--json")
     assert got.code == 6
-    failed = {i["path"] for i in json.loads(got.out)["items"] if not i["passed"]}
+    failed = {i["path"] for i in json.loads(got.out)["items"] if i["result"] == "failed"}
     assert failed == {"tiny.eval.npz", "tiny.pt"}
 
 

@@ -53,7 +53,7 @@ def test_verify_passes_and_lists_every_check(exported: Path, call) -> None:
     got = call("verify", exported / "tiny.manifest.json", "--json")
     assert got.code == 0
     items = json.loads(got.out)["items"]
-    assert all(i["passed"] for i in items)
+    assert {i["result"] for i in items} == {"ok"}
     checks = {(i["path"], i["check"]) for i in items}
     assert {
         ("tiny.onnx", "parity"),
@@ -149,3 +149,39 @@ def test_shell_completion_is_offered(call) -> None:
     got = call("--show-completion", "bash")
     assert got.code == 0
     assert "complete" in got.out
+
+
+def test_verify_without_the_model_uses_the_pack_then_the_sibling(copy: Path, call) -> None:
+    def sources() -> dict[str, str]:
+        got = call("verify", copy / "tiny.manifest.json", "--json")
+        items = json.loads(got.out)["items"]
+        return {i["path"]: i["result"] + ": " + i["found"] for i in items if i["check"] == "parity"}
+
+    (copy / "tiny.pt").unlink()
+    assert "evaluation pack" in sources()["tiny.onnx"]
+    manifest = json.loads((copy / "tiny.manifest.json").read_text())
+    manifest["eval_pack"] = None
+    (copy / "tiny.manifest.json").write_text(json.dumps(manifest))
+    assert sources()["tiny.onnx"].startswith("skipped: ")
+    assert "against the tiny.onnx" in sources()["tiny.tflite"]
+
+
+def test_a_network_of_the_users_own_needs_its_code_named(
+    tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import mine
+
+    model = sd.wrap(mine.make(), (1, 8, 8)).eval()
+    sd.export(model, tmp_path / "net")
+    manifest = tmp_path / "net.manifest.json"
+    assert "skipped" in call("verify", manifest).out
+    got = call("verify", manifest, "--arch", "mine:make", "--json")
+    assert {i["result"] for i in json.loads(got.out)["items"]} == {"ok"}
+    assert call("inspect", tmp_path / "net.pt").code == 2
+    assert call("inspect", tmp_path / "net.pt", "--arch", "mine:make").code == 0
