@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from sepdeploy.devices.profile import DeviceProfile
 from sepdeploy.devices.transports.base import Transport
 from sepdeploy.errors import BadInput, Missing, Unstable
 
@@ -293,14 +294,16 @@ def big_cores(facts: DeviceFacts, threads: int) -> tuple[int, ...]:
     return tuple(sorted(chosen)) if len(chosen) < len(speeds) else ()
 
 
-def require_target(facts: DeviceFacts, *, abi: str, runtime: str, where: str) -> None:
-    """Refuse a device that cannot run what is about to be sent.
+def require_target(
+    facts: DeviceFacts, *, runtime: str, where: str, profile: DeviceProfile | None = None
+) -> None:
+    """Refuse a device that cannot run what is about to be sent, or is another one than it should.
 
     Args:
         facts: The device.
-        abi: The machine its profile names, "any" for no claim.
         runtime: The runtime to be used there.
         where: Names the device in the message.
+        profile: What it should be; None makes no claim.
 
     Raises:
         BadInput: It is another kind of machine than its profile says.
@@ -312,10 +315,22 @@ def require_target(facts: DeviceFacts, *, abi: str, runtime: str, where: str) ->
             f"{where}: its system is 32-bit ({facts.machine}); {runtime} exists for 64-bit only",
             hint="install the 64-bit Raspberry Pi OS (any Pi from 3 on, and the Zero 2 W)",
         )
-    if abi not in ("any", facts.machine) and not narrow:
+    if profile is None:
+        return
+    hint = "is it the right address? else choose the device that it is (--device)"
+    if profile.abi not in ("any", facts.machine) and not narrow:
         raise BadInput(
-            f"{where}: the machine there is {facts.machine}, the device profile says {abi}",
-            hint="is it the right address? else choose the device that it is (--device)",
+            f"{where}: the machine there is {facts.machine}, the profile {profile.id} says "
+            f"{profile.abi}",
+            hint=hint,
+        )
+    known = {c.midr_part: c.core for c in profile.cluster if c.midr_part}
+    found = {number for part in facts.parts if (number := _integer(part)) is not None}
+    if known and found and not found & known.keys():
+        raise BadInput(
+            f"{where}: the cores there are of part {', '.join(sorted(facts.parts))}, the profile "
+            f"{profile.id} says {', '.join(f'{part:#x} ({core})' for part, core in known.items())}",
+            hint=hint,
         )
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from sepdeploy.devices import facts as device_facts
 from sepdeploy.devices.facts import DeviceFacts
+from sepdeploy.devices.profile import DeviceProfile
 from sepdeploy.devices.transports.base import Completed, Disconnected, Transport
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.files import sha256_file
@@ -347,7 +348,7 @@ def measure(
     launcher: Launcher,
     jobs: Sequence[tuple[str, Mapping[str, Any]]],
     *,
-    abi: str = "any",
+    profile: DeviceProfile | None = None,
     timeout: float = JOB_TIMEOUT_S,
     steady: bool = True,
     on_job: Callable[[str], None] = lambda name: None,
@@ -359,7 +360,7 @@ def measure(
         transport: The way there; it stays open.
         launcher: What is started there.
         jobs: (name, job) in the order in which they are done; see ``DeviceRunner.run_job``.
-        abi: The machine that the device's profile names, "any" for no claim.
+        profile: What the device should be; None makes no claim.
         timeout: Seconds for each job.
         steady: Whether a device that was slowed down voids the run; a sustained run looks for
             exactly that and says False.
@@ -370,14 +371,14 @@ def measure(
         Results, facts, notes; ``error`` says what went wrong after the device was reached.
 
     Raises:
-        BadInput: The device is of another architecture than its profile.
+        BadInput: The device is another one than its profile says.
         Missing: The device cannot be reached, or is a 32-bit one.
     """
     connection = transport.facts()
     before = device_facts.read_facts(transport)
     for _, job in jobs:
         runtime = str(job.get("runtime", ""))
-        device_facts.require_target(before, abi=abi, runtime=runtime, where=transport.where)
+        device_facts.require_target(before, runtime=runtime, where=transport.where, profile=profile)
     threads = max((int(job.get("threads", 1)) for _, job in jobs), default=1)
     cores = device_facts.big_cores(before, threads)
     runner = DeviceRunner(transport, launcher, cores=cores, pause=pause)

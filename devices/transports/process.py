@@ -101,7 +101,7 @@ def remote_line(
     limit = f"timeout -k 5 {max(1, round(timeout + 0.5))}"
     script = (
         f"umask 077; mkdir -p {shlex.quote(folder)} && cd {shlex.quote(folder)} || exit 73; "
-        f"if command -v timeout >/dev/null 2>&1; then {limit} {program}; else {program}; fi; "
+        f"if timeout -k 5 9 true 2>/dev/null; then {limit} {program}; else {program}; fi; "
         f"r=$?; printf '\\n{MARK}%d\\n' $r >&2; exit $r"
     )
     return shlex.join(["sh", "-c", script])

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, median
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepdeploy.devices import profile
@@ -206,17 +206,16 @@ def test_small_operations_are_outside_the_calibration() -> None:
     )
 
 
-@given(
-    st.integers(0, 10**9),
-    st.integers(0, 10**8),
-    st.integers(0, 10**8),
-    st.sampled_from([1, 2, 3, 4]),
-)
+BOARD = profile("rpi4")
+BYTES = st.integers(0, 10**8)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**9), BYTES, BYTES, st.integers(1, 4))
 def test_more_work_never_takes_less_time(
     macs: int, weights: int, values: int, threads: int
 ) -> None:
-    small = Op("x", "conv3x3", macs, weights, values)
-    board = profile("rpi4")
+    small, board = Op("x", "conv3x3", macs, weights, values), BOARD
     base = estimate([small], board, threads=threads).ms
     for more in (
         replace(small, macs=2 * macs + 1),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sepdeploy.devices import profile
 from sepdeploy.devices.facts import (
     Clock,
     DeviceFacts,
@@ -122,25 +123,28 @@ def test_what_does_not_slow_it(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "runtime", "abi", "error", "words"),
+    ("text", "runtime", "device", "error", "words"),
     [
-        ("machine armv7l\nbits 32", "onnxruntime", "aarch64", Missing, "32-bit"),
-        ("machine aarch64\nbits 32", "litert", "aarch64", Missing, "32-bit"),
-        ("machine x86_64\nbits 64", "onnxruntime", "aarch64", BadInput, "profile says aarch64"),
-        ("machine aarch64\nbits 64", "onnxruntime", "aarch64", None, ""),
-        ("machine x86_64\nbits 64", "litert", "any", None, ""),
-        ("machine armv7l\nbits 32", "tflite-runtime", "any", None, ""),
+        ("machine armv7l\nbits 32", "onnxruntime", "rpi4", Missing, "32-bit"),
+        ("machine aarch64\nbits 32", "litert", "rpi4", Missing, "32-bit"),
+        ("machine x86_64\nbits 64", "onnxruntime", "rpi4", BadInput, "profile rpi4 says aarch64"),
+        (PI, "onnxruntime", "rpi3b+", BadInput, r"part 0xd08, the profile rpi3b\+ says 0xd03"),
+        (PI, "onnxruntime", "rpi4", None, ""),
+        (PHONE, "litert", "pixel6", None, ""),
+        ("machine aarch64\nbits 64", "onnxruntime", "rpi4", None, ""),
+        ("machine x86_64\nbits 64", "litert", "android-emulator", None, ""),
+        ("machine armv7l\nbits 32", "tflite-runtime", "rpi3b+", None, ""),
     ],
 )
 def test_which_target_is_refused(
-    text: str, runtime: str, abi: str, error: type[Exception] | None, words: str
+    text: str, runtime: str, device: str, error: type[Exception] | None, words: str
 ) -> None:
-    facts = parse_facts(text)
+    facts, board = parse_facts(text), profile(device)
     if error is None:
-        require_target(facts, abi=abi, runtime=runtime, where="pi")
+        require_target(facts, runtime=runtime, where="pi", profile=board)
         return
     with pytest.raises(error, match=words):
-        require_target(facts, abi=abi, runtime=runtime, where="pi")
+        require_target(facts, runtime=runtime, where="pi", profile=board)
 
 
 def test_this_machine(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import pytest
 from device_daemons import AdbWorld, Sshd, wait_for
 
+from sepdeploy.devices import profile
 from sepdeploy.devices.measured import (
     DeviceRunner,
     Launcher,
@@ -88,7 +90,7 @@ def test_ssh_end_to_end(
     sshd: Sshd, tmp_path: Path, onnx_file: Path, weight: Array, inputs: Array
 ) -> None:
     with sshd.transport(tmp_path / "wd") as device:
-        run = measure(device, launcher(), jobs(onnx_file, tmp_path, inputs), abi=os.uname().machine)
+        run = measure(device, launcher(), jobs(onnx_file, tmp_path, inputs))
     assert run.error is None
     assert run.kind is Kind.MEASURED
     logits = np.load(tmp_path / "logits.npy")
@@ -154,6 +156,7 @@ def test_a_connection_lost_during_a_job_is_tried_again_once(
     assert not Path(f"/proc/{pids[0]}").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_keeps_what_was_finished(
     sshd: Sshd, tmp_path: Path, onnx_file: Path
 ) -> None:
@@ -361,8 +364,9 @@ def test_the_wrong_machine_is_refused_before_anything_is_sent(
     tmp_path: Path, onnx_file: Path
 ) -> None:
     device = LocalTransport(tmp_path / "wd")
-    with pytest.raises(BadInput, match="the device profile says riscv64"):
-        measure(device, launcher(), [("latency", latency_job(onnx_file))], abi="riscv64")
+    foreign = replace(profile("rpi4"), abi="riscv64")
+    with pytest.raises(BadInput, match="the profile rpi4 says"):
+        measure(device, launcher(), [("latency", latency_job(onnx_file))], profile=foreign)
     assert not list((tmp_path / "wd").iterdir())
 
 
