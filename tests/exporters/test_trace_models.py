@@ -165,7 +165,7 @@ def odd():
             super().__init__()
             self.first = KronLinear((4, 4), (2, 2, 8)[:2], terms=3, bias=False)
             self.blocks = nn.Sequential(
-                nn.Linear(4, 24), nn.Dropout(0.5), nn.Identity(), nn.GELU(), nn.Linear(24, 24)
+                nn.Linear(4, 24), nn.Dropout(0.5), nn.Identity(), nn.Tanh(), nn.Linear(24, 24)
             )
             self.tokens = KronLinear((2, 2, 2), (2, 3, 2))
             self.low = LowRankLinear(36, 8, 3, bias=False)
