@@ -28,13 +28,11 @@ def test_programs_get_their_arguments_input_and_environment_unchanged(
         assert device.run(["pwd"]).text == str(tmp_path / "wd")
 
 
-@pytest.mark.parametrize("code", [0, 1, 7, 73, 126, 255])
-def test_every_exit_code_comes_back_and_streams_stay_apart(
-    sshd: Sshd, tmp_path: Path, code: int
-) -> None:
+def test_every_exit_code_comes_back_and_streams_stay_apart(sshd: Sshd, tmp_path: Path) -> None:
     with sshd.transport(tmp_path) as device:
-        done = device.shell(f"echo out; echo err >&2; exit {code}")
-    assert (done.rc, done.stdout, done.stderr) == (code, b"out\n", b"err\n")
+        for code in (0, 1, 7, 73, 126, 255):
+            done = device.shell(f"echo out; echo err >&2; exit {code}")
+            assert (done.rc, done.stdout, done.stderr) == (code, b"out\n", b"err\n")
 
 
 def test_a_missing_program_is_127_and_a_signal_is_told(sshd: Sshd, tmp_path: Path) -> None:
