@@ -22,7 +22,40 @@ from sepdeploy.exporters.tflite_file.graph import (
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
 
 FLOAT = np.dtype(np.float32)
-INT = np.dtype(np.int32)
+
+# Most dimensions that the kernels of both runtimes take, with and without their fast path; beyond,
+# they refuse or abort the process (all probed).
+MAX_RANK = 6
+MAX_RANK_OF: dict[str, int] = {
+    "CONV_2D": 4,
+    "DEPTHWISE_CONV_2D": 4,
+    "STRIDED_SLICE": 5,
+    "PAD": 5,
+    "PADV2": 5,
+    "BATCH_MATMUL": 5,
+}
+MAX_BROADCAST_RANK = 4
+_BROADCASTING = {
+    "ADD",
+    "SUB",
+    "MUL",
+    "DIV",
+    "MAXIMUM",
+    "MINIMUM",
+    "POW",
+    "EQUAL",
+    "NOT_EQUAL",
+    "GREATER",
+    "GREATER_EQUAL",
+    "LESS",
+    "LESS_EQUAL",
+    "LOGICAL_AND",
+    "LOGICAL_OR",
+    "SELECT_V2",
+    "PRELU",
+}
+# Up to this rank every kernel works; above it neighbouring dimensions are merged first.
+MAX_PLAIN_RANK = 4
 
 
 class Builder:
@@ -83,12 +116,27 @@ class Builder:
         **options: Any,
     ) -> list[Tensor]:
         """Emit an operator and return its outputs."""
+        self._check_rank(kind, inputs, shapes)
         data_input = inputs[1] if kind == "SPLIT" else inputs[0]
         out_type = np.dtype(dtype) if dtype is not None else data_input.dtype
         outputs = [Tensor(self.unique(kind.lower()), tuple(s), out_type) for s in shapes]
         self.graph.ops.append(Op(kind, list(inputs), outputs, options))
         self._kinds.update((id(t), kind) for t in outputs)
         return outputs
+
+    def _check_rank(
+        self, kind: str, inputs: Sequence[Tensor], shapes: Sequence[Sequence[int]]
+    ) -> None:
+        rank = max(len(s) for s in (*(t.shape for t in inputs), *shapes))
+        limit = MAX_RANK_OF.get(kind, MAX_RANK)
+        broadcasts = any(math.prod(t.shape) not in (1, math.prod(shapes[0])) for t in inputs)
+        if kind in _BROADCASTING and broadcasts:
+            limit = MAX_BROADCAST_RANK
+        if rank > limit:
+            raise BadInput(
+                f"{self.scope}: {kind} over {rank} dimensions has no TFLite form",
+                hint=f"at most {limit} work; merge dimensions before the operation",
+            )
 
     def producer(self, tensor: Tensor) -> str:
         """Return the kind of the operator that computes a tensor, "" for an input."""
@@ -116,11 +164,6 @@ class Builder:
 
     def transpose(self, tensor: Tensor, axes: Sequence[int]) -> Tensor:
         """Emit TRANSPOSE: output dimension ``i`` is input dimension ``axes[i]``."""
-        if len(axes) > 6:
-            raise BadInput(
-                f"{self.scope}: a transpose over {len(axes)} dimensions has no TFLite form",
-                hint="reorder fewer dimensions at once",
-            )
         shape = [tensor.shape[a] for a in axes]
         return self.op("TRANSPOSE", [tensor, self.ints(axes, "perm")], shape)
 
@@ -172,6 +215,8 @@ class Builder:
         dims = layout.tensor_dims(merged)
         if not any(dim and dim[0] == atom for dim in dims):
             dims = layout.split_dims(merged, [leads])
+        if len(dims) > MAX_PLAIN_RANK:
+            dims = layout.compact(merged, layout.split_dims(merged, [leads]), [leads])
         merged = merged.with_tensor(self.reshape(merged.tensor, layout.dims_shape(merged, dims)))
         place = next(i for i, dim in enumerate(dims) if dim and dim[0] == atom)
         return merged, place, merged.tensor.shape[place] // merged.shape[axis]

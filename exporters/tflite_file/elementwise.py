@@ -16,7 +16,7 @@ import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.builder import Builder
+from sepdeploy.exporters.tflite_file.builder import MAX_PLAIN_RANK, Builder
 from sepdeploy.exporters.tflite_file.context import Item
 from sepdeploy.exporters.tflite_file.graph import Array, Shape, Tensor, describe, per_sample
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
@@ -135,6 +135,10 @@ def _align_to(
         p for item, p in zip(items, plan.present, strict=True) if not _expands(item, plan, p)
     ]
     dims = layout.split_dims(fine, splitting)
+    if len(dims) > MAX_PLAIN_RANK:
+        dims = layout.compact(fine, dims, plan.present)
+    if len(dims) > MAX_PLAIN_RANK:
+        dims = layout.compact(fine, dims, plan.present, batch_too=True)
     shape = layout.dims_shape(fine, dims)
     base = b.reshape(fine.tensor, shape)
     tensors = []

@@ -12,7 +12,7 @@ import numpy as np
 
 from sepdeploy.exporters.tflite_file.graph import Array, Graph, Op, Tensor
 
-_MOVING = {"RESHAPE", "SLICE", "TRANSPOSE"}
+_MOVING = {"RESHAPE", "STRIDED_SLICE", "TRANSPOSE"}
 _LAYERS = {"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"}
 
 
@@ -99,7 +99,7 @@ def _layer(
 def _keeps_channels(op: Op) -> bool:
     """Whether an operator only moves memory and leaves the last dimension as it is."""
     same = op.inputs[0].shape[-1:] == op.outputs[0].shape[-1:]
-    return op.kind in ("RESHAPE", "SLICE") and same
+    return op.kind in ("RESHAPE", "STRIDED_SLICE") and same
 
 
 def _apply(kind: str, found: _Found, vector: Array) -> None:

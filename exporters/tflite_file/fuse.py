@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sepdeploy.exporters.tflite_file.fold_affine import fold_affine
-from sepdeploy.exporters.tflite_file.graph import Graph, Op, Tensor, is_batch
+from sepdeploy.exporters.tflite_file.graph import Graph, Op, Tensor
+from sepdeploy.exporters.tflite_file.slices import first_of
 from sepdeploy.exporters.tflite_file.split_layers import split_layers
 
 _ACTIVATIONS = {"RELU", "RELU6"}
@@ -23,7 +24,7 @@ _FUSING = {
     "AVERAGE_POOL_2D",
     "MAX_POOL_2D",
 }
-_MOVING = {"RESHAPE", "TRANSPOSE", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "SLICE", "STRIDED_SLICE"}
+_MOVING = {"RESHAPE", "TRANSPOSE", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "STRIDED_SLICE"}
 _REDUCTIONS = {"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"}
 
 
@@ -108,25 +109,31 @@ def chain_reshapes(graph: Graph) -> None:
 
 
 def chain_slices(graph: Graph) -> None:
-    """Merge a SLICE of a SLICE into one."""
+    """Let a slice of a slice read what the first one reads."""
     links = _links(graph)
     for op in graph.ops:
-        while op.kind == "SLICE":
+        while (first := first_of(op)) is not None:
             before = links.producer.get(id(op.inputs[0]))
-            if before is None or before.kind != "SLICE" or not links.alone(op.inputs[0]):
+            offset = None if before is None else first_of(before)
+            if before is None or offset is None or not links.alone(op.inputs[0]):
                 break
-            (_, begin, _), (_, first, _) = op.inputs, before.inputs
-            assert begin.data is not None
-            assert first.data is not None
-            total = Tensor(begin.name, begin.shape, begin.dtype, begin.data + first.data)
-            sizes = op.inputs[2]
-            open_dims = [is_batch(d) for d in op.outputs[0].shape]
-            dims = np.where(open_dims, -1, op.outputs[0].shape).astype(np.int32)
-            op.inputs = [
-                before.inputs[0],
-                total,
-                Tensor(sizes.name, sizes.shape, sizes.dtype, dims),
-            ]
+            starts = [a + b for a, b in zip(first, offset, strict=True)]
+            _rewrite_slice(op, before.inputs[0], starts)
+
+
+def _rewrite_slice(op: Op, source: Tensor, starts: Sequence[int]) -> None:
+    shape = op.outputs[0].shape
+    begin, ends, mask = [0] * len(shape), [0] * len(shape), 0
+    for dim, (start, size) in enumerate(zip(starts, shape, strict=True)):
+        if size == source.shape[dim]:
+            mask |= 1 << dim
+        else:
+            begin[dim], ends[dim] = start, start + size
+    for place, values in ((1, begin), (2, ends)):
+        old = op.inputs[place]
+        op.inputs[place] = Tensor(old.name, old.shape, old.dtype, np.array(values, np.int32))
+    op.inputs[0] = source
+    op.options = {"begin_mask": mask, "end_mask": mask}
 
 
 def squeeze_reductions(graph: Graph) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sepdeploy.exporters.tflite_file.graph import Array, Shape, Tensor
+from sepdeploy.exporters.tflite_file.graph import Array, Shape, Tensor, is_batch
 
 
 @dataclass(frozen=True)
@@ -213,6 +213,34 @@ def split_dims(value: Value, flags: Sequence[Sequence[bool]]) -> list[list[int]]
                 runs.append([atom])
         dims += runs or [[]]
     return dims
+
+
+def compact(
+    value: Value,
+    dims: Sequence[Sequence[int]],
+    flags: Sequence[Sequence[bool]],
+    *,
+    batch_too: bool = False,
+) -> list[list[int]]:
+    """Merge neighbouring dimensions that are flagged alike, leaving the batch alone.
+
+    Args:
+        value: The value.
+        dims: Atoms per dimension, none of them flagged differently inside.
+        flags: Any number of lists with one flag per atom.
+        batch_too: Whether the batch may be merged with what follows it.
+    """
+    merged: list[list[int]] = []
+    for dim in dims:
+        if not dim:
+            continue
+        last = merged[-1][-1] if merged else None
+        alike = last is not None and all(f[last] == f[dim[0]] for f in flags)
+        if alike and last is not None and (batch_too or not is_batch(value.atoms[last])):
+            merged[-1] += dim
+        else:
+            merged.append(list(dim))
+    return merged
 
 
 def dims_shape(value: Value, dims: Sequence[Sequence[int]]) -> Shape:

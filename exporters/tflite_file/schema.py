@@ -172,7 +172,6 @@ OPS: dict[str, OpSchema] = {
     "GREATER": OpSchema(61, 44),
     "GREATER_EQUAL": OpSchema(62, 45),
     "LESS_EQUAL": OpSchema(63, 46),
-    "SLICE": OpSchema(65, 48),
     "SIN": OpSchema(66),
     "EQUAL": OpSchema(71, 53),
     "NOT_EQUAL": OpSchema(72, 54),

@@ -11,6 +11,7 @@ import itertools
 import numpy as np
 
 from sepdeploy.exporters.tflite_file.graph import Array, Graph, Op, Tensor
+from sepdeploy.exporters.tflite_file.slices import first_of
 
 _LAYERS = {"FULLY_CONNECTED", "CONV_2D"}
 
@@ -42,15 +43,11 @@ def _grouped(op: Op) -> bool:
 
 
 def _channels(reader: Op, value: Tensor) -> tuple[int, int] | None:
-    """Return the channels that a SLICE takes, if it takes all of every other dimension."""
-    if reader.kind != "SLICE" or reader.inputs[0] is not value:
+    """Return the channels that a slice takes, if it takes all of every other dimension."""
+    first = first_of(reader)
+    if first is None or reader.outputs[0].shape[:-1] != value.shape[:-1]:
         return None
-    if reader.outputs[0].shape[:-1] != value.shape[:-1]:
-        return None
-    begin = reader.inputs[1].data
-    assert begin is not None
-    start = int(begin[-1])
-    return start, start + reader.outputs[0].shape[-1]
+    return first[-1], first[-1] + reader.outputs[0].shape[-1]
 
 
 def _overlap(ranges: list[tuple[int, int]]) -> bool:

@@ -25,7 +25,6 @@ _MAX_2_14: dict[str, int] = {
     "PAD": 4,
     "PADV2": 4,
     "GATHER": 6,
-    "SLICE": 6,
     "STRIDED_SLICE": 8,
     "MAXIMUM": 4,
     "MINIMUM": 4,
@@ -74,8 +73,6 @@ def _needed(op: Op) -> int:
             return 6 if rank > 5 else 4 if rank > 4 else 3 if first.dtype == bool else 1
         case "PAD" | "PADV2" | "STRIDED_SLICE":
             return 4 if rank > 4 else 1
-        case "SLICE":
-            return 5 if rank > 4 else 1
         case "SUB" | "DIV" | "MAXIMUM" | "MINIMUM":
             return _broadcast_version(op, rank)
         case "RESIZE_BILINEAR":

@@ -19,6 +19,7 @@ from sepdeploy.exporters.tflite_file.context import Context, Item
 from sepdeploy.exporters.tflite_file.graph import Array, Tensor, describe
 from sepdeploy.exporters.tflite_file.ops.conv import convolve, read_operands
 from sepdeploy.exporters.tflite_file.ops.window import NHWC, Axis
+from sepdeploy.exporters.tflite_file.slices import emit_slice
 from sepdeploy.exporters.tflite_file.source import Node
 
 
@@ -171,8 +172,4 @@ def _crop(ctx: Context, full: Tensor, before: Sequence[int], out: Sequence[int])
     n, height, width, units = full.shape
     if (height, width) == tuple(out):
         return full
-    begin = [0, *before, 0]
-    shape = (n, *out, units)
-    sizes = [-1, *out, units]
-    operands = [full, ctx.b.ints(begin, "begin"), ctx.b.ints(sizes, "size")]
-    return ctx.b.op("SLICE", operands, shape)
+    return emit_slice(ctx.b, full, [0, *before, 0], (n, *out, units))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -114,11 +115,16 @@ def batched_product(ctx: Context, node: Node, x: Value, y: Value) -> Value:
         )
     lead = broadcast(b, [x.shape[:-2], y.shape[:-2]])
     out_shape = (*lead, x.shape[-2], y.shape[-1])
+    if len(lead) > 2 and x.shape[:-2] == y.shape[:-2]:
+        x = b.reshaped(x, (math.prod(lead), *x.shape[-2:]))
+        y = b.reshaped(y, (math.prod(lead), *y.shape[-2:]))
+        lead = (math.prod(lead),)
     left = b.arranged(x, range(len(x.shape)))
     right = b.arranged(y, range(len(y.shape)))
     rank = max(len(left.shape), len(right.shape), 3)
     left = b.reshape(left, (1,) * (rank - len(left.shape)) + left.shape)
     right = b.reshape(right, (1,) * (rank - len(right.shape)) + right.shape)
-    shape = (1,) * (rank - len(out_shape)) + out_shape
+    product = (*lead, *out_shape[-2:])
+    shape = (1,) * (rank - len(product)) + product
     out = b.op("BATCH_MATMUL", [left, right], shape, dtype=FLOAT)
     return b.reshaped(layout.plain(out), out_shape)

@@ -9,7 +9,7 @@ import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.builder import FLOAT
+from sepdeploy.exporters.tflite_file.builder import FLOAT, MAX_PLAIN_RANK
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
 from sepdeploy.exporters.tflite_file.elementwise import binary, unary
 from sepdeploy.exporters.tflite_file.graph import is_batch
@@ -17,8 +17,6 @@ from sepdeploy.exporters.tflite_file.layout import Value
 from sepdeploy.exporters.tflite_file.source import Node
 
 Converter = Callable[[Context, Node, Sequence[Item | None]], list[Item]]
-
-MAX_REDUCED_RANK = 4
 
 
 def reduce_op(kind: str) -> Converter:
@@ -94,7 +92,9 @@ def reduce_value(ctx: Context, kind: str, x: Value, axes: Iterable[int], *, keep
     )
     if not gone:
         return ctx.b.reshaped(x, shape)
-    dims = _coarse(layout.split_dims(x, [flags]), gone, x)
+    dims = layout.split_dims(x, [flags])
+    if layout.dims_shape(x, dims) != x.tensor.shape or len(dims) > MAX_PLAIN_RANK:
+        dims = layout.compact(x, dims, [flags])
     tensor = ctx.b.reshape(x.tensor, layout.dims_shape(x, dims))
     places = [i for i, dim in enumerate(dims) if dim and dim[0] in gone]
     # Kept as size 1, so that what is computed from it broadcasts back without a RESHAPE.
@@ -104,22 +104,6 @@ def reduce_value(ctx: Context, kind: str, x: Value, axes: Iterable[int], *, keep
     kept = [a for a in range(len(x.atoms)) if a not in gone]
     order = tuple(kept.index(a) for a in x.order if a not in gone)
     return Value(shape, out, tuple(x.atoms[a] for a in kept), order)
-
-
-def _coarse(dims: list[list[int]], gone: set[int], x: Value) -> list[list[int]]:
-    """Merge neighbouring dimensions that are treated alike, if a RESHAPE is needed anyway."""
-    if layout.dims_shape(x, dims) == x.tensor.shape and len(dims) <= MAX_REDUCED_RANK:
-        return dims
-    merged: list[list[int]] = []
-    for dim in dims:
-        if not dim:
-            continue
-        alike = merged and (merged[-1][0] in gone) == (dim[0] in gone)
-        if alike and not is_batch(x.atoms[merged[-1][0]]):
-            merged[-1] += dim
-        else:
-            merged.append(list(dim))
-    return merged
 
 
 def softmax_op(kind: str) -> Converter:
@@ -148,7 +132,7 @@ def _softmax(ctx: Context, kind: str, x: Value, axis: int) -> Value:
     order += [a for a in x.order if a in inner]
     tensor = ctx.b.ordered(x, order)
     width = x.shape[axis]
-    if tensor.shape[-1:] != (width,) or len(tensor.shape) > MAX_REDUCED_RANK:
+    if tensor.shape[-1:] != (width,) or len(tensor.shape) > MAX_PLAIN_RANK:
         rows = [x.atoms[a] for a in order if a not in inner]
         tensor = ctx.b.reshape(tensor, (*rows, width) if len(rows) < 4 else _rows(rows, width))
     options = {"beta": 1.0} if kind == "SOFTMAX" else {}

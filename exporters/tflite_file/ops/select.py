@@ -9,9 +9,11 @@ import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
+from sepdeploy.exporters.tflite_file.builder import MAX_PLAIN_RANK
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
-from sepdeploy.exporters.tflite_file.graph import Array, describe, is_batch, signature
+from sepdeploy.exporters.tflite_file.graph import Array, describe, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
+from sepdeploy.exporters.tflite_file.slices import emit_slice
 from sepdeploy.exporters.tflite_file.source import Node
 
 
@@ -64,38 +66,10 @@ def _sliced(
     shape[place] = count * inner
     begin = [0] * rank
     begin[place] = start * inner
-    b = ctx.b
-    if step == 1:
-        sizes = [-1 if d == -1 else d for d in signature(shape)]
-        operands = [merged.tensor, b.ints(begin, "begin"), b.ints(sizes, "size")]
-        out = b.op("SLICE", operands, shape)
-    else:
-        out = _strided(ctx, merged, place, begin, start + count * step, step, shape)
+    steps = [1] * rank
+    steps[place] = step
+    out = emit_slice(ctx.b, merged.tensor, begin, shape, steps)
     return layout.resize_axis(merged, axis, count, out)
-
-
-def _strided(
-    ctx: Context,
-    x: Value,
-    place: int,
-    begin: list[int],
-    end: int,
-    step: int,
-    shape: list[int],
-) -> layout.Tensor:
-    rank = len(shape)
-    everywhere = (1 << rank) - 1
-    mask = everywhere & ~(1 << place)  # whole dimensions everywhere else
-    ends, steps = [0] * rank, [1] * rank
-    ends[place], steps[place] = max(end, 0), step
-    end_mask = everywhere if end < 0 else mask  # walking down to and including index 0
-    operands = [
-        x.tensor,
-        ctx.b.ints(begin, "begin"),
-        ctx.b.ints(ends, "end"),
-        ctx.b.ints(steps, "strides"),
-    ]
-    return ctx.b.op("STRIDED_SLICE", operands, shape, begin_mask=mask, end_mask=end_mask)
 
 
 def split(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
@@ -148,7 +122,7 @@ def gather(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item
 
 
 def picked_along(ctx: Context, node: Node, x: Value, indices: Array, axis: int) -> Value:
-    """Emit the selection of known indices along a dimension: SLICE where they are consecutive."""
+    """Emit the selection of known indices along a dimension: a slice where they are consecutive."""
     size = x.shape[axis]
     if is_batch(size):
         raise BadInput(
@@ -220,6 +194,10 @@ def padded(
         return x
     if any(is_batch(x.shape[a]) for a in pads):
         raise BadInput(f"{node} pads the batch")
+    if len(pads) > 1 and len(x.atoms) + len(pads) > MAX_PLAIN_RANK + 1:
+        for axis, around in pads.items():
+            x = padded(ctx, node, x, {axis: around}, value, reflect=reflect)
+        return x
     if any(x.shape[a] == 1 for a in pads):
         x = ctx.b.row_major(x)
         tensor, places = x.tensor, dict(zip(pads, pads, strict=True))
