@@ -16,11 +16,11 @@ def test_the_pair_is_one_layer_and_its_dense_form(tmp_path):
     A, B = (
         np.frombuffer(t.raw_data, np.float32).reshape(8, 8) for t in model.graph.initializer[:2]
     )
-    x = np.random.default_rng(0).random((3, 64), dtype=np.float32)
+    x = np.random.default_rng(0).random((3, 8, 8), dtype=np.float32)
     for name in runtimes.versions():
         paths = kron.write_pair(spec, runtimes.RUNTIMES[name].format, tmp_path)
         logits = runtimes.open(paths["kron"], name).run(x)
-        np.testing.assert_allclose(logits, x @ np.kron(A, B).T, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(logits, x.reshape(3, 64) @ np.kron(A, B).T, rtol=1e-4, atol=1e-4)
         assert runtimes.open(paths["dense"], name).run(x).shape == (3, 64)
         assert paths["dense"].stat().st_size > 64 * 64 * 4 > paths["kron"].stat().st_size / 2
 
