@@ -78,7 +78,10 @@ class Bundle:
         """Return the bundle as one compressed file, made at the first call."""
         path = self.folder.parent / f"{self.folder.name}.tar.gz"
         if not path.is_file():
-            with atomic_path(path) as temporary, tarfile.open(temporary, "w:gz") as tar:
+            with (
+                atomic_path(path) as temporary,
+                tarfile.open(temporary, "w:gz", compresslevel=6) as tar,
+            ):
                 for name in sorted(self.files):
                     tar.add(self.folder / name, arcname=name)
         return path

@@ -1,6 +1,6 @@
 """The real ARM runtimes on an emulated core: numerics, instruction counts, memory; never a time.
 
-``setup`` fetches and builds what is needed, ``open_emulator`` opens it without a network;
+``setup_device`` fetches and builds what is needed, ``open_device`` opens it without a network;
 ``logits``, ``count_instructions``, ``peak_memory`` and ``measurements`` take what it returns.
 """
 
@@ -19,30 +19,40 @@ from sepdeploy.devices.emulation.setup import (
     INSTALL,
     PACKAGES,
     SetupPlan,
+    can_emulate,
+    device_transport,
+    open_device,
     open_emulator,
     qemu_transport,
     setup,
+    setup_device,
     setup_plan,
 )
+from sepdeploy.devices.emulation.view import Board
 
 __all__ = [
     "CORES",
     "INSTALL",
     "PACKAGES",
+    "Board",
     "Counts",
     "EmulatedCore",
     "Emulator",
     "IllegalInstruction",
     "Outcome",
     "SetupPlan",
+    "can_emulate",
     "count_instructions",
+    "device_transport",
     "emulated_core",
     "logits",
     "measurements",
+    "open_device",
     "open_emulator",
     "peak_memory",
     "qemu_transport",
     "runtime_for",
     "setup",
+    "setup_device",
     "setup_plan",
 ]

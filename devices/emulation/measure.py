@@ -29,7 +29,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """A value, or the finding that stands in its place: what the device cannot do."""
+    """A value, or the finding that stands in its place: what cannot be had, and why."""
 
     value: T | None
     facts: dict[str, Any]
@@ -114,7 +114,7 @@ def count_instructions(
 
     Raises:
         BadInput: The file is not usable, or it takes too long.
-        Missing: The emulator cannot count, or its bundle is damaged.
+        Missing: The emulator's bundle is damaged.
     """
 
     def work(runtime: str) -> Counts:
@@ -127,6 +127,9 @@ def count_instructions(
             emulator.run_job(job, path, inputs=source, counts=counts)
             return parse_counts(counts.read_text(encoding="ascii"))
 
+    if not emulator.facts.get("plugin"):
+        version = emulator.facts.get("qemu", "")
+        return Outcome(None, _facts(emulator, runtime_for(path)), f"qemu {version} cannot count")
     return _found(emulator, path, work)
 
 
@@ -215,15 +218,20 @@ def _absent(metric: str, unit: str, outcome: Outcome[Any]) -> Measurement:
 def _found(emulator: Emulator, path: Path, work: Callable[[str], T]) -> Outcome[T]:
     """Do the work; an instruction that the core lacks is a finding about the device."""
     runtime = runtime_for(path)
-    known = {
-        k: v for k, v in emulator.facts.items() if k not in ("runtimes", "transport", "address")
-    }
-    facts = {
-        **known,
-        "emulated_runtime": runtime,
-        "emulated_runtime_version": emulator.runtime_version(runtime),
-    }
+    facts = _facts(emulator, runtime)
     try:
         return Outcome(work(runtime), facts)
     except IllegalInstruction as error:
         return Outcome(None, facts, error.message)
+
+
+def _facts(emulator: Emulator, runtime: str) -> dict[str, Any]:
+    """Return what a number in this runtime depends on."""
+    known = {
+        k: v for k, v in emulator.facts.items() if k not in ("runtimes", "transport", "address")
+    }
+    return {
+        **known,
+        "emulated_runtime": runtime,
+        "emulated_runtime_version": emulator.runtime_version(runtime),
+    }

@@ -12,7 +12,8 @@ from sepdeploy.devices.bundle.tools import find_compiler, find_tool
 from sepdeploy.devices.emulation.cores import emulated_core
 from sepdeploy.devices.emulation.emulator import Emulator
 from sepdeploy.devices.emulation.qemu import PLUGIN_VERSION, counting_plugin, find_qemu
-from sepdeploy.devices.emulation.view import PROCESSORS, board_view
+from sepdeploy.devices.emulation.view import Board, board_view
+from sepdeploy.devices.profile import DeviceProfile
 from sepdeploy.devices.transports.qemu import Machine, QemuTransport
 from sepdeploy.errors import Missing
 
@@ -20,6 +21,8 @@ ABI = "aarch64"
 # What the emulation needs from the distribution, in one command.
 PACKAGES = "qemu-user gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 INSTALL = f"sudo apt-get update && sudo apt-get install -y {PACKAGES}"
+
+DEFAULT_BOARD = Board()
 
 Say = Callable[[str], None]
 
@@ -68,7 +71,7 @@ def setup(
     core: str,
     *,
     device: str = "rpi4",
-    processors: int = PROCESSORS,
+    board: Board = DEFAULT_BOARD,
     say: Say = lambda line: None,
 ) -> None:
     """Fetch, build and write whatever emulating a core still needs.
@@ -76,7 +79,7 @@ def setup(
     Args:
         core: The device's core, "cortex-a72".
         device: The device's id, for messages.
-        processors: How many cores the board has.
+        board: What is around the core.
         say: Gets what will be downloaded and how much, then a line a step.
 
     Raises:
@@ -91,16 +94,20 @@ def setup(
         say(f"{device}: {plan.size / 1e6:.0f} MB to download into the cache")
         for line in plan.downloads:
             say(f"  {line}")
-    counting_plugin(find_qemu())
+    qemu = find_qemu()
+    if qemu.plugins:
+        counting_plugin(qemu)
+    else:
+        say(f"qemu {qemu.version} has no plugins: logits and memory, but no instruction counts")
     build_bundle(ABI, say=say)
     target = emulated_core(core)
     if target.note:
         say(target.note)
-    board_view(target.core, processors)
+    board_view(target.core, board)
 
 
 def qemu_transport(
-    core: str, *, device: str = "rpi4", processors: int = PROCESSORS
+    core: str, *, device: str = "rpi4", board: Board = DEFAULT_BOARD
 ) -> QemuTransport:
     """Return the way to a core that was set up before; nothing is downloaded.
 
@@ -116,12 +123,13 @@ def qemu_transport(
         "core_exact": target.exact,
         **({"core_note": target.note} if target.note else {}),
         "qemu": qemu.version,
-        "plugin": PLUGIN_VERSION,
+        "plugin": PLUGIN_VERSION if qemu.plugins else "",
         "libc": bundle.versions.get("libc6", ""),
         "compiler": bundle.compiler,
         "runtimes": _runtimes(bundle),
     }
-    view, plugin = board_view(target.core, processors), counting_plugin(qemu)
+    view = board_view(target.core, board)
+    plugin = counting_plugin(qemu) if qemu.plugins else None
     return QemuTransport(Machine(qemu.path, target.core.name, view, plugin, bundle.folder, facts))
 
 
@@ -129,11 +137,55 @@ def _runtimes(bundle: Bundle) -> dict[str, str]:
     return {name: bundle.versions[name] for name in RUNTIMES if name in bundle.versions}
 
 
-def open_emulator(core: str, *, device: str = "rpi4", processors: int = PROCESSORS) -> Emulator:
+def open_emulator(core: str, *, device: str = "rpi4", board: Board = DEFAULT_BOARD) -> Emulator:
     """Return the emulator of a core that was set up before; nothing is downloaded.
 
     Raises:
         BadInput: Unknown core.
         Missing: Not set up; the hint is the command that does it.
     """
-    return Emulator(qemu_transport(core, device=device, processors=processors))
+    return Emulator(qemu_transport(core, device=device, board=board))
+
+
+def can_emulate(profile: DeviceProfile) -> bool:
+    """Whether a device's profile names a core to emulate."""
+    return bool(profile.emulate)
+
+
+def board_of(profile: DeviceProfile) -> Board:
+    """Return what a device's profile says about its board."""
+    own = [c for c in profile.cluster if c.core == profile.emulate] or list(profile.cluster)
+    return Board(
+        processors=sum(c.count for c in profile.cluster) or DEFAULT_BOARD.processors,
+        khz=round(own[0].ghz * 1e6) if own else 0,
+        l2_kib=profile.memory.l2_kib if profile.memory else 0,
+    )
+
+
+def core_of(profile: DeviceProfile) -> str:
+    """Return the core whose kernels are emulated for a device.
+
+    Raises:
+        Missing: Its profile names none.
+    """
+    if not profile.emulate:
+        raise Missing(
+            f"{profile.id} cannot be emulated: its profile names no core",
+            hint='set emulate = "cortex-a72", or the core it has, in a profile of your own',
+        )
+    return profile.emulate
+
+
+def setup_device(profile: DeviceProfile, *, say: Say = lambda line: None) -> None:
+    """Set the emulation of a device up; see ``setup``."""
+    setup(core_of(profile), device=profile.id, board=board_of(profile), say=say)
+
+
+def device_transport(profile: DeviceProfile) -> QemuTransport:
+    """Return the way to a device's emulated core; see ``qemu_transport``."""
+    return qemu_transport(core_of(profile), device=profile.id, board=board_of(profile))
+
+
+def open_device(profile: DeviceProfile) -> Emulator:
+    """Return the emulator of a device; see ``open_emulator``."""
+    return Emulator(device_transport(profile))

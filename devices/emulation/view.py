@@ -9,22 +9,32 @@ which newer runtimes crash.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sepdeploy.devices.bundle.cache import cache_folder, digest, whole_folder
 from sepdeploy.devices.emulation.cores import Core
 
-PROCESSORS = 4
+
+@dataclass(frozen=True)
+class Board:
+    """What is around the core: number of cores, clock and second-level cache.
+
+    A clock (kHz) or cache (KiB) of 0 stands for that of a usual board with such cores.
+    """
+
+    processors: int = 4
+    khz: int = 0
+    l2_kib: int = 0
 
 
-def board_view(core: Core, processors: int = PROCESSORS) -> Path:
+def board_view(core: Core, board: Board) -> Path:
     """Return a folder with the board's files, made at the first call.
 
     Raises:
         BadInput: The cache cannot be written.
     """
-    files = view_files(core, processors)
+    files = view_files(core, board)
     key = digest(json.dumps([asdict(core), files]))
     folder = cache_folder() / "boards" / f"{core.name}-{key}"
     if not folder.is_dir():
@@ -36,8 +46,9 @@ def board_view(core: Core, processors: int = PROCESSORS) -> Path:
     return folder
 
 
-def view_files(core: Core, processors: int) -> dict[str, str]:
+def view_files(core: Core, board: Board) -> dict[str, str]:
     """Return the files by their path below the root."""
+    processors = board.processors
     everyone = f"0-{processors - 1}" if processors > 1 else "0"
     cpu = "sys/devices/system/cpu"
     files = {
@@ -50,7 +61,7 @@ def view_files(core: Core, processors: int) -> dict[str, str]:
     for i in range(processors):
         files |= {
             f"{cpu}/cpu{i}/regs/identification/midr_el1": f"0x{core.midr:016x}",
-            f"{cpu}/cpu{i}/cpufreq/cpuinfo_max_freq": str(core.khz),
+            f"{cpu}/cpu{i}/cpufreq/cpuinfo_max_freq": str(board.khz or core.khz),
             f"{cpu}/cpu{i}/cpufreq/cpuinfo_min_freq": "600000",
             f"{cpu}/cpu{i}/topology/physical_package_id": "0",
             f"{cpu}/cpu{i}/topology/core_id": str(i),
@@ -58,7 +69,7 @@ def view_files(core: Core, processors: int) -> dict[str, str]:
             f"{cpu}/cpu{i}/topology/thread_siblings_list": str(i),
             f"{cpu}/cpu{i}/topology/cluster_cpus_list": everyone,
             f"{cpu}/cpu{i}/cache/index2/level": "2",
-            f"{cpu}/cpu{i}/cache/index2/size": f"{core.l2_kib}K",
+            f"{cpu}/cpu{i}/cache/index2/size": f"{board.l2_kib or core.l2_kib}K",
             f"{cpu}/cpu{i}/cache/index2/shared_cpu_list": everyone,
         }
     return {name: text if text.endswith("\n") else text + "\n" for name, text in files.items()}

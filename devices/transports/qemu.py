@@ -35,7 +35,7 @@ class Machine:
         qemu: The emulator.
         core: The emulator's name of the core.
         view: The folder that stands in for the board's /proc and /sys.
-        plugin: The counting plugin.
+        plugin: The counting plugin; None where the emulator has no plugins.
         bundle: The folder of the compiled runner; it is there under the name ``b``.
         facts: What numbers from this machine depend on (versions), as plain JSON values.
     """
@@ -43,7 +43,7 @@ class Machine:
     qemu: str
     core: str
     view: Path
-    plugin: Path
+    plugin: Path | None
     bundle: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -92,6 +92,8 @@ class QemuTransport(Transport):
         variables = [f"{k}={v}" for k, v in {**ENVIRONMENT, **(env or {})}.items()]
         emulator = [self.machine.qemu, "-cpu", self.machine.core, "-L", str(self.machine.view)]
         if counting:
+            if self.machine.plugin is None:
+                raise Missing(f"{self.where}: this emulator has no plugins and cannot count")
             emulator += ["-plugin", f"{_option(self.machine.plugin)},out={COUNTS}"]
         return execute(
             ["env", "-i", *variables, *emulator, *program],

@@ -31,13 +31,13 @@ def counted(emulator: Emulator, path: Path, **options: Any) -> Counts:
     return value
 
 
+@pytest.mark.parametrize("name", [pytest.param("int8.onnx", marks=pytest.mark.slow), "int8.tflite"])
 def test_int8_uses_dot_products_where_the_core_has_them(
-    emulator: Callable[[str], Emulator], samples: dict[str, Any]
+    name: str, emulator: Callable[[str], Emulator], samples: dict[str, Any]
 ) -> None:
-    for name in ("int8.onnx", "int8.tflite"):
-        path = samples[name].path
-        assert counted(emulator("cortex-a72"), path).dot == 0
-        assert counted(emulator("cortex-a76"), path).dot > 0
+    path = samples[name].path
+    assert counted(emulator("cortex-a72"), path).dot == 0
+    assert counted(emulator("cortex-a76"), path).dot > 0
 
 
 def test_two_processes_count_the_same_to_the_last_instruction(

@@ -110,6 +110,23 @@ def test_a_job_that_takes_too_long_is_ended(
         count_instructions(emulator, samples["mlp.onnx"].path)
 
 
+def test_an_emulator_without_plugins_still_gives_logits(
+    transport: Callable[[str], QemuTransport], samples: dict[str, Any]
+) -> None:
+    with transport("cortex-a72") as whole:
+        facts = {**whole.machine.facts, "plugin": ""}
+        machine = dataclasses.replace(whole.machine, plugin=None, facts=facts)
+    sample = samples["int8.tflite"]
+    with Emulator(QemuTransport(machine)) as emulator:
+        assert logits(emulator, sample.path, sample.inputs).value is not None
+        found = {m.metric: m for m in measurements(emulator, sample.path)}
+        with pytest.raises(Missing, match="cannot count"):
+            emulator.transport.run(["count", "b/runner"])
+    assert found["instructions"].value is None
+    assert "cannot count" in found["instructions"].details["reason"]
+    assert found["peak_rss_bytes"].value
+
+
 def test_other_programs_do_not_exist_there(transport: Callable[[str], QemuTransport]) -> None:
     with transport("cortex-a72") as device:
         assert device.run(["sh", "-c", "true"]).rc == 127

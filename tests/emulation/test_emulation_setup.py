@@ -21,13 +21,17 @@ from sepdeploy.devices.bundle.launch import bundle_launcher
 from sepdeploy.devices.bundle.pins import DEBIAN_PACKAGES, LIBRARIES
 from sepdeploy.devices.emulation import (
     CORES,
+    can_emulate,
     emulated_core,
+    open_device,
     open_emulator,
     setup,
     setup_plan,
 )
 from sepdeploy.devices.emulation.qemu import Qemu, counting_plugin, find_qemu
-from sepdeploy.devices.emulation.view import board_view, view_files
+from sepdeploy.devices.emulation.setup import board_of, core_of
+from sepdeploy.devices.emulation.view import Board, board_view, view_files
+from sepdeploy.devices.profile import load_profiles, profile
 from sepdeploy.errors import BadInput, Missing
 
 MB = 1_000_000
@@ -133,6 +137,11 @@ def test_the_bundle_is_the_same_wherever_it_lies(copied_cache: Path) -> None:
     assert launcher.runnable <= set(launcher.files)
     assert all(path.is_file() for path in launcher.files.values())
     assert bundle_plan("aarch64") == ([], 0)
+
+
+@pytest.mark.slow
+def test_the_bundle_packs_small(copied_cache: Path) -> None:
+    bundle = open_bundle("aarch64")
     archive = bundle.archive()
     assert 5 * MB < archive.stat().st_size < 25 * MB
     assert bundle.archive() == archive
@@ -235,7 +244,7 @@ def test_the_cross_compilers_libraries_serve_only_when_complete(tmp_path: Path) 
 @pytest.mark.parametrize("core", CORES)
 def test_the_board_describes_its_core(core: str, empty_cache: Path) -> None:
     """The identification register is what Linux shows; see the architecture manual, MIDR_EL1."""
-    folder = board_view(CORES[core], 4)
+    folder = board_view(CORES[core], Board())
     text = (folder / "proc/cpuinfo").read_text()
     assert text.count("processor\t:") == 4
     assert f"CPU part\t: 0x{CORES[core].part:03x}" in text
@@ -243,12 +252,12 @@ def test_the_board_describes_its_core(core: str, empty_cache: Path) -> None:
     register = folder / "sys/devices/system/cpu/cpu3/regs/identification/midr_el1"
     assert int(register.read_text(), 16) >> 4 & 0xFFF == CORES[core].part
     assert (folder / "sys/devices/system/cpu/possible").read_text() == "0-3\n"
-    assert board_view(CORES[core], 4) == folder
-    assert board_view(CORES[core], 8) != folder
+    assert board_view(CORES[core], Board()) == folder
+    assert board_view(CORES[core], Board(processors=8)) != folder
 
 
 def test_one_processor_has_no_range() -> None:
-    assert view_files(CORES["cortex-a53"], 1)["sys/devices/system/cpu/online"] == "0\n"
+    assert view_files(CORES["cortex-a53"], Board(1))["sys/devices/system/cpu/online"] == "0\n"
 
 
 def test_known_register_values() -> None:
@@ -280,3 +289,26 @@ def test_the_manifest_lists_every_file() -> None:
     assert bundle.version("onnxruntime") == "1.31.1"
     with pytest.raises(Missing, match="tflite-runtime"):
         bundle.version("tflite-runtime")
+
+
+def test_every_device_with_arm_cores_has_one_to_emulate() -> None:
+    for known in load_profiles().values():
+        assert can_emulate(known) == (known.abi == "aarch64")
+        if can_emulate(known):
+            target = emulated_core(core_of(known))
+            own = next(c for c in known.cluster if c.core == known.emulate)
+            assert target.core.dot == own.dot, known.id
+            if target.exact:
+                assert target.core.part == own.midr_part, known.id
+            assert board_of(known).processors == sum(c.count for c in known.cluster)
+
+
+def test_the_board_is_the_devices_own() -> None:
+    assert board_of(profile("rpi-zero2w")) == Board(4, 1_000_000, 512)
+    files = view_files(CORES["cortex-a53"], board_of(profile("rpi-zero2w")))
+    assert files["sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"] == "1000000\n"
+
+
+def test_a_device_without_cores_is_not_emulated() -> None:
+    with pytest.raises(Missing, match="host cannot be emulated"):
+        open_device(profile("host"))
