@@ -77,7 +77,7 @@ def run_benchmark_model(
         threads: Threads of the interpreter.
         runs: Least number of timed inferences.
         warmup: Inferences before them.
-        cores: Cores to bind to; see ``facts.big_cores``.
+        cores: Cores to bind to; see ``judgement.big_cores``.
 
     Raises:
         BadInput: It fails on the file.

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from sepdeploy.devices import facts as device_facts
+from sepdeploy.devices import judgement
 from sepdeploy.devices.facts import DeviceFacts
+from sepdeploy.devices.failures import PYTHON, crash
 from sepdeploy.devices.profile import DeviceProfile
 from sepdeploy.devices.transports.base import Completed, Disconnected, Transport
 from sepdeploy.errors import BadInput, Missing, SepdeployError
@@ -28,9 +30,7 @@ from sepdeploy.records import Kind
 
 JOB_TIMEOUT_S = 900.0
 RECONNECT_PAUSE_S = 1.0
-PYTHON = "python3"
 Result = dict[str, Any]
-SIGILL, SIGKILL = 4, 9
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,13 @@ class DeviceRunner:
             if not isinstance(result, dict) or "ok" not in result:
                 raise ValueError
         except (IndexError, ValueError):
-            raise self._crash(done, job) from None
+            raise crash(
+                done,
+                job,
+                where=self.transport.where,
+                program=self.launcher.name,
+                bound=bool(self._cores),
+            ) from None
         if result["ok"]:
             return _with_paths(result, job)
         message, hint = str(result.get("error")), str(result.get("hint", ""))
@@ -224,60 +230,6 @@ class DeviceRunner:
             raise BadInput(f"{self.transport.where}: {message}", hint=hint)
         raise SepdeployError(f"{self.transport.where}: the runner failed: {message}", hint=hint)
 
-    def _crash(self, done: Completed, job: Mapping[str, Any]) -> SepdeployError:
-        """Return the error for a runner that ended without an answer."""
-        where, name = self.transport.where, self.launcher.name
-        said = done.error_line
-        text = done.stderr.decode(errors="replace")
-        if "No module named 'numpy'" in text:
-            return Missing(
-                f"{where}: numpy is not installed for {name}",
-                hint="on the device: python3 -m pip install numpy onnxruntime",
-            )
-        if "xec format error" in text or "not executable: " in text:
-            return Missing(
-                f"{where}: {name} is built for another architecture: {said}",
-                hint="is the device what its profile says? sepdeploy devices probe",
-            )
-        if "No space left" in text:
-            return Missing(
-                f"{where}: the disk is full: {said}",
-                hint="free some space on the device, or set transport.workdir in its profile",
-            )
-        if self._cores and "taskset" in said and done.rc in (126, 127):
-            return Missing(
-                f"{where}: no taskset there to bind to cores: {said}",
-                hint="on the device: sudo apt install util-linux",
-            )
-        if done.rc in (126, 127):
-            return Missing(
-                f"{where}: no {name} there: {said or f'exit code {done.rc}'}",
-                hint="on the device: sudo apt install python3-pip; pip install onnxruntime"
-                if name == PYTHON
-                else "check transport.python in the device profile, or the --runner given",
-            )
-        return self._ended(done, job)
-
-    def _ended(self, done: Completed, job: Mapping[str, Any]) -> SepdeployError:
-        """Return the error for a runner that a signal or its own fault ended."""
-        where, runtime, said = self.transport.where, job.get("runtime"), done.error_line
-        if done.signal == SIGKILL:
-            return Missing(
-                f"{where}: the run was killed there; it ran out of memory, or somebody ended it",
-                hint="free memory on the device, or measure a smaller model",
-            )
-        if done.signal == SIGILL:
-            return Missing(
-                f"{where}: {runtime} there uses an instruction that its processor lacks (SIGILL)",
-                hint=f"install another build or version of {runtime} on the device",
-            )
-        how = f"signal {done.signal}" if done.signal else f"exit code {done.rc}"
-        return BadInput(
-            f"{where}: {runtime} broke down on {_subject(job)}, {how}",
-            hint="the file is damaged, or its runtime has a bug"
-            + (f"; it said: {said}" if said else ""),
-        )
-
 
 def environment(threads: int) -> dict[str, str]:
     """Return the variables of a job on a device: the same on every call, so that runs compare."""
@@ -289,12 +241,6 @@ def _key(job: Mapping[str, Any]) -> str:
     """Return a name for a job that does not depend on this machine's paths."""
     plain = {k: v for k, v in job.items() if k not in ("model", "models", "inputs", "output")}
     return "job-" + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _subject(job: Mapping[str, Any]) -> str:
-    if "model" in job:
-        return str(job["model"])
-    return ", ".join(str(m.get("path")) for m in job.get("models", ())) or "the job"
 
 
 def _with_paths(result: Result, job: Mapping[str, Any]) -> Result:
@@ -331,7 +277,7 @@ class DeviceRun:
 
     def device(self) -> dict[str, Any]:
         """Return the facts as the flat JSON object that results carry."""
-        return {**self.connection, **device_facts.summary(self.before, self.after)}
+        return {**self.connection, **judgement.summary(self.before, self.after)}
 
 
 def kind_of(transport: Transport, facts: DeviceFacts) -> Kind:
@@ -378,9 +324,9 @@ def measure(
     before = device_facts.read_facts(transport)
     for _, job in jobs:
         runtime = str(job.get("runtime", ""))
-        device_facts.require_target(before, runtime=runtime, where=transport.where, profile=profile)
+        judgement.require_target(before, runtime=runtime, where=transport.where, profile=profile)
     threads = max((int(job.get("threads", 1)) for _, job in jobs), default=1)
-    cores = device_facts.big_cores(before, threads)
+    cores = judgement.big_cores(before, threads)
     runner = DeviceRunner(transport, launcher, cores=cores, pause=pause)
     results: dict[str, Result] = {}
     error: SepdeployError | None = None
@@ -396,11 +342,11 @@ def measure(
         after = device_facts.read_facts(transport)
     if error is None and steady and after is not None:
         try:
-            device_facts.require_steady(before, after, transport.where)
+            judgement.require_steady(before, after, transport.where)
         except SepdeployError as failure:
             error = failure
     kind = kind_of(transport, before)
-    notes = (*_notes(kind, runner, cores), *device_facts.remarks(before))
+    notes = (*_notes(kind, runner, cores), *judgement.remarks(before))
     return DeviceRun(kind, connection, before, after, results, notes, error)
 
 

@@ -10,12 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepdeploy.devices import profile
-from sepdeploy.devices.facts import (
-    Clock,
-    DeviceFacts,
+from sepdeploy.devices.facts import Clock, DeviceFacts, parse_facts, read_facts
+from sepdeploy.devices.judgement import (
     big_cores,
-    parse_facts,
-    read_facts,
     remarks,
     require_steady,
     require_target,

@@ -1,0 +1,83 @@
+"""What it means when a runner on a device ends without an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sepdeploy.devices.transports.base import Completed
+from sepdeploy.errors import BadInput, Missing, SepdeployError
+
+PYTHON = "python3"
+SIGILL, SIGKILL = 4, 9
+
+
+def crash(
+    done: Completed, job: Mapping[str, Any], *, where: str, program: str, bound: bool
+) -> SepdeployError:
+    """Return the error for a runner that ended without an answer.
+
+    Args:
+        done: Its end.
+        job: What it was to do.
+        where: Names the device.
+        program: What was started, in a word.
+        bound: Whether it was started through ``taskset``.
+    """
+    said = done.error_line
+    text = done.stderr.decode(errors="replace")
+    if "No module named 'numpy'" in text:
+        return Missing(
+            f"{where}: numpy is not installed for {program}",
+            hint="on the device: python3 -m pip install numpy onnxruntime",
+        )
+    if "xec format error" in text or "not executable: " in text:
+        return Missing(
+            f"{where}: {program} is built for another architecture: {said}",
+            hint="is the device what its profile says? sepdeploy devices probe",
+        )
+    if "No space left" in text:
+        return Missing(
+            f"{where}: the disk is full: {said}",
+            hint="free some space on the device, or set transport.workdir in its profile",
+        )
+    if bound and "taskset" in said and done.rc in (126, 127):
+        return Missing(
+            f"{where}: no taskset there to bind to cores: {said}",
+            hint="on the device: sudo apt install util-linux",
+        )
+    if done.rc in (126, 127):
+        return Missing(
+            f"{where}: no {program} there: {said or f'exit code {done.rc}'}",
+            hint="on the device: sudo apt install python3-pip; pip install onnxruntime"
+            if program == PYTHON
+            else "check transport.python in the device profile, or the --runner given",
+        )
+    return _ended(done, job, where)
+
+
+def _ended(done: Completed, job: Mapping[str, Any], where: str) -> SepdeployError:
+    """Return the error for a runner that a signal or its own fault ended."""
+    runtime, said = job.get("runtime"), done.error_line
+    if done.signal == SIGKILL:
+        return Missing(
+            f"{where}: the run was killed there; it ran out of memory, or somebody ended it",
+            hint="free memory on the device, or measure a smaller model",
+        )
+    if done.signal == SIGILL:
+        return Missing(
+            f"{where}: {runtime} there uses an instruction that its processor lacks (SIGILL)",
+            hint=f"install another build or version of {runtime} on the device",
+        )
+    how = f"signal {done.signal}" if done.signal else f"exit code {done.rc}"
+    return BadInput(
+        f"{where}: {runtime} broke down on {_subject(job)}, {how}",
+        hint="the file is damaged, or its runtime has a bug"
+        + (f"; it said: {said}" if said else ""),
+    )
+
+
+def _subject(job: Mapping[str, Any]) -> str:
+    if "model" in job:
+        return str(job["model"])
+    return ", ".join(str(m.get("path")) for m in job.get("models", ())) or "the job"
