@@ -16,7 +16,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from sepdeploy.devices.bundle.build import open_bundle, source_folder
+from sepdeploy.devices.bundle.launch import bundle_launcher
 from sepdeploy.devices.bundle.tools import compile_c, find_compiler
+from sepdeploy.devices.measured import DeviceRunner
+from sepdeploy.devices.transports import LocalTransport
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.runtimes import runner as python_runner
 
@@ -260,3 +263,29 @@ def test_the_bundle_of_this_machine_starts_with_its_own_loader(samples: dict[str
             check=True,
         )
         assert json.loads(done.stdout)["version"] == bundle.version(job["runtime"])
+
+
+@pytest.mark.slow
+def test_the_bundle_does_a_devices_jobs(samples: dict[str, Any], tmp_path: Path) -> None:
+    """As over ssh or adb: everything it needs is sent, and nothing else is used there."""
+    import platform
+
+    try:
+        bundle = open_bundle(platform.machine())
+    except (BadInput, Missing) as error:
+        pytest.skip(f"{error.message}; {error.hint}")
+    sample = samples["conv.onnx"]
+    np.save(tmp_path / "x.npy", sample.inputs)
+    job = {
+        "mode": "run",
+        "runtime": "onnxruntime",
+        "model": str(sample.path),
+        "inputs": str(tmp_path / "x.npy"),
+        "batches": [2],
+        "output": str(tmp_path / "y.npy"),
+    }
+    with LocalTransport(tmp_path / "device") as device:
+        result = DeviceRunner(device, bundle_launcher(bundle)).run_job(job)
+    assert result["runner"] == "compiled 1"
+    expected = python_runner.load("onnxruntime", str(sample.path)).run(sample.inputs)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy")[0], expected, rtol=1e-5, atol=1e-6)
