@@ -90,7 +90,7 @@ class Builder:
         array = np.asarray(data)
         return Tensor(self.unique(role), array.shape, array.dtype, array)
 
-    def ints(self, values: Sequence[int] | Array, role: str) -> Tensor:
+    def ints(self, values: Sequence[int] | Sequence[Sequence[int]] | Array, role: str) -> Tensor:
         """Return an int32 constant tensor."""
         return self.constant(np.asarray(values, np.int32), role)
 

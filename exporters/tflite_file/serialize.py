@@ -61,7 +61,7 @@ class Layout:
         at = len(self.head)
         for position, data in self.blocks:
             yield bytes(position - 4 - at) + struct.pack("<I", _length(data))
-            yield data if isinstance(data, bytes) else memoryview(data).cast("B")
+            yield data if isinstance(data, bytes) else data.data.cast("B")
             at = position + _length(data)
 
 
@@ -136,10 +136,10 @@ def _distinct_buffers(tensors: Sequence[Tensor]) -> tuple[list[Array], dict[int,
     for tensor in tensors:
         if tensor.data is None:
             continue
-        array = np.ascontiguousarray(tensor.data.astype(tensor.dtype, copy=False))
-        key = hashlib.sha256(memoryview(array).cast("B") if array.size else b"").digest()
+        array = np.ascontiguousarray(tensor.data.astype(tensor.dtype, copy=False)).reshape(-1)
+        key = hashlib.sha256(array.data.cast("B") if array.size else b"").digest()
         if key not in index_of:
-            constants.append(array.reshape(-1))
+            constants.append(array)
             index_of[key] = len(constants)
         buffer_of[id(tensor)] = index_of[key]
     return constants, buffer_of
@@ -290,6 +290,8 @@ class _Writer:
         schema = OPS[op.kind]
         if schema.options:
             fields += [("u8", 3, schema.options), ("offset", 4, self.options(op))]
+        elif op.options:
+            raise KeyError(f"{op.kind} has no option {sorted(op.options)}")
         if op.custom_options:
             fields.append(("offset", 5, self.numbers(list(op.custom_options), np.uint8)))
         return self.table(7, fields)

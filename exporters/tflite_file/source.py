@@ -82,7 +82,7 @@ def _opset(model: onnx.ModelProto) -> int:
             f"the ONNX model uses opset {min(versions, default=0)}; at least {MIN_OPSET} is needed",
             hint="export it again with a newer opset (20 is a good choice)",
         )
-    return max(versions)
+    return int(max(versions))
 
 
 def _inline(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import onnx
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.context import Context, Item
 from sepdeploy.exporters.tflite_file.elementwise import align, binary, unary
+from sepdeploy.exporters.tflite_file.graph import Array
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.source import Node
 
@@ -63,14 +65,14 @@ def divide(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item
     return [binary(ctx.b, "DIV", x, y)]
 
 
-def _exact_inverse(data: np.ndarray) -> bool:
+def _exact_inverse(data: Array) -> bool:
     """Whether 1/data is finite and normal in float32."""
     with np.errstate(all="ignore"):
         inverse = np.abs(np.float32(1) / data)
     return bool(np.all(np.isfinite(inverse)) and np.all(inverse >= np.finfo(np.float32).tiny))
 
 
-def _dtype(item: Item) -> np.dtype:
+def _dtype(item: Item) -> np.dtype[Any]:
     return item.tensor.dtype if isinstance(item, Value) else item.data.dtype
 
 

@@ -100,7 +100,8 @@ def _border_factors(axes: Sequence[Axis], counted: bool) -> Array:
         low = np.maximum(starts, -axis.before if counted else 0)
         high = np.minimum(starts + axis.kernel, axis.size + (axis.after if counted else 0))
         per_axis.append(axis.kernel / (high - low))
-    return np.multiply.outer(*per_axis).astype(np.float32)
+    rows, columns = per_axis
+    return np.asarray(np.multiply.outer(rows, columns), np.float32)
 
 
 def global_average_pool(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:

@@ -152,7 +152,8 @@ def _nearest_matrix(old: int, new: int, align: bool, half: bool) -> Array:
     scale = (old - 1) / (new - 1) if align and new > 1 else old / new
     position = (np.arange(new) + (0.5 if half else 0.0)) * np.float32(scale)
     index = np.floor(position + 0.5) if align else np.floor(position)
-    return np.eye(old, dtype=np.float32)[np.clip(index.astype(int), 0, old - 1)]
+    units: Array = np.eye(old, dtype=np.float32)
+    return np.asarray(units[np.clip(index.astype(int), 0, old - 1)])
 
 
 def _linear_matrix(old: int, new: int, align: bool, half: bool) -> Array:

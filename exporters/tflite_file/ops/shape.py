@@ -11,7 +11,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
 from sepdeploy.exporters.tflite_file.elementwise import binary, broadcast
-from sepdeploy.exporters.tflite_file.graph import describe, is_batch
+from sepdeploy.exporters.tflite_file.graph import Array, describe, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant
 from sepdeploy.exporters.tflite_file.source import Node
 
@@ -50,7 +50,7 @@ def to_shape(ctx: Context, node: Node, item: Item, target: Sequence[int]) -> Ite
     return ctx.b.reshaped(item, dims)
 
 
-def _spelled_out(node: Node, item: Constant) -> np.ndarray:
+def _spelled_out(node: Node, item: Constant) -> Array:
     """Return a constant's full data; one repeated over the batch cannot be rearranged."""
     if any(is_batch(d) for d in item.shape):
         raise BadInput(
