@@ -1,0 +1,225 @@
+"""Does the planner's rule choose the fastest form of a layer?
+
+``python -m benchmarks.lowering`` writes each layer of a fixed list in every candidate form and
+times all of them in turns in one child process, batch 1 and 32, one thread. A second pass times
+the rule's file, the best candidate of the first pass and the dense layer: finding and comparing in
+the same pass would flatter whichever form was lucky. The regret of a cell is the median over
+rounds of rule / best.
+
+Exit code 1 where a bar is broken: a cell above 1.15 (1.25 where the best takes less than 10 µs),
+the median above 1.02, or a layer more than 5 % slower than dense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.candidates import DENSE, RULE, candidates, write_dense, write_rule
+from sepdeploy import runtimes
+from sepdeploy.measure import Timing, host_facts, time_models
+from sepdeploy.records import Kind
+from sepdeploy.structures import KronSpec, LowRankSpec, Spec
+
+SIZES = ((4096, 4096), (25088, 4096), (784, 512), (768, 3072))
+RATIOS = (10, 50, 200)
+BATCHES = (1, 32)
+BAR, SHORT_BAR, SHORT_US = 1.15, 1.25, 10.0
+MEDIAN_BAR = 1.02
+DENSE_BAR = 1.05
+FAST = Timing(min_rounds=12, min_seconds=0.25, max_seconds=4.0, block_us=150.0)
+CAREFUL = Timing(min_rounds=30, min_seconds=0.5, max_seconds=6.0, block_us=150.0)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One layer at one batch size in one runtime: microseconds, and what they say."""
+
+    runtime: str
+    size: str
+    layer: str
+    batch: int
+    form: str
+    best: str
+    rule_us: float
+    best_us: float
+    dense_us: float
+    regret: float
+    over_dense: float
+
+    @property
+    def bar(self) -> float:
+        """The most that the rule may lose here."""
+        return SHORT_BAR if self.best_us < SHORT_US else BAR
+
+    @property
+    def broken(self) -> bool:
+        """Whether this cell is beyond a bar."""
+        return self.regret > self.bar or self.over_dense > DENSE_BAR
+
+
+def layers() -> Iterator[tuple[str, Spec]]:
+    """Yield the fixed list: per size, Kronecker of 2 and 3 factors and low rank at each ratio."""
+    for n_in, n_out in SIZES:
+        for ratio in RATIOS:
+            for modes in (2, 3):
+                spec = kron_at(n_in, n_out, modes, ratio)
+                factors = "⊗".join(
+                    f"{o}x{i}" for o, i in zip(spec.out_shape, spec.in_shape, strict=True)
+                )
+                yield factors, spec
+            rank = max(1, round(n_in * n_out / (n_in + n_out) / ratio))
+            yield f"rank {rank}", LowRankSpec(n_in, n_out, rank)
+    yield "64x64⊗64x64", KronSpec((64, 64), (64, 64))
+
+
+def kron_at(n_in: int, n_out: int, modes: int, ratio: float) -> KronSpec:
+    """The one-term layer nearest to a compression ratio; of equally near ones the squarest."""
+    pairs = itertools.product(_splits(n_in, modes), _splits(n_out, modes))
+    specs = [KronSpec(i, o) for i, o in pairs if min(i) > 1 and min(o) > 1]
+    return min(specs, key=partial(_distance, ratio))
+
+
+def _distance(ratio: float, spec: KronSpec) -> tuple[float, float, tuple[int, ...]]:
+    found = spec.in_features * spec.out_features / spec.weight_params
+    sides = zip(spec.in_shape, spec.out_shape, strict=True)
+    skew = sum(abs(math.log(i / o)) for i, o in sides)
+    return round(abs(math.log(found / ratio)), 1), round(skew, 6), spec.in_shape
+
+
+def _splits(n: int, parts: int) -> Iterator[tuple[int, ...]]:
+    if parts == 1:
+        yield (n,)
+        return
+    for first in (d for d in range(1, n + 1) if n % d == 0):
+        for rest in _splits(n // first, parts - 1):
+            yield (first, *rest)
+
+
+def bench_layer(
+    label: str, spec: Spec, runtime: str, dense: Path, folder: Path, batches: tuple[int, ...]
+) -> Iterator[Cell]:
+    """Time one layer in every form, in two passes per batch size."""
+    format = runtimes.RUNTIMES[runtime].format
+    paths = {RULE: folder / f"rule.{format}", DENSE: dense}
+    form = write_rule(spec, paths[RULE])
+    for index, (name, write) in enumerate(candidates(spec, format)):
+        paths[name] = folder / f"candidate{index}.{format}"
+        write(paths[name])
+    for batch in batches:
+        yield _cell(label, spec, runtime, form, paths, batch)
+
+
+def _cell(
+    label: str, spec: Spec, runtime: str, form: str, paths: dict[str, Path], batch: int
+) -> Cell:
+    first, _ = time_models(paths, runtime, _timing(FAST, batch))
+    medians = {name: float(np.median(samples)) for name, samples in first.items()}
+    best = min(medians, key=lambda name: medians[name])
+    if best != RULE and paths[best].read_bytes() == paths[RULE].read_bytes():
+        best = RULE
+    final = {name: paths[name] for name in dict.fromkeys((RULE, best, DENSE))}
+    second, _ = time_models(final, runtime, _timing(CAREFUL, batch))
+    arrays = {name: np.array(samples) * 1000 for name, samples in second.items()}
+    return Cell(
+        runtime,
+        f"{spec.in_features}x{spec.out_features}",
+        label,
+        batch,
+        form,
+        form if best == RULE else best,
+        float(np.median(arrays[RULE])),
+        float(np.median(arrays[best])),
+        float(np.median(arrays[DENSE])),
+        float(np.median(arrays[RULE] / arrays[best])),
+        float(np.median(arrays[RULE] / arrays[DENSE])),
+    )
+
+
+def _timing(timing: Timing, batch: int) -> Timing:
+    return Timing(**{**vars(timing), "batch": batch})
+
+
+def row(cell: Cell) -> str:
+    """Return one line of the table."""
+    mark = "  BROKEN" if cell.broken else ""
+    return (
+        f"{cell.runtime:<15}{cell.size:<12}{cell.layer:<24}{cell.batch:>3}  {cell.form:<7}"
+        f"{cell.best:<18}{cell.rule_us:>9.1f}{cell.best_us:>9.1f}{cell.dense_us:>10.1f}"
+        f"{cell.regret:>7.2f}{1 / cell.over_dense:>8.1f}×{mark}"
+    )
+
+
+HEAD = (
+    f"{'runtime':<15}{'size':<12}{'layer':<24}{'b':>3}  {'rule':<7}{'best':<18}{'rule µs':>9}"
+    f"{'best µs':>9}{'dense µs':>10}{'regret':>7}{'vs dense':>9}"
+)
+
+
+def verdict(cells: list[Cell]) -> tuple[list[str], bool]:
+    """Return what the cells say, in lines, and whether every bar holds."""
+    lines, holds = [], True
+    for runtime in dict.fromkeys(c.runtime for c in cells):
+        own = [c for c in cells if c.runtime == runtime]
+        regrets = [c.regret for c in own]
+        median, broken = float(np.median(regrets)), [c for c in own if c.broken]
+        lines.append(
+            f"{runtime}: {len(own)} cells, regret median {median:.3f}, max {max(regrets):.2f}, "
+            f"slowest against dense {max(c.over_dense for c in own):.2f}, {len(broken)} broken"
+        )
+        holds = holds and not broken and median <= MEDIAN_BAR
+    return lines, holds
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lowering", description=__doc__)
+    parser.add_argument("--runtime", choices=[*runtimes.RUNTIMES], action="append")
+    parser.add_argument("--batch", type=int, action="append", help="default: 1 and 32")
+    parser.add_argument("--only", default="", help="sizes or layers that contain this text")
+    parser.add_argument("--again", type=int, default=1, help="times a broken cell is repeated")
+    parser.add_argument("--json", type=Path, help="write the cells here as well")
+    given = parser.parse_args(arguments)
+    names = given.runtime or [n for n in ("onnxruntime", "litert") if n in runtimes.versions()]
+    facts = host_facts()
+    print(f"{Kind.HOST}: {facts['cpu']}, {facts['cores']} cores, load {facts['load']}, one thread")
+    print(HEAD)
+    cells: list[Cell] = []
+    chosen = [x for x in layers() if given.only in f"{x[1].in_features}x{x[1].out_features} {x[0]}"]
+    with tempfile.TemporaryDirectory(prefix="sepdeploy-") as name:
+        folder = Path(name)
+        for runtime, size in itertools.product(names, SIZES):
+            dense = folder / f"dense.{runtimes.RUNTIMES[runtime].format}"
+            own = [x for x in chosen if (x[1].in_features, x[1].out_features) == size]
+            if own:
+                write_dense(*size, dense)
+            for label, spec in own:
+                batches = tuple(given.batch or BATCHES)
+                for cell in bench_layer(label, spec, runtime, dense, folder, batches):
+                    again = given.again
+                    while (
+                        cell.broken and again > 0
+                    ):  # a disturbed pass does not repeat, a rule does
+                        again -= 1
+                        (cell,) = bench_layer(label, spec, runtime, dense, folder, (cell.batch,))
+                    cells.append(cell)
+                    print(row(cell), flush=True)
+    lines, holds = verdict(cells)
+    print("\n".join([*lines, "every bar holds" if holds else "a bar is broken"]))
+    if given.json is not None:
+        found = {"host": facts, "cells": [asdict(c) for c in cells]}
+        given.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
