@@ -176,6 +176,12 @@ def bench(
     dense: str | Path | None = None,
     against: str | Path | None = None,
     calibrate: bool = False,
+    host: str | None = None,
+    serial: str | None = None,
+    runner: str | Path | None = None,
+    sustained: float = 0.0,
+    record: str | Path | None = None,
+    save_anchor: bool = False,
     require: str | None = None,
     seed: int = 0,
     notify: Notify = _silent,
@@ -197,6 +203,12 @@ def bench(
         dense: A dense file to time against instead of the embedded graph's dense form.
         against: An older file of the same format, timed in turns with the new one.
         calibrate: Time each file against itself first and store the machine's noise floor.
+        host: USER@HOST to reach the device over ssh.
+        serial: Serial of an adb device.
+        runner: Program that runs the jobs on the device instead of ours.
+        sustained: Seconds of load; adds how the latency went over them.
+        record: File that keeps the exchange with the device (``device="replay:FILE"``).
+        save_anchor: Keep the measured latency to narrow later estimates.
         require: A kind that must be among the measurements.
         seed: Seed of everything random.
         notify: Told what goes on.
@@ -222,6 +234,12 @@ def bench(
         dense=None if dense is None else Path(dense),
         against=None if against is None else Path(against),
         calibrate=calibrate,
+        host=host,
+        serial=serial,
+        runner=None if runner is None else Path(runner),
+        sustained=sustained,
+        record=None if record is None else Path(record),
+        save_anchor=save_anchor,
         require=require,
         seed=seed,
     )
@@ -330,6 +348,23 @@ def diagnose() -> tuple[Finding, ...]:
     from sepdeploy.workflows.diagnosing import diagnose as look
 
     return look()
+
+
+def setup_device(device: str, *, notify: Notify = _silent) -> None:
+    """Fetch and build what emulating a device needs, into the user's cache.
+
+    Args:
+        device: Device id or profile file.
+        notify: Told what will be downloaded and how much, then what is done.
+
+    Raises:
+        BadInput: No such device.
+        Missing: A tool or the network is missing, with the commands that help; or the device
+            has no core to emulate.
+    """
+    from sepdeploy.workflows.device_setup import set_up
+
+    set_up(device, notify=notify)
 
 
 def demo(

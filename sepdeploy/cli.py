@@ -46,7 +46,14 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "baseline": ("The baseline of `check`.", {"update": baseline.update_baseline}),
-    "devices": ("Device profiles.", {"list": devices.list_devices, "show": devices.show_device}),
+    "devices": (
+        "Device profiles and what emulating them needs.",
+        {
+            "list": devices.list_devices,
+            "show": devices.show_device,
+            "setup": devices.setup_device,
+        },
+    ),
 }
 
 

@@ -32,6 +32,7 @@ class SepdeployError(Exception):
         # Names out of a hostile file may carry line breaks or terminal escapes.
         self.message = "".join(c if c.isprintable() else " " for c in message)
         self.hint = "".join(c if c.isprintable() else " " for c in hint or self.default_hint)
+        self.report: object = None  # what was measured before the failure, kept for --json
         super().__init__(self.message)
 
 

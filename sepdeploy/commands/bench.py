@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sepdeploy import console
 from sepdeploy.commands.shell import DATA, DATA_DIR, EPS, JSON_FILE, NORM, SEED, write_json
+from sepdeploy.errors import SepdeployError
+
+if TYPE_CHECKING:
+    from sepdeploy.records import BenchReport
 
 
 def bench(
@@ -36,6 +40,22 @@ def bench(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure this machine's noise by A/A rounds.")
     ] = False,
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="USER@HOST", help="Reach the device over ssh.")
+    ] = None,
+    serial: Annotated[str | None, typer.Option("--serial", help="Serial of an adb device.")] = None,
+    runner: Annotated[
+        Path | None, typer.Option("--runner", help="Program to run on the device instead of ours.")
+    ] = None,
+    sustained: Annotated[
+        float, typer.Option("--sustained", min=0, help="Load the device for so many seconds.")
+    ] = 0.0,
+    record: Annotated[
+        Path | None, typer.Option("--record", help="Write the exchange with the device to FILE.")
+    ] = None,
+    save_anchor: Annotated[
+        bool, typer.Option("--save-anchor", help="Keep the measured latency for later estimates.")
+    ] = False,
     require: Annotated[
         str | None, typer.Option("--require", metavar="KIND", help="Fail (4) without this kind.")
     ] = None,
@@ -44,28 +64,45 @@ def bench(
 ) -> None:
     """Measure size, latency and clean and adversarial accuracy of exported files."""
     from sepdeploy import api
+    from sepdeploy.records import BenchReport as Report
+
+    try:
+        report = api.bench(
+            artifacts or (),
+            device=device,
+            attack=attack,
+            eps=eps,
+            norm=norm,
+            samples=samples,
+            data=data,
+            data_dir=data_dir,
+            runtime=runtime,
+            threads=threads,
+            batch=batch,
+            dense=dense,
+            against=against,
+            calibrate=calibrate,
+            host=host,
+            serial=serial,
+            runner=runner,
+            sustained=sustained,
+            record=record,
+            save_anchor=save_anchor,
+            require=require,
+            seed=seed or 0,
+            notify=console.notice,
+        )
+    except SepdeployError as error:
+        if isinstance(error.report, Report):  # what was measured before the failure
+            _show(error.report, json)
+        raise
+    _show(report, json)
+
+
+def _show(report: BenchReport, json: str | None) -> None:
     from sepdeploy.records import dump
     from sepdeploy.reports import terminal
 
-    report = api.bench(
-        artifacts or (),
-        device=device,
-        attack=attack,
-        eps=eps,
-        norm=norm,
-        samples=samples,
-        data=data,
-        data_dir=data_dir,
-        runtime=runtime,
-        threads=threads,
-        batch=batch,
-        dense=dense,
-        against=against,
-        calibrate=calibrate,
-        require=require,
-        seed=seed or 0,
-        notify=console.notice,
-    )
     if json != "-":
         console.show(terminal.bench_table(report))
     write_json(dump(report), json)

@@ -36,3 +36,12 @@ def show_device(
         console.write(dump(profile))
     else:
         console.show(terminal.profile_table(profile))
+
+
+def setup_device(
+    device: Annotated[str, typer.Argument(help="Device id.")],
+) -> None:
+    """Fetch and build what emulating a device needs; says first what it will download."""
+    from sepdeploy import api
+
+    api.setup_device(device, notify=console.notice)

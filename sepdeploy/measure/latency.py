@@ -104,9 +104,29 @@ def measure_latency(
     timing = timing or Timing()
     models = {"artifact": path} | ({} if dense is None else {"dense": dense})
     samples, result = time_models(models, runtime, timing)
+    return latency_pair(samples, result, timing, kind, why_no_dense=why_no_dense)
+
+
+def latency_pair(
+    samples: Mapping[str, Sequence[float]],
+    result: Mapping[str, Any],
+    timing: Timing,
+    kind: Kind,
+    *,
+    why_no_dense: str = "no dense reference",
+) -> tuple[Measurement, Measurement]:
+    """Return ``latency_ms`` and ``latency_vs_dense`` from timed samples.
+
+    Args:
+        samples: Milliseconds of "artifact" and, where there is one, of "dense".
+        result: The runner's result they came with.
+        timing: How they were timed.
+        kind: HOST, or MEASURED on a real device.
+        why_no_dense: The reason given where "dense" is absent.
+    """
     own = latency_measurement(samples["artifact"], result, timing, kind)
     shared = {"batch": timing.batch, "threads": timing.threads}
-    if dense is None:
+    if "dense" not in samples:
         none = {**shared, "reason": why_no_dense}
         return own, Measurement("latency_vs_dense", None, "ratio", kind, n=0, details=none)
     reference = summarize(samples["dense"])

@@ -40,6 +40,14 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
 
 _TOOLS: tuple[tuple[str, str, str], ...] = (
     ("c++", "native kernels (optional)", "apt-get install g++"),
+    ("qemu-aarch64", "emulate a device", "apt-get install qemu-user"),
+    (
+        "aarch64-linux-gnu-gcc",
+        "the compiled runner for ARM",
+        "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+    ),
+    ("ssh", "measure on a device over ssh", "apt-get install openssh-client"),
+    ("adb", "measure on a phone", "apt-get install adb"),
 )
 
 
@@ -59,4 +67,14 @@ def diagnose() -> tuple[Finding, ...]:
     for name, purpose, install in _TOOLS:
         path = shutil.which(name)
         found.append(Finding(name, path is not None, path or "", purpose, "" if path else install))
+    found.append(_emulation())
     return tuple(found)
+
+
+def _emulation() -> Finding:
+    """Whether the emulated devices can be used: everything downloaded and built."""
+    from sepdeploy.devices.emulation import setup_plan
+
+    plan = setup_plan("cortex-a72")
+    missing = "" if plan.ready else "sepdeploy devices setup rpi4"
+    return Finding("emulation bundle", plan.ready, "ready", "bench --device rpi4", missing)

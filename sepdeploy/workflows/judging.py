@@ -30,7 +30,7 @@ from sepdeploy.workflows.requirements import has_torch
 
 if TYPE_CHECKING:
     from sepdeploy.models import Model
-    from sepdeploy.workflows.benching import BenchOptions
+    from sepdeploy.workflows.on_host import BenchOptions
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "tflite_runtime": ("runtimes/litert.py", "runtimes/runner.py"),
     "onnxsim": ("exporters",),
     "onnxscript": ("exporters",),
-    "rich": ("sepdeploy/console.py", "sepdeploy/reports/terminal.py"),
+    "rich": ("sepdeploy/console.py", "sepdeploy/reports/terminal"),
     "typer": ("sepdeploy/cli.py", "sepdeploy/commands"),
     "sklearn": ("sepdeploy/data",),
     "PIL": ("sepdeploy/data",),

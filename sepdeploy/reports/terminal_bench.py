@@ -1,0 +1,139 @@
+"""The table of a bench: what was taken on this machine, then a block per device.
+
+Every column names the kind of its numbers; kinds are never mixed within a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import PurePath
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from sepdeploy.records import BenchReport, Kind, Result
+from sepdeploy.reports.terminal_cells import count, micros, percent, plain_table, ratio, size
+
+Draw = Callable[[float | None], str]
+Column = tuple[str, str, Draw]
+
+HERE = (Kind.STATIC, Kind.HOST)
+# On a device the best that could be had: the earlier of these.
+THERE = (Kind.MEASURED, Kind.MEASURED_EMULATOR, Kind.EMULATED, Kind.ESTIMATED)
+
+HOST_COLUMNS: tuple[Column, ...] = (
+    ("params", "params", count),
+    ("file", "file_bytes", size),
+    ("µs", "latency_ms", micros),
+    ("vs dense", "latency_vs_dense", ratio),
+    ("clean %", "clean_accuracy", percent),
+    ("adv %", "adversarial_accuracy", percent),
+)
+DEVICE_COLUMNS: tuple[Column, ...] = (
+    ("instructions", "instructions", count),
+    ("peak RSS", "peak_rss_bytes", size),
+    ("µs", "latency_ms", micros),
+    ("vs dense", "latency_vs_dense", ratio),
+    ("clean %", "clean_accuracy", percent),
+    ("adv %", "adversarial_accuracy", percent),
+)
+
+
+def bench_table(report: BenchReport) -> RenderableType:
+    """Draw a bench report: one row per artifact and runtime, then what stands behind it."""
+    here = {f"{r.artifact.path} {r.runtime.name}": r for r in reversed(report.results)}
+    results = [r for r in report.results if here[f"{r.artifact.path} {r.runtime.name}"] is r]
+    parts: list[RenderableType] = [_table(results, HOST_COLUMNS, HERE)]
+    devices = dict.fromkeys(str(r.device.get("id", "host")) for r in report.results)
+    for device in devices:
+        own = [r for r in report.results if r.device.get("id", "host") == device]
+        if any(m.kind in THERE for r in own for m in r.measurements):
+            parts += [f"on {device}", _table(own, DEVICE_COLUMNS, THERE), *_intervals(own)]
+    return Group(*parts, *_bench_notes(report))
+
+
+def _table(results: Sequence[Result], columns: Sequence[Column], kinds: Sequence[Kind]) -> Table:
+    chosen = [
+        (title, metric, draw, _kind(results, metric, kinds)) for title, metric, draw in columns
+    ]
+    taken = [c for c in chosen if c[3] is not None or kinds is HERE]
+    heads = [f"{title}\n{kind.value if kind else '-'}" for title, _, _, kind in taken]
+    table = plain_table("artifact\nruntime", *heads, right=range(1, len(heads) + 1))
+    for result in results:
+        cells = [draw(_value(result, metric, kind)) for _, metric, draw, kind in taken]
+        table.add_row(f"{PurePath(result.artifact.path).name}\n{result.runtime.name}", *cells)
+    return table
+
+
+def _kind(results: Sequence[Result], metric: str, kinds: Sequence[Kind]) -> Kind | None:
+    """Return the best kind in which a metric was had."""
+    found = {
+        m.kind
+        for r in results
+        for m in r.measurements
+        if m.metric == metric and (m.value is not None or kinds is HERE)
+    }
+    return next((kind for kind in kinds if kind in found), None)
+
+
+def _value(result: Result, metric: str, kind: Kind | None) -> float | None:
+    return next(
+        (m.value for m in result.measurements if m.metric == metric and m.kind is kind), None
+    )
+
+
+def _intervals(results: Sequence[Result]) -> list[str]:
+    """Return a line per estimate, which is never shown without its interval."""
+    lines = []
+    for r in results:
+        for m in r.measurements:
+            if m.kind is Kind.ESTIMATED and m.value is not None and m.ci is not None:
+                name = PurePath(r.artifact.path).name
+                lines.append(
+                    f"{name} {r.runtime.name}: ESTIMATED {micros(m.value)} µs "
+                    f"({micros(m.ci[0])} to {micros(m.ci[1])}), {m.details.get('calibration')}"
+                )
+    return lines
+
+
+def _bench_notes(report: BenchReport) -> list[str]:
+    notes = [*_attack_notes(report), *_latency_notes(report)]
+    for result in report.results:
+        name = PurePath(result.artifact.path).name
+        notes += result.notes
+        notes += [
+            f"{name}: no {m.metric}: {m.details['reason']}"
+            for m in result.measurements
+            if m.value is None and "reason" in m.details
+        ]
+    return list(dict.fromkeys(notes))
+
+
+def _attack_notes(report: BenchReport) -> list[str]:
+    """Return one line per attack, with the widest interval among the artifacts."""
+    widest: dict[str, float] = {}
+    for result in report.results:
+        for m in result.measurements:
+            if m.metric != "adversarial_accuracy" or m.value is None:
+                continue
+            eps = float(m.details["eps"])
+            line = (
+                f"adv %: {m.details['attack']}, {m.details['norm']} eps {eps:.4g} "
+                f"(= {255 * eps:.3g}/255), {m.n} images, made on the torch model,\n"
+                "       judged by the file in its runtime"
+            )
+            half = 50 * (m.ci[1] - m.ci[0]) if m.ci else 0.0
+            widest[line] = max(half, widest.get(line, 0.0))
+    return [f"{line}; 95 % interval ±{half:.1f} or less" for line, half in widest.items()]
+
+
+def _latency_notes(report: BenchReport) -> list[str]:
+    notes = []
+    for result in report.results:
+        latency = result.get("latency_ms")
+        if latency is not None and latency.value is not None:
+            notes.append(
+                f"µs: median, {result.runtime.threads} thread(s), batch "
+                f"{latency.details.get('batch', 1)}; dense form timed in turns in the same process"
+            )
+    return notes

@@ -1,0 +1,72 @@
+"""EMULATED numbers of an artifact: the real ARM runtime on the device's core, never its clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepdeploy import measure
+from sepdeploy.devices.emulation import Emulator, Outcome, logits, measurements, runtime_for
+from sepdeploy.measure.accuracy import images_digest, outcome_measurement
+from sepdeploy.measure.parity import compare
+from sepdeploy.records import Kind, Measurement
+from sepdeploy.workflows.judging import JudgingSet
+
+Floats = NDArray[np.float32]
+
+
+def emulate(
+    emulator: Emulator, path: Path, judged: tuple[JudgingSet, ...]
+) -> tuple[Measurement, ...]:
+    """Return instruction counts, memory, agreement with the host, and accuracy on the ARM kernels.
+
+    Args:
+        emulator: Open, of the device's core.
+        path: The artifact.
+        judged: Images; without any, agreement and accuracy are left out.
+    """
+    found = list(measurements(emulator, path))
+    if judged:
+        clean = logits(emulator, path, judged[0].images)
+        found.append(_agreement(path, judged[0].images, clean))
+        found.append(_accuracy("clean_accuracy", judged[0], clean, {}))
+    for judging in judged:
+        if judging.adversarial is not None:
+            attacked = logits(emulator, path, judging.adversarial)
+            found.append(_accuracy("adversarial_accuracy", judging, attacked, judging.attack))
+    return tuple(found)
+
+
+def _agreement(path: Path, images: Floats, arm: Outcome[Floats]) -> Measurement:
+    """Compare the logits of the ARM kernels with those of this machine's."""
+    if arm.value is None:
+        return _absent("parity_max_rel", "ratio", arm)
+    host, _ = measure.run_logits(path, runtime_for(path), images)
+    error, agreement, _ = compare(arm.value, host[0])
+    details = {"label_agreement": agreement, "against": "the host's kernels", **arm.facts}
+    return Measurement(
+        "parity_max_rel", error, "ratio", Kind.EMULATED, n=len(images), details=details
+    )
+
+
+def _accuracy(
+    metric: str, judging: JudgingSet, found: Outcome[Floats], attack: dict[str, object]
+) -> Measurement:
+    if found.value is None:
+        return _absent(metric, "fraction", found)
+    right = (found.value.argmax(1) == judging.labels) & np.isfinite(found.value).all(1)
+    details = {
+        "data": judging.data,
+        "images_from": judging.source,
+        "images_sha256": images_digest(judging.images, judging.labels),
+        **attack,
+        **found.facts,
+    }
+    return outcome_measurement(metric, right.astype(np.int64), Kind.EMULATED, details)
+
+
+def _absent(metric: str, unit: str, outcome: Outcome[Floats]) -> Measurement:
+    details = {"reason": outcome.finding, **outcome.facts}
+    return Measurement(metric, None, unit, Kind.EMULATED, n=0, details=details)

@@ -1,0 +1,227 @@
+"""What can be had of a device: measured where it answers, else emulated and estimated.
+
+A device that was addressed (``--host``, ``--serial``, its profile, or attached to adb) is
+measured, and it is an error when it does not answer. Otherwise its core is emulated, where that
+was set up, and its latency estimated. Milliseconds of an emulator are never reported.
+"""
+
+from __future__ import annotations
+
+import datetime
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from sepdeploy.devices import DeviceProfile, profile
+from sepdeploy.devices.connect import connect, is_addressed
+from sepdeploy.devices.emulation import Emulator, can_emulate, device_transport, runtime_for
+from sepdeploy.devices.estimate import Anchor, estimate, fitting, load_anchors, save_anchor
+from sepdeploy.devices.transports import Recorder, Replay
+from sepdeploy.devices.transports.base import Transport
+from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.measure.operations import artifact_operations
+from sepdeploy.records import Kind, Measurement, Result, RuntimeRef
+from sepdeploy.workflows.emulating import emulate
+from sepdeploy.workflows.evaluation import Notify
+from sepdeploy.workflows.judging import JudgingSet
+from sepdeploy.workflows.remote import RemoteJobs, measure_remotely
+
+if TYPE_CHECKING:
+    from sepdeploy.workflows.on_host import BenchOptions
+
+EMULATOR = "qemu"  # name of the emulator's transport
+
+
+class DeviceBench:
+    """Measures artifacts on one device; a context manager that closes the way to it.
+
+    Args:
+        device: The device.
+        options: What the command line says.
+        notify: Told what goes on.
+        context: Written into a recording, see ``--record``.
+        replay: A recording that answers in the device's place.
+
+    Attributes:
+        notes: What a reader should know about how the numbers were obtained.
+        error: Why they are incomplete or void; raise it after the report was kept.
+    """
+
+    def __init__(
+        self,
+        device: DeviceProfile,
+        options: BenchOptions,
+        notify: Notify,
+        *,
+        context: dict[str, Any] | None = None,
+        replay: Replay | None = None,
+    ) -> None:
+        self.device = device
+        self.notes: list[str] = []
+        self.error: SepdeployError | None = None
+        self._options = options
+        self._notify = notify
+        self._context = context or {}
+        self._replay = replay
+        self._stack = ExitStack()
+        self._transport: Transport | None = None
+
+    def __enter__(self) -> Self:
+        """Reach the device, or open the emulator of its core.
+
+        Raises:
+            Missing: It was addressed and does not answer.
+        """
+        transport = self._replay or self._reach()
+        if transport is not None and self._options.record is not None:
+            transport = Recorder(transport, self._options.record, self._context)
+        self._transport = transport
+        if transport is not None:
+            self._stack.enter_context(transport)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the way to the device."""
+        self._stack.close()
+
+    def _reach(self) -> Transport | None:
+        host, serial = self._options.host or "", self._options.serial or ""
+        if is_addressed(self.device, host=host, serial=serial):
+            found = connect(self.device, host=host, serial=serial)
+            self._notify(f"{self.device.id}: measuring over {found.where}")
+            return found
+        if not can_emulate(self.device):
+            self.notes.append(f"{self.device.id}: not attached, and its profile names no core")
+            return None
+        try:
+            return device_transport(self.device)
+        except Missing as error:
+            self.notes.append(f"{self.device.id}: not emulated: {error.message}; {error.hint}")
+            return None
+
+    def result(
+        self, host: Result, path: Path, judged: tuple[JudgingSet, ...], dense: Path | None, why: str
+    ) -> Result:
+        """Return everything known of one artifact on this device.
+
+        Args:
+            host: STATIC and HOST measurements of the same artifact and runtime.
+            path: The artifact.
+            judged: Images that it is judged on.
+            dense: Its dense form, or None.
+            why: Why there is no dense form.
+        """
+        found = list(host.measurements)
+        facts: dict[str, Any] = {"id": self.device.id, "profile_sha256": self.device.digest}
+        runtime = host.runtime.name
+        if self._transport is not None and self._transport.name == EMULATOR:
+            found += self._emulated(self._transport, path, runtime, judged, facts)
+        elif self._transport is not None:
+            jobs = RemoteJobs(path, runtime, judged, dense, why, self._options)
+            remote = measure_remotely(self._transport, self.device, jobs, self._notify)
+            found += remote.measurements
+            facts = {**remote.device, **facts, "runtime_version": remote.version}
+            self.notes += remote.notes
+            self.error = self.error or remote.error
+            self._save_anchor(host, path, remote.version, remote.measurements)
+        found += self._estimated(host, path)
+        return Result(
+            device=facts,
+            artifact=host.artifact,
+            runtime=RuntimeRef(runtime, host.runtime.version, self._options.threads),
+            measurements=tuple(found),
+            notes=tuple(dict.fromkeys((*host.notes, *self.notes))),
+        )
+
+    def _emulated(
+        self,
+        transport: Transport,
+        path: Path,
+        runtime: str,
+        judged: tuple[JudgingSet, ...],
+        facts: dict[str, Any],
+    ) -> tuple[Measurement, ...]:
+        if runtime != runtime_for(path):
+            self.notes.append(f"{runtime} is not emulated: its package holds no library for ARM")
+            return ()
+        emulator = Emulator(transport)
+        if emulator.note:
+            self.notes.append(emulator.note)
+        keys = ("qemu", "libc", "plugin", "compiler", "core")
+        own = {key: str(emulator.facts.get(key, "")) for key in keys}
+        facts["emulator"] = {"name": "qemu-user", "version": own.pop("qemu"), **own}
+        self._notify(f"emulating {path.name} on {emulator.core}")
+        return emulate(emulator, path, judged)
+
+    def _estimated(self, host: Result, path: Path) -> list[Measurement]:
+        """Return the estimated latency, or its absence with the reason."""
+        if not self.device.estimable:
+            return []
+        runtime, threads = host.runtime.name, self._options.threads
+        try:
+            known = fitting(
+                load_anchors(self.device.id), self.device, runtime=runtime, threads=threads
+            )
+            made = estimate(
+                artifact_operations(path),
+                self.device,
+                threads=threads,
+                anchors=known,
+                model_sha256=host.artifact.sha256,
+            )
+        except SepdeployError as error:
+            reason = {"reason": error.message, "batch": 1}
+            return [Measurement("latency_ms", None, "ms", Kind.ESTIMATED, n=0, details=reason)]
+        details = made.details() | {"batch": 1}
+        interval = (made.low, made.high)
+        return [
+            Measurement(
+                "latency_ms", made.ms, "ms", Kind.ESTIMATED, n=0, ci=interval, details=details
+            )
+        ]
+
+    def _save_anchor(
+        self, host: Result, path: Path, version: str, found: tuple[Measurement, ...]
+    ) -> None:
+        if not self._options.save_anchor:
+            return
+        measured = next(
+            (m for m in found if m.metric == "latency_ms" and m.kind is Kind.MEASURED), None
+        )
+        if measured is None or measured.value is None or self.error is not None:
+            raise BadInput("--save-anchor needs a sound latency that was measured on the device")
+        threads = self._options.threads
+        plain = estimate(artifact_operations(path), self.device, threads=threads)
+        anchor = Anchor(
+            profile_sha256=self.device.digest,
+            model=plain.model,
+            runtime=host.runtime.name,
+            runtime_version=version,
+            threads=threads,
+            model_sha256=host.artifact.sha256,
+            measured_ms=float(measured.value),
+            estimated_ms=plain.ms,
+            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        )
+        self._notify(f"anchor saved in {save_anchor(self.device.id, anchor)}")
+
+
+def open_replay(path: Path) -> tuple[DeviceProfile, Replay]:
+    """Return the device of a recording and the recording itself.
+
+    Raises:
+        BadInput: Not a recording, or one that was not made by bench.
+    """
+    replay = Replay(path)
+    name = replay.context.get("device")
+    if not isinstance(name, str):
+        raise BadInput(
+            f"{path} does not say which device it is of", hint="record one: bench --record FILE"
+        )
+    return profile(name), replay

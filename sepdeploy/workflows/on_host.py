@@ -1,0 +1,167 @@
+"""What is measured on this machine: counted (STATIC) and taken with its clock (HOST)."""
+
+from __future__ import annotations
+
+import math
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from sepdeploy import measure, runtimes
+from sepdeploy.exporters.dense import dense_reference
+from sepdeploy.exporters.entry import Entry
+from sepdeploy.exporters.onnx_file import write_onnx
+from sepdeploy.exporters.plan import plan
+from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.records import Kind, Measurement, Result, RuntimeRef
+from sepdeploy.workflows.judging import JudgingSet
+from sepdeploy.workflows.subjects import Subject
+
+FLOAT = 1  # onnx.TensorProto.FLOAT
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is measured and how; the fields are those of the command line."""
+
+    device: str = "host"
+    attack: str | None = None
+    eps: str | float | None = None
+    norm: str | None = None
+    samples: int = 1000
+    data: str | None = None
+    data_dir: str | Path | None = None
+    runtime: str | None = None
+    threads: int = 1
+    batch: int = 1
+    dense: Path | None = None
+    against: Path | None = None
+    calibrate: bool = False
+    host: str | None = None
+    serial: str | None = None
+    runner: Path | None = None
+    sustained: float = 0.0
+    record: Path | None = None
+    save_anchor: bool = False
+    require: str | None = None
+    seed: int = 0
+
+
+def host_result(
+    subject: Subject, runtime: str, options: BenchOptions, judged: tuple[JudgingSet, ...]
+) -> Result:
+    """Measure one file in one runtime on this machine."""
+    version = runtimes.RUNTIMES[runtime].version() or "unknown"
+    measurements = [*_static(subject), measure.measure_resident(subject.path, runtime)]
+    measurements += measure.measure_memory(subject.path, runtime, threads=options.threads)
+    measurements += _latency(subject, runtime, options)
+    measurements += _comparisons(subject, runtime, options)
+    for index, judging in enumerate(judged):
+        measurements += _accuracy(subject.path, runtime, judging, clean=index == 0)
+    return Result(
+        device={"id": "host", "machine": platform.machine()},
+        artifact=subject.ref,
+        runtime=RuntimeRef(runtime, version, options.threads),
+        measurements=tuple(measurements),
+    )
+
+
+def _static(subject: Subject) -> list[Measurement]:
+    layers = subject.entry.layers
+
+    def counted(metric: str, value: float | int | None, unit: str, **details: Any) -> Measurement:
+        return Measurement(metric, value, unit, Kind.STATIC, details=details)
+
+    kappas = [
+        (layer.condition_number, layer.name)
+        for layer in layers
+        if layer.condition_number is not None
+    ]
+    worst = max(kappas, default=(None, ""))
+    found = [
+        counted("params", sum(x.params for x in layers), "parameters"),
+        counted("params_dense", sum(x.params_dense for x in layers), "parameters"),
+        counted("macs", sum(x.macs for x in layers), "MAC"),
+        counted("file_bytes", subject.path.stat().st_size, "bytes"),
+        counted("factor_bytes", _factor_bytes(subject.entry), "bytes"),
+        counted("condition_number", worst[0], "1", layer=worst[1])
+        if kappas
+        else counted("condition_number", None, "1", reason="no layer with a known spectrum"),
+    ]
+    if subject.record is not None and subject.record.parity:
+        parity = max(subject.record.parity, key=lambda p: p.max_rel)
+        found.append(
+            counted(
+                "parity_max_rel", parity.max_rel, "1", runtime=parity.runtime, batch=parity.batch
+            )
+        )
+    return found
+
+
+def _factor_bytes(entry: Entry) -> int:
+    """Return the bytes of all parameters of the canonical graph."""
+    return sum(math.prod(t.dims) * 4 for t in entry.graph.graph.initializer if t.data_type == FLOAT)
+
+
+def _latency(subject: Subject, runtime: str, options: BenchOptions) -> tuple[Measurement, ...]:
+    """Time the file, its dense form taking turns with it in the same process."""
+    timing = measure.Timing(batch=options.batch, threads=options.threads)
+    with measure.scratch() as folder:
+        dense, why = dense_form(subject, options, folder)
+        return measure.measure_latency(
+            subject.path, runtime, dense=dense, why_no_dense=why, timing=timing
+        )
+
+
+def _comparisons(subject: Subject, runtime: str, options: BenchOptions) -> list[Measurement]:
+    """Time the file against itself and against an older one, where that was asked for."""
+    timing = measure.Timing(
+        batch=options.batch, threads=options.threads, min_rounds=30, samples_per_round=10
+    )
+    found: list[Measurement] = []
+    if options.calibrate:
+        found.append(measure.measure_noise(subject.path, runtime, timing=timing))
+    if options.against is not None and options.against.suffix == subject.path.suffix:
+        found.append(measure.compare_latency(subject.path, options.against, runtime, timing=timing))
+    return found
+
+
+def dense_form(subject: Subject, options: BenchOptions, folder: Path) -> tuple[Path | None, str]:
+    """Return the dense reference file, or why there is none."""
+    if options.dense is not None:
+        if options.dense.suffix != subject.path.suffix:
+            return None, f"{options.dense.name} is of another format"
+        return options.dense, ""
+    if all(layer.structure == "dense" for layer in subject.entry.layers):
+        return None, "the file is dense itself"
+    path = folder / f"dense{subject.path.suffix}"
+    write_plain(dense_reference(subject.entry, options.seed), path)
+    return path, ""
+
+
+def write_plain(graph: ModelProto, path: Path) -> None:
+    """Write a canonical graph in the format of the path's suffix, with the same writers."""
+    choices = plan(graph, path.suffix[1:])
+    if path.suffix == ".onnx":
+        write_onnx(graph, path, choices=choices)
+    else:
+        write_tflite(graph, path, choices=choices)
+
+
+def _accuracy(path: Path, runtime: str, judging: JudgingSet, *, clean: bool) -> list[Measurement]:
+    details = {"data": judging.data, "images_from": judging.source}
+    images, labels = judging.images, judging.labels
+    found: list[Measurement] = []
+    if clean:
+        found.append(measure.clean_accuracy(path, runtime, images, labels, details=details))
+    if judging.adversarial is not None:
+        found.append(
+            measure.adversarial_accuracy(
+                path, runtime, images, judging.adversarial, labels,
+                details=details, **judging.attack,
+            )
+        )  # fmt: skip
+    return found

@@ -1,0 +1,200 @@
+"""MEASURED numbers of an artifact: the runner's jobs on the device, between two looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepdeploy import measure
+from sepdeploy.devices import DeviceProfile
+from sepdeploy.devices.bundle import open_bundle
+from sepdeploy.devices.bundle.launch import bundle_launcher
+from sepdeploy.devices.facts import DeviceFacts, read_facts
+from sepdeploy.devices.measured import (
+    DeviceRun,
+    Launcher,
+    program_launcher,
+    python_launcher,
+)
+from sepdeploy.devices.measured import measure as run_jobs
+from sepdeploy.devices.sustained import sample_times, sustained
+from sepdeploy.devices.transports.base import Transport
+from sepdeploy.errors import SepdeployError
+from sepdeploy.measure.accuracy import images_digest, outcome_measurement
+from sepdeploy.measure.latency import Timing, latency_pair
+from sepdeploy.records import Kind, Measurement, to_json
+from sepdeploy.runtimes import runner
+from sepdeploy.workflows.evaluation import Notify
+from sepdeploy.workflows.judging import JudgingSet
+
+if TYPE_CHECKING:
+    from sepdeploy.workflows.on_host import BenchOptions
+
+ACCURACY_BATCH = 32
+
+
+@dataclass(frozen=True)
+class RemoteJobs:
+    """What is to be measured of one artifact.
+
+    ``dense`` is the dense reference file, or None with the reason in ``why_no_dense``.
+    """
+
+    path: Path
+    runtime: str
+    judged: tuple[JudgingSet, ...]
+    dense: Path | None
+    why_no_dense: str
+    options: BenchOptions
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What the device gave; ``error`` says why it is incomplete or void."""
+
+    measurements: tuple[Measurement, ...]
+    device: dict[str, Any] = field(default_factory=dict)
+    version: str = "unknown"
+    notes: tuple[str, ...] = ()
+    error: SepdeployError | None = None
+
+
+def measure_remotely(
+    transport: Transport, profile: DeviceProfile, jobs: RemoteJobs, notify: Notify
+) -> Remote:
+    """Measure an artifact over a transport; what was finished before a failure is kept.
+
+    Raises:
+        BadInput: The device is another one than its profile says.
+        Missing: It cannot be reached, or neither Python nor the compiled runner can be used.
+    """
+    launcher = choose_launcher(transport, profile, jobs.options.runner)
+    timing = _timing(jobs.options)
+    with measure.scratch() as folder:
+        listed = list(_jobs(jobs, timing, folder))
+        run = run_jobs(
+            transport,
+            launcher,
+            listed,
+            profile=profile,
+            steady=not jobs.options.sustained,
+            on_job=lambda name: notify(f"{profile.id}: {jobs.path.name}: {name}"),
+        )
+        found = list(_measurements(run, jobs, timing, folder))
+    version = next((str(r["version"]) for r in run.results.values() if "version" in r), "unknown")
+    return Remote(tuple(found), to_json(run.device()), version, run.notes, run.error)
+
+
+def choose_launcher(transport: Transport, profile: DeviceProfile, program: Path | None) -> Launcher:
+    """Return what is started on the device: the user's program, Python, or the compiled runner."""
+    if program is not None:
+        return program_launcher(program)
+    facts = read_facts(transport)
+    if transport.name != "adb" and _has_python(transport, profile):
+        return python_launcher(Path(runner.__file__), profile.transport.python or "python3")
+    return bundle_launcher(open_bundle(_abi(facts), setup=f"sepdeploy devices setup {profile.id}"))
+
+
+def _has_python(transport: Transport, profile: DeviceProfile) -> bool:
+    python = profile.transport.python or "python3"
+    return transport.run([python, "-c", "import numpy"], timeout=60).rc == 0
+
+
+def _abi(facts: DeviceFacts) -> str:
+    return {"arm64": "aarch64", "amd64": "x86_64"}.get(facts.machine, facts.machine)
+
+
+def _timing(options: BenchOptions) -> Timing:
+    if options.sustained:
+        return Timing(
+            batch=options.batch,
+            threads=options.threads,
+            min_seconds=options.sustained,
+            max_seconds=options.sustained + 60,
+        )
+    return Timing(batch=options.batch, threads=options.threads, min_seconds=3.0)
+
+
+def _jobs(jobs: RemoteJobs, timing: Timing, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    common = {"runtime": jobs.runtime, "threads": jobs.options.threads}
+    yield "memory", {"mode": "memory", "model": str(jobs.path), "batch": timing.batch, **common}
+    models = [{"name": "artifact", "path": str(jobs.path)}]
+    if jobs.dense is not None and not jobs.options.sustained:
+        models.append({"name": "dense", "path": str(jobs.dense)})
+    yield "latency", {"mode": "latency", "models": models, **vars(timing), **common}
+    for name, images in _image_sets(jobs):
+        np.save(folder / f"{name}.npy", images, allow_pickle=False)
+        yield (
+            name,
+            {
+                "mode": "run",
+                "model": str(jobs.path),
+                "inputs": str(folder / f"{name}.npy"),
+                "output": str(folder / f"{name}-logits.npy"),
+                "batches": [min(ACCURACY_BATCH, len(images))],
+                **common,
+            },
+        )
+
+
+def _image_sets(jobs: RemoteJobs) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    if jobs.judged:
+        yield "clean", jobs.judged[0].images
+    for index, judging in enumerate(jobs.judged):
+        if judging.adversarial is not None:
+            yield f"attack{index}", judging.adversarial
+
+
+def _measurements(
+    run: DeviceRun, jobs: RemoteJobs, timing: Timing, folder: Path
+) -> Iterator[Measurement]:
+    void = {"throttled": True, "reason": run.error.message} if run.error is not None else {}
+    if "memory" in run.results:
+        result = run.results["memory"]
+        yield Measurement("peak_rss_bytes", int(result["peak_rss_bytes"]), "bytes", run.kind)
+        yield Measurement("load_ms", float(result["load_ms"]), "ms", run.kind, details=dict(void))
+    if "latency" in run.results:
+        yield from _latency(run, jobs, timing, void)
+    if "clean" in run.results and jobs.judged:
+        yield _accuracy("clean_accuracy", jobs.judged[0], folder / "clean-logits.npy", run.kind, {})
+    for index, judging in enumerate(jobs.judged):
+        name = f"attack{index}"
+        if name in run.results:
+            file = folder / f"{name}-logits.npy"
+            yield _accuracy("adversarial_accuracy", judging, file, run.kind, judging.attack)
+
+
+def _latency(
+    run: DeviceRun, jobs: RemoteJobs, timing: Timing, void: dict[str, Any]
+) -> Iterator[Measurement]:
+    result = run.results["latency"]
+    samples = {m["name"]: [float(s) for s in m["samples_ms"]] for m in result["models"]}
+    pair = latency_pair(samples, result, timing, run.kind, why_no_dense=jobs.why_no_dense)
+    extra: dict[str, Any] = dict(void)
+    if jobs.options.sustained:
+        times = sample_times(result, float(result.get("seconds", jobs.options.sustained)))
+        extra["sustained"] = to_json(sustained(times[0], samples["artifact"]))
+    for found in pair:
+        yield Measurement(
+            found.metric, found.value, found.unit, found.kind, found.n, found.ci, found.samples,
+            {**found.details, **extra},
+        )  # fmt: skip
+
+
+def _accuracy(
+    metric: str, judging: JudgingSet, file: Path, kind: Kind, attack: dict[str, Any]
+) -> Measurement:
+    logits: NDArray[np.float32] = np.load(file, allow_pickle=False)[0]
+    right = (logits.argmax(1) == judging.labels) & np.isfinite(logits).all(1)
+    details = {
+        "data": judging.data,
+        "images_from": judging.source,
+        "images_sha256": images_digest(judging.images, judging.labels),
+        **attack,
+    }
+    return outcome_measurement(metric, right.astype(np.int64), kind, details)
