@@ -4,6 +4,8 @@ Names of forms, as they stand in the manifest:
 
 * ``fc_t`` (kron): FULLY_CONNECTED and TRANSPOSE, one pair per factor. Tied for fastest on both
   runtimes and the form that also quantises safely.
+* ``fc_bmm`` (kron): FULLY_CONNECTED on the mode that is last in memory, BATCH_MATMUL with the
+  factor on the left for the others; moves nothing.
 * ``fc`` (lowrank): two FULLY_CONNECTED.
 * ``dense`` (both): one FULLY_CONNECTED with the multiplied-out matrix, where the planner found
   the structure not to pay.
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 from sepdeploy.errors import BadInput, unknown_name
 
 FORMS: dict[str, tuple[str, ...]] = {
-    "KronLinear": ("fc_t", "dense"),
+    "KronLinear": ("fc_t", "fc_bmm", "dense"),
     "LowRankLinear": ("fc", "dense"),
 }
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
 
 from sepdeploy.exporters.tflite_file.fold_affine import fold_affine
 from sepdeploy.exporters.tflite_file.graph import Graph, Op, Tensor
-from sepdeploy.exporters.tflite_file.slices import first_of
+from sepdeploy.exporters.tflite_file.slices import merge_slices
 from sepdeploy.exporters.tflite_file.split_layers import split_layers
 
 _ACTIVATIONS = {"RELU", "RELU6"}
@@ -112,28 +110,10 @@ def chain_slices(graph: Graph) -> None:
     """Let a slice of a slice read what the first one reads."""
     links = _links(graph)
     for op in graph.ops:
-        while (first := first_of(op)) is not None:
+        while op.kind == "STRIDED_SLICE" and links.alone(op.inputs[0]):
             before = links.producer.get(id(op.inputs[0]))
-            offset = None if before is None else first_of(before)
-            if before is None or offset is None or not links.alone(op.inputs[0]):
+            if before is None or before.kind != "STRIDED_SLICE" or not merge_slices(before, op):
                 break
-            starts = [a + b for a, b in zip(first, offset, strict=True)]
-            _rewrite_slice(op, before.inputs[0], starts)
-
-
-def _rewrite_slice(op: Op, source: Tensor, starts: Sequence[int]) -> None:
-    shape = op.outputs[0].shape
-    begin, ends, mask = [0] * len(shape), [0] * len(shape), 0
-    for dim, (start, size) in enumerate(zip(starts, shape, strict=True)):
-        if size == source.shape[dim]:
-            mask |= 1 << dim
-        else:
-            begin[dim], ends[dim] = start, start + size
-    for place, values in ((1, begin), (2, ends)):
-        old = op.inputs[place]
-        op.inputs[place] = Tensor(old.name, old.shape, old.dtype, np.array(values, np.int32))
-    op.inputs[0] = source
-    op.options = {"begin_mask": mask, "end_mask": mask}
 
 
 def squeeze_reductions(graph: Graph) -> None:

@@ -61,7 +61,7 @@ def dense(constants: dict[str, Array], name: str, x: Array) -> Array:
 
 
 @pytest.mark.parametrize(("i", "o", "terms"), SHAPES)
-@pytest.mark.parametrize("form", ["fc_t", "dense"])
+@pytest.mark.parametrize("form", ["fc_t", "fc_bmm", "dense"])
 def test_a_kronecker_layer_is_its_dense_matrix(
     tmp_path: Path, i: tuple[int, ...], o: tuple[int, ...], terms: int, form: str
 ) -> None:
@@ -77,6 +77,8 @@ def test_a_kronecker_layer_is_its_dense_matrix(
     )
     if form == "dense":
         assert file.op_counts() == {"FULLY_CONNECTED": 1}
+    elif form == "fc_bmm":
+        assert file.op_counts()["TRANSPOSE"] == 0
     elif len(i) == 2:
         assert file.op_counts()["FULLY_CONNECTED"] == 2
 

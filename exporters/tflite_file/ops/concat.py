@@ -10,22 +10,23 @@ import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
+from sepdeploy.exporters.tflite_file.affine import Lazy, hold
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
-from sepdeploy.exporters.tflite_file.elementwise import add_constant, binary
+from sepdeploy.exporters.tflite_file.elementwise import binary
 from sepdeploy.exporters.tflite_file.graph import Array, Tensor, describe, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.ops.select import padded
 from sepdeploy.exporters.tflite_file.source import Node
 
 
-def concat(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def concat(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
     """Join items along a dimension."""
     items = [ctx.item(node, inputs, i) for i in range(len(inputs))]
     rank = len(items[0].shape)
     axis = axis_of(node, ctx.integer(node, "axis"), rank)
     _check(node, items, axis)
     if len(items) == 1:
-        return items
+        return [items[0]]
     repeated = [i for i in items if isinstance(i, Constant) and i.data.shape != i.shape]
     if any(is_batch(d) for i in repeated for d in i.shape):
         return [_with_repeated(ctx, node, items, axis)]
@@ -46,7 +47,7 @@ def _check(node: Node, items: Sequence[Item], axis: int) -> None:
         raise BadInput(f"{node} joins along the batch, so samples would depend on each other")
 
 
-def _with_repeated(ctx: Context, node: Node, items: Sequence[Item], axis: int) -> Value:
+def _with_repeated(ctx: Context, node: Node, items: Sequence[Item], axis: int) -> Lazy:
     """Join values with constants that are the same for every sample (a class token).
 
     The values are padded with zeros where the constants go, and the constants are added there.
@@ -73,7 +74,7 @@ def _with_repeated(ctx: Context, node: Node, items: Sequence[Item], axis: int) -
             f"{node} joins only constants repeated for every sample",
             hint="let them broadcast instead of expanding them to the batch size",
         )
-    return add_constant(ctx.b, result, sheet, "token")
+    return hold(ctx.b, result, np.ones(1, np.float32), sheet)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from sepdeploy.exporters.lowerings import tflite as forms
 from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.context import Context, Item
 from sepdeploy.exporters.tflite_file.contract import contract
+from sepdeploy.exporters.tflite_file.contract_in_place import contract_in_place
 from sepdeploy.exporters.tflite_file.elementwise import add_constant, binary
 from sepdeploy.exporters.tflite_file.graph import Array
 from sepdeploy.exporters.tflite_file.layout import Value
@@ -34,9 +35,9 @@ def kron_linear(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list
     rows = x.shape[:-1]
     modes = ctx.b.reshaped(x, (*rows, *in_shape))
     if len(in_shape) == 2 or terms == 1:
-        y = _contract_modes(ctx, modes, factors, in_shape, out_shape, terms, bias)
+        y = _contract_modes(ctx, modes, factors, in_shape, out_shape, terms, bias, form)
     else:
-        y = _sum_of_terms(ctx, modes, factors, in_shape, out_shape, bias)
+        y = _sum_of_terms(ctx, modes, factors, in_shape, out_shape, bias, form)
     return [ctx.b.reshaped(y, (*rows, math.prod(out_shape)))]
 
 
@@ -48,11 +49,14 @@ def _contract_modes(
     out_shape: tuple[int, ...],
     terms: int,
     bias: Array | None,
+    form: str,
 ) -> Value:
     shapes = forms.KronShapes(in_shape, out_shape, terms)
     lead = len(x.shape) - len(in_shape)
     order = forms.contraction_order(shapes, _memory_modes(x, lead))
-    if terms > 1:
+    if form == "fc_bmm":
+        y = contract_in_place(ctx.b, x, factors, lead)
+    elif terms > 1:
         y = _contract_stacked(ctx, x, factors, order, lead)
     else:
         y = x
@@ -95,13 +99,14 @@ def _sum_of_terms(
     in_shape: tuple[int, ...],
     out_shape: tuple[int, ...],
     bias: Array | None,
+    form: str,
 ) -> Value:
     """Three or more modes and K terms: K chains of products, added up."""
     total: Value | None = None
     for k in range(factors[0].shape[0]):
         own_bias = bias if k == 0 else None
         term = [f[k : k + 1] for f in factors]
-        y = _contract_modes(ctx, x, term, in_shape, out_shape, 1, own_bias)
+        y = _contract_modes(ctx, x, term, in_shape, out_shape, 1, own_bias, form)
         total = y if total is None else binary(ctx.b, "ADD", total, y)
     assert total is not None, "at least one term"
     return total
