@@ -7,6 +7,7 @@ from typing import TypeGuard
 from torch import nn
 
 from sepdeploy.errors import BadInput
+from sepdeploy.layers.conv import LowRankConv2d
 from sepdeploy.layers.graph import graph_nodes
 from sepdeploy.layers.kron import KronLinear
 from sepdeploy.layers.lowrank import LowRankLinear
@@ -15,6 +16,7 @@ from sepdeploy.structures import DenseSpec, KronSpec, Spec
 __all__ = [
     "LAYERS",
     "KronLinear",
+    "LowRankConv2d",
     "LowRankLinear",
     "StructuredLinear",
     "graph_nodes",

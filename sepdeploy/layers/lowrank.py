@@ -84,6 +84,19 @@ class LowRankLinear(nn.Module):
         U, V = self.factors()
         return V @ U.t()
 
+    def set_factors(self, U: Tensor, S: Tensor, V: Tensor) -> None:
+        """Put other factors in place; the rank follows them, parameters keep their identity.
+
+        Args:
+            U: (n_in, r).
+            S: (r, r).
+            V: (n_out, r).
+        """
+        self.spec = LowRankSpec(self.spec.in_features, self.spec.out_features, S.shape[0])
+        for parameter, value in ((self.U, U), (self.S, S), (self.V, V)):
+            parameter.grad = None
+            parameter.data = value.to(parameter.device, parameter.dtype).contiguous()
+
     @classmethod
     def from_dense(cls, linear: nn.Linear, rank: int) -> Self:
         """The best rank-r approximation of a dense layer; its bias is copied.

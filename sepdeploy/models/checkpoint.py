@@ -1,8 +1,9 @@
 """``model.pt``: saving and loading models.
 
 The file is a table of plain values and tensors: ``format`` "sepdeploy.model", ``version``,
-``arch`` and ``arch_kwargs``, ``layers`` (structure of every linear layer, by name), ``state_dict``
-(of ``net``), ``input`` and ``provenance``. A user's own architecture is recorded
+``arch`` and ``arch_kwargs``, ``layers`` (structure of every linear layer, by name),
+``convolutions`` (ranks [q, p] of every low-rank convolution, by name; absent = none),
+``state_dict`` (of ``net``), ``input`` and ``provenance``. A user's own architecture is recorded
 by name only; the file never decides which code is imported.
 """
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput, unknown_name
-from sepdeploy.layers import is_structured, make_linear
+from sepdeploy.layers import LowRankConv2d, is_structured, make_linear
 from sepdeploy.models.factory import ARCHITECTURES, build_net, is_foreign, replace_module
 from sepdeploy.models.model import Model
 from sepdeploy.models.tensor_file import read_tensor_file, write_tensor_file
@@ -39,6 +40,11 @@ def linear_specs(net: nn.Module) -> dict[str, Spec]:
     return specs
 
 
+def convolution_ranks(net: nn.Module) -> dict[str, tuple[int, int]]:
+    """The ranks (q, p) of every low-rank convolution of a network, by name."""
+    return {n: m.ranks for n, m in net.named_modules() if isinstance(m, LowRankConv2d)}
+
+
 def save(model: Model, path: Path | str) -> None:
     """Write a model; the file appears whole or not at all.
 
@@ -57,6 +63,7 @@ def save(model: Model, path: Path | str) -> None:
         "arch": model.arch,
         "arch_kwargs": _plain_json(model.arch_kwargs, "architecture options"),
         "layers": {name: spec.to_json() for name, spec in linear_specs(model.net).items()},
+        "convolutions": {name: list(r) for name, r in convolution_ranks(model.net).items()},
         "input": to_json(model.input),
         "provenance": _plain_json(model.provenance, "provenance"),
         "state_dict": state,
@@ -104,8 +111,14 @@ def _from_table(data: Mapping[str, Any], asked_arch: str | None) -> Model:
     arch = _choose_arch(_expect(data, "arch", str), asked_arch)
     kwargs = _expect(data, "arch_kwargs", dict)
     input = from_json(InputSpec, _expect(data, "input", dict), where="input")
+    convolutions = _expect({"convolutions": {}, **data}, "convolutions", dict)
     net = _rebuild(
-        arch, input, kwargs, _expect(data, "layers", dict), _expect(data, "state_dict", dict)
+        arch,
+        input,
+        kwargs,
+        _expect(data, "layers", dict),
+        convolutions,
+        _expect(data, "state_dict", dict),
     )
     provenance = _expect(data, "provenance", dict)
     return Model(net, input, arch=arch, arch_kwargs=kwargs, provenance=provenance).eval()
@@ -145,6 +158,7 @@ def _rebuild(
     input: InputSpec,
     kwargs: dict[str, Any],
     layers: dict[str, Any],
+    convolutions: dict[str, Any],
     state: dict[str, Any],
 ) -> nn.Module:
     """Build the network on storage-less tensors, compare, and only then take the weights."""
@@ -155,6 +169,7 @@ def _rebuild(
     with torch.device("cpu" if is_foreign(arch) else "meta"):
         net = build_net(arch, input, kwargs)
         _apply_specs(net, specs)
+        _apply_ranks(net, convolutions)
     _check_state(net.state_dict(), state)
     _check_finite(state)
     own = {key: tensor.clone().contiguous() for key, tensor in state.items()}
@@ -162,6 +177,7 @@ def _rebuild(
     if any(t.is_meta for t in net.buffers()):  # buffers that no file holds must be computed
         net = build_net(arch, input, kwargs)
         _apply_specs(net, specs)
+        _apply_ranks(net, convolutions)
         net.load_state_dict(own)
     return net
 
@@ -182,6 +198,20 @@ def _apply_specs(net: nn.Module, specs: Mapping[str, Spec]) -> None:
             )
         bias = getattr(net.get_submodule(name), "bias", None) is not None
         replace_module(net, name, make_linear(spec, bias))
+
+
+def _apply_ranks(net: nn.Module, table: Mapping[str, Any]) -> None:
+    """Give each convolution the low-rank form the file says; ranks are bounded by the channels."""
+    modules = dict(net.named_modules())
+    for name, ranks in table.items():
+        found = modules.get(name)
+        pair = isinstance(ranks, list) and [type(r) for r in ranks] == [int, int]
+        if not pair or not isinstance(found, (nn.Conv2d, LowRankConv2d)):
+            raise BadInput(f"'{name!s:.60}' is no convolution with ranks {ranks!r:.40}")
+        if isinstance(found, nn.Conv2d):
+            replace_module(net, name, LowRankConv2d.like(found, (ranks[0], ranks[1])))
+        elif found.ranks != tuple(ranks):
+            raise BadInput(f"convolution '{name[:60]}' has ranks {found.ranks}, not {ranks!r:.40}")
 
 
 def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Any]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from sepdeploy.layers import is_structured
+from sepdeploy.layers import LowRankConv2d, is_structured
 from sepdeploy.layers.lowrank import LowRankLinear
 from sepdeploy.models.shape_pass import shape_pass
 from sepdeploy.records import InputSpec, LayerRecord
@@ -32,7 +33,13 @@ def dense_params(net: nn.Module) -> int:
     """All parameters with every structured layer replaced by its dense form."""
     structured = [m for m in net.modules() if is_structured(m)]
     saved = sum(m.spec.dense_macs - m.spec.weight_params for m in structured)
+    factored = [m for m in net.modules() if isinstance(m, LowRankConv2d)]
+    saved += sum(m.dense_weights - _convolution_weights(m) for m in factored)
     return deployed_params(net) + saved
+
+
+def _convolution_weights(layer: LowRankConv2d) -> int:
+    return sum(p.numel() for name, p in layer.named_parameters() if name.endswith("weight"))
 
 
 def layer_records(net: nn.Module, input: InputSpec) -> tuple[LayerRecord, ...]:
@@ -51,7 +58,22 @@ def layer_records(net: nn.Module, input: InputSpec) -> tuple[LayerRecord, ...]:
     weighted = [module for module in names if _carries_weights(module)]
     shape_pass(net, input, dict.fromkeys(weighted, count))
     idle = [module for module in weighted if module not in positions]
-    return tuple(_record(names[m], m, positions.get(m, 0)) for m in [*positions, *idle])
+    records = {m: _record(names[m], m, positions.get(m, 0)) for m in [*positions, *idle]}
+    for module in names:
+        if isinstance(module, LowRankConv2d):
+            _count_once(module, records)
+    return tuple(records.values())
+
+
+def _count_once(layer: LowRankConv2d, records: dict[nn.Module, LayerRecord]) -> None:
+    """Book the dense counts of a factored convolution on its core, none on the parts beside it."""
+    core = records[layer.core]
+    places = core.macs // layer.core.weight.numel()
+    for part, weights in ((layer.reduce, 0), (layer.core, layer.dense_weights), (layer.expand, 0)):
+        bias = 0 if part.bias is None else part.bias.numel()
+        records[part] = dataclasses.replace(
+            records[part], params_dense=weights + bias, macs_dense=places * weights
+        )
 
 
 def _carries_weights(module: nn.Module) -> bool:

@@ -7,7 +7,8 @@ from sepdeploy.training.events import Event
 from sepdeploy.training.fitting import TrainResult, fit
 from sepdeploy.training.objectives import OBJECTIVES
 from sepdeploy.training.optimizers import OPTIMIZERS
-from sepdeploy.training.recipe import Recipe, load_recipe
+from sepdeploy.training.recipe import load_recipe
+from sepdeploy.training.recipe_fields import Recipe
 from sepdeploy.training.schedule import SCHEDULES
 
 __all__ = [

@@ -21,7 +21,8 @@ from torch import Tensor
 from sepdeploy.errors import BadInput
 from sepdeploy.files import write_text
 from sepdeploy.models import read_tensor_file, write_tensor_file
-from sepdeploy.training.recipe import Recipe, differences, recipe_from
+from sepdeploy.training.recipe import differences, recipe_from
+from sepdeploy.training.recipe_fields import Recipe
 
 FORMAT = "sepdeploy.training"
 VERSION = 1

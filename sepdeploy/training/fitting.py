@@ -30,7 +30,8 @@ from sepdeploy.training.events import Event
 from sepdeploy.training.judge import accuracy
 from sepdeploy.training.loop import Sources, Trainer, take_batch, validation_budget
 from sepdeploy.training.plan_widths import plan_network
-from sepdeploy.training.recipe import Recipe, differences, recipe_from
+from sepdeploy.training.recipe import differences, recipe_from
+from sepdeploy.training.recipe_fields import Recipe
 from sepdeploy.training.threads import choose_threads, cpu_threads
 
 CHECKPOINT_EVERY_S = 30.0

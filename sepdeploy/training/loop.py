@@ -28,16 +28,11 @@ from sepdeploy.training.checkpoint import (
 )
 from sepdeploy.training.events import Event
 from sepdeploy.training.judge import MIN_STEPS, accuracy
+from sepdeploy.training.matrices import regularized_matrices
 from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack
 from sepdeploy.training.optimizers import make_optimizer
-from sepdeploy.training.recipe import Recipe
-from sepdeploy.training.regularizers import (
-    condition_term,
-    l1_term,
-    layer_mean,
-    penalty,
-    regularized_matrices,
-)
+from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.regularizers import penalty, term_values
 from sepdeploy.training.schedule import learning_rate
 from sepdeploy.training.spectra import condition_numbers
 
@@ -94,7 +89,6 @@ class Trainer:
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
-        self.matrices = regularized_matrices(model.net)
         self.steps_per_epoch = math.ceil(len(sources.train) / recipe.batch_size)
         self.epoch = 0
         self.step = 0
@@ -158,7 +152,7 @@ class Trainer:
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = OBJECTIVES[self.recipe.objective](self.model, batch, self.attack())
-        extra = penalty(self.matrices, condition=self.recipe.condition, l1=self.recipe.l1)
+        extra = penalty(self._matrices(), self.recipe.coefficients)
         total = loss if extra is None else loss + extra
         value = float(loss.detach()), 0.0 if extra is None else float(extra.detach())
         if math.isfinite(sum(value)):
@@ -200,15 +194,11 @@ class Trainer:
     def _validate(self) -> dict[str, Any]:
         recipe = self.recipe
         budget = validation_budget(recipe)
-        with torch.no_grad():
-            condition = float(layer_mean(self.matrices, condition_term)) if self.matrices else 0.0
-            l1 = float(layer_mean(self.matrices, l1_term)) if self.matrices else 0.0
         return {
             "epoch": self.epoch + 1,
             "loss": self.loss_sum / self.steps_per_epoch,
             "penalty": self.penalty_sum / self.steps_per_epoch,
-            "condition": condition,
-            "l1": l1,
+            **term_values(self._matrices(), recipe.coefficients),
             "clean_accuracy": accuracy(self.model, self.sources.validation),
             "robust_accuracy": accuracy(self.model, self.sources.validation, budget)
             if budget.eps > 0
@@ -216,6 +206,9 @@ class Trainer:
             "condition_numbers": condition_numbers(self.model.net),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
+
+    def _matrices(self) -> dict[str, list[Tensor]]:
+        return regularized_matrices(self.model.net, self.recipe.regularize)
 
     def _new_order(self) -> Tensor:
         rng = np.random.default_rng([self.recipe.seed, ORDER, self.epoch])

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from sepdeploy.errors import BadInput
 from sepdeploy.training import Recipe, load_recipe
-from sepdeploy.training.recipe import differences, parse_target, recipe_from, structure_map
+from sepdeploy.training.recipe import differences, recipe_from
+from sepdeploy.training.recipe_fields import parse_target, structure_map
 
 
 def write(tmp_path, text):
@@ -129,7 +130,7 @@ def test_differences_name_every_field_but_the_free_ones(name):
     values = {
         "arch": "lenet", "data": "mnist", "data_dir": "/x", "hidden": (3,), "structure": "kron",
         "target": "10x", "objective": "natural", "norm": "l2", "optimizer": "sgd",
-        "schedule": "constant", "validation": 0.2, "momentum": 0.5,
+        "schedule": "constant", "validation": 0.2, "momentum": 0.5, "regularize": "all",
     }  # fmt: skip
     new = dataclasses.replace(old, **{name: values.get(name, 5)})
     lines = differences(old, new)

@@ -6,14 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sepdeploy.layers import KronLinear, LowRankLinear
+from experiments.literal_determinant import compare, literal_term
+from sepdeploy.layers import KronLinear, LowRankConv2d, LowRankLinear
+from sepdeploy.training.matrices import regularized_matrices
 from sepdeploy.training.regularizers import (
     JITTER,
+    TERMS,
     condition_term,
+    frobenius_term,
     l1_term,
     layer_mean,
+    logdet_term,
     penalty,
-    regularized_matrices,
+    spectral_relative_term,
+    spectral_squared_term,
+    spectral_term,
+    term_values,
 )
 from sepdeploy.training.spectra import condition_numbers
 
@@ -63,10 +71,104 @@ def test_condition_term_bounds_the_condition_number(m, n, seed):
         assert kappa**2 <= 4 * math.exp(k * (float(condition_term(A)) + 1e-2))
 
 
-def test_gradient_against_finite_differences():
+@pytest.mark.parametrize("name", TERMS)
+def test_gradients_against_finite_differences(name):
+    torch.manual_seed(0)
     for shape in ((5, 3), (3, 5), (4, 4), (2, 3, 4)):
         A = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-        assert torch.autograd.gradcheck(condition_term, (A,), eps=1e-6, atol=1e-6)
+        assert torch.autograd.gradcheck(TERMS[name], (A,), eps=1e-6, atol=1e-6, rtol=1e-5)
+
+
+@given(sizes, sizes, seeds)
+def test_logdet_is_half_the_mean_square_log_determinant(m, n, seed):
+    A = matrix(m, n, seed)
+    squares = torch.linalg.svdvals(A) ** 2
+    shifted = squares + JITTER * squares.mean()
+    expected = shifted.log().sum() ** 2 / (2 * len(squares))
+    assert logdet_term(A) == pytest.approx(float(expected), rel=1e-6, abs=1e-9)
+    assert logdet_term(A.mT) == pytest.approx(float(expected), rel=1e-6, abs=1e-9)
+
+
+@given(st.integers(1, 6), seeds)
+def test_logdet_is_four_times_the_literal_term_where_that_works(n, seed):
+    Q, _ = torch.linalg.qr(matrix(n + 2, n, seed))
+    A = Q * torch.linspace(0.8, 1.3, n, dtype=torch.float64)
+    assert logdet_term(A) == pytest.approx(4 * float(literal_term(A)), abs=1e-3)
+
+
+def test_the_literal_term_is_dead_where_ours_is_not():
+    for shape in ((64, 64), (32, 64)):  # the determinant underflows; is 0 by construction
+        found = compare(*shape)
+        assert found["literal"][1] == 0
+        assert min(found["logdet"][1], found["condition"][1]) > 1e-2
+
+
+@given(sizes, seeds)
+def test_determinant_and_norm_bound_the_condition_number(n, seed):
+    A = matrix(n, n, seed)
+    sigma = torch.linalg.svdvals(A)
+    if n > 1 and sigma[0] / sigma[-1] < 100:
+        determinant = math.exp(math.sqrt(2 * n * float(logdet_term(A))) / 2)
+        if torch.linalg.det(A).abs() < 1:
+            determinant = 1 / determinant
+        size = math.sqrt(float(frobenius_term(A)) / n)
+        assert float(sigma[0] / sigma[-1]) < 2 / determinant * size**n * 1.01
+
+
+@given(sizes, sizes, seeds)
+def test_spectral_term_is_the_spread_of_squared_singular_values(m, n, seed):
+    S = matrix(m, n, seed)
+    squares = torch.linalg.svdvals(S) ** 2
+    expected = math.sqrt(len(squares)) * float(squares.std(correction=0)) if len(squares) > 1 else 0
+    assert spectral_term(S) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert spectral_squared_term(S) == pytest.approx(expected**2, rel=1e-9, abs=1e-9)
+    assert spectral_relative_term(S) == pytest.approx(
+        expected / float(squares.mean()), rel=1e-9, abs=1e-9
+    )
+    assert spectral_term(S.mT) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@given(st.integers(2, 9), st.integers(2, 9), seeds)
+def test_spectral_term_bounds_the_condition_number(m, n, seed):
+    S = matrix(m, n, seed)
+    sigma = torch.linalg.svdvals(S)
+    R, smallest, kappa = float(spectral_term(S)), float(sigma[-1]), float(sigma[0] / sigma[-1])
+    if smallest > 1e-3:
+        assert kappa**2 <= 1 + math.sqrt(2) * R / smallest**2 + 1e-9
+        assert math.log(kappa) <= R / (math.sqrt(2) * smallest**2) + 1e-9
+
+
+@given(sizes, seeds, st.floats(0.1, 10))
+def test_spectral_terms_scale_as_they_say(n, seed, scale):
+    S = matrix(n + 1, n, seed)
+    assert spectral_term(scale * S) == pytest.approx(
+        scale**2 * float(spectral_term(S)), rel=1e-9, abs=1e-9
+    )
+    assert spectral_squared_term(scale * S) == pytest.approx(
+        scale**4 * float(spectral_squared_term(S)), rel=1e-9, abs=1e-9
+    )
+    assert spectral_relative_term(scale * S) == pytest.approx(
+        float(spectral_relative_term(S)), rel=1e-9, abs=1e-9
+    )
+
+
+def test_spectral_gradient_against_the_closed_form():
+    S = matrix(5, 5, 4).requires_grad_()
+    (gradient,) = torch.autograd.grad(spectral_term(S), S)
+    with torch.no_grad():
+        centred = S.T @ S - S.square().sum() / 5 * torch.eye(5, dtype=S.dtype)
+        expected = 2 * S @ centred / torch.linalg.norm(centred)
+    assert torch.allclose(gradient, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("start", [torch.zeros(3, 3), 2 * torch.eye(4)])
+def test_spectral_gradient_is_zero_where_the_term_is(start):
+    for term in (spectral_term, spectral_squared_term, spectral_relative_term):
+        S = start.clone().requires_grad_()
+        value = term(S)
+        (gradient,) = torch.autograd.grad(value, S)
+        assert value.item() == 0
+        assert torch.equal(gradient, torch.zeros_like(S))
 
 
 def test_gradient_against_the_closed_form():
@@ -140,16 +242,39 @@ def test_which_matrices_are_regularised():
     assert list(regularized_matrices(nn.Linear(2, 2))) == ["net"]
 
 
+def test_scope_all_takes_plain_weights_and_tucker_cores():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), LowRankConv2d(8, 6, (3, 3), (4, 5)), nn.Flatten(),
+        KronLinear((4, 4), (2, 5)), nn.Linear(10, 3),
+    )  # fmt: skip
+    only = regularized_matrices(net)
+    assert {k: [tuple(A.shape) for A in g] for k, g in only.items()} == {
+        "1": [(5, 36)], "3": [(1, 2, 4), (1, 5, 4)],
+    }  # fmt: skip
+    found = regularized_matrices(net, "all")
+    assert list(found) == ["0", "1", "3", "4"]
+    assert found["0"][0].shape == (8, 27)
+    assert found["4"][0].shape == (3, 10)
+
+
 def test_penalty_is_a_weighted_mean_over_layers():
     groups = {"a": [matrix(4, 4, 1), matrix(3, 5, 2)], "b": [matrix(6, 2, 3)]}
     phi = [sum(float(condition_term(A)) for A in g) for g in groups.values()]
     one = [sum(float(l1_term(A)) for A in g) for g in groups.values()]
     expected = 0.3 * sum(phi) / 2 + 0.7 * sum(one) / 2
-    assert penalty(groups, condition=0.3, l1=0.7) == pytest.approx(expected, rel=1e-6)
+    assert penalty(groups, {"condition": 0.3, "l1": 0.7}) == pytest.approx(expected, rel=1e-6)
     assert layer_mean(groups, l1_term) == pytest.approx(sum(one) / 2, rel=1e-6)
-    assert penalty(groups, condition=0, l1=0.7) == pytest.approx(0.7 * sum(one) / 2, rel=1e-6)
-    assert penalty(groups, condition=0, l1=0) is None
-    assert penalty({}, condition=1, l1=1) is None
+    assert penalty(groups, {"l1": 0.7}) == pytest.approx(0.7 * sum(one) / 2, rel=1e-6)
+    assert penalty(groups, dict.fromkeys(TERMS, 0.0)) is None
+    assert penalty({}, {"condition": 1, "l1": 1}) is None
+
+
+def test_values_for_the_history():
+    groups = {"a": [matrix(4, 4, 1)]}
+    found = term_values(groups, {"spectral": 0.1, "logdet": 0})
+    assert list(found) == ["condition", "spectral", "l1"]
+    assert found["spectral"] == pytest.approx(float(spectral_term(groups["a"][0])), rel=1e-6)
+    assert term_values({}, {}) == {"condition": 0.0, "l1": 0.0}
 
 
 def test_condition_numbers_agree_with_the_dense_matrix():

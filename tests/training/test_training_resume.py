@@ -266,7 +266,7 @@ def test_divergence_keeps_the_last_good_state(train, monkeypatch, kind):
     else:
         calls = []
 
-        def infinite(matrices, *, condition, l1):
+        def infinite(matrices, coefficients):
             calls.append(1)
             return torch.tensor(float("inf")) if len(calls) == 9 else None
 

@@ -1,0 +1,185 @@
+"""The low-rank convolution: 1×1, k×k, 1×1, a Tucker factorisation of the two channel modes."""
+
+from __future__ import annotations
+
+from typing import Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from sepdeploy.errors import BadInput
+
+ITERATIONS = 8  # of the alternating refinement; the start is already quasi-optimal
+
+
+class LowRankConv2d(nn.Module):
+    """A convolution with W[o,c,h,w] = Σ_pq V[o,p] S[p,q,h,w] U[c,q].
+
+    Made of three ordinary convolutions without anything in between, so it is deployed as it
+    stands: ``reduce`` (1×1, c → q) holds Uᵀ, ``core`` (k×k, q → p) holds S with stride, padding
+    and dilation, ``expand`` (1×1, p → o) holds V and the bias, which is added once.
+
+    Args:
+        in_channels: c.
+        out_channels: o.
+        kernel_size: (height, width).
+        ranks: (q, p) with q ≤ c, p ≤ o.
+        stride: As of ``nn.Conv2d``.
+        padding: As of ``nn.Conv2d``; "same" and "valid" too.
+        dilation: As of ``nn.Conv2d``.
+        bias: Whether to add a bias of o values.
+        padding_mode: As of ``nn.Conv2d``; padding commutes with ``reduce``, which has no bias.
+
+    Attributes:
+        projection_error: Relative error of ``from_dense``, None for a layer made from scratch.
+
+    Raises:
+        BadInput: Ranks outside 1 … channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        ranks: tuple[int, int],
+        *,
+        stride: tuple[int, int] = (1, 1),
+        padding: str | tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        bias: bool = True,
+        padding_mode: str = "zeros",
+    ) -> None:
+        super().__init__()
+        q, p = ranks
+        if not (1 <= q <= in_channels and 1 <= p <= out_channels):
+            raise BadInput(
+                f"ranks {q}, {p} of a {in_channels} → {out_channels} convolution "
+                f"are outside 1 … {in_channels} and 1 … {out_channels}"
+            )
+        self.projection_error: float | None = None
+        self.reduce = nn.Conv2d(in_channels, q, 1, bias=False)
+        self.core = nn.Conv2d(
+            q,
+            p,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            bias=False,
+            padding_mode=padding_mode,
+        )
+        self.expand = nn.Conv2d(p, out_channels, 1, bias=bias)
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """(q, p): channels that the core sees and gives."""
+        return self.core.in_channels, self.core.out_channels
+
+    @property
+    def dense_weights(self) -> int:
+        """Weights of the plain convolution this layer stands for."""
+        core = self.core.weight
+        return self.expand.out_channels * self.reduce.in_channels * core.shape[2] * core.shape[3]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to (N, c, H, W)."""
+        return cast(Tensor, self.expand(self.core(self.reduce(x))))
+
+    def dense_weight(self) -> Tensor:
+        """The (o, c, kh, kw) weight this layer stands for; differentiable."""
+        V, U = self.expand.weight[:, :, 0, 0], self.reduce.weight[:, :, 0, 0]
+        inner = torch.tensordot(V, self.core.weight, dims=([1], [0]))
+        return torch.tensordot(inner, U, dims=([1], [0])).permute(0, 3, 1, 2)
+
+    def set_factors(self, U: Tensor, S: Tensor, V: Tensor) -> None:
+        """Put other factors in place; ranks follow their shapes, parameters keep their identity.
+
+        Args:
+            U: (c, q).
+            S: (p, q, kh, kw).
+            V: (o, p).
+        """
+        p, q = S.shape[:2]
+        for convolution, value in (
+            (self.reduce, U.t()[:, :, None, None]),
+            (self.core, S),
+            (self.expand, V[:, :, None, None]),
+        ):
+            weight = convolution.weight
+            weight.grad = None
+            weight.data = value.to(weight.device, weight.dtype).contiguous()
+        self.reduce.out_channels = self.core.in_channels = q
+        self.core.out_channels = self.expand.in_channels = p
+
+    @classmethod
+    def like(cls, conv: nn.Conv2d, ranks: tuple[int, int]) -> Self:
+        """A fresh layer with the geometry of a plain convolution.
+
+        Raises:
+            BadInput: A grouped convolution, or ranks that do not fit.
+        """
+        if conv.groups != 1:
+            raise BadInput("a grouped convolution has no low-rank form here")
+        return cls(
+            conv.in_channels,
+            conv.out_channels,
+            cast(tuple[int, int], conv.kernel_size),
+            ranks,
+            stride=cast(tuple[int, int], conv.stride),
+            padding=cast(str | tuple[int, int], conv.padding),
+            dilation=cast(tuple[int, int], conv.dilation),
+            bias=conv.bias is not None,
+            padding_mode=conv.padding_mode,
+        )
+
+    @classmethod
+    def from_dense(cls, conv: nn.Conv2d, ranks: tuple[int, int]) -> Self:
+        """A Tucker approximation of a plain convolution; its bias is copied.
+
+        Higher-order SVD of the channel modes, refined by alternating iterations.
+
+        Raises:
+            BadInput: A grouped convolution, ranks that do not fit, or a weight that is not finite.
+        """
+        layer = cls.like(conv, ranks)
+        W = conv.weight.detach().double()
+        if not bool(torch.isfinite(W).all()):
+            raise BadInput("weight holds NaN or infinite values and cannot be projected")
+        U, S, V = tucker(W, layer.ranks)
+        with torch.no_grad():
+            layer.set_factors(U, S, V)
+            if conv.bias is not None and layer.expand.bias is not None:
+                layer.expand.bias.copy_(conv.bias)
+        layer.projection_error = residual(W, S)
+        return layer.to(conv.weight.device, conv.weight.dtype)
+
+    def extra_repr(self) -> str:
+        """Ranks for ``print(model)``."""
+        return f"ranks={self.ranks}"
+
+
+def tucker(W: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Factorise (o, c, kh, kw) into U (c, q), S (p, q, kh, kw), V (o, p); U and V orthonormal."""
+    q, p = ranks
+    V = _leading(W.flatten(1), p)
+    U = V[:, :0]
+    for _ in range(ITERATIONS):
+        seen = torch.tensordot(V, W, dims=([0], [0]))  # (p, c, kh, kw)
+        U = _leading(seen.transpose(0, 1).flatten(1), q)
+        V = _leading(torch.tensordot(W, U, dims=([1], [0])).flatten(1), p)
+    S = torch.tensordot(torch.tensordot(V, W, dims=([0], [0])), U, dims=([1], [0]))
+    return U, S.permute(0, 3, 1, 2), V
+
+
+def residual(W: Tensor, S: Tensor) -> float:
+    """‖W − W'‖_F / ‖W‖_F of an orthogonal projection W' with core S, 0 for a zero weight."""
+    total = float(W.square().sum())
+    lost = total - float(S.square().sum())
+    return (max(lost, 0.0) / total) ** 0.5 if total else 0.0
+
+
+def _leading(unfolded: Tensor, count: int) -> Tensor:
+    """The leading left singular vectors of a wide matrix, from its Gram matrix."""
+    vectors: Tensor = torch.linalg.eigh(unfolded @ unfolded.t()).eigenvectors
+    return vectors[:, -count:].flip(1)

@@ -1,0 +1,47 @@
+"""Which matrices of a network the penalties act on."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from sepdeploy.layers import KronLinear, LowRankConv2d, LowRankLinear, is_structured
+
+SCOPES = ("structured", "all")
+"""What a recipe's ``regularize`` can be: structured layers alone, or every weight."""
+
+
+def regularized_matrices(net: nn.Module, scope: str = "structured") -> dict[str, list[Tensor]]:
+    """Return, per layer, the matrices that penalties act on.
+
+    Kronecker factors, low-rank cores and the output unfolding (p, q·k²) of Tucker cores. Scope
+    "all" adds the weights of plain linear layers and convolutions, unfolded to (outputs, rest);
+    so does a network without any structured layer, with its linear layers.
+
+    The tensors are views: take them anew for each step, because ranks may change.
+    """
+    layers = {name or "net": module for name, module in net.named_modules()}
+    inside = {
+        id(part)
+        for module in layers.values()
+        if isinstance(module, LowRankConv2d)
+        for part in module.children()
+    }
+    structured = {name: _factors(m) for name, m in layers.items()}
+    found = {name: group for name, group in structured.items() if group}
+    if found and scope == "structured":
+        return found
+    plain = (nn.Linear,) if scope == "structured" else (nn.Linear, nn.Conv2d)
+    for name, module in layers.items():
+        if isinstance(module, plain) and id(module) not in inside:
+            found[name] = [module.get_parameter("weight").flatten(1)]
+    return {name: found[name] for name in layers if name in found}
+
+
+def _factors(module: nn.Module) -> list[Tensor]:
+    if isinstance(module, LowRankConv2d):
+        return [module.core.weight.flatten(1)]
+    if not is_structured(module):
+        return []
+    if isinstance(module, KronLinear):
+        return list(module.factors)
+    return [module.S] if isinstance(module, LowRankLinear) else []

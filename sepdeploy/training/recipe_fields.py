@@ -1,0 +1,201 @@
+"""The recipe: everything that decides the result of a training, in one record.
+
+Two trainings with equal recipes on the same data, thread count and library versions give
+bit-identical weights on the CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.threat import check_norm, default_step_size, parse_eps
+from sepdeploy.training.matrices import SCOPES
+from sepdeploy.training.objectives import OBJECTIVES
+from sepdeploy.training.optimizers import OPTIMIZERS
+from sepdeploy.training.regularizers import TERMS
+from sepdeploy.training.schedule import SCHEDULES
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All choices of one training.
+
+    Attributes:
+        arch: Architecture name.
+        data: Data set name or path of an ``.npz`` file.
+        data_dir: Folder of the data set, "" = from SEPDEPLOY_DATA.
+        hidden: Hidden widths of the architecture, () = its own (or planned, see ``target``).
+        structure: One structure for all layers meant to be structured ("dense", "kron",
+            "kron:28x28-64x64", "lowrank:40"), or layer by layer: "fc1=kron,fc2=lowrank:40", or a
+            TOML table; "" = dense, or kron where there is a target.
+        target: Parameter budget: "10x" (the dense architecture of default widths over 10) or a
+            number of parameters; "" = none. Widths are planned to fill it.
+        objective: "natural", "pgd-at" or "trades".
+        eps: Radius of the training attack, pixels in [0, 1].
+        norm: "linf" or "l2".
+        steps: Steps of the training attack.
+        step_size: 0 = ``threat.default_step_size`` (ε/4 for 5 to 10 steps).
+        trades_beta: Weight of the divergence term of TRADES.
+        epochs: Passes over the training images.
+        batch_size: Images per optimiser step.
+        optimizer: "adamw" or "sgd" (with Nesterov momentum).
+        lr: Peak learning rate, 0 = the optimiser's own.
+        momentum: Of SGD.
+        weight_decay: Decoupled for AdamW; biases are left out.
+        schedule: "one-cycle", "cosine" or "constant", advanced every step.
+        condition: Coefficient of the scale-free condition-number term.
+        logdet: Coefficient of the squared log-determinant term.
+        frobenius: Coefficient of the squared Frobenius norm.
+        spectral: Coefficient of the spectral core term R(S) of robust low-rank training.
+        spectral_squared: Coefficient of R(S)².
+        spectral_relative: Coefficient of R(S)/α², which does not depend on the scale of S.
+        l1: Coefficient of the ℓ1 sparsity term.
+        regularize: Which weights the terms act on: "structured" layers (all linear layers where
+            there is none), or "all" linear layers and convolutions.
+        validation: Share of the training images that is held out to choose the best epoch.
+        seed: Of the weights, the order of images and all noise.
+        threads: CPU threads, 0 = chosen by a probe.
+    """
+
+    arch: str = "mlp"
+    data: str = "digits"
+    data_dir: str = ""
+    hidden: tuple[int, ...] = ()
+    structure: str = ""
+    target: str = ""
+    objective: str = "pgd-at"
+    eps: float = 0.1
+    norm: str = "linf"
+    steps: int = 7
+    step_size: float = 0.0
+    trades_beta: float = 6.0
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: str = "adamw"
+    lr: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "one-cycle"
+    condition: float = 0.0
+    logdet: float = 0.0
+    frobenius: float = 0.0
+    spectral: float = 0.0
+    spectral_squared: float = 0.0
+    spectral_relative: float = 0.0
+    l1: float = 0.0
+    regularize: str = "structured"
+    validation: float = 0.1
+    seed: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name, table in (
+            ("objective", OBJECTIVES),
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("regularize", SCOPES),
+        ):
+            if getattr(self, name) not in table:
+                raise unknown_name(name, getattr(self, name), table)
+        check_norm(self.norm)
+        parse_eps(self.eps)
+        parse_target(self.target)
+        if self.structure:
+            structure_map(self.structure)
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # also refuses NaN
+                raise BadInput(f"recipe: {name} = {value} is outside {low:g} .. {high:g}")
+        if any(width < 1 for width in self.hidden):
+            raise BadInput(f"recipe: hidden widths {list(self.hidden)} must be positive")
+        if not 0 < self.validation < 1:
+            raise BadInput(
+                f"recipe: validation = {self.validation} is not between 0 and 1",
+                hint="it is the share of training images held out; 0.1 is usual",
+            )
+
+    @property
+    def robust(self) -> bool:
+        """Whether training and validation attack the model."""
+        return self.objective != "natural" and self.eps > 0
+
+    @property
+    def attack_step(self) -> float:
+        """Step size of the training attack."""
+        return self.step_size or default_step_size(self.eps, self.steps)
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate that the schedule scales."""
+        return self.lr or OPTIMIZERS[self.optimizer].default_lr
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """Coefficient of every regularisation term, by its name in ``TERMS``."""
+        return {name: getattr(self, name) for name in TERMS}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values; ``recipe_from`` reads them back."""
+        values = dataclasses.asdict(self)
+        return values | {"hidden": list(self.hidden)}
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "steps": (1, 10_000),
+    "step_size": (0, 1e6),
+    "trades_beta": (0, 1e6),
+    "epochs": (1, 1_000_000),
+    "batch_size": (1, 1 << 20),
+    "lr": (0, 1e6),
+    "momentum": (0, 1),
+    "weight_decay": (0, 1e6),
+    **dict.fromkeys(TERMS, (0, 1e6)),
+    "seed": (0, (1 << 63) - 1),
+    "threads": (0, 1024),
+}
+
+
+def parse_target(text: str) -> tuple[str, float] | None:
+    """Parse a budget: "10x" gives ("ratio", 10.0), "50000" gives ("params", 50000.0), "" None.
+
+    Raises:
+        BadInput: Neither form.
+    """
+    if not text:
+        return None
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(x?)", text.strip().lower())
+    value = float(match[1]) if match else 0.0
+    if match is None or value < 1 or not math.isfinite(value):
+        raise BadInput(
+            f"target '{text}' is no budget", hint="write 10x (ten times smaller) or 50000 (params)"
+        )
+    return ("ratio" if match[2] else "params", value)
+
+
+def structure_map(text: str) -> str | dict[str, str]:
+    """Return the structure argument of an architecture for a recipe's ``structure``.
+
+    "kron" stays; "fc1=kron,fc2=lowrank:40" becomes a table; "kron,lowrank:40" numbers the layers
+    fc1, fc2, … .
+
+    Raises:
+        BadInput: An empty part.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise BadInput(
+            f"structure '{text}' has an empty part",
+            hint='for example "kron" or "fc1=kron,fc2=lowrank:40"',
+        )
+    if len(parts) == 1 and "=" not in text:
+        return parts[0]
+    table: dict[str, str] = {}
+    for number, part in enumerate(parts, start=1):
+        name, _, structure = part.rpartition("=")
+        table[name.strip() or f"fc{number}"] = structure.strip()
+    return table
