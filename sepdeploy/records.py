@@ -108,6 +108,9 @@ class Parity:
 
     ``max_rel`` = max|Δlogit| / max|reference logit| over the batch (DESIGN §5).
     ``inputs`` is "data" (real images) or "synthetic" (seeded uniform ones).
+    ``tolerance`` bounds the measure that ``criterion`` names: "max_rel", or "rel_l2" for int8
+    (see ``sepdeploy.measure.int8_parity``); ``cosine`` is that of the logits centred over the
+    batch.
     """
 
     runtime: str
@@ -119,6 +122,9 @@ class Parity:
     inputs: str
     worst_layer: str = ""
     passed: bool = True
+    criterion: str = "max_rel"
+    rel_l2: float | None = None
+    cosine: float | None = None
 
 
 @dataclass(frozen=True)
@@ -133,13 +139,28 @@ class Residency:
 
 
 @dataclass(frozen=True)
+class LayerPrecision:
+    """How one layer's weights are stored in a quantised file.
+
+    ``precision`` is "int8", "fp16", "float32", or "int8+float32" where only some of a layer's
+    factors are quantised; ``reason`` says why not all are. ``weight_bytes`` is what a runtime
+    keeps per weight, on average.
+    """
+
+    layer: str
+    precision: str
+    reason: str = ""
+    weight_bytes: float = 4.0
+
+
+@dataclass(frozen=True)
 class ArtifactRecord:
     """One exported file; ``path`` is relative to the manifest's folder."""
 
     path: str
     format: str  # "onnx" | "tflite"
     flavour: str  # "standard" | "custom"
-    quantization: str  # "none" | "dynamic" | "static" | "fp16"
+    quantization: str  # "none" | "dynamic" | "static" | "auto" | "fp16"
     sha256: str
     file_bytes: int
     input_layout: str  # "NCHW" | "NHWC" | "NF"
@@ -148,6 +169,8 @@ class ArtifactRecord:
     parity: tuple[Parity, ...] = ()
     residency: tuple[Residency, ...] = ()
     notes: tuple[str, ...] = ()
+    precisions: tuple[LayerPrecision, ...] = ()
+    calibration: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -189,7 +212,7 @@ class Measurement:
     kind: Kind
     n: int = 1
     ci: tuple[float, float] | None = None
-    samples: tuple[float, ...] = ()
+    samples: tuple[float | int, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
 

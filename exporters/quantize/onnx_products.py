@@ -1,0 +1,110 @@
+"""The products of an ONNX graph: the nodes that multiply an activation by a known weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto
+
+from sepdeploy.exporters.graph import (
+    Array,
+    attributes,
+    initializers,
+    tensor,
+    to_array,
+)
+from sepdeploy.exporters.quantize.scheme import Ledger, Scheme
+
+LEFT = "its constant stands on the left of the product, where int8 was measured slower"
+ODD = "its product is scaled or transposed in a way that has no integer form"
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product.
+
+    Attributes:
+        node: Gemm, MatMul or Conv.
+        layer: The layer it belongs to.
+        weight: Name of the weight.
+        values: Its numbers.
+        axis: Its output channel axis.
+        bias: Name of the bias, "" for none.
+        odd: Why it has no integer form, "" where it has one.
+    """
+
+    node: NodeProto
+    layer: str
+    weight: str
+    values: Array
+    axis: int
+    bias: str = ""
+    odd: str = ""
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the weight is (out, in)."""
+        return self.node.op_type == "Gemm" and bool(attributes(self.node).get("transB", 0))
+
+
+def products(model: ModelProto, scheme: Scheme) -> list[Product]:
+    """Return the products of a graph in its order."""
+    known = initializers(model.graph)
+    return [p for node in model.graph.node if (p := _product(node, known, scheme)) is not None]
+
+
+def _product(node: NodeProto, known: dict[str, TensorProto], scheme: Scheme) -> Product | None:
+    if node.domain not in ("", "ai.onnx") or node.op_type not in ("Gemm", "MatMul", "Conv"):
+        return None
+    places = [i for i in (1, 0) if node.input[i] in known]
+    if len(places) != 1:
+        return None
+    weight = node.input[places[0]]
+    values = to_array(known[weight])
+    if values.dtype != np.float32 or values.ndim < 2:
+        return None
+    layer = scheme.layer(weight) if scheme.knows(weight) else scheme.layer(node.name)
+    bias = node.input[2] if len(node.input) > 2 else ""
+    if places[0] == 0:
+        return Product(node, layer, weight, values, 0, bias, LEFT)
+    attrs = attributes(node)
+    odd = ODD if node.op_type == "Gemm" and not _plain(attrs) else ""
+    if bias and (bias not in known or to_array(known[bias]).ndim != 1):
+        odd = odd or ODD
+    axis = 0 if node.op_type == "Conv" or attrs.get("transB", 0) else values.ndim - 1
+    return Product(node, layer, weight, values, axis, bias, odd)
+
+
+def _plain(attrs: dict[str, object]) -> bool:
+    return attrs.get("alpha", 1.0) == 1.0 == attrs.get("beta", 1.0) and not attrs.get("transA", 0)
+
+
+def book(ledger: Ledger, product: Product, reason: str) -> None:
+    """Note in the ledger how a product's weight is stored; no reason means int8."""
+    width = 4 if reason else 1
+    ledger.add(product.layer, product.values.size, width, lower=not reason, reason=reason)
+
+
+def channel_axis(product: Product, scheme: Scheme) -> int | None:
+    """Return the axis with a scale each, None for one scale per tensor.
+
+    Per channel is safe for convolutions and flat products; the runtime refuses it at run time for
+    a stack of matrices. A structured layer's factors are balanced and gain nothing by it, but
+    their small products were measured slower.
+    """
+    structured = scheme.structures.get(product.layer, "dense") != "dense"
+    flat = product.node.op_type == "Conv" or product.values.ndim == 2
+    return product.axis if flat and not structured else None
+
+
+def scalar_or_tensor(name: str, data: object) -> TensorProto:
+    """Return a constant that keeps the rank of its numbers, a scalar's included.
+
+    Integer operators insist on scalars where there is one scale for all.
+    """
+    array = np.asarray(data)
+    made = tensor(name, array)
+    del made.dims[:]
+    made.dims.extend(array.shape)
+    return made
