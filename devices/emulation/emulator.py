@@ -45,7 +45,8 @@ class Emulator:
     def __init__(self, transport: Transport, *, timeout: float = TIMEOUT_S) -> None:
         self.transport = transport
         self.timeout = timeout
-        self.facts: dict[str, Any] = transport.facts()
+        # Sorted, as a recording gives them back, so that a report from it is the same text.
+        self.facts: dict[str, Any] = dict(sorted(transport.facts().items()))
         self._pushed: dict[str, str] = {}
 
     @property

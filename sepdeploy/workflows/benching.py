@@ -7,6 +7,7 @@ used, and an attack that is in neither cannot be measured.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,10 +107,9 @@ def _on_host(
 ) -> _OnHost:
     """Take what needs no device; a recording carries what its host measured at the time."""
     kept: dict[str, Result] = {}
-    host = measure.host_facts() if replay is None else dict(replay.context.get("host", {}))
+    host = measure.host_facts() if replay is None else {}
     if replay is not None:
-        stored = replay.context.get("results", [])
-        results = [from_json(Result, r, where="recording") for r in stored]
+        host, results = _recorded(replay)
         kept = {f"{r.artifact.sha256} {r.runtime.name}": r for r in results}
     benched: list[_Benched] = []
     judged: dict[Path, tuple[JudgingSet, ...]] = {}
@@ -132,13 +132,29 @@ def _on_host(
     return _OnHost(host, tuple(benched))
 
 
+def _recorded(replay: Replay) -> tuple[dict[str, Any], list[Result]]:
+    """Return what the recording machine measured itself.
+
+    Raises:
+        BadInput: The recording does not hold it.
+    """
+    try:
+        stored = json.loads(replay.context.get("bench", ""))
+        host, results = dict(stored["host"]), list(stored["results"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadInput("the recording holds no bench", hint="bench --record FILE") from error
+    return host, [from_json(Result, r, where="recording") for r in results]
+
+
 def _on_device(
     device: _Device, found: _OnHost, options: BenchOptions, notify: Notify
 ) -> tuple[list[Result], SepdeployError | None]:
     context = {
-        "device": device.profile.id,
-        "host": to_json(found.host),
-        "results": [to_json(b.result) for b in found.benched],
+        "profile": to_json(device.profile),
+        # As text: a recording sorts its keys, and a report keeps its order.
+        "bench": json.dumps(
+            to_json({"host": found.host, "results": [b.result for b in found.benched]})
+        ),
     }
     results = []
     with (

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sepdeploy.devices import DeviceProfile, profile
+from sepdeploy.devices import DeviceProfile
 from sepdeploy.devices.connect import connect, is_addressed
 from sepdeploy.devices.emulation import Emulator, can_emulate, device_transport, runtime_for
 from sepdeploy.devices.estimate import Anchor, estimate, fitting, load_anchors, save_anchor
@@ -21,7 +21,7 @@ from sepdeploy.devices.transports import Recorder, Replay
 from sepdeploy.devices.transports.base import Transport
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.measure.operations import artifact_operations
-from sepdeploy.records import Kind, Measurement, Result, RuntimeRef
+from sepdeploy.records import Kind, Measurement, Result, RuntimeRef, from_json
 from sepdeploy.workflows.emulating import emulate
 from sepdeploy.workflows.evaluation import Notify
 from sepdeploy.workflows.judging import JudgingSet
@@ -126,7 +126,8 @@ class DeviceBench:
             jobs = RemoteJobs(path, runtime, judged, dense, why, self._options)
             remote = measure_remotely(self._transport, self.device, jobs, self._notify)
             found += remote.measurements
-            facts = {**remote.device, **facts, "runtime_version": remote.version}
+            known = {**remote.device, **facts, "runtime_version": remote.version}
+            facts = dict(sorted(known.items()))
             self.notes += remote.notes
             self.error = self.error or remote.error
             self._save_anchor(host, path, remote.version, remote.measurements)
@@ -219,9 +220,9 @@ def open_replay(path: Path) -> tuple[DeviceProfile, Replay]:
         BadInput: Not a recording, or one that was not made by bench.
     """
     replay = Replay(path)
-    name = replay.context.get("device")
-    if not isinstance(name, str):
+    stored = replay.context.get("profile")
+    if stored is None:
         raise BadInput(
             f"{path} does not say which device it is of", hint="record one: bench --record FILE"
         )
-    return profile(name), replay
+    return from_json(DeviceProfile, stored, where=f"{path}: profile"), replay

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 import sepdeploy as sd
-from sepdeploy import data
 from sepdeploy.cli import run
-from sepdeploy.models import create
 
 PROVENANCE = {"data": "digits", "objective": "pgd-at", "eps": 0.1, "norm": "linf", "steps": 3}
 
@@ -21,6 +18,11 @@ PROVENANCE = {"data": "digits", "objective": "pgd-at", "eps": 0.1, "norm": "linf
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``tiny.pt`` and everything ``export`` wrote for it."""
+    import torch
+
+    from sepdeploy import data
+    from sepdeploy.models import create
+
     folder = tmp_path_factory.mktemp("exported")
     torch.manual_seed(0)
     digits = data.load("digits")
