@@ -11,136 +11,89 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
-from onnx.reference import ReferenceEvaluator
+from onnx import GraphProto, ModelProto, NodeProto, helper
 
-from sepdeploy.exporters.domain import DOMAIN, IR_VERSION, OPSET
+from sepdeploy.exporters.domain import DOMAIN
+from sepdeploy.exporters.folding import SMALL_BYTES, fold_constants, lift_constants
 from sepdeploy.exporters.graph import (
-    Array,
     Dims,
+    attributes,
     initializers,
     producers,
     prune,
+    readers_of,
     replace_reads,
     set_nodes,
     sort_nodes,
     tensor,
-    tensor_bytes,
     to_array,
     use_counts,
     value_dims,
 )
+from sepdeploy.exporters.shapes import record_shapes
+from sepdeploy.exporters.weights import Weights, is_large
 
-SMALL_BYTES = 4096  # shape arithmetic and scalars are always folded
 NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
 # Ops of one input that treat every element alike.
 ELEMENTWISE = {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Gelu", "Elu", "Selu", "HardSwish"}
 ELEMENTWISE |= {"HardSigmoid", "Softplus", "Softsign", "Mish", "Abs", "Neg", "Exp", "Sqrt", "Erf"}
-NEVER_FOLDED = {
-    "RandomNormal",
-    "RandomUniform",
-    "RandomNormalLike",
-    "RandomUniformLike",
-    "Multinomial",
-}
+MOVING = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Cast", "Shape"}  # of one output
+BROADCASTING = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"}
 
 
-def clean(model: ModelProto) -> None:
-    """Bring a graph into its canonical form, in place."""
+def clean(model: ModelProto, weights: Weights | None = None) -> None:
+    """Bring a graph into its canonical form, in place.
+
+    Args:
+        model: The graph; large constants may be held (``sepdeploy.exporters.weights``).
+        weights: The held numbers, which are folded as well; without them held constants stay.
+    """
     graph = model.graph
     for _ in range(64):  # each round removes something; real graphs need two or three
         before = len(graph.node)
         lift_constants(graph)
-        fold_constants(graph)
+        fold_constants(graph, weights)
+        record_shapes(model)
+        fold_known_sizes(graph)
         fix_reshapes(graph)
+        fix_expands(graph)
         lift_activations(graph)
         drop_neutral(graph)
+        merge_twins(graph)
         prune(graph)
-        if len(graph.node) == before:
+        if len(graph.node) == before and not any(n.op_type == "Constant" for n in graph.node):
             break
     sort_nodes(graph)
 
 
-def lift_constants(graph: GraphProto) -> None:
-    """Turn Constant nodes into initializers."""
-    kept = []
-    for node in graph.node:
-        value = _constant_value(node) if node.op_type == "Constant" else None
-        if value is None:
-            kept.append(node)
-        else:
-            graph.initializer.append(tensor(node.output[0], value))
-    set_nodes(graph, kept)
-
-
-def _constant_value(node: NodeProto) -> Array | None:
-    kinds: dict[str, type[np.generic]] = {
-        "value_int": np.int64,
-        "value_ints": np.int64,
-        "value_float": np.float32,
-        "value_floats": np.float32,
-    }
-    for attribute in node.attribute:
-        if attribute.name == "value":
-            return to_array(attribute.t)
-        if attribute.name in kinds:
-            return np.array(helper.get_attribute_value(attribute), dtype=kinds[attribute.name])
-    return None
-
-
-def fold_constants(graph: GraphProto) -> None:
-    """Evaluate nodes whose inputs are all constants, unless the result is larger than they are."""
+def fold_known_sizes(graph: GraphProto) -> None:
+    """Turn questions for a size that is known into constants: Shape, and Gather from a Shape."""
+    dims = value_dims(graph)
     known = initializers(graph)
-    outputs = {o.name for o in graph.output}
-    kept = []
+    by_output = producers(graph)
     for node in graph.node:
-        names = [n for n in node.input if n]
-        foldable = (
-            node.domain in ("", "ai.onnx")
-            and node.op_type not in NEVER_FOLDED
-            and names
-            and all(n in known for n in names)
-            and not outputs.intersection(node.output)
-            and not any(a.HasField("g") or a.graphs for a in node.attribute)
-        )
-        results = _within_limit(node, known, names) if foldable else None
-        if results is None:
-            kept.append(node)
+        sizes: Dims | None = None
+        scalar = False
+        if node.op_type == "Shape":
+            sizes = _asked(node, dims)
+        elif node.op_type == "Gather" and node.input[1] in known:
+            source = by_output.get(node.input[0])
+            whole = _asked(source, dims) if source and source.op_type == "Shape" else None
+            index = to_array(known[node.input[1]])
+            if whole is not None and index.size == 1 and abs(int(index.item()) + 0.5) < len(whole):
+                sizes, scalar = (whole[int(index.item())],), index.ndim == 0
+        if node.domain or sizes is None or None in sizes:
             continue
-        for name, result in zip(node.output, results, strict=True):
-            known[name] = tensor(name, result)
-            graph.initializer.append(known[name])
-    set_nodes(graph, kept)
+        array = np.array(sizes[0] if scalar else sizes, np.int64)
+        node.CopyFrom(helper.make_node("Constant", [], list(node.output), name=node.name))
+        node.attribute.append(helper.make_attribute("value", tensor("", array)))
 
 
-def _within_limit(
-    node: NodeProto, known: dict[str, TensorProto], names: list[str]
-) -> list[Array] | None:
-    limit = max(SMALL_BYTES, sum(tensor_bytes(known[n]) for n in names))
-    results = _evaluate(node, [to_array(known[n]) for n in names], names)
-    return results if results and sum(r.nbytes for r in results) <= limit else None
-
-
-def _evaluate(node: NodeProto, arrays: list[Array], names: list[str]) -> list[Array] | None:
-    # A bound on the work, too: Expand or Tile of a scalar could ask for any amount of memory.
-    if node.op_type in ("Expand", "Tile", "ConstantOfShape", "Range"):
-        size = float(np.prod(arrays[-1].astype(np.float64))) if arrays[-1].dtype.kind == "i" else 0
-        if node.op_type == "Range" or size > SMALL_BYTES:
-            return None
-    infos = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-        for n, a in dict(zip(names, arrays, strict=True)).items()
-    ]
-    outs = [helper.make_empty_tensor_value_info(n) for n in node.output]
-    graph = helper.make_graph([node], "fold", infos, outs)
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
-    )
-    try:
-        found = ReferenceEvaluator(model).run(None, dict(zip(names, arrays, strict=True)))
-    except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError):
-        return None  # an op the reference lacks simply stays in the graph
-    return [np.asarray(f) for f in found]
+def _asked(node: NodeProto, dims: dict[str, Dims]) -> Dims | None:
+    """The sizes that a Shape node gives."""
+    found = attributes(node)
+    shape = dims.get(node.input[0])
+    return None if shape is None else shape[found.get("start", 0) : found.get("end")]
 
 
 def fix_reshapes(graph: GraphProto) -> None:
@@ -163,14 +116,52 @@ def fix_reshapes(graph: GraphProto) -> None:
     _bypass(graph, same)
 
 
+def fix_expands(graph: GraphProto) -> None:
+    """Give expansions constant targets where the batch is not what they add; drop idle ones."""
+    dims = value_dims(graph)
+    known = initializers(graph)
+    readers = readers_of(graph)
+    outputs = {o.name for o in graph.output}
+    same = {}
+    for node in graph.node:
+        if node.op_type != "Expand" or node.domain:
+            continue
+        before, after = dims.get(node.input[0]), dims.get(node.output[0])
+        if before is None or after is None:
+            continue
+        told = (1,) * (len(after) - len(before)) + before
+        carried = all(a is not None or b is None for a, b in zip(after, told, strict=True))
+        one_open = sum(d is None for d in after) <= 1
+        idle = told == after == before and one_open
+        if idle or (
+            node.output[0] not in outputs
+            and all(_broadcasts(n, node.output[0], after, dims) for n in readers[node.output[0]])
+        ):
+            same[node.output[0]] = node.input[0]
+        elif carried and one_open and node.input[1] not in known:
+            name = f"{node.output[0]}/shape"
+            target = np.array([1 if d is None else d for d in after], np.int64)
+            known[name] = tensor(name, target)
+            graph.initializer.append(known[name])
+            node.input[1] = name
+    _bypass(graph, same)
+
+
+def _broadcasts(node: NodeProto, name: str, dims: Dims, known: dict[str, Dims]) -> bool:
+    """Whether a reader's other operand has the expanded shape already."""
+    if node.op_type not in BROADCASTING or node.domain:
+        return False
+    others = [known.get(n) for n in node.input if n != name]
+    return (
+        len(others) == len(node.input) - 1 and dims in others and sum(d is None for d in dims) < 2
+    )
+
+
 def lift_activations(graph: GraphProto) -> None:
     """Apply an elementwise op before a reshape where another reshape follows anyway."""
     by_output = producers(graph)
     uses = use_counts(graph)
-    readers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = readers_of(graph)
     described = {v.name: v for v in graph.value_info}
     for node in graph.node:
         if node.op_type not in ELEMENTWISE or len(node.input) != 1 or node.domain:
@@ -236,7 +227,7 @@ def drop_neutral(graph: GraphProto) -> None:
     for node in graph.node:
         if node.domain not in ("", "ai.onnx"):
             continue
-        if node.op_type in ("Identity", "Dropout"):
+        if node.op_type in ("Identity", "Dropout") or _pools_nothing(node):
             same[node.output[0]] = node.input[0]
         elif node.op_type in NEUTRAL and len(node.input) == 2:
             value, other = node.input
@@ -252,6 +243,36 @@ def drop_neutral(graph: GraphProto) -> None:
             ):
                 same[node.output[0]] = value
     _bypass(graph, same)
+
+
+def merge_twins(graph: GraphProto) -> None:
+    """Keep one of several nodes that move the same value in the same way."""
+    known = initializers(graph)
+    outputs = {o.name for o in graph.output}
+    first: dict[tuple[object, ...], str] = {}
+    same: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type not in MOVING or node.domain or node.output[0] in outputs:
+            continue
+        reads = [
+            to_array(known[n]).tobytes() if n in known and not is_large(known[n]) else n
+            for n in (same.get(n, n) for n in node.input)
+        ]
+        notes = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
+        key = (node.op_type, *reads, *notes)
+        found = first.setdefault(key, node.output[0])
+        if found != node.output[0]:
+            same[node.output[0]] = found
+    _bypass(graph, same)
+
+
+def _pools_nothing(node: NodeProto) -> bool:
+    """Whether a pool has windows of one place, one beside the other."""
+    if node.op_type not in ("AveragePool", "MaxPool") or any(node.output[1:]):
+        return False
+    found = attributes(node)
+    ones = (*found.get("kernel_shape", (0,)), *found.get("strides", (1,)))
+    return all(n == 1 for n in ones) and not any(found.get("pads", ()))
 
 
 def _bypass(graph: GraphProto, same: dict[str, str]) -> None:

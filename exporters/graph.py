@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -64,13 +64,22 @@ def use_counts(graph: GraphProto) -> Counter[str]:
 
 def value_dims(graph: GraphProto) -> dict[str, Dims]:
     """The recorded shape of each value; None stands for a dimension that is not a number."""
-    found: dict[str, Dims] = {t.name: tuple(t.dims) for t in graph.initializer}
+    found: dict[str, Dims] = {}
     for info in (*graph.input, *graph.value_info, *graph.output):
         tensor = info.type.tensor_type
         if info.type.HasField("tensor_type") and tensor.HasField("shape"):
             dims = tensor.shape.dim
             found[info.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
-    return found
+    return found | {t.name: tuple(t.dims) for t in graph.initializer}
+
+
+def readers_of(graph: GraphProto) -> defaultdict[str, list[NodeProto]]:
+    """The nodes that read each value; one that reads it twice stands there twice."""
+    readers: defaultdict[str, list[NodeProto]] = defaultdict(list)
+    for node in graph.node:
+        for name in read_names(node):
+            readers[name].append(node)
+    return readers
 
 
 def rename_values(graph: GraphProto, names: Mapping[str, str]) -> None:
