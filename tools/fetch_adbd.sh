@@ -10,7 +10,9 @@
 set -eu
 dest=${1:-$HOME/.cache/sepdeploy/test-adbd}
 [ -x "$dest/root/usr/lib/android-sdk/platform-tools/adbd" ] && exit 0
-mirror=${DEBIAN_MIRROR:-http://mirror.example/debian}
+# The mirror that this system uses itself.
+mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1)}
+[ -n "$mirror" ] || { echo "apt knows no Debian mirror: run apt-get update" >&2; exit 1; }
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 release=$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")
 mkdir -p "$dest/apt/lists/partial" "$dest/apt/cache/archives/partial" "$dest/debs"
