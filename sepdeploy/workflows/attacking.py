@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sepdeploy.data.evalpack import write_pack
 from sepdeploy.errors import BadInput
-from sepdeploy.files import sha256_file
+from sepdeploy.files import check_writable, sha256_file
 from sepdeploy.models import load
 from sepdeploy.workflows.evaluation import Notify, choose_attacks, find_test_set, make_pack
 from sepdeploy.workflows.exporting import EvaluationOptions
@@ -27,6 +27,7 @@ def attack_model(
         BadInput: No data at hand, no attack radius known, or a file that cannot be used.
     """
     model = load(model_path, arch=arch)
+    check_writable(out)
     source = find_test_set(
         model.provenance,
         data=wanted.data,

@@ -73,8 +73,15 @@ def choose_attacks(
         Empty when nothing was asked and the model has no adversarial provenance.
 
     Raises:
-        BadInput: An attack was asked for and no ε is known.
+        BadInput: An attack was asked for and no ε is known, or one of another norm only.
     """
+    trained_norm = str(provenance.get("norm", "linf"))
+    chosen = check_norm(norm or trained_norm)
+    if eps is None and provenance.get("eps") is not None and chosen != trained_norm:
+        raise BadInput(
+            f"the model's attack radius is one of {trained_norm}, not of {chosen}",
+            hint=f"pass --eps for {chosen} too",
+        )
     known = provenance.get("eps") if eps is None else eps
     radius = None if known is None else parse_eps(known)
     trained = provenance.get("objective", "natural") != "natural" and radius is not None
@@ -85,7 +92,6 @@ def choose_attacks(
             "the model's provenance has no attack radius", hint="pass --eps, e.g. --eps 8/255"
         )
     names = [n.strip() for n in (attack or f"pgd-{EVAL_STEPS}").split(",") if n.strip()]
-    chosen = check_norm(norm or str(provenance.get("norm", "linf")))
     specs = [parse_attack(name) for name in names]
     return tuple(Attack(str(spec), radius, chosen, seed=seed) for spec in specs)
 

@@ -8,15 +8,10 @@ holds do the files move to their places, the manifest last.
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +24,9 @@ from sepdeploy.records import (
     MANIFEST_SCHEMA,
     ArtifactRecord,
     FileRef,
+    LayerPrecision,
     LayerRecord,
+    LoweringChoice,
     Manifest,
     Parity,
     Residency,
@@ -44,6 +41,15 @@ from sepdeploy.workflows.evaluation import (
     reference_inputs,
     torch_logits,
 )
+from sepdeploy.workflows.quantising import (
+    CALIBRATION_SAMPLES,
+    Calibration,
+    Order,
+    Quantized,
+    find_calibration,
+    write_quantized,
+)
+from sepdeploy.workflows.staging import move_all, staging
 
 if TYPE_CHECKING:
     import onnx
@@ -53,6 +59,7 @@ if TYPE_CHECKING:
 FORMATS = ("onnx", "tflite")
 FLAVOURS = ("standard", "custom")
 TFLITE_TARGETS = ("litert", "tflite-runtime-2.14")
+QUANTIZATIONS = ("none", "dynamic", "static", "auto", "fp16")
 PARITY_SAMPLES = 32
 MAX_MANIFEST = 64 << 20
 
@@ -65,6 +72,8 @@ class ExportOptions:
     flavour: str = "standard"
     tflite_target: str = "litert"
     simplify: bool = True
+    quantize: str = "none"
+    calibration_samples: int = CALIBRATION_SAMPLES
 
     def __post_init__(self) -> None:
         if not self.formats:
@@ -73,9 +82,17 @@ class ExportOptions:
             *(("format", f, FORMATS) for f in self.formats),
             ("flavour", self.flavour, FLAVOURS),
             ("TFLite target", self.tflite_target, TFLITE_TARGETS),
+            ("quantisation", self.quantize, QUANTIZATIONS),
         ):
             if name not in known:
                 raise unknown_name(what, name, known)
+        if self.calibration_samples < 1:
+            raise BadInput("--calibration-samples must be at least 1", hint="128 is the default")
+        if self.flavour == "custom" and self.quantize != "none":
+            raise BadInput(
+                f"--quantize {self.quantize} cannot reach into the functions of the custom flavour",
+                hint="drop --flavour custom",
+            )
         if self.flavour == "custom" and "tflite" in self.formats:
             raise BadInput(
                 "the custom flavour exists for ONNX only", hint="add -f onnx, or drop --flavour"
@@ -131,17 +148,20 @@ def export_model(
     )
     proof = _Proof(images, torch_logits(model, images), kind)
     stem = model_path.stem
-    with _staging(out_dir, stem) as staging:
+    job = _Job(canonical, layers, model, options, proof, notify)
+    if options.quantize in ("static", "auto"):
+        job = replace(job, calibration=_calibration(model, options, evaluation, seed, notify))
+    with staging(out_dir, stem) as folder:
         artifacts = tuple(
-            _artifact(name, canonical, layers, model, staging / f"{stem}.{name}", options, proof)
+            _artifact(name, job, folder / f"{stem}.{name}")
             for name in dict.fromkeys(options.formats)
         )
         reference = None
         if pack is not None:
-            write_pack(pack, staging / f"{stem}.eval.npz")
+            write_pack(pack, folder / f"{stem}.eval.npz")
             reference = FileRef(
                 f"{stem}.eval.npz",
-                sha256_file(staging / f"{stem}.eval.npz"),
+                sha256_file(folder / f"{stem}.eval.npz"),
                 {"n": len(pack), **pack.provenance},
             )
         manifest = Manifest(
@@ -154,8 +174,8 @@ def export_model(
             provenance=dict(model.provenance),
             tool={"name": "sepdeploy", "version": __version__},
         )
-        write_text(staging / f"{stem}.manifest.json", dump(manifest))
-        _move(staging, out_dir, last=f"{stem}.manifest.json")
+        write_text(folder / f"{stem}.manifest.json", dump(manifest))
+        move_all(folder, out_dir, last=f"{stem}.manifest.json")
     return manifest
 
 
@@ -164,6 +184,37 @@ class _Proof:
     images: NDArray[np.float32]
     logits: NDArray[np.float32]
     kind: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all files of one export have in common."""
+
+    canonical: onnx.ModelProto
+    layers: tuple[LayerRecord, ...]
+    model: Model
+    options: ExportOptions
+    proof: _Proof
+    notify: Notify
+    calibration: Calibration | None = None
+
+
+def _calibration(
+    model: Model,
+    options: ExportOptions,
+    wanted: EvaluationOptions,
+    seed: int,
+    notify: Notify,
+) -> Calibration | None:
+    return find_calibration(
+        model.provenance,
+        data=wanted.data,
+        data_dir=wanted.data_dir,
+        shape=model.input.shape,
+        samples=options.calibration_samples,
+        seed=seed,
+        notify=notify,
+    )
 
 
 def _pack(
@@ -199,55 +250,81 @@ def _pack(
     )
 
 
-def _artifact(
-    name: str,
-    canonical: onnx.ModelProto,
-    layers: tuple[LayerRecord, ...],
-    model: Model,
-    path: Path,
-    options: ExportOptions,
-    proof: _Proof,
-) -> ArtifactRecord:
+def _artifact(name: str, job: _Job, path: Path) -> ArtifactRecord:
     """Write one file into the staging folder and prove it."""
     from sepdeploy.exporters.entry import make_entry
     from sepdeploy.exporters.plan import plan
 
-    entry = make_entry(canonical, model.input, layers)
+    options = job.options
+    entry = make_entry(job.canonical, job.model.input, job.layers)
     flavour = options.flavour if name == "onnx" else "standard"
-    choices = plan(canonical, name, flavour=flavour)
-    images = len(model.input.shape) == 3
-    if name == "onnx":
-        from sepdeploy.exporters.onnx_file import write_onnx
-
-        write_onnx(
-            canonical,
-            path,
-            flavour=flavour,
-            entry=entry,
-            choices=choices,
-            simplify=options.simplify,
-        )
-        layout = "NCHW" if images else "NF"
+    choices = tuple(plan(job.canonical, name, flavour=flavour))
+    quantized = Quantized()
+    if options.quantize == "none":
+        _write_float(name, job, path, entry, choices)
     else:
-        from sepdeploy.exporters.tflite_file import write_tflite
-
-        write_tflite(canonical, path, entry=entry, target=options.tflite_target, choices=choices)
-        layout = "NHWC" if images else "NF"
-    parity, residency, notes = prove(path, name, layers, proof.images, proof.logits, proof.kind)
+        order = Order(
+            job.canonical,
+            name,
+            options.quantize,
+            job.layers,
+            choices,
+            entry,
+            options.tflite_target,
+            options.simplify,
+            job.calibration,
+        )
+        quantized = write_quantized(order, path, job.notify)
+    proof = job.proof
+    parity, residency, notes = prove(
+        path,
+        name,
+        job.layers,
+        proof.images,
+        proof.logits,
+        proof.kind,
+        quantization=options.quantize,
+        precisions=quantized.precisions,
+        only=quantized.runtimes,
+    )
+    images = len(job.model.input.shape) == 3
     return ArtifactRecord(
         path=path.name,
         format=name,
         flavour=flavour,
-        quantization="none",
+        quantization=options.quantize,
         sha256=sha256_file(path),
         file_bytes=path.stat().st_size,
-        input_layout=layout,
+        input_layout=("NCHW" if name == "onnx" else "NHWC") if images else "NF",
         input_dtype="float32",
-        lowerings=tuple(choices),
+        lowerings=choices,
         parity=parity,
         residency=residency,
-        notes=notes,
+        notes=(*quantized.notes, *notes),
+        precisions=quantized.precisions,
+        calibration=quantized.calibration,
     )
+
+
+def _write_float(
+    name: str, job: _Job, path: Path, entry: str, choices: tuple[LoweringChoice, ...]
+) -> None:
+    options = job.options
+    if name == "onnx":
+        from sepdeploy.exporters.onnx_file import write_onnx
+
+        write_onnx(
+            job.canonical,
+            path,
+            flavour=options.flavour,
+            entry=entry,
+            choices=choices,
+            simplify=options.simplify,
+        )
+        return
+    from sepdeploy.exporters.tflite_file import write_tflite
+
+    write_tflite(job.canonical, path, entry=entry, target=options.tflite_target, choices=choices)
 
 
 def prove(
@@ -257,8 +334,23 @@ def prove(
     images: NDArray[np.float32],
     logits: NDArray[np.float32],
     kind: str,
+    *,
+    quantization: str = "none",
+    precisions: Sequence[LayerPrecision] = (),
+    only: Sequence[str] = (),
 ) -> tuple[tuple[Parity, ...], tuple[Residency, ...], tuple[str, ...]]:
     """Check one artifact: parity in every installed runtime, then what stays resident.
+
+    Args:
+        path: The artifact.
+        format_name: "onnx" or "tflite".
+        layers: The layer table.
+        images: Inputs (N, *shape), not all zero.
+        logits: What the model says to them.
+        kind: "data" or "synthetic".
+        quantization: Of the file; decides how parity is judged.
+        precisions: Of its layers.
+        only: The runtimes that the file is for, where that is not all.
 
     Returns:
         Certificates, residency per structured layer, and notes on what could not be checked.
@@ -268,21 +360,24 @@ def prove(
     """
     from sepdeploy import measure, runtimes
 
-    if not runtimes.installed(format_name):
+    able = [r for r in runtimes.installed(format_name) if not only or r in only]
+    if not able:
         return (), (), (f"{path.name}: not proven, no runtime for .{format_name} is installed",)
     try:
-        parity = measure.check_parity(path, images, logits, inputs=kind)
-        residency = measure.check_residency(path, layers)
+        parity = measure.check_parity(
+            path, images, logits, runtimes=able, inputs=kind, quantization=quantization
+        )
+        residency = measure.check_residency(path, layers, precisions)
     except BadInput as error:  # a file of ours that a runtime refuses is a failed export
         raise ArtifactCheckFailed(error.message, hint=error.hint) from error
     for certificate in parity:
         if not certificate.passed:
             raise ArtifactCheckFailed(
                 f"{path.name} in {certificate.runtime} {certificate.version}, batch "
-                f"{certificate.batch}: parity {certificate.max_rel:.2e} exceeds "
-                f"{certificate.tolerance:.0e}"
-                + (f", worst layer {certificate.worst_layer}" if certificate.worst_layer else ""),
-                hint="nothing was written; report this model, it must export correctly",
+                f"{certificate.batch}: {_miss(certificate)}",
+                hint="nothing was written; report this model, it must export correctly"
+                if certificate.criterion == "max_rel"
+                else "nothing was written; try --quantize dynamic, or more --calibration-samples",
             )
     for layer in residency:
         if not layer.passed:
@@ -293,6 +388,18 @@ def prove(
                 hint="nothing was written; report this model, it must export correctly",
             )
     return parity, residency, ()
+
+
+def _miss(certificate: Parity) -> str:
+    """Return how a certificate misses its bound."""
+    if certificate.criterion == "max_rel":
+        where = f", worst layer {certificate.worst_layer}" if certificate.worst_layer else ""
+        return f"parity {certificate.max_rel:.2e} exceeds {certificate.tolerance:.0e}{where}"
+    return (
+        f"the quantised logits are another function: relative distance {certificate.rel_l2:.2f} "
+        f"(at most {certificate.tolerance}), cosine {certificate.cosine:.2f}, "
+        f"{certificate.label_agreement:.0%} of labels agree"
+    )
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -319,57 +426,19 @@ def read_manifest(path: Path) -> Manifest:
     """Read a manifest; the files it names must lie beside it.
 
     Raises:
-        BadInput: Unreadable, not a manifest, or it names files outside its folder.
+        BadInput: Unreadable, not a manifest, or it names no files or files outside its folder.
     """
     manifest = parse(
         Manifest, read_bytes(path, limit=MAX_MANIFEST), schema=MANIFEST_SCHEMA, where=str(path)
     )
+    if not manifest.artifacts:
+        raise BadInput(f"{path} names no exported file", hint="export the model again")
+    for artifact in manifest.artifacts:
+        if artifact.format not in FORMATS or not artifact.path.endswith(f".{artifact.format}"):
+            raise BadInput(f"{path}: '{artifact.path}' is neither an .onnx nor a .tflite file")
     names = [a.path for a in manifest.artifacts]
     names += [manifest.eval_pack.path] if manifest.eval_pack else []
     for name in names:
         if Path(name).name != name or name in ("", ".", ".."):
             raise BadInput(f"{path}: names a file outside its folder: '{name}'")
     return manifest
-
-
-@contextmanager
-def _staging(out_dir: Path, stem: str) -> Iterator[Path]:
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=out_dir, prefix=f".{stem}.export-"))
-    except OSError as error:
-        raise BadInput(
-            f"cannot write into {out_dir}: {error.strerror}", hint="choose another folder with -o"
-        ) from error
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _move(staging: Path, out_dir: Path, *, last: str) -> None:
-    """Move the finished files to their places; an interruption waits until all are there."""
-    names = sorted((p.name for p in staging.iterdir()), key=lambda n: (n == last, n))
-    with _uninterrupted():
-        try:
-            for name in names:
-                (staging / name).replace(out_dir / name)
-        except OSError as error:
-            raise BadInput(
-                f"cannot write {out_dir}: {error.strerror}", hint="choose another folder with -o"
-            ) from error
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pending: list[Any] = []
-    before = signal.signal(signal.SIGINT, lambda *_: pending.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pending:
-        raise KeyboardInterrupt

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 
 from sepdeploy import measure
 from sepdeploy.devices import DeviceProfile
+from sepdeploy.devices.benchmark_model import run_benchmark_model
 from sepdeploy.devices.bundle import open_bundle
 from sepdeploy.devices.bundle.launch import bundle_launcher
 from sepdeploy.devices.facts import DeviceFacts, read_facts
+from sepdeploy.devices.judgement import big_cores, require_target
 from sepdeploy.devices.measured import (
     DeviceRun,
     Launcher,
+    kind_of,
     program_launcher,
     python_launcher,
 )
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from sepdeploy.workflows.on_host import BenchOptions
 
 ACCURACY_BATCH = 32
+BENCHMARK_MODEL = "benchmark_model"  # Google's program, recognised by its name
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,10 @@ def measure_remotely(
         BadInput: The device is another one than its profile says.
         Missing: It cannot be reached, or neither Python nor the compiled runner can be used.
     """
-    launcher = choose_launcher(transport, profile, jobs.options.runner)
+    program = jobs.options.runner
+    if program is not None and program.name.startswith(BENCHMARK_MODEL):
+        return _by_benchmark_model(transport, profile, program, jobs)
+    launcher = choose_launcher(transport, profile, program)
     timing = _timing(jobs.options)
     with measure.scratch() as folder:
         listed = list(_jobs(jobs, timing, folder))
@@ -88,6 +95,26 @@ def measure_remotely(
         found = list(_measurements(run, jobs, timing, folder))
     version = next((str(r["version"]) for r in run.results.values() if "version" in r), "unknown")
     return Remote(tuple(found), to_json(run.device()), version, run.notes, run.error)
+
+
+def _by_benchmark_model(
+    transport: Transport, profile: DeviceProfile, program: Path, jobs: RemoteJobs
+) -> Remote:
+    """Time a TFLite file with Google's program, which gives an average and nothing else."""
+    before = read_facts(transport)
+    require_target(before, runtime="litert", where=transport.where, profile=profile)
+    threads = jobs.options.threads
+    times = run_benchmark_model(
+        transport, program, jobs.path, threads=threads, cores=big_cores(before, threads)
+    )
+    kind = kind_of(transport, before)
+    details = {"statistic": "mean", "batch": 1, "threads": threads, "program": program.name}
+    found = (
+        Measurement("latency_ms", times.mean_ms, "ms", kind, n=times.runs, details=details),
+        Measurement("load_ms", times.init_ms, "ms", kind, details={"program": program.name}),
+    )
+    note = f"{program.name} gives a mean without samples, and no accuracy"
+    return Remote(found, to_json(transport.facts()), "unknown", (note,))
 
 
 def choose_launcher(transport: Transport, profile: DeviceProfile, program: Path | None) -> Launcher:

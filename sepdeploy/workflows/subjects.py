@@ -12,6 +12,7 @@ from sepdeploy.exporters.entry import Entry, read_entry
 from sepdeploy.files import sha256_file
 from sepdeploy.records import ArtifactRecord, ArtifactRef, Manifest
 from sepdeploy.workflows.exporting import read_manifest
+from sepdeploy.workflows.quantising import only_runtimes
 from sepdeploy.workflows.verifying import find_manifests
 
 SUFFIXES = (".onnx", ".tflite")
@@ -92,14 +93,15 @@ def _subject(path: Path, manifest_path: Path | None, manifest: Manifest | None) 
 
 
 def choose_runtimes(path: Path, wanted: str | None) -> tuple[str, ...]:
-    """Return the runtime that was asked for, else every installed one for the format.
+    """Return the runtime that was asked for, else every installed one that the file is for.
 
     Raises:
         BadInput: No such runtime, or it takes another format.
         Missing: It is not installed.
     """
     if wanted is None:
-        return runtimes.installed(path.suffix[1:])
+        only = only_runtimes(path)
+        return tuple(r for r in runtimes.installed(path.suffix[1:]) if not only or r in only)
     name = runtimes.choose(path, wanted)
     if name not in runtimes.installed(path.suffix[1:]):
         raise Missing(f"runtime '{name}' is not installed", hint=runtimes.RUNTIMES[name].hint)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sepdeploy.files import check_writable
 from sepdeploy.training import Event, fit, history_path, load_recipe
 
 TRAIN_SCHEMA = "sepdeploy.train/1"
@@ -51,6 +52,7 @@ def train_model(
 ) -> TrainSummary:
     """Train by recipe and flags; see ``sepdeploy.api.train``."""
     recipe = load_recipe(recipe_path, overrides)
+    check_writable(out)
     result = fit(recipe, out=out, resume=resume, on_progress=on_progress or _ignore)
     model = result.model
     return TrainSummary(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,11 @@ from sepdeploy.files import sha256_file
 from sepdeploy.records import ArtifactRecord, Manifest
 from sepdeploy.workflows.evaluation import Notify, reference_inputs, torch_logits
 from sepdeploy.workflows.exporting import PARITY_SAMPLES, prove, read_manifest
+from sepdeploy.workflows.quantising import only_runtimes
 from sepdeploy.workflows.requirements import has_torch
+
+if TYPE_CHECKING:
+    from sepdeploy.exporters.entry import Entry
 
 VERIFY_SCHEMA = "sepdeploy.verify/1"
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
@@ -58,6 +63,10 @@ def find_manifests(path: Path | None) -> tuple[Path, ...]:
         BadInput: There is none.
     """
     if path is not None and not path.is_dir():
+        if path.suffix in (".onnx", ".tflite", ".pt"):
+            raise BadInput(
+                f"{path} is no manifest", hint=f"verify {path.with_suffix('.manifest.json')}"
+            )
         return (path,)
     folder = path or Path()
     found = tuple(sorted(folder.glob("*.manifest.json")))
@@ -171,7 +180,7 @@ def _artifact(
     from sepdeploy.exporters.entry import read_entry
 
     path = folder / artifact.path
-    items = [_attempt(artifact.path, "entry", lambda: _entry(read_entry(path).layers, manifest))]
+    items = [_attempt(artifact.path, "entry", lambda: _entry(read_entry(path), manifest))]
     if reference is None:
         why = "neither the model (with torch; --arch for your own) nor an evaluation pack at hand"
         return [*items, VerifyItem(artifact.path, "parity", SKIPPED, why)]
@@ -179,10 +188,11 @@ def _artifact(
     def run() -> str:
         parity, residency, notes = prove(
             path, artifact.format, manifest.layers, reference.images, reference.logits,
-            reference.kind,
+            reference.kind, quantization=artifact.quantization, precisions=artifact.precisions,
+            only=only_runtimes(path),
         )  # fmt: skip
         if notes:
-            return notes[0]
+            raise Missing(notes[0])
         worst = max(parity, key=lambda p: p.max_rel)
         runtimes = ", ".join(dict.fromkeys(p.runtime for p in parity))
         kept = f"; {len(residency)} structured layers keep their factors" if residency else ""
@@ -191,9 +201,11 @@ def _artifact(
     return [*items, _attempt(artifact.path, "parity", run)]
 
 
-def _entry(layers: object, manifest: Manifest) -> str:
-    if layers != manifest.layers:
+def _entry(entry: Entry, manifest: Manifest) -> str:
+    if entry.layers != manifest.layers:
         raise ArtifactCheckFailed("its embedded layer table differs from the manifest")
+    if entry.input != manifest.input:
+        raise ArtifactCheckFailed("its embedded input differs from the manifest")
     return "embedded entry matches the manifest"
 
 

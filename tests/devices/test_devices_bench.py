@@ -114,3 +114,26 @@ def test_a_recording_of_something_else_is_refused(exported: Path, tmp_path: Path
     assert got.code == 2
     assert str(tape) in got.line
     assert call("bench", exported / "tiny.onnx", "--device", "replay:/nowhere").code == 2
+
+
+def test_googles_program_gives_a_mean_and_no_more(exported: Path, tmp_path: Path, call) -> None:
+    program = tmp_path / "benchmark_model"
+    program.write_text(
+        "#!/bin/sh\necho 'Inference timings in us: Init: 5000, First inference: 9, "
+        "Warmup (avg): 8, Inference (avg): 250'\n"
+    )
+    device = profile(tmp_path, "local")
+    out = tmp_path / "a.json"
+    got = call("bench", exported / "tiny.tflite", "--runtime", "litert", "--attack", "pgd-3",
+               "--samples", "40", "--device", device, "--runner", program,
+               "--json", out)  # fmt: skip
+    assert got.code == 0, got.err
+    (result,) = json.loads(out.read_text())["results"]
+    means = [m for m in result["measurements"] if m.get("statistic") == "mean"]
+    assert [(m["value"], m["program"]) for m in means] == [(0.25, "benchmark_model")]
+
+
+def test_there_is_nothing_to_set_up_for_an_unknown_machine(tmp_path: Path, call) -> None:
+    got = call("devices", "setup", profile(tmp_path, "local"))
+    assert got.code == 2
+    assert "box" in got.line

@@ -1,0 +1,254 @@
+"""Artifacts layer by layer: against the model they were made from, or against each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepdeploy.data.evalpack import EvalPack, read_pack
+from sepdeploy.errors import BadInput, Missing
+from sepdeploy.files import sha256_file
+from sepdeploy.records import ArtifactRecord, Manifest
+from sepdeploy.workflows.evaluation import Notify, reference_inputs
+from sepdeploy.workflows.exporting import read_manifest
+from sepdeploy.workflows.requirements import has_torch
+
+if TYPE_CHECKING:
+    import onnx
+
+    from sepdeploy.measure.fidelity import LayerFidelity
+
+LAYERS_SCHEMA = "sepdeploy.layers/1"
+SUFFIXES = (".onnx", ".tflite")
+TOLERANCE = 3e-5  # of two float files, each within 1e-5 of its model
+LEAST_COSINE = 0.9  # of logits of quantised files; below it they are of another function
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """One artifact in one runtime beside its reference.
+
+    Attributes:
+        path: The artifact.
+        runtime: Its runtime.
+        reference: What it was compared with: a model file or another artifact.
+        samples: Images compared.
+        inputs: "data" or "synthetic".
+        rows: One per layer that both have; the logits last.
+        worst: Name of the layer with the lowest SQNR, "" where all are equal bit by bit.
+        passed: Whether the logits agree.
+        notes: What could not be done and why.
+    """
+
+    path: str
+    runtime: str
+    reference: str
+    samples: int
+    inputs: str
+    rows: tuple[LayerFidelity, ...] = ()
+    worst: str = ""
+    passed: bool = True
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayersReport:
+    """All comparisons; ``exit_code`` is 6 when logits disagree, 4 where nothing was compared."""
+
+    comparisons: tuple[LayerComparison, ...]
+    exit_code: int
+    schema: str = LAYERS_SCHEMA
+
+
+def compare_exports(
+    manifests: tuple[Path, ...], *, arch: str | None = None, seed: int = 0, notify: Notify
+) -> LayersReport:
+    """Compare every artifact of exports with its model, layer by layer, in every runtime.
+
+    The model file must be at hand with torch; where it is not, the manifest's .onnx file stands in
+    for it and a note says so.
+
+    Args:
+        manifests: Manifest files.
+        arch: ``package.module:factory`` of a model of the user's own architecture.
+        seed: Seed of synthetic inputs, where there is no data.
+        notify: Told what goes on.
+
+    Raises:
+        BadInput: A manifest or a model that cannot be read.
+        Missing: No runtime is installed.
+    """
+    found: list[LayerComparison] = []
+    for path in manifests:
+        notify(f"comparing the layers of {path}")
+        found += _export_layers(path, read_manifest(path), arch, seed)
+    return _report(found)
+
+
+def compare_files(
+    path: Path, other: Path, *, seed: int = 0, runtime: str | None = None
+) -> LayersReport:
+    """Compare artifacts with other ones wherever the names of layers agree, and at the logits.
+
+    Args:
+        path: An artifact, or a manifest: each of its files is compared.
+        other: An artifact, or a manifest: its file of the same format, else its first one.
+        seed: Seed of synthetic inputs, where there is no data.
+        runtime: Of the files at ``path``; by default the first one installed.
+
+    Raises:
+        BadInput: A file is not usable, or the two take different inputs.
+        Missing: No runtime is installed for a file.
+    """
+    from sepdeploy.measure import fidelity
+    from sepdeploy.measure.child import every_runtime
+
+    mine, pack = _artifacts(path)
+    theirs, other_pack = _artifacts(other)
+    pack = pack or other_pack
+    comparisons = []
+    for file in mine:
+        partner = next((t for t in theirs if t.suffix == file.suffix), theirs[0])
+        shape, other_shape = fidelity.input_shape(file), fidelity.input_shape(partner)
+        if other_shape != shape:
+            raise BadInput(
+                f"{file} takes inputs {shape}, {partner} takes {other_shape}",
+                hint="compare artifacts of the same network",
+            )
+        clean = None if pack is None else pack.clean()
+        fitting = clean if clean is not None and clean.shape[1:] == shape else None
+        images, kind = reference_inputs(shape, fitting, fidelity.SAMPLES, seed)
+        chosen = every_runtime(file, [runtime] if runtime else None)[0]
+        rows = fidelity.compare_artifacts(file, partner, images, runtime=chosen)
+        exact = not any(fidelity.has_reduced_weights(f) for f in (file, partner))
+        comparisons.append(
+            _comparison(str(file), chosen, str(partner), images, kind, rows, exact=exact)
+        )
+    return _report(comparisons)
+
+
+def _report(found: list[LayerComparison]) -> LayersReport:
+    if any(not c.passed for c in found):
+        return LayersReport(tuple(found), 6)
+    return LayersReport(tuple(found), 0 if any(c.rows for c in found) else 4)
+
+
+def _comparison(
+    path: str,
+    runtime: str,
+    reference: str,
+    images: NDArray[np.float32],
+    kind: str,
+    rows: tuple[LayerFidelity, ...],
+    *,
+    exact: bool,
+    notes: tuple[str, ...] = (),
+) -> LayerComparison:
+    from sepdeploy.measure.fidelity import SAMPLES, worst_layer
+
+    logits = rows[-1]
+    if exact:
+        passed = logits.max_rel is not None and logits.max_rel <= TOLERANCE
+    else:
+        passed = logits.cosine is not None and logits.cosine >= LEAST_COSINE
+        notes = (*notes, "weights of reduced precision: layers differ by their rounding")
+    if len(rows) == 1:
+        notes = (*notes, "no layer of one name in both")
+    samples = min(len(images), SAMPLES)
+    return LayerComparison(
+        path, runtime, reference, samples, kind, rows, worst_layer(rows), passed, notes
+    )
+
+
+def _export_layers(
+    path: Path, manifest: Manifest, arch: str | None, seed: int
+) -> list[LayerComparison]:
+    from sepdeploy import runtimes
+    from sepdeploy.measure import fidelity
+    from sepdeploy.measure.child import every_runtime
+
+    folder = path.parent
+    pack = _pack(folder, manifest)
+    clean = None if pack is None else pack.clean()
+    images, kind = reference_inputs(manifest.input.shape, clean, fidelity.SAMPLES, seed)
+    canonical = _canonical(folder, manifest, arch)
+    found = []
+    for artifact in manifest.artifacts:
+        file = folder / artifact.path
+        if not file.is_file() or not runtimes.installed(artifact.format):
+            why = "the file is missing" if not file.is_file() else "no runtime is installed"
+            none = LayerComparison(artifact.path, "", "", 0, kind, notes=(f"not compared: {why}",))
+            found.append(none)
+            continue
+        exact = artifact.quantization in ("", "none")
+        sibling = None if canonical else _sibling(manifest, artifact)
+        for runtime in every_runtime(file, None):
+            if canonical is not None:
+                rows = fidelity.compare_with_oracle(file, runtime, images, canonical)
+                reference = manifest.model.path
+                notes: tuple[str, ...] = ()
+            elif sibling is not None:
+                other = folder / sibling.path
+                rows = fidelity.compare_artifacts(file, other, images, runtime=runtime)
+                reference = sibling.path
+                notes = ("the model (with torch) is not at hand; its .onnx file stands in",)
+            else:
+                continue
+            found.append(
+                _comparison(
+                    artifact.path, runtime, reference, images, kind, rows, exact=exact, notes=notes
+                )
+            )
+    if not any(c.rows for c in found):
+        raise Missing(
+            f"{path}: neither its model (with torch; --arch for your own) nor a second file to "
+            "compare with",
+            hint="pip install 'sepdeploy[train]' and keep the model beside the manifest",
+        )
+    return found
+
+
+def _canonical(folder: Path, manifest: Manifest, arch: str | None) -> onnx.ModelProto | None:
+    """Return the model's canonical graph where the very model and torch are at hand."""
+    path = folder / manifest.model.path
+    if not path.is_file() or not has_torch() or sha256_file(path) != manifest.model.sha256:
+        return None
+    from sepdeploy.exporters.trace import trace
+    from sepdeploy.models import load
+
+    try:
+        model = load(path, arch=arch)
+    except BadInput:
+        if arch is not None:
+            raise
+        return None  # the user's own network, and its code was not named
+    return trace(model)
+
+
+def _sibling(manifest: Manifest, artifact: ArtifactRecord) -> ArtifactRecord | None:
+    others = (a for a in manifest.artifacts if a.path != artifact.path and a.format == "onnx")
+    return next(others, None)
+
+
+def _pack(folder: Path, manifest: Manifest) -> EvalPack | None:
+    if manifest.eval_pack is None or not (folder / manifest.eval_pack.path).is_file():
+        return None
+    return read_pack(folder / manifest.eval_pack.path)
+
+
+def _artifacts(path: Path) -> tuple[tuple[Path, ...], EvalPack | None]:
+    """Return the artifacts that a path means, and the evaluation pack beside them."""
+    if path.suffix in SUFFIXES:
+        if not path.is_file():
+            raise BadInput(f"{path}: no such file", hint="check the path")
+        return (path,), None
+    manifest = read_manifest(path)
+    files = tuple(path.parent / a.path for a in manifest.artifacts)
+    missing = next((f for f in files if not f.is_file()), None)
+    if missing is not None or not files:
+        raise BadInput(f"{path}: {missing or 'no file'} is not there", hint="export again")
+    return files, _pack(path.parent, manifest)

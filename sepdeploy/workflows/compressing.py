@@ -1,0 +1,184 @@
+"""Compression for people: a trained model in, a plan, a smaller model out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sepdeploy.compression import CompressionPlan, compress_model, plan_compression
+from sepdeploy.errors import BadInput
+from sepdeploy.files import sha256_file
+from sepdeploy.models import Model, load, save
+from sepdeploy.training import Event, fit, load_recipe
+
+COMPRESS_SCHEMA = "sepdeploy.compress/1"
+INHERITED = ("data", "objective", "eps", "norm", "steps", "step_size", "seed")
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """What is wanted; see ``sepdeploy.api.compress``."""
+
+    structure: str
+    target: str = ""
+    measure: str = "params"
+    layers: tuple[str, ...] = ()
+    finetune: Path | None = None
+    resume: bool = False
+    dry_run: bool = False
+    data_dir: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class CompressedLayer:
+    """One layer of the result; ``relative_error`` is expected until the layer is projected."""
+
+    name: str
+    structure: str
+    params: int
+    params_dense: int
+    macs: int
+    macs_dense: int
+    relative_error: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class CompressSummary:
+    """A plan, and what came of it; accuracies are fractions in [0, 1].
+
+    ``model`` is "" for a plan that was only shown.
+    """
+
+    source: str
+    model: str
+    structure: str
+    target: str
+    measure: str
+    limit: int | None
+    params: int
+    params_before: int
+    macs: int
+    macs_before: int
+    layers: tuple[CompressedLayer, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    schema: str = COMPRESS_SCHEMA
+
+    def lines(self) -> list[str]:
+        """Return the result as a few lines of text."""
+        ratio = self.params_before / max(1, self.params)
+        size = f"{self.params_before:,} → {self.params:,} parameters ({ratio:.1f}x fewer)"
+        if not self.model:
+            return [f"plan: {size}; nothing was written"]
+        accuracy = self.provenance.get("accuracy")
+        lines = [f"{self.model}: {size}"]
+        if accuracy:
+            robust = accuracy["test_robust"]
+            lines.append(
+                f"fine-tuned: test clean {accuracy['test_clean']:.2%}"
+                + ("" if robust is None else f", robust {robust:.2%}")
+            )
+        else:
+            lines.append("not fine-tuned: expect to need it (--finetune RECIPE.toml)")
+        return [*lines, f"next: sepdeploy export {self.model}"]
+
+
+def compress_file(
+    path: Path,
+    out: Path | None,
+    options: CompressOptions,
+    *,
+    arch: str | None,
+    on_plan: Callable[[CompressSummary], None],
+    on_progress: Callable[[Event], None],
+) -> CompressSummary:
+    """Plan, project, and fine-tune where asked; see ``sepdeploy.api.compress``."""
+    model = load(path, arch=arch)
+    target = out or path.with_name(f"{path.stem}-{_suffix(options.structure)}.pt")
+    if target.resolve() == path.resolve():
+        raise BadInput(f"{target} is the model itself", hint="choose another -o")
+    plan = plan_compression(
+        model, options.structure, options.target, measure=options.measure, layers=options.layers
+    )
+    summary = _summary(path, options, plan)
+    on_plan(summary)
+    if options.dry_run:
+        return summary
+    small, errors = compress_model(model, plan.changes)
+    small.provenance = _provenance(model, path, options)
+    if options.finetune is None:
+        save(small, target)
+    else:
+        small = _finetune(small, target, options, on_progress)
+    layers = tuple(
+        replace(x, relative_error=errors.get(x.name, x.relative_error)) for x in summary.layers
+    )
+    return replace(
+        summary,
+        model=str(target),
+        layers=layers,
+        params=small.params,
+        provenance=dict(small.provenance),
+    )
+
+
+def _suffix(structure: str) -> str:
+    family = structure.partition(":")[0].partition("*")[0]
+    return family if family.isalnum() else "small"
+
+
+def _finetune(
+    model: Model, out: Path, options: CompressOptions, on_progress: Callable[[Event], None]
+) -> Model:
+    """Train the projected model; what the recipe does not say is taken from the model's own."""
+    stored = model.provenance.get("recipe")
+    known = stored if isinstance(stored, dict) else model.provenance
+    inherited = {k: known[k] for k in INHERITED if known.get(k) is not None}
+    flags = {"data_dir": options.data_dir, "seed": options.seed, "arch": model.arch or None}
+    recipe = load_recipe(options.finetune, flags, defaults=inherited)
+    return fit(recipe, out=out, resume=options.resume, on_progress=on_progress, model=model).model
+
+
+def _provenance(model: Model, path: Path, options: CompressOptions) -> dict[str, Any]:
+    """Where the model comes from; the accuracy of the large one does not pass on."""
+    kept = {k: v for k, v in model.provenance.items() if k not in ("accuracy", "best_epoch")}
+    origin = {
+        "source_sha256": sha256_file(path),
+        "structure": options.structure,
+        "target": options.target,
+        "measure": options.measure,
+        "source_accuracy": model.provenance.get("accuracy"),
+    }
+    return kept | {"compressed": origin}
+
+
+def _summary(path: Path, options: CompressOptions, plan: CompressionPlan) -> CompressSummary:
+    return CompressSummary(
+        source=str(path),
+        model="",
+        structure=options.structure,
+        target=options.target,
+        measure=plan.measure,
+        limit=plan.limit,
+        params=plan.params,
+        params_before=plan.params_before,
+        macs=plan.macs,
+        macs_before=plan.macs_before,
+        layers=tuple(CompressedLayer(**vars(x)) for x in plan.layers),
+    )
+
+
+def split_layers(text: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return layer names or patterns from "fc1,fc2" or a sequence.
+
+    Raises:
+        BadInput: An empty name.
+    """
+    parts = text.split(",") if isinstance(text, str) else list(text or ())
+    names = tuple(part.strip() for part in parts)
+    if not all(names):
+        raise BadInput("--layers has an empty name", hint="for example --layers fc1,fc2")
+    return names
