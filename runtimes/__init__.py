@@ -8,9 +8,20 @@ from pathlib import Path
 from sepdeploy.errors import BadInput, Missing, unknown_name
 from sepdeploy.runtimes.base import Runtime, Session
 from sepdeploy.runtimes.litert import open_tflite
+from sepdeploy.runtimes.native.claims import Claim, claim
 from sepdeploy.runtimes.ort import open_onnx
 
-__all__ = ["RUNTIMES", "Runtime", "Session", "file_format", "installed", "open", "versions"]
+__all__ = [
+    "RUNTIMES",
+    "Claim",
+    "Runtime",
+    "Session",
+    "custom_nodes",
+    "file_format",
+    "installed",
+    "open",
+    "versions",
+]
 
 # In the order of preference within a format.
 RUNTIMES: dict[str, Runtime] = {
@@ -88,7 +99,31 @@ def choose(path: str | os.PathLike[str], runtime: str | None) -> str:
     return runtime
 
 
-def open(path: str | os.PathLike[str], runtime: str | None = None, threads: int = 1) -> Session:
+def custom_nodes(path: str | os.PathLike[str], runtime: str, *, native: bool = True) -> Claim:
+    """Return what runs the nodes of ``ai.sepdeploy`` in a file: native kernels, or their bodies.
+
+    Args:
+        path: The file.
+        runtime: A name of ``RUNTIMES``.
+        native: Whether native kernels may run them.
+
+    Raises:
+        BadInput: The file is not readable, or there is no such runtime.
+    """
+    if runtime not in RUNTIMES:
+        raise unknown_name("runtime", runtime, RUNTIMES)
+    if RUNTIMES[runtime].format != "onnx":
+        return Claim()
+    return claim(Path(path), runtime, RUNTIMES[runtime].version(), wanted=native)
+
+
+def open(
+    path: str | os.PathLike[str],
+    runtime: str | None = None,
+    threads: int = 1,
+    *,
+    native: bool = True,
+) -> Session:
     """Open an artifact in a runtime, inside this process.
 
     Files of doubtful origin belong in a child process: see ``sepdeploy.measure.run_job``.
@@ -97,6 +132,8 @@ def open(path: str | os.PathLike[str], runtime: str | None = None, threads: int 
         path: The .onnx or .tflite file.
         runtime: A name of ``RUNTIMES``; by default the preferred installed one for the format.
         threads: How many threads the runtime may use.
+        native: Let native kernels run the custom nodes, where they are built and fit the file;
+            the session's ``note`` says what runs them.
 
     Raises:
         BadInput: The file, the runtime's name or the number of threads is not usable.
@@ -107,5 +144,5 @@ def open(path: str | os.PathLike[str], runtime: str | None = None, threads: int 
     if threads < 1:
         raise BadInput(f"threads must be at least 1, found {threads}")
     if RUNTIMES[name].format == "onnx":
-        return open_onnx(path, threads)
+        return open_onnx(path, threads, custom_nodes(path, name, native=native))
     return open_tflite(path, threads, name)

@@ -26,11 +26,19 @@ class Session(Protocol):
     """A loaded artifact. Use it as a context manager; one thread at a time.
 
     ``input`` is what a sample looks like, ``runtime`` which runtime runs it, ``path`` the file.
+    ``note`` is one line on what runs the file's custom nodes, "" where it has none;
+    ``native_calls`` how often native kernels did in a run, counted in the first one (0 before).
     """
 
     path: Path
     runtime: RuntimeRef
     input: InputSpec
+    note: str
+
+    @property
+    def native_calls(self) -> int:
+        """Calls of native kernels in one run."""
+        ...
 
     def run(self, batch: npt.NDArray[np.float32]) -> Logits:
         """Return the logits (N, classes) of a float32 batch (N, *input.shape), NCHW or NF.
@@ -65,6 +73,7 @@ class Model(Protocol):
     version: str
     sample: tuple[int, ...]
     fixed: int | None
+    native_calls: int
 
     def run(self, batch: Any) -> Any:
         """Return the logits of a batch."""
@@ -112,11 +121,20 @@ def translate(error: RunnerError) -> SepdeployError:
 class OpenSession:
     """A session around one of the runner's adapters."""
 
-    def __init__(self, path: Path, model: Model, threads: int, entry: str | None) -> None:
+    def __init__(
+        self, path: Path, model: Model, threads: int, entry: str | None, note: str = ""
+    ) -> None:
         self.path = path
+        self.note = note
+        self._model: Model | None = model
         self.runtime = RuntimeRef(model.name, model.version, threads)
         self.input = input_spec(path, entry, model.sample)
         self._run: Callable[[Any], Any] | None = model.run
+
+    @property
+    def native_calls(self) -> int:
+        """How often native kernels ran in one run, counted in the first one (0 before it)."""
+        return 0 if self._model is None else self._model.native_calls
 
     def run(self, batch: npt.NDArray[np.float32]) -> Logits:
         """Return the logits (N, classes) of a float32 batch (N, *input.shape).
@@ -135,7 +153,7 @@ class OpenSession:
 
     def close(self) -> None:
         """Free the model."""
-        self._run = None
+        self._run = self._model = None
 
     def __enter__(self) -> Self:
         return self

@@ -10,22 +10,29 @@ from typing import Any
 
 from sepdeploy.errors import BadInput
 from sepdeploy.runtimes.base import ENTRY_KEY, OpenSession, translate
+from sepdeploy.runtimes.native.claims import Claim
 from sepdeploy.runtimes.runner import OrtModel, RunnerError
 
 
-def open_onnx(path: Path, threads: int = 1) -> OpenSession:
+def open_onnx(path: Path, threads: int = 1, claimed: Claim | None = None) -> OpenSession:
     """Open an ONNX file on the CPU.
+
+    Args:
+        path: The file.
+        threads: How many threads the runtime may use.
+        claimed: What runs its custom nodes; by default their function bodies.
 
     Raises:
         BadInput: The file is damaged, refers to data outside its folder, or has several inputs.
         Missing: onnxruntime is not installed.
     """
     check_external_data(path)
+    claimed = claimed or Claim()
     try:
-        model = OrtModel(str(path), threads)
+        model = OrtModel(str(path), threads, native=claimed.library)
     except RunnerError as error:
         raise translate(error) from error
-    return OpenSession(path, model, threads, model.metadata.get(ENTRY_KEY))
+    return OpenSession(path, model, threads, model.metadata.get(ENTRY_KEY), claimed.note)
 
 
 def check_external_data(path: Path) -> None:

@@ -8,10 +8,11 @@ device over ssh or into an emulator::
 
 A job is a JSON object; a result is one too. Common keys of a job:
 
-    mode      "run" | "latency" | "memory" | "values" | "optimize"
+    mode      "run" | "latency" | "memory" | "values" | "ranges" | "optimize"
     runtime   "onnxruntime" | "litert" | "tflite-runtime"
     threads   1 by default
     memory_limit   bytes of address space the process may take, 0 = no limit
+    native    {model path: native library that runs its custom nodes}, by default none
 
 ``run``: ``model`` (path), ``inputs`` (.npy, float32, (N, *shape) as NCHW or NF), ``batches`` (list
 of batch sizes: all N samples are run once per size), ``output`` (.npy to write, (sizes, N,
@@ -26,16 +27,22 @@ long enough for the clock to resolve it (``block_us``), in milliseconds.
 loading and at its peak.
 
 ``values``: ``model``, ``inputs``, ``names``, ``output`` (.npz to write: "value0" is the first
-name's): intermediate values of one run; an .onnx file must declare them as outputs.
+name's): intermediate values of one run, quantised ones as what they stand for; an .onnx file must declare
+them as outputs.
+
+``ranges``: ``model``, ``inputs``, ``names``, ``batch``: the smallest and largest value that each
+intermediate value takes over all inputs; an .onnx file must declare them as outputs.
 
 ``optimize``: ``model``, ``output``: writes the graph as ONNX Runtime optimises it.
 
-A result has ``ok``; when false, ``error`` (one line) and ``kind``: "bad-input" (exit code 2),
-"missing" (4) or "internal" (70).
+Where native kernels may run, a result has ``native_calls``: how often they did in one run of each
+model, summed up. Every result has ``ok``; when false, ``error`` (one line) and ``kind``:
+"bad-input" (exit code 2), "missing" (4) or "internal" (70).
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -130,16 +137,20 @@ class OrtModel:
 
     Input and output memory is bound once per batch size, so that a run is a copy in, the graph and
     a copy out. ``sample`` is the shape of one sample, ``fixed`` the batch size that the file
-    insists on (None: any), ``metadata`` the file's own key-value entries.
+    insists on (None: any), ``metadata`` the file's own key-value entries. ``native`` is the library
+    whose kernels take over the custom nodes, ``native_calls`` how often they did in a run, counted
+    in the first one (0 before it).
     """
 
     name = "onnxruntime"
 
-    def __init__(self, path: str, threads: int = 1, optimized: str = "") -> None:
+    def __init__(self, path: str, threads: int = 1, optimized: str = "", native: str = "") -> None:
         onnxruntime = _onnxruntime()
         self.path = path
         self.version = str(onnxruntime.__version__)
         options = _ort_options(onnxruntime, threads)
+        self._count = _register(options, native) if native else _no_calls
+        self.native_calls = 0
         if optimized:
             options.optimized_model_filepath = optimized
             for key, value in (
@@ -218,10 +229,12 @@ class OrtModel:
         if not fits(batch, self.sample, self.fixed):
             raise wrong_batch(self.path, batch, self.sample, self.fixed)
         source = np.array(batch, dtype=np.float32, order="C")
+        calls = self._count()
         try:  # a first run tells the output's shape, which the file may leave open
             result = self.session.run([self._output], {self._input: source})[0]
         except Exception as error:
             raise self._failed(source, error) from error
+        self.native_calls = self._count() - calls
         if result.ndim < 1 or result.shape[0] != len(source):
             raise RunnerError(
                 "bad-input",
@@ -262,6 +275,23 @@ def _ort_options(onnxruntime: Any, threads: int) -> Any:
     return options
 
 
+def _no_calls() -> int:
+    return 0
+
+
+def _register(options: Any, native: str) -> Callable[[], int]:
+    """Let a native library take over the nodes it has kernels for; return its call counter."""
+    try:
+        options.register_custom_ops_library(native)
+        counter = ctypes.CDLL(native).sepdeploy_native_calls
+    except Exception as error:
+        raise RunnerError(
+            "missing", f"native kernels in {native} cannot be loaded: {one_line(error)}"
+        ) from error
+    counter.restype = ctypes.c_ulonglong
+    return lambda: int(counter())
+
+
 class TfliteModel:
     """A TFLite file in LiteRT or tflite-runtime on the CPU.
 
@@ -274,6 +304,7 @@ class TfliteModel:
     ) -> None:
         self.path = path
         self.name = name
+        self.native_calls = 0
         interpreter, self.version = _tflite_interpreter(name)
         if not Path(path).is_file():
             raise RunnerError("bad-input", f"{path}: no such file")
@@ -407,8 +438,17 @@ class TfliteModel:
     def values(self, batch: Array, names: list[str]) -> dict[str, Array]:
         """Return intermediate values of one run by tensor name (with ``keep_values``)."""
         self.run(batch)
-        found = {t["name"]: t["index"] for t in self._interpreter.get_tensor_details()}
-        return {name: self._get(found[name], 0) for name in names if name in found}
+        found = {t["name"]: t for t in self._interpreter.get_tensor_details()}
+        return {name: self._value(found[name]) for name in names if name in found}
+
+    def _value(self, tensor: dict[str, Any]) -> Array:
+        """Return a tensor's value, a quantised one as what it stands for."""
+        value: Array = self._get(int(tensor["index"]), 0)
+        scale, zero = tensor["quantization"]
+        if value.dtype.kind not in "iu" or not scale > 0:
+            return value
+        real: Array = (value.astype(np.float32) - np.float32(zero)) * np.float32(scale)
+        return real
 
 
 def _keeping(interpreter: Any, keep_values: bool) -> dict[str, Any]:
@@ -465,8 +505,8 @@ def _affine(path: str, tensor: dict[str, Any]) -> tuple[float, int] | None:
     return float(scale), int(zero)
 
 
-def load(runtime: str, path: str, threads: int = 1) -> Any:
-    """Return the model in that runtime.
+def load(runtime: str, path: str, threads: int = 1, native: str = "") -> Any:
+    """Return the model in that runtime; ``native`` is the library for its custom nodes.
 
     Raises:
         RunnerError: "missing" when the runtime is absent, "bad-input" when the file is not usable.
@@ -474,10 +514,23 @@ def load(runtime: str, path: str, threads: int = 1) -> Any:
     if not isinstance(threads, int) or threads < 1:
         raise RunnerError("bad-input", f"threads must be at least 1, found {threads}")
     if runtime == "onnxruntime":
-        return OrtModel(path, threads)
+        return OrtModel(path, threads, native=native)
     if runtime in ("litert", "tflite-runtime"):
         return TfliteModel(path, threads, runtime)
     raise RunnerError("bad-input", f"unknown runtime '{runtime}'")
+
+
+def _load(job: dict[str, Any], path: str) -> Any:
+    """Return a model of a job."""
+    native = (job.get("native") or {}).get(path, "")
+    return load(job["runtime"], path, job.get("threads", 1), str(native))
+
+
+def _calls(job: dict[str, Any], models: list[Any]) -> Result:
+    """Return what a result says about native kernels."""
+    if not job.get("native"):
+        return {}
+    return {"native_calls": sum(getattr(model, "native_calls", 0) for model in models)}
 
 
 def run_in_batches(model: Any, inputs: Array, batch: int) -> Array:
@@ -508,7 +561,7 @@ def _inputs(job: dict[str, Any]) -> Array:
 def job_run(job: dict[str, Any]) -> Result:
     """Run all inputs once per batch size."""
     inputs = _inputs(job)
-    model = load(job["runtime"], job["model"], job.get("threads", 1))
+    model = _load(job, job["model"])
     batches = [int(b) for b in job.get("batches", [len(inputs)])]
     if not len(inputs) or not batches or min(batches) < 1:
         raise RunnerError(
@@ -516,6 +569,7 @@ def job_run(job: dict[str, Any]) -> Result:
         )
     logits = np.stack([run_in_batches(model, inputs, b) for b in batches])
     result: Result = {"version": model.version, "batches": batches, "shape": list(logits.shape)}
+    result.update(_calls(job, [model]))
     if job.get("output"):
         with Path(job["output"]).open("wb") as file:
             np.save(file, logits, allow_pickle=False)
@@ -547,8 +601,7 @@ def _spent_us(run: Callable[[Any], Any], batch: Array, runs: int) -> float:
 def job_latency(job: dict[str, Any]) -> Result:
     """Time several models in turns; every sample is the mean of one block of runs."""
     entries = job["models"]
-    threads = job.get("threads", 1)
-    models = [load(job["runtime"], e["path"], threads) for e in entries]
+    models = [_load(job, e["path"]) for e in entries]
     batch = int(job.get("batch", 1))
     generator = np.random.default_rng(job.get("seed", 0))
     if len({m.sample for m in models}) != 1:
@@ -574,6 +627,7 @@ def job_latency(job: dict[str, Any]) -> Result:
         "rounds": rounds,
         "warmup": warmup,
         "timer": "perf_counter_ns",
+        **_calls(job, models),
     }
 
 
@@ -638,14 +692,14 @@ def resident() -> tuple[int, int]:
 
 def job_memory(job: dict[str, Any]) -> Result:
     """Load the model once, run it, and report time to load and resident memory in bytes."""
-    runtime, threads = job["runtime"], job.get("threads", 1)
+    runtime = job["runtime"]
     if runtime == "onnxruntime":
         _onnxruntime()  # its import is not part of loading the model
     else:
         _tflite_interpreter(runtime)
     _, before = resident()
     start = time.perf_counter_ns()
-    model = load(runtime, job["model"], threads)
+    model = _load(job, job["model"])
     load_ms = (time.perf_counter_ns() - start) / 1e6
     _, loaded = resident()
     batch = model.fixed or int(job.get("batch", 1))
@@ -665,6 +719,7 @@ def job_memory(job: dict[str, Any]) -> Result:
         "rss_loaded_bytes": loaded,
         "rss_after_bytes": after,
         "batch": batch,
+        **_calls(job, [model]),
     }
 
 
@@ -672,14 +727,34 @@ def job_values(job: dict[str, Any]) -> Result:
     """Write intermediate values of one run of all inputs."""
     inputs = _inputs(job)
     names = [str(name) for name in job["names"]]
-    if job["runtime"] == "onnxruntime":
-        model: Any = OrtModel(job["model"], job.get("threads", 1))
-    else:
-        model = TfliteModel(job["model"], job.get("threads", 1), job["runtime"], keep_values=True)
+    model = _keeping_values(job)
     found = model.values(inputs, names)
     with Path(job["output"]).open("wb") as file:
         np.savez(file, **{f"value{names.index(name)}": value for name, value in found.items()})
     return {"version": model.version, "found": list(found)}
+
+
+def job_ranges(job: dict[str, Any]) -> Result:
+    """Find the smallest and largest value of each named intermediate value over all inputs."""
+    inputs = _inputs(job)
+    names = [str(name) for name in job["names"]]
+    model = _keeping_values(job)
+    batch = model.fixed or int(job.get("batch", 16))
+    ranges: dict[str, list[float]] = {}
+    usable = len(inputs) - (len(inputs) % batch if model.fixed else 0)
+    for start in range(0, usable, batch):
+        for name, value in model.values(inputs[start : start + batch], names).items():
+            low, high = float(value.min()), float(value.max())
+            before = ranges.get(name, [low, high])
+            ranges[name] = [min(low, before[0]), max(high, before[1])]
+    return {"version": model.version, "ranges": ranges}
+
+
+def _keeping_values(job: dict[str, Any]) -> Any:
+    """Return the model in a form that keeps its intermediate values."""
+    if job["runtime"] == "onnxruntime":
+        return OrtModel(job["model"], job.get("threads", 1))
+    return TfliteModel(job["model"], job.get("threads", 1), job["runtime"], keep_values=True)
 
 
 def job_optimize(job: dict[str, Any]) -> Result:
@@ -695,6 +770,7 @@ MODES: dict[str, Callable[[dict[str, Any]], Result]] = {
     "latency": job_latency,
     "memory": job_memory,
     "values": job_values,
+    "ranges": job_ranges,
     "optimize": job_optimize,
 }
 

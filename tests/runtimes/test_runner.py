@@ -156,7 +156,7 @@ def fake_job(monkeypatch, costs, **job):
     clock, log = Clock(), []
     models = {label: Fake(clock, cost, log, label) for label, cost in costs.items()}
     monkeypatch.setattr(runner.time, "perf_counter_ns", clock)
-    monkeypatch.setattr(runner, "load", lambda runtime, path, threads: models[path])
+    monkeypatch.setattr(runner, "load", lambda runtime, path, *_: models[path])
     entries = [{"name": label, "path": label} for label in costs]
     result = runner.job_latency({"runtime": "fake", "models": entries, "min_seconds": 0, **job})
     return result, log

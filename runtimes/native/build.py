@@ -1,0 +1,140 @@
+"""Builds the native library in the user's cache, and proves it before it counts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
+from sepdeploy.files import sha256_file, write_text
+from sepdeploy.runtimes.native import library, toolchain
+from sepdeploy.runtimes.native.library import LIBRARY, RECORD, SCHEMA, NativeStatus
+
+Say = Callable[[str], None]
+SELF_TEST_S = 120.0
+
+
+def build_native(*, force: bool = False, say: Say = lambda line: None) -> NativeStatus:
+    """Build the library for this machine, or return what is there already.
+
+    The compiled library is tried out in a child process, by itself and in every installed
+    runtime; what it fails in does not get to use it.
+
+    Args:
+        force: Build again even if there is a library.
+        say: Gets a line before each step that takes time.
+
+    Raises:
+        ArtifactCheckFailed: The compiled kernels give wrong results.
+        BadInput: The cache cannot be written.
+        Missing: There is no C++ compiler.
+    """
+    if library.switched_off():
+        raise BadInput(f"native kernels are switched off by {library.SWITCH}", hint="unset it")
+    found = library.native_status()
+    if found.state == "ready" and not force:
+        return prove_again(found, say=say)
+    compiler = toolchain.find_compiler()
+    folder = library.build_folder()
+    machine = toolchain.family()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        names = ", ".join(name for name, _ in toolchain.sets_of(machine))
+        say(f"building native kernels ({names}) with {compiler.version}")
+        (made / "objects").mkdir()
+        toolchain.compile_library(compiler, machine, made / LIBRARY, made / "objects")
+        shutil.rmtree(made / "objects")
+        (made / LIBRARY).chmod(0o644)
+        made.chmod(0o755)
+        say("testing them")
+        _record(made, compiler.version, self_test(made / LIBRARY))
+        if folder.exists():
+            shutil.rmtree(folder)
+        _settle(made, folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return library.native_status()
+
+
+def _settle(made: Path, folder: Path) -> None:
+    """Move the build to its place; another process may have built the same meanwhile."""
+    try:
+        made.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
+def _record(folder: Path, compiler: str, runtimes: dict[str, str]) -> None:
+    data = {
+        "schema": SCHEMA,
+        "sha256": sha256_file(folder / LIBRARY),
+        "digest": toolchain.digest(toolchain.family()),
+        "compiler": compiler,
+        "runtimes": runtimes,
+    }
+    write_text(folder / RECORD, json.dumps(data, indent=1) + "\n")
+    (folder / RECORD).chmod(0o644)
+
+
+def prove_again(found: NativeStatus, *, say: Say = lambda line: None) -> NativeStatus:
+    """Run the self-test again where runtimes were installed or changed since the build.
+
+    Raises:
+        ArtifactCheckFailed: The kernels give wrong results.
+    """
+    from sepdeploy import runtimes
+
+    path = Path(found.path)
+    if all(found.runtimes.get(name) == now for name, now in runtimes.versions().items()):
+        return found
+    say("testing the native kernels in the runtimes that are new")
+    _record(path.parent, found.compiler, self_test(path))
+    return library.native_status()
+
+
+def self_test(path: Path) -> dict[str, str]:
+    """Try a library out in child processes, so that one that crashes ends only its child.
+
+    Returns:
+        Version of each runtime in which its ops gave the right results.
+
+    Raises:
+        ArtifactCheckFailed: The kernels themselves give wrong results or crash.
+    """
+    from sepdeploy import runtimes
+
+    alone = _try(path, "kernels")
+    if alone:
+        raise ArtifactCheckFailed(
+            f"the native kernels fail their self-test: {alone}",
+            hint="everything works without them; report the compiler's version",
+        )
+    return {name: version for name, version in runtimes.versions().items() if not _try(path, name)}
+
+
+def _try(path: Path, what: str) -> str:
+    """Return what went wrong, "" if nothing did."""
+    module = "sepdeploy.runtimes.native.selftest"
+    done = toolchain.run([sys.executable, "-P", "-m", module, str(path), what], timeout=SELF_TEST_S)
+    if done.returncode == 0:
+        return ""
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return lines[-1] if lines else f"exit code {done.returncode}"
+
+
+def _unwritable(folder: Path, error: OSError) -> BadInput | Missing:
+    return BadInput(
+        f"cannot write {folder}: {error.strerror or error}",
+        hint="free some space, or set XDG_CACHE_HOME to another folder",
+    )

@@ -1,0 +1,136 @@
+"""The built library in the user's cache: found, checked to be ours, and described.
+
+A build is a folder named by the digest of what it was made from. It holds the library and a
+record with the library's own digest: a file that differs from its record, that belongs to
+somebody else or that others may write is never loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sepdeploy.errors import BadInput
+from sepdeploy.files import sha256_file
+from sepdeploy.runtimes.native import toolchain
+
+LIBRARY = "libsepdeploy_native.so"
+RECORD = "native.json"
+SCHEMA = "sepdeploy.native/1"
+SWITCH = "SEPDEPLOY_NATIVE"  # "0" or "off": as if no library had been built
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+MAX_RECORD = 1 << 20
+
+
+@dataclass(frozen=True)
+class NativeStatus:
+    """What there is of native kernels on this machine.
+
+    Attributes:
+        state: "ready", "not built", "off" (switched off by ``SEPDEPLOY_NATIVE``) or "refused".
+        path: The library, "" where there is none.
+        sha256: Its digest.
+        compiler: What built it.
+        runtimes: Runtime to version for which its self-test passed.
+        why: Why it is not ready, one line.
+    """
+
+    state: str
+    path: str = ""
+    sha256: str = ""
+    compiler: str = ""
+    runtimes: dict[str, str] = field(default_factory=dict)
+    why: str = ""
+
+
+def cache_folder() -> Path:
+    """Return the folder of native builds: ``$XDG_CACHE_HOME/sepdeploy/native``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
+    return root / "sepdeploy" / "native"
+
+
+def build_folder() -> Path:
+    """Return the folder of this machine's build, whether it exists or not."""
+    machine = toolchain.family()
+    return cache_folder() / f"{machine}-{toolchain.digest(machine)}"
+
+
+def switched_off() -> bool:
+    """Whether the user does not want native kernels."""
+    return os.environ.get(SWITCH, "").lower() in ("0", "off", "no", "false")
+
+
+def native_status() -> NativeStatus:
+    """Describe the native library without loading it."""
+    if switched_off():
+        return NativeStatus("off", why=f"{SWITCH} is set to {os.environ[SWITCH]}")
+    folder = build_folder()
+    path = folder / LIBRARY
+    if not path.is_file():
+        return NativeStatus("not built", why="sepdeploy devices setup host builds them")
+    record = read_record(folder)
+    why = _refusal(path, record)
+    if why:
+        return NativeStatus("refused", str(path), why=why)
+    return NativeStatus(
+        "ready",
+        str(path),
+        str(record["sha256"]),
+        str(record.get("compiler", "")),
+        {str(k): str(v) for k, v in record.get("runtimes", {}).items()},
+    )
+
+
+def native_library(runtime: str | None = None, version: str | None = None) -> Path | None:
+    """Return the library to load, None where there is none that may be loaded.
+
+    Args:
+        runtime: Only if its self-test passed in this runtime; a name of ``runtimes.RUNTIMES``.
+        version: Only if it passed in this version of the runtime.
+    """
+    found = native_status()
+    if found.state != "ready":
+        return None
+    if runtime is not None and runtime not in found.runtimes:
+        return None
+    if runtime is not None and version is not None and found.runtimes[runtime] != version:
+        return None
+    return Path(found.path)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the record of a build, {} where it is unreadable."""
+    try:
+        with (folder / RECORD).open("rb") as file:
+            data = json.loads(file.read(MAX_RECORD))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    fits = isinstance(data, dict) and data.get("schema") == SCHEMA
+    return data if fits and isinstance(data.get("runtimes", {}), dict) else {}
+
+
+def _refusal(path: Path, record: dict[str, Any]) -> str:
+    """Return why a library must not be loaded, "" where it may be."""
+    if not record:
+        return f"{path} was not built here: it has no record"
+    for place in (path.parent, path, path.parent / RECORD):
+        try:
+            info = place.lstat()
+        except OSError as error:
+            return f"{place} cannot be read: {error.strerror}"
+        if stat.S_ISLNK(info.st_mode):
+            return f"{place} is a link"
+        if info.st_uid not in (os.geteuid(), 0):
+            return f"{place} belongs to another user"
+        if info.st_mode & OTHERS_WRITE:
+            return f"{place} can be written by other users"
+    try:
+        same = sha256_file(path) == record.get("sha256")
+    except BadInput as error:
+        return error.message
+    return "" if same else f"{path} is not the file that was built (digest differs)"

@@ -1,0 +1,190 @@
+"""The C++ compiler, what it is told, and the digest that names a build."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from sepdeploy.errors import BadInput, Missing
+
+FORMAT = "1"  # part of the digest: older builds are left alone when the make-up changes
+KERNELS = "kernels.cpp"
+INSTALL = "sudo apt-get install -y g++ (or set CXX); without it, function bodies run instead"
+FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden")
+TIMEOUT_S = 300.0
+
+# Kernel sets per processor family, best first: name and the flags that allow its instructions.
+# The library holds all of a family and takes the best one that the processor runs.
+SETS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "x86_64": (
+        (
+            "avx512",
+            ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma",
+             "-mprefer-vector-width=512"),
+        ),
+        ("avx2", ("-mavx2", "-mfma")),
+        ("base", ()),
+    ),
+    "aarch64": (("base", ()),),
+}  # fmt: skip
+ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C++ compiler: the command that starts it, and what it says about itself."""
+
+    command: tuple[str, ...]
+    version: str
+
+
+def find_compiler(command: str | None = None) -> Compiler:
+    """Return the C++ compiler: ``command``, else ``$CXX``, else the first one on the path.
+
+    Raises:
+        Missing: There is none, or it does not start.
+    """
+    wanted = command or os.environ.get("CXX", "")
+    try:
+        tried = [shlex.split(wanted)] if wanted else [["c++"], ["g++"], ["clang++"]]
+    except ValueError as error:
+        raise Missing(f"CXX is not a command: {wanted}", hint="CXX=g++") from error
+    for words in tried:
+        path = shutil.which(words[0]) if words else None
+        if path is not None:
+            done = run([path, *words[1:], "--version"], timeout=20)
+            if done.returncode == 0 and done.stdout.strip():
+                return Compiler((path, *words[1:]), done.stdout.strip().splitlines()[0])
+    names = wanted or "c++, g++, clang++"
+    raise Missing(f"no C++ compiler ({names}): native kernels cannot be built", hint=INSTALL)
+
+
+def family(machine: str | None = None) -> str:
+    """Return the processor family of this machine, by the name that compilers use."""
+    name = (machine or platform.machine()).lower()
+    return ALIASES.get(name, name)
+
+
+def sets_of(machine: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return the kernel sets for a family; one portable set for an unknown one."""
+    return SETS.get(machine, (("base", ()),))
+
+
+def sources() -> tuple[Path, ...]:
+    """Return the C++ files as they lie in the installed package."""
+    folder = Path(str(resources.files("sepdeploy.runtimes.native"))) / "src"
+    return tuple(sorted(folder.glob("*.cpp")))
+
+
+def headers() -> tuple[Path, ...]:
+    """Return the C++ headers."""
+    return tuple(sorted(sources()[0].parent.glob("*.h")))
+
+
+def digest(machine: str) -> str:
+    """Return the key of a build: the digest of the sources and of the compiler's flags."""
+    total = hashlib.sha256()
+    parts: list[bytes] = [FORMAT.encode(), machine.encode(), " ".join(FLAGS).encode()]
+    parts += [f"{name} {' '.join(flags)}".encode() for name, flags in sets_of(machine)]
+    for path in (*sources(), *headers()):
+        parts += [path.name.encode(), path.read_bytes()]
+    for part in parts:
+        total.update(len(part).to_bytes(8, "little") + part)
+    return total.hexdigest()[:16]
+
+
+def compile_library(compiler: Compiler, machine: str, target: Path, scratch: Path) -> None:
+    """Compile the sources into one shared library, the kernels once per set.
+
+    Args:
+        compiler: The compiler; one that builds for ``machine``.
+        machine: Processor family.
+        target: The library to write.
+        scratch: Folder for object files.
+
+    Raises:
+        BadInput: The compiler refuses its own work (a full disk, a broken installation).
+        Missing: The compiler cannot build C++ libraries.
+    """
+    names = [name for name, _ in sets_of(machine)]
+    table = " ".join(f"SET({name})" for name in names)
+    common = [f"-DSEPDEPLOY_SETS(SET)={table}", f'-DSEPDEPLOY_DIGEST="{digest(machine)}"']
+    jobs = [
+        (path, scratch / f"{path.stem}.o", common) for path in sources() if path.name != KERNELS
+    ]
+    kernels = next(path for path in sources() if path.name == KERNELS)
+    jobs += [
+        (kernels, scratch / f"kernels-{name}.o", [f"-DSEPDEPLOY_SET={name}", *flags])
+        for name, flags in sets_of(machine)
+    ]
+    started = [
+        (
+            path,
+            subprocess.Popen(
+                [*compiler.command, *FLAGS, *flags, "-c", str(path), "-o", str(made)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=environment(),
+            ),
+        )
+        for path, made, flags in jobs
+    ]
+    try:
+        for path, process in started:
+            output, _ = process.communicate(timeout=TIMEOUT_S)
+            _check(compiler, path.name, process.returncode, output)
+    except subprocess.TimeoutExpired as error:
+        raise Missing(
+            f"{compiler.command[0]} did not finish within {TIMEOUT_S:.0f} s", hint=INSTALL
+        ) from error
+    finally:
+        for _, process in started:
+            if process.poll() is None:
+                process.kill()
+            if process.stdout is not None and not process.stdout.closed:
+                process.communicate()
+    objects = [str(made) for _, made, _ in jobs]
+    done = run([*compiler.command, "-shared", "-o", str(target), *objects], timeout=TIMEOUT_S)
+    _check(compiler, target.name, done.returncode, done.stdout + done.stderr)
+
+
+def _check(compiler: Compiler, name: str, code: int, output: str) -> None:
+    if code == 0:
+        return
+    lines = [line for line in output.splitlines() if "error" in line] or output.splitlines()
+    what = " ".join((lines[0] if lines else f"exit code {code}").split())[:200]
+    if "No space left" in output:
+        raise BadInput(f"{name} cannot be built: {what}", hint="free some space")
+    raise Missing(f"{compiler.command[0]} cannot build {name}: {what}", hint=INSTALL)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of child processes, their messages in English."""
+    return {**os.environ, "LC_ALL": "C.UTF-8"}
+
+
+def run(command: list[str], *, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run a program without input; one that does not start or end in time counts as failed."""
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            env=environment(),
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 124, "", f"error: {error}")

@@ -1,0 +1,50 @@
+"""A native library, built once into a cache of its own; and a file of custom nodes."""
+
+import pytest
+from custom_graphs import two_layers
+
+from sepdeploy.errors import Missing
+from sepdeploy.exporters.onnx_file import write_onnx
+from sepdeploy.exporters.plan import plan
+from sepdeploy.runtimes import native
+from sepdeploy.runtimes.native import toolchain
+
+
+@pytest.fixture(scope="session")
+def built_cache(tmp_path_factory):
+    try:
+        toolchain.find_compiler()
+    except Missing as error:
+        pytest.skip(f"{error.message}; {error.hint}")
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        patch.delenv("SEPDEPLOY_NATIVE", raising=False)
+        assert native.build_native().state == "ready"
+    return cache
+
+
+@pytest.fixture
+def library(built_cache, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(built_cache))
+    monkeypatch.delenv("SEPDEPLOY_NATIVE", raising=False)
+    path = native.native_library()
+    assert path is not None
+    return path
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    folder = tmp_path / "empty-cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.delenv("SEPDEPLOY_NATIVE", raising=False)
+    return folder
+
+
+@pytest.fixture
+def custom_file(tmp_path):
+    """Path of a custom-flavour .onnx file whose two layers are custom nodes, and its function."""
+    model, reference = two_layers()
+    path = tmp_path / "custom.onnx"
+    write_onnx(model, path, flavour="custom", choices=plan(model, "onnx", flavour="custom"))
+    return path, reference

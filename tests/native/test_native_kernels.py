@@ -1,0 +1,65 @@
+"""The kernels by themselves: every set against dense matrices, in child processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sepdeploy.runtimes.native import toolchain
+
+TRIALS = Path(__file__).with_name("kernel_trials.py")
+SETS = [name for name, _ in toolchain.sets_of(toolchain.family())]
+
+
+@pytest.mark.parametrize("wanted", SETS)
+def test_random_layers_equal_dense_matrices(library, wanted):
+    done = subprocess.run(
+        [sys.executable, str(TRIALS), str(library), "1"],
+        env={**os.environ, "SEPDEPLOY_NATIVE_SET": wanted, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    used, error = done.stdout.split()
+    if used != wanted:
+        pytest.skip(f"this processor does not run {wanted}")
+    assert float(error) < 1e-5
+
+
+def test_a_set_that_does_not_exist_is_not_taken(library):
+    code = (
+        "from sepdeploy.runtimes.native.selftest import Direct; import sys;"
+        "print(Direct(sys.argv[1]).kernel_set)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(library)],
+        env={**os.environ, "SEPDEPLOY_NATIVE_SET": "nonsense"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "base"
+
+
+def test_the_library_exports_its_interface_and_nothing_else(library):
+    nm = pytest.importorskip("shutil").which("nm")
+    if nm is None:
+        pytest.skip("nm is not installed")
+    listed = subprocess.run([nm, "-D", "--defined-only", library], capture_output=True, text=True)
+    names = {line.split()[-1] for line in listed.stdout.splitlines()}
+    own = {n for n in names if not n.startswith("_Z")}  # templates of the C++ library itself
+    assert own <= {
+        "RegisterCustomOps", "sepdeploy_native_calls", "sepdeploy_native_digest",
+        "sepdeploy_native_free", "sepdeploy_native_kron", "sepdeploy_native_lowrank",
+        "sepdeploy_native_run", "sepdeploy_native_set",
+        "tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate",
+    }  # fmt: skip
+    assert "RegisterCustomOps" in own
+
+
+def test_the_library_needs_no_runtime_library(library):
+    import shutil
+
+    if (tool := shutil.which("readelf")) is None:
+        pytest.skip("readelf is not installed")
+    text = subprocess.run([tool, "-d", library], capture_output=True, text=True).stdout
+    needed = {line.split("[")[1].rstrip("]") for line in text.splitlines() if "NEEDED" in line}
+    assert not [name for name in needed if "onnx" in name or "tensorflow" in name]
