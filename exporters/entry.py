@@ -22,7 +22,8 @@ from onnx import ModelProto, TensorProto, helper
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.containers import find_entry
-from sepdeploy.exporters.graph import copy_model, serialize
+from sepdeploy.exporters.graph import serialize
+from sepdeploy.exporters.weights import detach
 from sepdeploy.records import (
     ARTIFACT_SCHEMA,
     MAX_FEATURES,
@@ -63,7 +64,7 @@ def make_entry(canonical: ModelProto, input: InputSpec, layers: tuple[LayerRecor
 
 def without_weights(canonical: ModelProto) -> ModelProto:
     """The graph with the numbers of its larger constants left out; types and shapes stay."""
-    model = copy_model(canonical)
+    model, _ = detach(canonical)  # no copy of the large ones, however short its life
     for tensor in model.graph.initializer:
         if math.prod(tensor.dims) > KEPT_VALUES:
             bare = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)

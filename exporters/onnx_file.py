@@ -19,11 +19,9 @@ from sepdeploy.exporters.domain import (
     node_spec,
 )
 from sepdeploy.exporters.graph import (
-    copy_model,
     float_bytes,
     initializers,
     read_names,
-    serialize,
     set_initializers,
     set_nodes,
     tensor_bytes,
@@ -32,13 +30,13 @@ from sepdeploy.exporters.graph import (
 from sepdeploy.exporters.lowerings import ONNX_FORMS
 from sepdeploy.exporters.lowerings.emit import Emitter, Weight
 from sepdeploy.exporters.lowerings.onnx_forms import OnnxBuilder
-from sepdeploy.files import write_bytes
+from sepdeploy.exporters.onnx_write import write_model
+from sepdeploy.exporters.weights import as_inputs, detach, from_inputs, is_held
 from sepdeploy.records import LoweringChoice
 
 ENTRY_KEY = "sepdeploy"
 FLAVOURS = ("standard", "custom")
 SIMPLIFY_LIMIT = 200 * 10**6  # bytes of weights above which simplifying costs more than it gives
-PROTOBUF_LIMIT = 2**31 - 1
 
 
 def write_onnx(
@@ -52,6 +50,8 @@ def write_onnx(
 ) -> None:
     """Write a canonical graph as an ONNX file, atomically.
 
+    Above the 2 GB that one protobuf can hold, large constants go to ``PATH.data`` beside it.
+
     Args:
         canonical: The graph, with its weights; it is not changed.
         path: Target.
@@ -62,19 +62,20 @@ def write_onnx(
         simplify: Let onnxsim look at a standard graph, where it is installed.
 
     Raises:
-        BadInput: Unknown flavour, a layer without a choice, an invalid graph, a file above the
-            2 GB that one protobuf can hold, or a folder that cannot be written.
+        BadInput: Unknown flavour, a layer without a choice, an invalid graph, or a folder that
+            cannot be written.
     """
     if flavour not in FLAVOURS:
         raise unknown_name("flavour", flavour, FLAVOURS)
-    model = lower(canonical, choices) if flavour == "standard" else with_bodies(canonical, choices)
+    light, weights = _light(canonical)
+    model = lower(light, choices) if flavour == "standard" else with_bodies(light, choices)
     _check(model, path)
     if flavour == "standard" and simplify and (simpler := simplified(model)) is not model:
         _check(simpler, path)
         model = simpler
     if entry is not None:
         model.metadata_props.add(key=ENTRY_KEY, value=entry)
-    write_bytes(path, serialize(model))
+    write_model(model, weights, path)
 
 
 def lower(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> ModelProto:
@@ -82,7 +83,21 @@ def lower(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> ModelProt
 
     Node names start with "<layer>/<form>/".
     """
-    model = copy_model(canonical)
+    model, weights = _light(canonical)
+    _lower(model, choices)
+    for item in model.graph.initializer:
+        if item.name in weights:
+            item.CopyFrom(weights[item.name])
+    return model
+
+
+def _light(canonical: ModelProto) -> tuple[ModelProto, dict[str, TensorProto]]:
+    """The graph without the weights of its dense layers, which nothing here looks at."""
+    factors = {name for n in canonical.graph.node if n.domain == DOMAIN for name in n.input}
+    return detach(canonical, frozenset(factors))
+
+
+def _lower(model: ModelProto, choices: Sequence[LoweringChoice]) -> None:
     builders = _builders(choices)
     shapes, known = constant_shapes(model), initializers(model.graph)
     shared = {i for n in model.graph.node if n.domain != DOMAIN for i in read_names(n)}
@@ -102,11 +117,8 @@ def lower(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> ModelProt
     set_nodes(model.graph, nodes)
     set_initializers(model.graph, taken.values())
     ensure_domain(model)
-    if model.ByteSize() <= SIMPLIFY_LIMIT:  # shapes show which reshapes change nothing
-        model = onnx.shape_inference.infer_shapes(model)
     clean(model)
     del model.graph.value_info[:]
-    return model
 
 
 def _add_constants(emitter: Emitter, taken: dict[str, TensorProto]) -> None:
@@ -156,10 +168,12 @@ def simplified(model: ModelProto) -> ModelProto:
         import onnxsim
     except ImportError:
         return model
+    light, weights = detach(model)
     try:
-        candidate, valid = onnxsim.simplify(copy_model(model))
+        candidate, valid = onnxsim.simplify(as_inputs(light))
     except RuntimeError:  # the graph is valid; a simplifier that cannot read it is not needed
         return model
+    from_inputs(candidate, light)
     keeps = (
         valid
         and _functions(candidate) == _functions(model)
@@ -167,7 +181,12 @@ def simplified(model: ModelProto) -> ModelProto:
         and _layers(candidate) == _layers(model)
         and len(candidate.graph.node) < len(model.graph.node)
     )
-    return candidate if keeps else model
+    if not keeps:
+        return model
+    for item in candidate.graph.initializer:
+        if is_held(item) and item.name in weights:
+            item.CopyFrom(weights[item.name])
+    return candidate
 
 
 def _functions(model: ModelProto) -> Counter[tuple[str, str, str]]:
@@ -179,14 +198,9 @@ def _layers(model: ModelProto) -> set[str]:
 
 
 def _check(model: ModelProto, path: Path) -> None:
-    size = model.ByteSize()
-    if size > PROTOBUF_LIMIT:
-        raise BadInput(
-            f"{path.name} would hold {size / 1e9:.1f} GB; one ONNX file holds at most 2 GB",
-            hint="compress the model further, or split it",
-        )
+    light, _ = detach(model)
     try:
-        checker.check_model(model, full_check=True)
+        checker.check_model(as_inputs(light), full_check=True)
     except (checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         line = str(error).strip().splitlines()[0]
         raise BadInput(f"the graph for {path.name} is not valid ONNX: {line}") from error

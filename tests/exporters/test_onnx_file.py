@@ -15,7 +15,7 @@ from onnx import checker, helper, numpy_helper
 from onnx_graphs import Chain, make_model, ops, relative, run_ort, run_reference
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters import onnx_file
+from sepdeploy.exporters import onnx_file, onnx_write
 from sepdeploy.exporters.bodies import with_bodies
 from sepdeploy.exporters.domain import DOMAIN
 from sepdeploy.exporters.graph import float_bytes, serialize
@@ -203,13 +203,6 @@ def test_unknown_forms_and_flavours_are_named(tmp_path):
         write_onnx(canonical, tmp_path / "n.onnx", choices=(), flavour="costum")
 
 
-def test_more_than_a_protobuf_holds_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_file, "PROTOBUF_LIMIT", 1000)
-    with pytest.raises(BadInput, match="at most 2 GB"):
-        written(Chain(*NETS["kron"]), tmp_path / "n.onnx")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_invalid_graph_is_refused_in_one_line(tmp_path):
     node = helper.make_node("Relu", ["nowhere"], ["logits"], "lost")
     model = make_model([node], {}, (4,), (4,))
@@ -223,7 +216,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "n.onnx"
     path.write_bytes(b"old")
     monkeypatch.setattr(
-        onnx_file, "serialize", lambda model: (_ for _ in ()).throw(OSError(28, "No space left"))
+        onnx_write, "serialize", lambda model: (_ for _ in ()).throw(OSError(28, "No space left"))
     )
     with pytest.raises((BadInput, OSError)):
         written(Chain(*NETS["kron"]), path)
