@@ -120,5 +120,5 @@ def _evaluate(node: NodeProto, arrays: list[Array], names: list[str]) -> list[Ar
 
 def _steps(start: Array, limit: Array, delta: Array) -> float:
     """Number of values of a Range, -1 for one that makes no sense."""
-    step = float(delta)
-    return (float(limit) - float(start)) / step if step else -1.0
+    step = float(delta.item())
+    return (float(limit.item()) - float(start.item())) / step if step else -1.0

@@ -12,11 +12,14 @@ import numpy as np
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.graph import (
+    MAX_ELEMENTS,
     Array,
     Graph,
     Op,
     Shape,
     Tensor,
+    bounded,
+    per_sample,
     runtime_shape,
 )
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
@@ -117,6 +120,10 @@ class Builder:
     ) -> list[Tensor]:
         """Emit an operator and return its outputs."""
         self._check_rank(kind, inputs, shapes)
+        for shape in shapes:
+            bounded(per_sample(shape), f"{self.scope}: {kind}", MAX_ELEMENTS)
+        if any(isinstance(o, int) and not -(1 << 31) <= o < 1 << 31 for o in options.values()):
+            raise BadInput(f"{self.scope}: {kind} has sizes {options} that do not fit 32 bits")
         data_input = inputs[1] if kind == "SPLIT" else inputs[0]
         out_type = np.dtype(dtype) if dtype is not None else data_input.dtype
         outputs = [Tensor(self.unique(kind.lower()), tuple(s), out_type) for s in shapes]

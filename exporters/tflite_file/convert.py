@@ -19,6 +19,7 @@ from sepdeploy.exporters.tflite_file.rewrite import rewrite
 from sepdeploy.exporters.tflite_file.source import Node, Source, layer_name, read_model
 
 NHWC = (0, 2, 3, 1)
+_MALFORMED = (ValueError, IndexError, KeyError, TypeError, ArithmeticError, MemoryError)
 
 
 def convert(model: onnx.ModelProto, *, choices: Mapping[str, str] | None = None) -> Graph:
@@ -49,7 +50,15 @@ def convert(model: onnx.ModelProto, *, choices: Mapping[str, str] | None = None)
 def _convert_node(ctx: Context, node: Node, items: dict[str, Lazy], source: Source) -> None:
     inputs = [items[n] if n else None for n in node.inputs]
     with ctx.b.layer(layer_name(node, source.constants)):
-        results = _results(ctx, node, inputs)
+        try:
+            results = _results(ctx, node, inputs)
+        except _MALFORMED as error:
+            # Attributes and weights come from a file; what contradicts itself there surfaces in
+            # numpy or in an index, long after it could have been foreseen.
+            raise BadInput(
+                f"{node} cannot be converted: {' '.join(str(error).split())}",
+                hint="check the file with onnx.checker.check_model(model, full_check=True)",
+            ) from error
     items.update(zip(node.outputs, results, strict=False))
     if missing := [n for n in node.outputs[len(results) :] if n]:
         raise BadInput(f"{node}: its output '{missing[0]}' has no TFLite form")

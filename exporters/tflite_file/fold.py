@@ -11,12 +11,9 @@ from onnx.reference import ReferenceEvaluator
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.context import Context, Item
-from sepdeploy.exporters.tflite_file.graph import Array, is_batch
+from sepdeploy.exporters.tflite_file.graph import MAX_ELEMENTS, Array, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant
 from sepdeploy.exporters.tflite_file.source import Node, as_float32
-
-# Results larger than this many values are refused: a few bytes of shape must not fill the memory.
-MAX_ELEMENTS = 1 << 28
 
 
 def fold(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item] | None:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from sepdeploy.errors import BadInput
 
 BATCH = (1 << 31) - 1
+MAX_ELEMENTS = 1 << 28  # of any tensor, for a batch of one
+MAX_HELPERS = 1 << 24  # of index lists and the like that only the conversion needs
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -44,6 +46,23 @@ def per_sample(shape: Iterable[int]) -> int:
     return math.prod(concrete(shape))
 
 
+@dataclass(frozen=True)
+class Quantization:
+    """How integers stand for numbers: ``number = scale * (integer - zero)``.
+
+    ``scales`` and ``zeros`` hold one value, or one for each index of dimension ``axis``.
+    """
+
+    scales: tuple[float, ...]
+    zeros: tuple[int, ...]
+    axis: int = 0
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether there is more than one scale."""
+        return len(self.scales) > 1
+
+
 @dataclass(eq=False)
 class Tensor:
     """One tensor; compared by identity. ``data`` is set for constants only."""
@@ -52,6 +71,7 @@ class Tensor:
     shape: Shape
     dtype: np.dtype[Any]
     data: Array | None = None
+    quantization: Quantization | None = None
 
 
 @dataclass(eq=False)
@@ -107,6 +127,19 @@ def runtime_shape(shape: Sequence[int], where: str) -> Array:
             hint="TFLite can leave one open; keep the batch in one dimension",
         )
     return np.array(open_dims, np.int32)
+
+
+def bounded(count: int, where: object, limit: int = MAX_HELPERS) -> int:
+    """Return a number of values that is about to be laid out in memory, if it is sane.
+
+    Raises:
+        BadInput: It is negative or absurdly large: a few bytes must not fill the memory.
+    """
+    if not 0 <= count <= limit:
+        raise BadInput(
+            f"{where} asks for {count} values", hint="check its sizes and the model's input shape"
+        )
+    return count
 
 
 def describe(shape: Sequence[int]) -> str:

@@ -119,6 +119,7 @@ OPS: dict[str, OpSchema] = {
             ("dilation_h", Field(6, "i32", 1)),
         ),
     ),
+    "DEQUANTIZE": OpSchema(6, 38),
     "DEPTH_TO_SPACE": OpSchema(5, 94, (("block_size", Field(0, "i32")),)),
     "FLOOR": OpSchema(8),
     "FULLY_CONNECTED": OpSchema(
@@ -204,6 +205,7 @@ OPS: dict[str, OpSchema] = {
     "COS": OpSchema(108, 84),
     "ELU": OpSchema(111),
     "ROUND": OpSchema(116),
+    "QUANTIZE": OpSchema(114, 89),
     "HARD_SWISH": OpSchema(117, 91),
     "SELECT_V2": OpSchema(123, 98),
     "BATCH_MATMUL": OpSchema(

@@ -19,7 +19,15 @@ import flatbuffers
 import numpy as np
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file.graph import Array, Graph, Op, Tensor, concrete, signature
+from sepdeploy.exporters.tflite_file.graph import (
+    Array,
+    Graph,
+    Op,
+    Quantization,
+    Tensor,
+    concrete,
+    signature,
+)
 from sepdeploy.exporters.tflite_file.schema import (
     ACTIVATIONS,
     ALIGNMENT,
@@ -33,6 +41,7 @@ from sepdeploy.exporters.tflite_file.schema import (
     Field,
     tensor_type,
 )
+from sepdeploy.exporters.tflite_file.traps import refuse_traps
 from sepdeploy.exporters.tflite_file.versions import op_version
 from sepdeploy.files import atomic_path
 
@@ -97,6 +106,7 @@ def lay_out(graph: Graph, *, metadata: Mapping[str, bytes], target: str) -> Layo
     Raises:
         BadInput: As `write_file`, apart from the writing itself.
     """
+    refuse_traps(graph, target)
     tensors = graph.tensors()
     constants, buffer_of = _distinct_buffers(tensors)
     blobs: list[Array | bytes] = [*constants, *metadata.values()]
@@ -213,7 +223,7 @@ class _Writer:
             self.b.PrependUOffsetTRelative(item)
         return int(self.b.EndVector())
 
-    def numbers(self, items: Sequence[int], dtype: Any = np.int32) -> int:
+    def numbers(self, items: Sequence[int] | Sequence[float], dtype: Any = np.int32) -> int:
         return int(self.b.CreateNumpyVector(np.array(items, dtype)))
 
     def operator_codes(self, graph: Graph) -> tuple[list[int], dict[int, int]]:
@@ -277,7 +287,17 @@ class _Writer:
         open_shape = signature(tensor.shape)
         if -1 in open_shape:
             fields.append(("offset", 7, self.numbers(open_shape)))
+        if tensor.quantization is not None:
+            fields.append(("offset", 4, self.quantization(tensor.quantization)))
         return self.table(9, fields)
+
+    def quantization(self, how: Quantization) -> int:
+        fields = [
+            ("offset", 2, self.numbers(how.scales, np.float32)),
+            ("offset", 3, self.numbers(how.zeros, np.int64)),
+            ("i32", 6, how.axis),
+        ]
+        return self.table(7, fields)
 
     def operator(self, op: Op, code: int, index: Mapping[int, int]) -> int:
         inputs = self.numbers([index[id(t)] for t in op.inputs])

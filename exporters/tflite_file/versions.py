@@ -34,7 +34,28 @@ _MAX_2_14: dict[str, int] = {
     "ABS": 5,
     "TILE": 3,
     "CAST": 5,
+    "QUANTIZE": 2,
+    "DEQUANTIZE": 5,
+    "MAX_POOL_2D": 2,
+    "AVERAGE_POOL_2D": 2,
 }
+
+# Versions from which on an operator takes int8 activations; DEQUANTIZE: int8, then float16.
+_INT8: dict[str, int] = {
+    "FULLY_CONNECTED": 4,
+    "CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 3,
+    "DEQUANTIZE": 2,
+    **dict.fromkeys(("TRANSPOSE", "MAX_POOL_2D", "AVERAGE_POOL_2D"), 2),
+    **dict.fromkeys(("ADD", "PAD", "STRIDED_SLICE"), 2),
+}
+# Versions from which on it takes float activations and int8 weights: per tensor, per channel.
+_HYBRID: dict[str, tuple[int, int]] = {
+    "FULLY_CONNECTED": (3, 12),
+    "CONV_2D": (2, 5),
+    "DEPTHWISE_CONV_2D": (4, 6),
+}
+PER_CHANNEL_LAYER = 12  # of FULLY_CONNECTED: runtimes that do not know it compute something else
 
 
 def check_target(target: str) -> None:
@@ -49,13 +70,28 @@ def op_version(op: Op, target: str) -> int:
     Raises:
         BadInput: The target's runtime does not know that version.
     """
-    version = _needed(op)
+    version = max(_needed(op), _quantized(op))
     if target == "tflite-runtime-2.14" and version > _MAX_2_14.get(op.kind, 1):
         raise BadInput(
             f"{op.kind} '{op.outputs[0].name}' needs version {version}, which {target} lacks",
             hint="export with --tflite-target litert",
         )
     return version
+
+
+def _quantized(op: Op) -> int:
+    """Return the version that an operator's integer operands need, 1 where it has none."""
+    first = op.inputs[0]
+    if first.dtype == "float16":
+        return 3
+    weight = op.inputs[1] if op.kind in _HYBRID else None
+    per_channel = weight is not None and weight.quantization and weight.quantization.per_channel
+    if first.dtype == "int8":
+        fixed = PER_CHANNEL_LAYER if op.kind == "FULLY_CONNECTED" and per_channel else 1
+        return max(fixed, _INT8.get(op.kind, 1))
+    if weight is not None and weight.dtype == "int8":
+        return _HYBRID[op.kind][bool(per_channel)]
+    return 1
 
 
 def _needed(op: Op) -> int:

@@ -13,7 +13,7 @@ from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.affine import Lazy, hold
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
 from sepdeploy.exporters.tflite_file.elementwise import binary
-from sepdeploy.exporters.tflite_file.graph import Array, Tensor, describe, is_batch
+from sepdeploy.exporters.tflite_file.graph import Array, Tensor, bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.ops.select import padded
 from sepdeploy.exporters.tflite_file.source import Node
@@ -67,6 +67,7 @@ def _with_repeated(ctx: Context, node: Node, items: Sequence[Item], axis: int) -
         data = item.data.reshape((1,) * (len(item.shape) - item.data.ndim) + item.data.shape)
         dims = [s if is_batch(d) else d for s, d in zip(data.shape, item.shape, strict=True)]
         pads = [around if a == axis else (0, 0) for a in range(len(dims))]
+        bounded(math.prod(dims) // dims[axis] * width, node)
         piece = np.pad(np.broadcast_to(data, dims), pads)
         sheet = piece if sheet is None else sheet + piece
     if result is None or sheet is None:

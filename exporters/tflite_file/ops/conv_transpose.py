@@ -9,6 +9,7 @@ multiplied by inserted zeros.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.context import Context, Item
-from sepdeploy.exporters.tflite_file.graph import Array, Tensor, describe
+from sepdeploy.exporters.tflite_file.graph import Array, Tensor, bounded, describe
 from sepdeploy.exporters.tflite_file.ops.conv import convolve, read_operands
 from sepdeploy.exporters.tflite_file.ops.window import NHWC, Axis
 from sepdeploy.exporters.tflite_file.slices import emit_slice
@@ -31,7 +32,7 @@ def conv_transpose(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> l
         raise BadInput(f"{node}: weight {weight.shape} does not fit {describe(x.shape)}")
     spatial = len(x.shape) - 2
     strides = ctx.ints(node, "strides", [1] * spatial)
-    weight = _dilated(weight, ctx.ints(node, "dilations", [1] * spatial))
+    weight = _dilated(node, weight, ctx.ints(node, "dilations", [1] * spatial))
     before, out = _extent(ctx, node, x.shape[2:], weight.shape[2:], strides)
     if spatial == 1:
         x = ctx.b.reshaped(x, (*x.shape[:2], 1, x.shape[2]))
@@ -47,12 +48,13 @@ def conv_transpose(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> l
     return [value if spatial == 2 else ctx.b.reshaped(value, (x.shape[0], units, out[1]))]
 
 
-def _dilated(weight: Array, dilations: Sequence[int]) -> Array:
+def _dilated(node: Node, weight: Array, dilations: Sequence[int]) -> Array:
     """Return the weight with its dilation written out as zeros."""
     for axis, step in enumerate(dilations, start=2):
         if step > 1:
             shape = list(weight.shape)
             shape[axis] = (shape[axis] - 1) * step + 1
+            bounded(math.prod(shape), node)
             spread = np.zeros(shape, weight.dtype)
             spread[
                 tuple(slice(None, None, step if a == axis else 1) for a in range(len(shape)))
@@ -85,6 +87,7 @@ def _extent(
     pads = ctx.ints(node, "pads", [0] * (2 * n))
     wanted = ctx.ints(node, "output_shape", [])
     auto = ctx.text(node, "auto_pad", "NOTSET")
+    bounded(math.prod(strides), node)
     if not len(kernel) == len(strides) == len(extra) == len(pads) / 2 == n or min(strides) < 1:
         raise BadInput(f"{node}: kernel, strides and pads do not fit {n} axes")
     before, out = [], []
@@ -107,6 +110,7 @@ def _extent(
         length = whole - front - back
         if length < 1 or front < 0:
             raise BadInput(f"{node}: padding leaves nothing of an output of {whole}")
+        bounded(length, node)
         before.append(front)
         out.append(length)
     return before, out

@@ -12,7 +12,7 @@ from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
 from sepdeploy.exporters.tflite_file.contract import contract
 from sepdeploy.exporters.tflite_file.elementwise import align, unary
-from sepdeploy.exporters.tflite_file.graph import describe, is_batch
+from sepdeploy.exporters.tflite_file.graph import bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant
 from sepdeploy.exporters.tflite_file.ops.select import picked_along
 from sepdeploy.exporters.tflite_file.source import Node
@@ -50,6 +50,7 @@ def tile(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
             continue
         if is_batch(x.shape[axis]):
             raise BadInput(f"{node} repeats the batch")
+        bounded(x.shape[axis] * times, node)
         x = picked_along(ctx, node, x, np.tile(np.arange(x.shape[axis]), times), axis)
     return [x]
 
@@ -103,6 +104,7 @@ def cumulative_sum(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> l
     size = x.shape[axis]
     if is_batch(size) or x.tensor.dtype != np.float32:
         raise BadInput(f"{node}: a running sum of {describe(x.shape)} has no TFLite form")
+    bounded(size * size, node)
     matrix = np.tril(np.ones((size, size), np.float32), -ctx.integer(node, "exclusive", 0))
     if ctx.integer(node, "reverse", 0):
         matrix = matrix.T

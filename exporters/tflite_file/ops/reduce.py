@@ -27,7 +27,7 @@ def reduce_op(kind: str) -> Converter:
         axes = _axes(ctx, node, inputs, len(x.shape))
         if axes is None:
             return [x]
-        keep = bool(ctx.integer(node, "keepdims", 1))
+        keep = ctx.integer(node, "keepdims", 1) == 1
         _refuse_batch(node, x, axes)
         return [reduce_value(ctx, kind, x, axes, keep=keep)]
 
@@ -48,7 +48,7 @@ def composed_reduce(before: str, after: str) -> Converter:
         if axes is None:
             raise BadInput(f"{node} reduces nothing", hint="name the axes to reduce over")
         _refuse_batch(node, x, axes)
-        keep = bool(ctx.integer(node, "keepdims", 1))
+        keep = ctx.integer(node, "keepdims", 1) == 1
         largest = None
         if before == "EXP":  # the largest is taken out, so that nothing overflows
             largest = reduce_value(ctx, "REDUCE_MAX", x, axes, keep=True)
@@ -70,7 +70,7 @@ def _axes(ctx: Context, node: Node, inputs: Sequence[Item | None], rank: int) ->
     axes = [axis_of(node, int(a), rank) for a in given]
     if axes:
         return axes
-    return None if ctx.integer(node, "noop_with_empty_axes", 0) else list(range(rank))
+    return None if ctx.integer(node, "noop_with_empty_axes", 0) == 1 else list(range(rank))
 
 
 def _refuse_batch(node: Node, x: Value, axes: Iterable[int]) -> None:
@@ -158,7 +158,7 @@ def arg_op(kind: str) -> Converter:
         axis = axis_of(node, ctx.integer(node, "axis", 0), len(x.shape))
         _refuse_batch(node, x, [axis])
         b = ctx.b
-        keep = bool(ctx.integer(node, "keepdims", 1))
+        keep = ctx.integer(node, "keepdims", 1) == 1
         rest = [a for a in range(len(x.shape)) if a != axis]
         tensor = b.arranged(x, [*rest, axis])
         operands = [tensor, b.ints([len(rest)], "axis")]

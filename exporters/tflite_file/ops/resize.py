@@ -13,7 +13,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
 from sepdeploy.exporters.tflite_file.contract import contract
-from sepdeploy.exporters.tflite_file.graph import Array, describe, is_batch
+from sepdeploy.exporters.tflite_file.graph import Array, bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.ops.select import gather
 from sepdeploy.exporters.tflite_file.ops.window import NHWC
@@ -39,8 +39,14 @@ def resize(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item
     if any(is_batch(x.shape[a]) for a in changed):
         raise BadInput(f"{node} resizes the batch")
     scales = _scales(ctx, node, inputs, x, sizes)
-    matrices = {a: _matrix(node, x.shape[a], sizes[a], scales[a]) for a in changed}
     nearest = ctx.text(node, "mode", "nearest") == "nearest"
+    matrices = {}
+    for a in changed:
+        bounded(x.shape[a] * max(x.shape[a], sizes[a]), node)
+        if nearest:
+            matrices[a] = _picked(ctx, node, x.shape[a], sizes[a], scales[a])
+        else:
+            matrices[a] = _matrix(node, x.shape[a], sizes[a], scales[a])
     variant = _matching(x, sizes, matrices, nearest)
     if variant is not None:
         return [_by_operator(ctx, x, sizes, variant, nearest)]
@@ -97,6 +103,38 @@ def _scales(
         for axis, scale in zip(axes, given.reshape(-1), strict=True):
             result[axis_of(node, axis, len(x.shape))] = float(scale)
     return result
+
+
+def _picked(ctx: Context, node: Node, old: int, new: int, scale: float) -> Array:
+    """Return which element each place takes, as a matrix of ones and zeros.
+
+    Positions are worked out in float32, as ONNX Runtime does: where one falls on the middle
+    between two elements, or on an element, rounding decides.
+    """
+    mode = ctx.text(node, "coordinate_transformation_mode", "half_pixel")
+    rounding = ctx.text(node, "nearest_mode", "round_prefer_floor")
+    place = np.arange(new, dtype=np.float32)
+    factor, half = np.float32(scale), np.float32(0.5)
+    if mode == "asymmetric":
+        position = place / factor
+    elif mode == "align_corners":
+        position = place * np.float32(old - 1) / np.float32(max(new - 1, 1))
+    elif mode == "half_pixel" or (mode == "pytorch_half_pixel" and new > 1):
+        position = (place + half) / factor - half
+    elif mode == "pytorch_half_pixel":
+        position = np.zeros_like(place)
+    else:
+        return _matrix(node, old, new, scale)
+    rounded = {
+        "round_prefer_floor": np.ceil(position - half),
+        "round_prefer_ceil": np.floor(position + half),
+        "floor": np.floor(position),
+        "ceil": np.ceil(position),
+    }
+    if rounding not in rounded:
+        raise BadInput(f"{node}: nearest_mode '{rounding}' is not known")
+    units = np.eye(old, dtype=np.float32)
+    return np.asarray(units[np.clip(rounded[rounding].astype(int), 0, old - 1)])
 
 
 def _matrix(node: Node, old: int, new: int, scale: float) -> Array:

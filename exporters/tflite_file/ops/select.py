@@ -11,7 +11,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.builder import MAX_PLAIN_RANK
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
-from sepdeploy.exporters.tflite_file.graph import Array, describe, is_batch
+from sepdeploy.exporters.tflite_file.graph import Array, bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.slices import emit_slice
 from sepdeploy.exporters.tflite_file.source import Node
@@ -33,7 +33,7 @@ def slice_(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item
         if count == 0:
             raise BadInput(f"{node} leaves nothing of dimension {axis} of {describe(x.shape)}")
         if count != size or step < 0:
-            x = _sliced(ctx, node, x, axis, indices[0], count, step)
+            x = _sliced(ctx, node, x, axis, indices[0], count, step if count > 1 else 1)
     return [x]
 
 
@@ -79,7 +79,7 @@ def split(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]
     total = x.shape[axis]
     sizes = _list(ctx, node, inputs, 1) or [int(v) for v in node.attributes.get("split", [])]
     if not sizes:
-        parts = ctx.integer(node, "num_outputs", len(node.outputs))
+        parts = bounded(ctx.integer(node, "num_outputs", len(node.outputs)), node)
         chunk = -(-total // parts)
         sizes = [min(chunk, total - i * chunk) for i in range(parts)]
     if is_batch(total) or sum(sizes) != total or min(sizes) < 1:
@@ -172,6 +172,7 @@ def pad(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
     wanted = {a: (max(p, 0), max(q, 0)) for a, (p, q) in pads.items() if p > 0 or q > 0}
     if mode in ("edge", "wrap"):
         for axis, (before, after) in wanted.items():
+            bounded(before + after, node)
             places = np.arange(-before, x.shape[axis] + after)
             last = x.shape[axis] - 1
             picked = np.clip(places, 0, last) if mode == "edge" else places % (last + 1)

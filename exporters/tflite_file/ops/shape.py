@@ -11,7 +11,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
 from sepdeploy.exporters.tflite_file.elementwise import binary, broadcast
-from sepdeploy.exporters.tflite_file.graph import Array, describe, is_batch
+from sepdeploy.exporters.tflite_file.graph import Array, bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant
 from sepdeploy.exporters.tflite_file.source import Node
 
@@ -92,6 +92,8 @@ def unsqueeze(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[I
     given = ctx.ints(node, "axes") if raw is None else [int(a) for a in raw.reshape(-1)]
     rank = len(item.shape) + len(given)
     axes = {axis_of(node, a, rank) for a in given}
+    if len(axes) != len(given):
+        raise BadInput(f"{node}: axes {given} repeat one another")
     rest = iter(item.shape)
     return [to_shape(ctx, node, item, [1 if a in axes else next(rest) for a in range(rank)])]
 
@@ -129,5 +131,6 @@ def expand(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item
             f"{node} repeats a value for every sample",
             hint="let it broadcast instead of expanding it to the batch size",
         )
+    bounded(math.prod(fill), node)
     zeros = np.zeros(fill, x.tensor.dtype)
     return [binary(ctx.b, "ADD", x, Constant(zeros, zeros.shape))]

@@ -10,7 +10,7 @@ import numpy as np
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.builder import Builder
 from sepdeploy.exporters.tflite_file.context import Context
-from sepdeploy.exporters.tflite_file.graph import Tensor
+from sepdeploy.exporters.tflite_file.graph import Tensor, bounded
 from sepdeploy.exporters.tflite_file.source import Node
 
 NHWC = (0, 2, 3, 1)
@@ -61,7 +61,7 @@ def read_axes(ctx: Context, node: Node, sizes: Sequence[int], kernel: Sequence[i
     dilations = ctx.ints(node, "dilations", [1] * n)
     pads = ctx.ints(node, "pads", [0] * (2 * n))
     auto = ctx.text(node, "auto_pad", "NOTSET")
-    ceil_mode = bool(ctx.integer(node, "ceil_mode", 0))
+    ceil_mode = ctx.integer(node, "ceil_mode", 0) == 1
     if not len(kernel) == len(strides) == len(dilations) == len(pads) / 2 == n:
         raise BadInput(f"{node}: kernel, strides, pads and dilations do not fit {n} axes")
     axes = []
@@ -69,6 +69,7 @@ def read_axes(ctx: Context, node: Node, sizes: Sequence[int], kernel: Sequence[i
         reach = (kernel[i] - 1) * dilations[i] + 1
         before, after = _padding(auto, size, reach, strides[i], (pads[i], pads[n + i]))
         out = _out_size(size + before + after, reach, strides[i], ceil_mode, size + before)
+        bounded(out, node)
         if out < 1 or min(kernel[i], strides[i], dilations[i]) < 1 or min(before, after) < 0:
             raise BadInput(
                 f"{node}: a window of {reach} with padding {(before, after)} does not fit {size}"
