@@ -27,8 +27,8 @@ long enough for the clock to resolve it (``block_us``), in milliseconds.
 loading and at its peak.
 
 ``values``: ``model``, ``inputs``, ``names``, ``output`` (.npz to write: "value0" is the first
-name's): intermediate values of one run, quantised ones as what they stand for; an .onnx file must declare
-them as outputs.
+name's): intermediate values of one run, quantised ones as what they stand for; an .onnx file must
+declare them as outputs.
 
 ``ranges``: ``model``, ``inputs``, ``names``, ``batch``: the smallest and largest value that each
 intermediate value takes over all inputs; an .onnx file must declare them as outputs.

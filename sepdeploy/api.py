@@ -16,6 +16,7 @@ from sepdeploy.records import BenchReport, Manifest
 if TYPE_CHECKING:
     from sepdeploy.gate import Baseline, Verdict
     from sepdeploy.models import Model
+    from sepdeploy.workflows.comparing import LayersReport
     from sepdeploy.workflows.diagnosing import Finding
     from sepdeploy.workflows.inspecting import InspectReport
     from sepdeploy.workflows.training import TrainSummary
@@ -158,6 +159,56 @@ def verify(
 
     path = None if manifest is None else Path(manifest)
     return verify_exports(path, arch=arch, seed=seed, notify=notify)
+
+
+def verify_layers(
+    manifest: str | Path | None = None,
+    *,
+    arch: str | None = None,
+    seed: int = 0,
+    notify: Notify = _silent,
+) -> LayersReport:
+    """Compare every layer of an export's files with the model they were made from.
+
+    Args:
+        manifest: A manifest or a folder; default: the current folder.
+        arch: ``package.module:factory`` of a model with the user's own architecture.
+        seed: Seed of synthetic inputs, where there is no data.
+        notify: Told what goes on.
+
+    The report's ``exit_code`` is 6 when logits disagree.
+
+    Raises:
+        BadInput: No manifest, or a file that cannot be read.
+        Missing: Nothing to compare with: neither the model with torch nor a second file.
+    """
+    from sepdeploy.workflows.comparing import compare_exports
+    from sepdeploy.workflows.verifying import find_manifests
+
+    found = find_manifests(None if manifest is None else Path(manifest))
+    return compare_exports(found, arch=arch, seed=seed, notify=notify)
+
+
+def compare_artifacts(
+    path: str | Path, other: str | Path, *, runtime: str | None = None, seed: int = 0
+) -> LayersReport:
+    """Compare two artifacts at every layer whose name both have, and at the logits.
+
+    Args:
+        path: An artifact, or a manifest for each of its files.
+        other: An artifact, or a manifest for its file of the same format.
+        runtime: Of ``path``; by default the first one installed for its format.
+        seed: Seed of the inputs, where no manifest names an evaluation pack.
+
+    The report's ``exit_code`` is 6 when logits disagree.
+
+    Raises:
+        BadInput: A file is not usable, or the two take different inputs.
+        Missing: No runtime is installed for a file.
+    """
+    from sepdeploy.workflows.comparing import compare_files
+
+    return compare_files(Path(path), Path(other), seed=seed, runtime=runtime)
 
 
 def bench(

@@ -13,7 +13,15 @@ from sepdeploy.commands.shell import JSON_FLAG, SEED
 
 def verify(
     manifest: Annotated[
-        Path | None, typer.Argument(help="STEM.manifest.json; default: every one here.")
+        Path | None,
+        typer.Argument(help="STEM.manifest.json (with --against also a file); default: all here."),
+    ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also compare every layer with the model's.")
+    ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="OTHER", help="Compare with OTHER, layer by layer."),
     ] = None,
     arch: Annotated[
         str | None, typer.Option("--arch", help="package.module:factory of your own network.")
@@ -21,14 +29,49 @@ def verify(
     seed: SEED = None,
     json: JSON_FLAG = False,
 ) -> int:
-    """Recompute digests, parity and the re-densification check of an export."""
-    from sepdeploy import api
-    from sepdeploy.records import dump
-    from sepdeploy.reports import terminal
+    """Check that an export is still what its manifest says.
 
+    Recomputes digests, parity and the re-densification check.
+
+    With --against: compare two files (or the files of two manifests) instead, layer by layer.
+    """
+    from sepdeploy import api
+    from sepdeploy.records import dump, to_json
+    from sepdeploy.reports import terminal
+    from sepdeploy.reports.layers import render_layers
+
+    if against is not None:
+        return _against(manifest, against, arch, layers=layers, seed=seed or 0, json=json)
     report = api.verify(manifest, arch=arch, seed=seed or 0, notify=console.notice)
+    by_layer = None
+    if layers:
+        by_layer = api.verify_layers(manifest, arch=arch, seed=seed or 0, notify=console.notice)
+    if json:
+        own = to_json(report)
+        console.write(dump(own if by_layer is None else {**own, "layers": to_json(by_layer)}))
+    else:
+        console.show(terminal.verify_table(report))
+        if by_layer is not None:
+            console.write(render_layers(by_layer))
+    return report.exit_code or (0 if by_layer is None else by_layer.exit_code)
+
+
+def _against(
+    path: Path | None, other: Path, arch: str | None, *, layers: bool, seed: int, json: bool
+) -> int:
+    from sepdeploy import api
+    from sepdeploy.errors import BadInput
+    from sepdeploy.records import dump
+    from sepdeploy.reports.layers import render_layers
+
+    if path is None or layers or arch is not None:
+        raise BadInput(
+            "--against compares a file with OTHER; it takes neither --layers nor --arch",
+            hint="sepdeploy verify NEW.onnx --against OLD.onnx",
+        )
+    report = api.compare_artifacts(path, other, seed=seed)
     if json:
         console.write(dump(report))
     else:
-        console.show(terminal.verify_table(report))
+        console.write(render_layers(report))
     return report.exit_code

@@ -18,16 +18,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.domain import DOMAIN
 from sepdeploy.exporters.entry import read_entry
+from sepdeploy.exporters.tflite_file.reader import read_tflite
 from sepdeploy.measure.child import run_logits
 from sepdeploy.measure.layerwise import runtime_values
 from sepdeploy.measure.oracle import oracle_graph, oracle_values
-from sepdeploy.measure.resident_graph import tflite_file
+from sepdeploy.measure.resident_graph import ResidentGraph, tflite_file
 
 Array = npt.NDArray[np.float32]
 SAMPLES = 8
@@ -154,9 +155,12 @@ def compare_artifacts(
 
 
 def worst_layer(rows: Sequence[LayerFidelity]) -> str:
-    """Return the name of the layer with the lowest SQNR, "" where all are equal bit by bit."""
-    rated = [(r.sqnr_db, i) for i, r in enumerate(rows) if r.sqnr_db is not None]
-    return rows[min(rated)[1]].layer if rated else ""
+    """Return the name of the layer with the lowest SQNR, "" where all are equal bit by bit.
+
+    The logits count only where no layer differs.
+    """
+    rated = [(r.layer == LOGITS, r.sqnr_db, r.layer) for r in rows if r.sqnr_db is not None]
+    return min(rated)[2] if rated else ""
 
 
 def described_graph(path: str | os.PathLike[str]) -> ModelProto:
@@ -174,6 +178,40 @@ def described_graph(path: str | os.PathLike[str]) -> ModelProto:
         return onnx.load(os.fspath(path), load_external_data=False)
     except Exception as error:  # protobuf has no common base class for what it raises
         raise BadInput(f"{path}: cannot be read as ONNX") from error
+
+
+def input_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Return the shape of one sample: by the file's entry, else by an .onnx file's own input.
+
+    Raises:
+        BadInput: The file cannot be read, has several inputs or one of open size.
+    """
+    try:
+        return read_entry(Path(path)).input.shape
+    except BadInput:
+        if runtimes.file_format(path) != "onnx":
+            raise
+    graph = described_graph(path).graph
+    weights = {t.name for t in graph.initializer}
+    inputs = [i for i in graph.input if i.name not in weights]
+    dims = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim][1:] if inputs else []
+    if len(inputs) != 1 or not dims or min(dims) < 1:
+        raise BadInput(f"{path}: expected one input (N, ...) of known size, found {dims}")
+    return tuple(dims)
+
+
+def has_reduced_weights(path: str | os.PathLike[str]) -> bool:
+    """Whether a file keeps weights in less than float32.
+
+    Raises:
+        BadInput: The file cannot be read.
+    """
+    if runtimes.file_format(path) == "tflite":
+        kinds = {t.dtype for t in read_tflite(path).tensors if t.constant_bytes > 4}
+        return bool(kinds & {"float16", "int8", "uint8", "int4", "int16"})
+    reduced = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8, TensorProto.UINT8)
+    model = onnx.load(os.fspath(path), load_external_data=False)
+    return any(t.data_type in reduced and len(t.dims) > 1 for t in model.graph.initializer)
 
 
 def layer_places(model: ModelProto) -> list[Place]:
@@ -198,7 +236,7 @@ def layer_places(model: ModelProto) -> list[Place]:
                 break
             chain.append(after)
         # An exporter that folds a normalisation may name the node after that; weights keep theirs.
-        stem = "" if node.domain else own[0].rpartition(".")[0]
+        stem = "" if node.domain else own[0].rpartition(".")[0].removesuffix(".factors")
         kind = node.op_type.removesuffix("Linear").lower() if node.domain else node.op_type
         names = tuple(name for name in (stem, *(n.name for n in chain)) if name)
         layer = stem or node.name or node.output[0]
@@ -220,8 +258,8 @@ def artifact_values(
     if runtimes.file_format(path) == "onnx":
         names = {p.layer: list(p.values) for p in places}
     else:
-        computed = [o for node in tflite_file(path).nodes for o in node.outputs]
-        names = {p.layer: _candidates(p, computed) for p in places}
+        graph = tflite_file(path)
+        names = {p.layer: _results(p, graph) for p in places}
     wanted = sorted({name for found in names.values() for name in found})
     held = runtime_values(path, runtime, images, wanted) if wanted else {}
     return {
@@ -230,10 +268,19 @@ def artifact_values(
     }
 
 
-def _candidates(place: Place, computed: Sequence[str]) -> list[str]:
-    """Return the tensors of a .tflite file that belong to a layer, the last one first."""
+def _results(place: Place, graph: ResidentGraph) -> list[str]:
+    """Return the tensors of a .tflite file that may be a layer's result, the last one first.
+
+    What is computed before the layer's last weight is read belongs to its input or its inside.
+    """
     prefixes = tuple(f"{name}/" for name in place.nodes)
-    return [t for t in reversed(computed) if t in place.values or t.startswith(prefixes)]
+    own = {name for name in graph.constants if name.startswith(prefixes)}
+    reading = [i for i, node in enumerate(graph.nodes) if own.intersection(node.inputs)]
+    after = graph.nodes[max(reading, default=0) :]
+    # The operator that reads it may be fused with, and named after, one that no chain follows.
+    named = {*place.values, *(after[0].outputs if reading else ())}
+    computed = [o for node in after for o in node.outputs]
+    return [t for t in reversed(computed) if t in named or t.startswith(prefixes)]
 
 
 def _closest(

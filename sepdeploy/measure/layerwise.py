@@ -18,6 +18,7 @@ from sepdeploy.measure.child import run_job, scratch
 from sepdeploy.measure.resident_graph import tflite_file
 
 Array = npt.NDArray[np.float32]
+PROTOBUF_LIMIT = 2**31 - 1
 SAMPLES = 2  # enough to find a wrong layer; the reference evaluates slowly
 
 
@@ -171,7 +172,18 @@ def declare_outputs(model: ModelProto, names: list[str]) -> None:
     """Declare values of the graph as outputs; those that it lacks are passed over."""
     known = {output for node in model.graph.node for output in node.output}
     present = {output.name for output in model.graph.output}
+    types = _element_types(model)
     for name in names:
         if name in known - present:
-            model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+            kind = types.get(name, TensorProto.FLOAT)
+            model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
             present.add(name)
+
+
+def _element_types(model: ModelProto) -> dict[str, int]:
+    """Return the element types that can be told; nothing for graphs of float32 alone."""
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    if not kinds - {TensorProto.FLOAT, TensorProto.INT64} or model.ByteSize() > PROTOBUF_LIMIT:
+        return {}
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    return {v.name: v.type.tensor_type.elem_type for v in inferred if v.type.tensor_type.elem_type}
