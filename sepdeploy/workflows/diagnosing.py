@@ -67,8 +67,21 @@ def diagnose() -> tuple[Finding, ...]:
     for name, purpose, install in _TOOLS:
         path = shutil.which(name)
         found.append(Finding(name, path is not None, path or "", purpose, "" if path else install))
-    found.append(_emulation())
+    found += [_native(), _emulation()]
     return tuple(found)
+
+
+def _native() -> Finding:
+    """Whether native kernels for custom nodes are built, and for which runtimes."""
+    from sepdeploy.runtimes.native import native_status
+
+    status = native_status()
+    ready = status.state == "ready"
+    where = ", ".join(f"{name} {version}" for name, version in status.runtimes.items())
+    version = where or status.path if ready else "" if status.state == "not built" else status.why
+    purpose = "run the custom flavour faster (optional)"
+    install = "" if ready or status.state == "off" else "sepdeploy devices setup host"
+    return Finding("native kernels", ready, version, purpose, install)
 
 
 def _emulation() -> Finding:
