@@ -15,8 +15,10 @@ from sepdeploy.models.shape_pass import shape_pass
 from sepdeploy.records import InputSpec, LayerRecord
 from sepdeploy.structures import DenseSpec, KronSpec, Spec
 
-# A dense layer's condition number costs a full decomposition: above this size it is left out.
+# A dense layer's condition number costs a full decomposition, min(o, i)² max(o, i) operations and
+# many times that: left out above this size, and for all layers of a net that has many of them.
 DENSE_SPECTRUM_FEATURES = 1024
+DENSE_SPECTRA_WORK = 5 * 10**9
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -58,11 +60,21 @@ def layer_records(net: nn.Module, input: InputSpec) -> tuple[LayerRecord, ...]:
     weighted = [module for module in names if _carries_weights(module)]
     shape_pass(net, input, dict.fromkeys(weighted, count))
     idle = [module for module in weighted if module not in positions]
-    records = {m: _record(names[m], m, positions.get(m, 0)) for m in [*positions, *idle]}
+    spectra = sum(_spectrum_work(module) for module in weighted) <= DENSE_SPECTRA_WORK
+    records = {
+        m: _record(names[m], m, positions.get(m, 0), spectra=spectra) for m in [*positions, *idle]
+    }
     for module in names:
         if isinstance(module, LowRankConv2d):
             _count_once(module, records)
     return tuple(records.values())
+
+
+def _spectrum_work(module: nn.Module) -> int:
+    if not isinstance(module, nn.Linear):
+        return 0
+    small, large = sorted((module.in_features, module.out_features))
+    return small * small * large if small <= DENSE_SPECTRUM_FEATURES else 0
 
 
 def _count_once(layer: LowRankConv2d, records: dict[nn.Module, LayerRecord]) -> None:
@@ -91,14 +103,17 @@ def _places(module: nn.Module, x: Tensor, y: Tensor) -> int:
     return y.numel() // y.shape[-1]
 
 
-def _record(name: str, module: nn.Module, places: int) -> LayerRecord:
+def _record(name: str, module: nn.Module, places: int, *, spectra: bool) -> LayerRecord:
     bias = isinstance(getattr(module, "bias", None), Tensor)
     if is_structured(module):
-        return _linear_record(name, module.spec, module.factors(), bias, places)
+        factors = module.factors()
+        number = _condition_number(module.spec, factors)
+        return _linear_record(name, module.spec, bias, places, number)
     weight = module.get_parameter("weight")
     if isinstance(module, nn.Linear):
         spec = DenseSpec(module.in_features, module.out_features)
-        return _linear_record(name, spec, (weight,), bias, places)
+        number = _condition_number(spec, (weight,)) if spectra else None
+        return _linear_record(name, spec, bias, places, number)
     channels = int(getattr(module, "out_channels", 0))
     params = weight.numel() + (channels if bias else 0)
     macs = places * weight.numel()
@@ -114,7 +129,7 @@ def _record(name: str, module: nn.Module, places: int) -> LayerRecord:
 
 
 def _linear_record(
-    name: str, spec: Spec, factors: tuple[Tensor, ...], bias: bool, places: int
+    name: str, spec: Spec, bias: bool, places: int, condition_number: float | None
 ) -> LayerRecord:
     return LayerRecord(
         name=name,
@@ -125,7 +140,7 @@ def _linear_record(
         macs=places * spec.macs,
         macs_dense=places * spec.dense_macs,
         spec=spec.to_json(),
-        condition_number=_condition_number(spec, factors),
+        condition_number=condition_number,
     )
 
 
