@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,53 +11,18 @@ import numpy as np
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.graph import (
-    MAX_ELEMENTS,
     Array,
     Graph,
     Op,
     Shape,
     Tensor,
-    bounded,
-    per_sample,
     runtime_shape,
 )
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
+from sepdeploy.exporters.tflite_file.limits import MAX_PLAIN_RANK, check_limits
+from sepdeploy.exporters.tflite_file.transposition import transposition
 
 FLOAT = np.dtype(np.float32)
-
-# Most dimensions that the kernels of both runtimes take, with and without their fast path; beyond,
-# they refuse or abort the process (all probed).
-MAX_RANK = 6
-MAX_RANK_OF: dict[str, int] = {
-    "CONV_2D": 4,
-    "DEPTHWISE_CONV_2D": 4,
-    "STRIDED_SLICE": 5,
-    "PAD": 5,
-    "PADV2": 5,
-    "BATCH_MATMUL": 5,
-}
-MAX_BROADCAST_RANK = 4
-_BROADCASTING = {
-    "ADD",
-    "SUB",
-    "MUL",
-    "DIV",
-    "MAXIMUM",
-    "MINIMUM",
-    "POW",
-    "EQUAL",
-    "NOT_EQUAL",
-    "GREATER",
-    "GREATER_EQUAL",
-    "LESS",
-    "LESS_EQUAL",
-    "LOGICAL_AND",
-    "LOGICAL_OR",
-    "SELECT_V2",
-    "PRELU",
-}
-# Up to this rank every kernel works; above it neighbouring dimensions are merged first.
-MAX_PLAIN_RANK = 4
 
 
 class Builder:
@@ -119,31 +83,13 @@ class Builder:
         **options: Any,
     ) -> list[Tensor]:
         """Emit an operator and return its outputs."""
-        self._check_rank(kind, inputs, shapes)
-        for shape in shapes:
-            bounded(per_sample(shape), f"{self.scope}: {kind}", MAX_ELEMENTS)
-        if any(isinstance(o, int) and not -(1 << 31) <= o < 1 << 31 for o in options.values()):
-            raise BadInput(f"{self.scope}: {kind} has sizes {options} that do not fit 32 bits")
+        check_limits(self.scope, kind, inputs, shapes, options)
         data_input = inputs[1] if kind == "SPLIT" else inputs[0]
         out_type = np.dtype(dtype) if dtype is not None else data_input.dtype
         outputs = [Tensor(self.unique(kind.lower()), tuple(s), out_type) for s in shapes]
         self.graph.ops.append(Op(kind, list(inputs), outputs, options))
         self._kinds.update((id(t), kind) for t in outputs)
         return outputs
-
-    def _check_rank(
-        self, kind: str, inputs: Sequence[Tensor], shapes: Sequence[Sequence[int]]
-    ) -> None:
-        rank = max(len(s) for s in (*(t.shape for t in inputs), *shapes))
-        limit = MAX_RANK_OF.get(kind, MAX_RANK)
-        broadcasts = any(math.prod(t.shape) not in (1, math.prod(shapes[0])) for t in inputs)
-        if kind in _BROADCASTING and broadcasts:
-            limit = MAX_BROADCAST_RANK
-        if rank > limit:
-            raise BadInput(
-                f"{self.scope}: {kind} over {rank} dimensions has no TFLite form",
-                hint=f"at most {limit} work; merge dimensions before the operation",
-            )
 
     def producer(self, tensor: Tensor) -> str:
         """Return the kind of the operator that computes a tensor, "" for an input."""
@@ -257,81 +203,7 @@ class Builder:
             return value.tensor if shape is None else self.reshape(value.tensor, shape)
         key = ("order", id(value.tensor), value.atoms, value.order, order, shape)
         if key not in self._made:
-            before, axes = self._transposition(value, order, shape)
+            before, axes = transposition(value, order, shape)
             moved = self.transpose(self.reshape(value.tensor, before), axes)
             self._made[key] = moved if shape is None else self.reshape(moved, shape)
         return self._made[key]
-
-    def _transposition(
-        self, value: Value, order: tuple[int, ...], shape: Shape | None
-    ) -> tuple[Shape, list[int]]:
-        """Choose the shape to transpose in, and the permutation: fewest RESHAPEs, then rank."""
-        sizes = [value.atoms[a] for a in value.order]
-        candidates = [value.tensor.shape, tuple(_run_sizes(value, order))]
-        if shape is not None:
-            places = layout.split_groups([value.atoms[a] for a in order], shape)
-            assert places is not None, "the wanted shape groups the wanted order"
-            first = [min((value.order.index(order[p]) for p in g), default=-1) for g in places]
-            candidates.append(tuple(shape[i] for i in np.argsort(first, kind="stable")))
-        best: tuple[tuple[int, int], Shape, list[int]] | None = None
-        for before in candidates:
-            axes = _permutation(before, sizes, value.order, order, shape)
-            if axes is None:
-                continue
-            after = tuple(before[a] for a in axes)
-            cost = (before != value.tensor.shape) + (shape is not None and after != shape)
-            if best is None or (cost, len(before)) < best[0]:
-                best = ((cost, len(before)), before, axes)
-        assert best is not None, "runs of atoms can always be permuted"
-        return best[1], best[2]
-
-
-def _run_sizes(value: Value, order: Sequence[int]) -> list[int]:
-    """Return sizes, in memory order, of the runs of atoms that stay neighbours in ``order``."""
-    after = {a: order[i + 1] if i + 1 < len(order) else -1 for i, a in enumerate(order)}
-    sizes: list[int] = []
-    previous: int | None = None
-    for atom in value.order:
-        if previous is not None and after[previous] == atom:
-            sizes[-1] *= value.atoms[atom]
-        else:
-            sizes.append(value.atoms[atom])
-        previous = atom
-    return sizes
-
-
-def _permutation(
-    before: Shape, sizes: Sequence[int], old: Sequence[int], new: Sequence[int], after: Shape | None
-) -> list[int] | None:
-    """Return the permutation of ``before``'s dimensions that gives memory order ``new``.
-
-    None where a dimension would have to be torn apart. Dimensions of size 1 are put where they
-    make the result's shape ``after``, if they can.
-    """
-    groups = layout.split_groups(sizes, before)
-    if groups is None:
-        return None
-    atoms = [[old[p] for p in group] for group in groups]
-    start = {group[0]: dim for dim, group in enumerate(atoms) if group}
-    axes: list[int] = []
-    at = 0
-    while at < len(new):
-        dim = start.get(new[at])
-        if dim is None or list(new[at : at + len(atoms[dim])]) != atoms[dim]:
-            return None
-        axes.append(dim)
-        at += len(atoms[dim])
-    ones = [dim for dim, group in enumerate(atoms) if not group]
-    return _place_ones(before, axes, ones, after)
-
-
-def _place_ones(before: Shape, axes: list[int], ones: list[int], after: Shape | None) -> list[int]:
-    if after is None or math.prod(after) != math.prod(before) or len(after) != len(before):
-        return ones + axes
-    rest, spare, placed = list(axes), list(ones), []
-    for dim in after:
-        source = spare if dim == 1 and spare else rest
-        if not source:
-            return ones + axes
-        placed.append(source.pop(0))
-    return placed

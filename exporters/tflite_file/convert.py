@@ -8,6 +8,7 @@ import onnx
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import affine, layout
+from sepdeploy.exporters.tflite_file.absorb import absorb
 from sepdeploy.exporters.tflite_file.affine import Lazy, Scaled
 from sepdeploy.exporters.tflite_file.context import Context, Item
 from sepdeploy.exporters.tflite_file.fold import fold
@@ -80,7 +81,7 @@ def _results(ctx: Context, node: Node, inputs: Sequence[Lazy | None]) -> Sequenc
             moved = _relabelled(ctx, node, held, rest)
             if moved is not None:
                 return [moved]
-        absorbed = affine.absorb(ctx, node, held, rest)
+        absorbed = absorb(ctx, node, held, rest)
         if absorbed is not None:
             return converter(ctx, node, absorbed)
     return converter(ctx, node, [affine.settle(ctx.b, i) for i in inputs])

@@ -16,10 +16,11 @@ import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.builder import MAX_PLAIN_RANK, Builder
+from sepdeploy.exporters.tflite_file.builder import Builder
 from sepdeploy.exporters.tflite_file.context import Item
 from sepdeploy.exporters.tflite_file.graph import Array, Shape, Tensor, describe, per_sample
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
+from sepdeploy.exporters.tflite_file.limits import MAX_PLAIN_RANK
 
 # A constant is repeated up to this many values to spare a RESHAPE of the other operand.
 EXPAND_LIMIT = 4096

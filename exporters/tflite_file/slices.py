@@ -94,9 +94,9 @@ def merge_slices(before: Op, op: Op) -> bool:
 
 def _cut(op: Op, dim: int) -> tuple[int, int, int, bool, bool]:
     """Return begin, end, step and the two mask bits of one dimension."""
-    masks = (bool(op.options[name] >> dim & 1) for name in ("begin_mask", "end_mask"))
     begin, end, step = (_ints(op, place)[dim] for place in (1, 2, 3))
-    return (begin, end, step, *masks)
+    begin_mask, end_mask = (op.options[name] >> dim & 1 for name in ("begin_mask", "end_mask"))
+    return begin, end, step, bool(begin_mask), bool(end_mask)
 
 
 def _ints(op: Op, place: int) -> list[int]:

@@ -9,11 +9,12 @@ import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.builder import FLOAT, MAX_PLAIN_RANK
+from sepdeploy.exporters.tflite_file.builder import FLOAT
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
 from sepdeploy.exporters.tflite_file.elementwise import binary, unary
 from sepdeploy.exporters.tflite_file.graph import is_batch
 from sepdeploy.exporters.tflite_file.layout import Value
+from sepdeploy.exporters.tflite_file.limits import MAX_PLAIN_RANK
 from sepdeploy.exporters.tflite_file.source import Node
 
 Converter = Callable[[Context, Node, Sequence[Item | None]], list[Item]]

@@ -9,10 +9,10 @@ import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.builder import MAX_PLAIN_RANK
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
 from sepdeploy.exporters.tflite_file.graph import Array, bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
+from sepdeploy.exporters.tflite_file.limits import MAX_PLAIN_RANK
 from sepdeploy.exporters.tflite_file.slices import emit_slice
 from sepdeploy.exporters.tflite_file.source import Node
 
