@@ -71,6 +71,8 @@ def export(
     arch: str | None = None,
     tflite_target: str = "litert",
     simplify: bool = True,
+    quantize: str = "none",
+    calibration_samples: int = 128,
     data: str | None = None,
     data_dir: str | Path | None = None,
     attack: str | None = None,
@@ -92,6 +94,10 @@ def export(
         arch: ``package.module:factory`` of a model file with the user's own architecture.
         tflite_target: "litert" or "tflite-runtime-2.14".
         simplify: Pass the standard ONNX flavour through onnxsim.
+        quantize: "none"; "dynamic" (int8 weights), "static" (int8 weights and activations, by
+            calibrated ranges), "auto" (per layer, float where int8 is measured slower), "fp16"
+            (float16 weights, float32 arithmetic). The files keep their names and float32 input.
+        calibration_samples: Training images that static quantisation is calibrated with.
         data: Data set of the evaluation pack; default: what the model was trained on.
         data_dir: Its folder.
         attack: Attack of the pack, e.g. "pgd-40"; default by the model's provenance.
@@ -113,7 +119,9 @@ def export(
     from sepdeploy.models import load, save
     from sepdeploy.workflows.exporting import EvaluationOptions, ExportOptions, export_model
 
-    options = ExportOptions(tuple(formats), flavour, tflite_target, simplify)
+    options = ExportOptions(
+        tuple(formats), flavour, tflite_target, simplify, quantize, calibration_samples
+    )
     if isinstance(model, (str, Path)):
         path = Path(model)
         if stem is not None:

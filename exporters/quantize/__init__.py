@@ -6,6 +6,12 @@ measuring of ranges and of what pays belongs to ``sepdeploy.measure``.
 
 from sepdeploy.exporters.quantize.onnx_file import onnx_activations, quantize_onnx
 from sepdeploy.exporters.quantize.scheme import Scheme, quantized_layers
+from sepdeploy.exporters.quantize.tflite_file import (
+    quantize_tflite,
+    tflite_activations,
+    tflite_graph,
+    write_tflite_graph,
+)
 
 MODES = ("none", "dynamic", "static", "auto", "fp16")
 
@@ -14,5 +20,9 @@ __all__ = [
     "Scheme",
     "onnx_activations",
     "quantize_onnx",
+    "quantize_tflite",
     "quantized_layers",
+    "tflite_activations",
+    "tflite_graph",
+    "write_tflite_graph",
 ]

@@ -17,6 +17,7 @@ from sepdeploy.exporters.graph import (
 from sepdeploy.exporters.quantize.scheme import Ledger, Scheme
 
 LEFT = "its constant stands on the left of the product, where int8 was measured slower"
+SCALE_BYTES = 9  # scale and zero point of the weight, scale of the bias
 ODD = "its product is scaled or transposed in a way that has no integer form"
 
 
@@ -83,7 +84,16 @@ def _plain(attrs: dict[str, object]) -> bool:
 def book(ledger: Ledger, product: Product, reason: str) -> None:
     """Note in the ledger how a product's weight is stored; no reason means int8."""
     width = 4 if reason else 1
-    ledger.add(product.layer, product.values.size, width, lower=not reason, reason=reason)
+    axis = channel_axis(product, ledger.scheme)
+    channels = 1 if axis is None else product.values.shape[axis]
+    ledger.add(
+        product.layer,
+        product.values.size,
+        width,
+        lower=not reason,
+        reason=reason,
+        scale_bytes=0 if reason else channels * SCALE_BYTES,
+    )
 
 
 def channel_axis(product: Product, scheme: Scheme) -> int | None:

@@ -27,6 +27,14 @@ def export(
         str, typer.Option("--tflite-target", help="litert or tflite-runtime-2.14.")
     ] = "litert",
     simplify: Annotated[bool, typer.Option("--simplify/--no-simplify")] = True,
+    quantize: Annotated[
+        str,
+        typer.Option("--quantize", help="none, dynamic, static, auto or fp16; same file names."),
+    ] = "none",
+    calibration_samples: Annotated[
+        int,
+        typer.Option("--calibration-samples", min=1, help="Training images for static and auto."),
+    ] = 128,
     data: DATA = None,
     data_dir: DATA_DIR = None,
     attack: Annotated[
@@ -54,6 +62,8 @@ def export(
         flavour=flavour,
         tflite_target=tflite_target,
         simplify=simplify,
+        quantize=quantize,
+        calibration_samples=calibration_samples,
         data=data,
         data_dir=data_dir,
         attack=attack,

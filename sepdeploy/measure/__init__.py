@@ -1,6 +1,7 @@
 """Measurements of an artifact, each made in its runtime, and their statistics."""
 
 from sepdeploy.measure.accuracy import adversarial_accuracy, clean_accuracy, images_digest
+from sepdeploy.measure.calibration import collect_ranges
 from sepdeploy.measure.child import run_job, run_logits, scratch
 from sepdeploy.measure.host import host_facts
 from sepdeploy.measure.latency import Timing, compare_latency, measure_latency, time_models
@@ -15,6 +16,7 @@ __all__ = [
     "check_parity",
     "check_residency",
     "clean_accuracy",
+    "collect_ranges",
     "compare_latency",
     "host_facts",
     "images_digest",

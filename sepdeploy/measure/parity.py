@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from onnx import ModelProto
 
 from sepdeploy.errors import BadInput
 from sepdeploy.measure.child import every_runtime, run_logits
+from sepdeploy.measure.int8_parity import HALF_TOLERANCE, MOST_DISTANCE, distance
 from sepdeploy.measure.layerwise import faulty_layer
 from sepdeploy.records import InputSpec, Parity
 
@@ -36,6 +38,7 @@ def check_parity(
     tolerance: float = TOLERANCE,
     inputs: str = "data",
     canonical: ModelProto | None = None,
+    quantization: str = "none",
 ) -> tuple[Parity, ...]:
     """Compare an artifact with reference logits, in every runtime and for every batch size.
 
@@ -53,6 +56,8 @@ def check_parity(
         inputs: "data" or "synthetic", written into the certificate.
         canonical: The canonical graph with its weights: where parity fails, the layer at fault
             is looked for and named.
+        quantization: Of the file: "none" and "fp16" are judged by ``tolerance`` (wider for
+            "fp16"), all others by ``int8_parity``.
 
     Returns:
         One certificate per runtime and batch size.
@@ -69,6 +74,9 @@ def check_parity(
         )
     if not len(images) or not np.any(images):
         raise BadInput(f"{path}: parity needs images that are not all zero")
+    if quantization == "fp16":
+        tolerance = max(tolerance, HALF_TOLERANCE)
+    integer = quantization not in ("none", "fp16")
     certificates = []
     for runtime in every_runtime(path, runtimes):
         found, facts = run_logits(path, runtime, images, batches=batches)
@@ -80,22 +88,37 @@ def check_parity(
         for batch, logits in zip(batches, found, strict=True):
             error, agreement, same = compare(logits, reference)
             passed = error <= tolerance and same
-            if not passed and canonical is not None and worst is None:
+            if not passed and not integer and canonical is not None and worst is None:
                 worst = faulty_layer(path, runtime, images, canonical, tolerance)
-            certificates.append(
-                Parity(
-                    runtime=runtime,
-                    version=str(facts["version"]),
-                    batch=int(batch),
-                    max_rel=error,
-                    label_agreement=agreement,
-                    tolerance=tolerance,
-                    inputs=inputs,
-                    worst_layer="" if passed else worst or "",
-                    passed=passed,
-                )
+            certificate = Parity(
+                runtime=runtime,
+                version=str(facts["version"]),
+                batch=int(batch),
+                max_rel=error,
+                label_agreement=agreement,
+                tolerance=tolerance,
+                inputs=inputs,
+                worst_layer="" if passed else worst or "",
+                passed=passed,
             )
+            if integer:
+                certificate = _as_int8(certificate, logits, reference)
+            certificates.append(certificate)
     return tuple(certificates)
+
+
+def _as_int8(certificate: Parity, logits: Array, reference: Array) -> Parity:
+    """Return a certificate judged by the bounds of quantised files."""
+    found = distance(logits, reference)
+    return replace(
+        certificate,
+        tolerance=MOST_DISTANCE,
+        criterion="rel_l2",
+        rel_l2=found.rel_l2,
+        cosine=found.cosine,
+        passed=found.passed,
+        worst_layer="",
+    )
 
 
 def compare(logits: Array, reference: Array) -> tuple[float, float, bool]:

@@ -7,6 +7,7 @@ graph is inspected as the runtime keeps it (DESIGN §5).
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from sepdeploy.measure.resident_graph import (
     optimized_onnx,
     tflite_file,
 )
-from sepdeploy.records import Kind, LayerRecord, Measurement, Residency
+from sepdeploy.records import Kind, LayerPrecision, LayerRecord, Measurement, Residency
 from sepdeploy.structures import spec_from_json
 
 FACTOR = 1.05
@@ -48,18 +49,22 @@ class Blueprint:
 
 
 def check_residency(
-    path: str | os.PathLike[str], layers: Sequence[LayerRecord]
+    path: str | os.PathLike[str],
+    layers: Sequence[LayerRecord],
+    precisions: Sequence[LayerPrecision] = (),
 ) -> tuple[Residency, ...]:
     """Inspect what the runtime keeps of an artifact.
 
     A constant belongs to the layer whose weight it is by name; else to the layer that it or a node
     reading it is named after; else to the layer in whose place of the graph it is read. A
     structured layer fails when its constants exceed 1.05 × (factors + bias) + 1 KiB, where the
-    factors are those of the form that the planner gives it (small ones may be merged).
+    factors are those of the form that the planner gives it (small ones may be merged), at the
+    precision in which the file stores them.
 
     Args:
         path: The artifact.
         layers: Every weight-carrying layer of the model.
+        precisions: Of the layers of a quantised file; float32 where absent.
 
     Returns:
         One row per structured layer; a last row, for all other layers, only where they hold more
@@ -70,7 +75,8 @@ def check_residency(
         Missing: The runtime is not installed.
     """
     planned = as_planned(layers, runtimes.file_format(path))
-    return judge_residency(resident_graph(path), planned, blueprint(path))
+    widths = {p.layer: p.weight_bytes for p in precisions}
+    return judge_residency(resident_graph(path), planned, blueprint(path), widths)
 
 
 def as_planned(layers: Sequence[LayerRecord], format_name: str) -> tuple[LayerRecord, ...]:
@@ -124,17 +130,23 @@ def blueprint(path: str | os.PathLike[str]) -> Blueprint:
 
 
 def judge_residency(
-    graph: ResidentGraph, layers: Sequence[LayerRecord], plan: Blueprint | None = None
+    graph: ResidentGraph,
+    layers: Sequence[LayerRecord],
+    plan: Blueprint | None = None,
+    widths: Mapping[str, float] | None = None,
 ) -> tuple[Residency, ...]:
     """Apply the rule of ``check_residency`` to a graph.
+
+    ``widths`` are the bytes per weight of the layers that are not float32.
 
     Constants of no layer, beyond what the other layers hold, are charged to the structured layers
     that lack most of theirs: names can be lost on the way, weights cannot.
     """
     held = attribute(graph, [layer.name for layer in layers], plan or Blueprint())
-    expected = {x.name: x.params * FLOAT_BYTES for x in layers if x.structure != "dense"}
+    sizes = {x.name: _layer_bytes(x, widths or {}) for x in layers}
+    expected = {x.name: sizes[x.name] for x in layers if x.structure != "dense"}
     rest = sum(size for name, size in held.items() if name not in expected)
-    rest_expected = sum(x.params for x in layers if x.name not in expected) * FLOAT_BYTES
+    rest_expected = sum(size for name, size in sizes.items() if name not in expected)
     excess = rest - rest_expected if rest > limit(rest_expected) else 0
     lost = [name for name in expected if held.get(name, 0) < LOST_SHARE * expected[name]]
     weight = sum(expected[name] for name in lost)
@@ -147,6 +159,23 @@ def judge_residency(
     if excess and not lost:
         rows.append(Residency(REST, rest_expected, rest, limit(rest_expected), False))
     return tuple(rows)
+
+
+def _layer_bytes(layer: LayerRecord, widths: Mapping[str, float]) -> int:
+    """Return the bytes of a layer's weights and bias; a bias is stored in four bytes each."""
+    width = widths.get(layer.name, float(FLOAT_BYTES))
+    if width == FLOAT_BYTES:
+        return layer.params * FLOAT_BYTES
+    bias = _bias_values(layer)
+    return math.ceil((layer.params - bias) * width) + bias * FLOAT_BYTES
+
+
+def _bias_values(layer: LayerRecord) -> int:
+    """Return how many of a layer's parameters are bias: what its factors do not account for."""
+    rest = max(0, layer.params - sum(math.prod(shape) for shape in layer.factors))
+    if layer.structure == "dense" or not layer.spec:
+        return rest
+    return min(rest, spec_from_json(layer.spec, where=layer.name).out_features)
 
 
 def limit(expected: int) -> int:

@@ -1,0 +1,121 @@
+"""A float TFLite graph → a quantised .tflite file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from onnx import ModelProto
+
+from sepdeploy.errors import unknown_name
+from sepdeploy.exporters.quantize.scales import Affine
+from sepdeploy.exporters.quantize.scheme import Ledger, Scheme, check_any
+from sepdeploy.exporters.quantize.tflite_layers import Layers, half_weight
+from sepdeploy.exporters.quantize.tflite_static import StaticPass
+from sepdeploy.exporters.tflite_file.convert import convert
+from sepdeploy.exporters.tflite_file.graph import Graph, Op
+from sepdeploy.exporters.tflite_file.serialize import write_file
+from sepdeploy.exporters.tflite_file.versions import check_target
+from sepdeploy.exporters.tflite_file.write import METADATA_NAME
+from sepdeploy.records import LayerPrecision, LoweringChoice
+
+UNKNOWN = Affine(1.0, 0)
+
+
+def tflite_graph(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> Graph:
+    """Return the float TFLite graph of a canonical one, as the float writer would write it.
+
+    Raises:
+        BadInput: It has something that TFLite has no form for.
+    """
+    return convert(canonical, choices={c.layer: c.form for c in choices})
+
+
+def tflite_activations(graph: Graph, scheme: Scheme, target: str) -> tuple[str, ...]:
+    """Return the activations that have to be calibrated; none but for "static"."""
+    if scheme.mode != "static":
+        return ()
+    names: dict[str, None] = {}
+
+    def storage(name: str) -> Affine:
+        names[name] = None
+        return UNKNOWN
+
+    layers = Layers(scheme, Ledger(scheme), target)
+    StaticPass(layers, storage, dry=True).rewrite(_copy(graph))
+    return tuple(names)
+
+
+def quantize_tflite(
+    graph: Graph, scheme: Scheme, *, target: str = "litert"
+) -> tuple[Graph, tuple[LayerPrecision, ...]]:
+    """Quantise a graph.
+
+    Weights get one scale per output channel in convolutions, and in dense layers for LiteRT;
+    structured layers, and everything but convolutions for tflite-runtime 2.14, get one scale per
+    tensor.
+
+    Args:
+        graph: The float graph; it is not changed.
+        scheme: What to do.
+        target: ``litert`` or ``tflite-runtime-2.14``.
+
+    Returns:
+        The quantised graph, and the precision of every layer.
+
+    Raises:
+        BadInput: Unknown mode or target, nothing to quantise, a missing range, or numbers that
+            are not finite.
+    """
+    check_target(target)
+    made, ledger = _copy(graph), Ledger(scheme)
+    layers = Layers(scheme, ledger, target)
+    if scheme.mode == "static":
+        StaticPass(layers, scheme.storage).rewrite(made)
+    elif scheme.mode == "dynamic":
+        for op in made.ops:
+            if layers.wanted(op):
+                layers.int8(op)
+    elif scheme.mode == "fp16":
+        unpacked = [half_weight(op) for op in made.ops if layers.wanted(op)]
+        made.ops = [*unpacked, *made.ops]
+    else:
+        raise unknown_name("quantisation", scheme.mode, ("dynamic", "static", "fp16"))
+    precisions = ledger.precisions()
+    check_any(precisions, scheme.mode, "tflite")
+    return made, precisions
+
+
+def write_tflite_graph(
+    graph: Graph, path: Path, *, entry: str | None = None, target: str = "litert"
+) -> None:
+    """Write a TFLite graph as a file, atomically.
+
+    Args:
+        graph: The graph, float or quantised.
+        path: The file.
+        entry: The embedded description.
+        target: The runtime whose operator versions bound the file's.
+
+    Raises:
+        BadInput: The target lacks an operator, some runtime would compute one silently wrong, or
+            the file cannot be written.
+    """
+    metadata = {} if entry is None else {METADATA_NAME: entry.encode()}
+    write_file(graph, path, metadata=metadata, target=target)
+
+
+def _copy(graph: Graph) -> Graph:
+    """Return a graph whose operators can be changed; tensors are shared and never changed."""
+    ops = [
+        Op(
+            o.kind,
+            list(o.inputs),
+            list(o.outputs),
+            dict(o.options),
+            o.custom_name,
+            o.custom_options,
+        )
+        for o in graph.ops
+    ]
+    return Graph(ops, dict(graph.inputs), dict(graph.outputs))

@@ -1,0 +1,63 @@
+"""Ranges of an artifact's activations over calibration images, seen in its runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from sepdeploy import runtimes
+from sepdeploy.errors import BadInput
+from sepdeploy.measure.child import run_job, scratch
+from sepdeploy.measure.layerwise import declare_outputs
+
+BATCH = 16  # images at a time: activations of all of them are in memory together
+
+
+def collect_ranges(
+    path: str | os.PathLike[str],
+    runtime: str,
+    images: npt.NDArray[np.float32],
+    names: Sequence[str],
+) -> dict[str, tuple[float, float]]:
+    """Return the smallest and largest value of activations over all images.
+
+    The extremes themselves, not percentiles: a clipped activation is a silent error, and a range
+    that is too wide costs at most half its last step.
+
+    Args:
+        path: A float artifact, which has to name the activations.
+        runtime: A name of ``runtimes.RUNTIMES``.
+        images: float32 (N, *shape) in [0, 1]: training images, never those that judge.
+        names: Activations, the graph's own input among them or not.
+
+    Raises:
+        BadInput: The file is not usable or lacks one of the names; no images.
+        Missing: The runtime is not installed.
+    """
+    if not len(images):
+        raise BadInput(f"{path}: no images to calibrate with")
+    if not names:
+        return {}
+    with scratch() as folder:
+        model = Path(path)
+        given = ""
+        if runtimes.file_format(path) == "onnx":
+            proto = onnx.load(str(path))
+            given = proto.graph.input[0].name
+            declare_outputs(proto, [name for name in names if name != given])
+            model = folder / "declared.onnx"
+            onnx.save(proto, str(model))
+        source = folder / "inputs.npy"
+        np.save(source, np.asarray(images, dtype=np.float32), allow_pickle=False)
+        job = {"mode": "ranges", "runtime": runtime, "model": str(model), "inputs": str(source)}
+        found = run_job({**job, "names": list(names), "batch": BATCH})["ranges"]
+    if given in names:  # of an .onnx file, which does not give its input back
+        found[given] = [float(images.min()), float(images.max())]
+    if lacking := [name for name in names if name not in found]:
+        raise BadInput(f"{path}: has no activation '{lacking[0]}' to calibrate")
+    return {name: (low, high) for name, (low, high) in found.items()}
