@@ -1,8 +1,7 @@
-"""The command line: the table of commands, and the one place where errors become exit codes."""
+"""The command line: the table of commands, and how one of them is run."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from sepdeploy.commands import (
     verify,
 )
 from sepdeploy.commands.shell import command
-from sepdeploy.errors import SepdeployError
+from sepdeploy.exits import INTERRUPTED, USAGE, Interruption, explain, interrupted
 
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 regression (nothing else ever), 2 usage or bad input, "
@@ -69,7 +68,6 @@ def build() -> typer.Typer:
         name="sepdeploy",
         help="Train, export and bench small robust networks that keep their factors.",
         epilog=EXIT_CODES,
-        no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
@@ -85,7 +83,7 @@ def build() -> typer.Typer:
     for name, function in COMMANDS.items():
         app.command(name)(command(function))
     for group, (text, members) in GROUPS.items():
-        sub = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
+        sub = typer.Typer(help=text, rich_markup_mode=None)
         for name, function in members.items():
             sub.command(name)(command(function))
         app.add_typer(sub, name=group)
@@ -93,45 +91,33 @@ def build() -> typer.Typer:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; never raises for an expected failure."""
-    from sepdeploy import console
+    """Run one command line and return its exit code.
 
+    Raises whatever went wrong only where ``--debug`` asks for the traceback.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
+    if not words or (len(words) == 1 and words[0] in GROUPS):  # no command: show them all
+        return _call([*words, "--help"]) or USAGE
+    with Interruption() as interruption:
+        try:
+            return _call(words)
+        except (KeyboardInterrupt, typer.Abort):
+            return interrupted(words[0])
+        except Exception as failure:
+            if interruption.seen:
+                return interrupted(words[0])
+            return explain(failure, debug="--debug" in words)
+
+
+def _call(words: list[str]) -> int:
     try:
         code = build()(args=words, standalone_mode=False, prog_name="sepdeploy")
-    except SepdeployError as failure:
-        if debug:
-            raise
-        console.error(failure.message, failure.hint)
-        return failure.exit_code
     except typer.Exit as stop:
-        return int(stop.exit_code)
-    except SystemExit as stop:  # shell completion ends the interpreter itself
-        return stop.code if isinstance(stop.code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        console.error("interrupted", "nothing half-written was left behind")
-        return 130
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`); keep the interpreter from complaining.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as failure:
-        if hasattr(failure, "format_message"):  # a usage error of the argument parser
-            where = getattr(failure, "ctx", None)
-            path = where.command_path if where is not None else "sepdeploy"
-            console.error(failure.format_message(), f"{path} --help")
-            return 2
-        if debug:
-            raise
-        console.error(
-            f"internal error: {type(failure).__name__}: {failure}",
-            "run the same command with --debug and report the traceback",
-        )
-        return 70
+        code = stop.exit_code
+    except SystemExit as stop:  # shell completion, or a reader of our output that went away
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise stop.__context__ from None
+        code = stop.code
+    if code == INTERRUPTED:  # how the parser tells of Ctrl-C
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
-
-
-def main() -> None:
-    """Entry point of the ``sepdeploy`` script."""
-    sys.exit(run())

@@ -12,6 +12,7 @@ from pathlib import Path
 from sepdeploy.errors import BadInput
 
 CHUNK = 1 << 20
+WRITE_HINT = "is the folder there, writable, and not full? else choose another path"
 
 
 def sha256_file(path: Path) -> str:
@@ -66,7 +67,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            raise BadInput(f"{path} is a folder, not a file")
+            raise BadInput(f"{path} is a folder, not a file", hint="add a file name to it")
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
@@ -74,12 +75,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _settle(temporary, path)
     except OSError as error:
         raise BadInput(
-            f"cannot write {path}: {error.strerror or error}",
-            hint="choose another folder with -o, or free some space",
+            f"cannot write {path}: {error.strerror or error}", hint=WRITE_HINT
         ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file could be written, before the work whose result it is to hold.
+
+    Raises:
+        BadInput: The path is a folder, or its folder cannot be made or written.
+    """
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder, not a file", hint="add a file name to it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}", hint=WRITE_HINT) from error
 
 
 def _settle(temporary: Path, path: Path) -> None:

@@ -60,7 +60,7 @@ def parse_eps(text: str | float) -> float:
     """
     try:
         value = float(Fraction(text.replace(" ", ""))) if isinstance(text, str) else float(text)
-    except (ValueError, ZeroDivisionError, OverflowError) as error:
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise BadInput(
             f"eps '{text}' is not a number", hint="write it as 8/255 or 0.1 (pixels in [0, 1])"
         ) from error

@@ -22,7 +22,7 @@ def attack(
     ] = None,
     eps: EPS = None,
     norm: NORM = None,
-    samples: Annotated[int, typer.Option("--samples", min=1)] = 1000,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Images attacked.")] = 1000,
     data: DATA = None,
     data_dir: DATA_DIR = None,
     seed: SEED = None,

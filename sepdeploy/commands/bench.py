@@ -29,8 +29,10 @@ def bench(
     runtime: Annotated[
         str | None, typer.Option("--runtime", help="Default: every installed one.")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
-    batch: Annotated[int, typer.Option("--batch", min=1)] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, max=256, help="Threads of the runtime.")
+    ] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Batch size of the timing.")] = 1,
     dense: Annotated[
         Path | None, typer.Option("--dense", help="Dense reference file to time against.")
     ] = None,
@@ -62,7 +64,7 @@ def bench(
     seed: SEED = None,
     json: JSON_FILE = None,
 ) -> None:
-    """Measure size, latency and clean and adversarial accuracy of exported files."""
+    """Measure size, speed and accuracy of exported files."""
     from sepdeploy import api
     from sepdeploy.records import BenchReport as Report
 

@@ -27,7 +27,10 @@ def check(
     github: Annotated[bool, typer.Option("--github", help="Print GitHub annotations.")] = False,
     json: JSON_FLAG = False,
 ) -> int:
-    """Compare a result with the baseline; exit 1 on a real regression and only then."""
+    """Compare a result with the baseline.
+
+    Exit code 1 on a real regression and only then.
+    """
     from sepdeploy import api
     from sepdeploy.files import write_text
     from sepdeploy.gate import DEFAULT_BASELINE

@@ -7,7 +7,7 @@ from sepdeploy.commands.shell import JSON_FLAG
 
 
 def doctor(json: JSON_FLAG = False) -> None:
-    """Show what is installed, what is missing, and the command that installs it."""
+    """Show what is installed and how to get the rest."""
     from sepdeploy import api
     from sepdeploy.records import dump
     from sepdeploy.reports import terminal

@@ -26,7 +26,9 @@ def export(
     tflite_target: Annotated[
         str, typer.Option("--tflite-target", help="litert or tflite-runtime-2.14.")
     ] = "litert",
-    simplify: Annotated[bool, typer.Option("--simplify/--no-simplify")] = True,
+    simplify: Annotated[
+        bool, typer.Option("--simplify/--no-simplify", help="Pass the .onnx through onnxsim.")
+    ] = True,
     quantize: Annotated[
         str,
         typer.Option("--quantize", help="none, dynamic, static, auto or fp16; same file names."),
@@ -49,7 +51,10 @@ def export(
     seed: SEED = None,
     json: JSON_FILE = None,
 ) -> None:
-    """Write .onnx, .tflite, manifest and evaluation pack, each proven equal to the model."""
+    """Write .onnx and .tflite, proven equal to the model.
+
+    Beside them a manifest and an evaluation pack.
+    """
     from sepdeploy import api
     from sepdeploy.records import dump
     from sepdeploy.reports import terminal

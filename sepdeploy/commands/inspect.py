@@ -18,7 +18,10 @@ def inspect(
     ] = None,
     json: JSON_FLAG = False,
 ) -> None:
-    """Show the layers of a file: structure, factor shapes, parameters, MACs, conditioning."""
+    """Show the layers of a .pt, .onnx or .tflite file.
+
+    Their structure, factor shapes, parameters, MACs and condition numbers.
+    """
     from sepdeploy import api
     from sepdeploy.records import dump
     from sepdeploy.reports import terminal

@@ -58,6 +58,9 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         if not takes_seed:
             kwargs.pop("seed")
         console.VERBOSITY.level = int(verbose) - int(quiet)
+        target = kwargs.get("json")
+        if isinstance(target, str):
+            _check_target(target)
         return function(*args, **kwargs)
 
     parameters = [
@@ -66,6 +69,14 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     wrapped.__signature__ = signature.replace(parameters=[*parameters, *extra])  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in [*parameters, *extra]}
     return wrapped
+
+
+def _check_target(target: str) -> None:
+    """Refuse a ``--json FILE`` that cannot be written before hours of work are spent on it."""
+    from sepdeploy.files import check_writable
+
+    if target != "-":
+        check_writable(Path(target))
 
 
 def write_json(text: str, target: str | None) -> None:

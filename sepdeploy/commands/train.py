@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[Path | None, typer.Argument(help="Recipe (TOML); flags beat it.")] = None,
-    arch: Annotated[str | None, typer.Option("--arch", help="mlp, lenet, ...")] = None,
+    arch: Annotated[
+        str | None, typer.Option("--arch", help="mlp, lenet, vgg16, resnet18, vit_tiny, ...")
+    ] = None,
     data: DATA = None,
     data_dir: DATA_DIR = None,
     hidden: Annotated[
@@ -35,9 +37,9 @@ def train(
     eps: EPS = None,
     norm: NORM = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Attack steps in training.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size")] = None,
-    lr: Annotated[float | None, typer.Option("--lr")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images a step.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
     seed: SEED = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted training.")
@@ -45,7 +47,10 @@ def train(
     out: Annotated[Path, typer.Option("-o", "--out", help="Model file.")] = Path("model.pt"),
     json: JSON_FILE = None,
 ) -> None:
-    """Train a robust (separable) model; writes MODEL.pt and its history."""
+    """Train a robust (separable) model.
+
+    Writes the model file and, beside it, STEM.history.jsonl.
+    """
     from sepdeploy import api
     from sepdeploy.records import dump
 

@@ -1,0 +1,92 @@
+"""How a command line ends: every way it can fail becomes one line, a next step and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+from sepdeploy.errors import SepdeployError
+
+USAGE, INTERNAL, INTERRUPTED = 2, 70, 130
+
+
+class Interruption:
+    """Remembers Ctrl-C while it is open.
+
+    A library that is interrupted while it loads may hide the interruption behind an error of its
+    own, and a runtime in a child process may die of the same Ctrl-C; ``seen`` tells.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._taken = False
+
+    def __enter__(self) -> Self:
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._note)
+            self._taken = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._taken:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+        signal.default_int_handler(number, frame)
+
+
+def interrupted(command: str = "") -> int:
+    """Say that the command was interrupted and return 130."""
+    from sepdeploy import console
+
+    hint = "nothing half-written was left behind"
+    if command == "train":
+        hint = "the same command with --resume continues"
+    console.error("interrupted", hint)
+    return INTERRUPTED
+
+
+def explain(failure: Exception, *, debug: bool = False) -> int:
+    """Print what went wrong and what to do next, and return the exit code.
+
+    With ``debug`` a failure is raised again, for its traceback; a mistyped command has none.
+    """
+    from sepdeploy import console
+
+    if isinstance(failure, BrokenPipeError):
+        # The reader of our output went away (`| head`); keep the interpreter from complaining.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if hasattr(failure, "format_message"):  # a usage error of the argument parser
+        where = getattr(failure, "ctx", None)
+        path = where.command_path if where is not None else "sepdeploy"
+        console.error(failure.format_message(), f"{path} --help")
+        return USAGE
+    if debug:
+        raise failure
+    if isinstance(failure, SepdeployError):
+        console.error(failure.message, failure.hint)
+        return failure.exit_code
+    if isinstance(failure, OSError) and failure.strerror:  # the disk is full, the folder locked
+        where = f" ({failure.filename})" if failure.filename else ""
+        console.error(
+            f"the system refused: {failure.strerror}{where}",
+            "is there space left, and may the folder be written? --debug shows where it happened",
+        )
+        return USAGE
+    console.error(
+        f"internal error: {type(failure).__name__}: {failure}",
+        "run the same command with --debug and report the traceback",
+    )
+    return INTERNAL
