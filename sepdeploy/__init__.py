@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "bench": "sepdeploy.api",
     "check": "sepdeploy.api",
+    "compress": "sepdeploy.api",
     "export": "sepdeploy.api",
     "inspect": "sepdeploy.api",
     "train": "sepdeploy.api",
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "bench",
     "check",
+    "compress",
     "export",
     "inspect",
     "load",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sepdeploy.gate import Baseline, Verdict
     from sepdeploy.models import Model
     from sepdeploy.workflows.comparing import LayersReport
+    from sepdeploy.workflows.compressing import CompressSummary
     from sepdeploy.workflows.diagnosing import Finding
     from sepdeploy.workflows.inspecting import InspectReport
     from sepdeploy.workflows.training import TrainSummary
@@ -27,6 +28,10 @@ Notify = Callable[[str], None]
 
 def _silent(_: str) -> None:
     """Say nothing."""
+
+
+def _ignore(_: Any) -> None:
+    """Nobody watches."""
 
 
 def train(
@@ -59,6 +64,73 @@ def train(
 
     path = None if recipe is None else Path(recipe)
     return train_model(path, Path(out), resume=resume, on_progress=on_progress, overrides=overrides)
+
+
+def compress(
+    model: str | Path,
+    *,
+    structure: str = "kron",
+    target: str | None = None,
+    budget: str = "params",
+    layers: str | Sequence[str] | None = None,
+    finetune: str | Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    arch: str | None = None,
+    data_dir: str | Path | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    on_plan: Callable[[CompressSummary], None] | None = None,
+    on_progress: Callable[[Any], None] | None = None,
+) -> CompressSummary:
+    """Project a trained dense model onto structured layers under one budget.
+
+    Args:
+        model: A model file.
+        structure: "kron", "lowrank" (convolutions too), an explicit form such as "lowrank:40" or
+            "kron:28x28-64x64*2", or forms by layer: "fc1=kron,conv2=lowrank".
+        target: "10x" smaller, or a number; needed where the structure leaves something open.
+        budget: What the target counts: "params" or "macs".
+        layers: Names or patterns of the layers to change; default all but the classifier.
+        finetune: Recipe to train the result with; data and attack default to the model's own.
+        resume: Continue an interrupted fine-tuning.
+        dry_run: Only plan.
+        arch: ``package.module:factory`` of a model file with the user's own architecture.
+        data_dir: Folder of the data set.
+        seed: Seed of the fine-tuning.
+        out: The model file; default ``STEM-STRUCTURE.pt`` beside the model.
+        on_plan: Shown the plan before anything is projected.
+        on_progress: Called with each ``training.Event`` of the fine-tuning.
+
+    Raises:
+        BadInput: A form that fits no layer, a budget that no plan reaches (says the best
+            reachable), or a file or recipe that cannot be used.
+        Missing: torch is not installed.
+    """
+    from sepdeploy.workflows.requirements import require_torch
+
+    require_torch("compress a model")
+    from sepdeploy.workflows.compressing import CompressOptions, compress_file, split_layers
+
+    options = CompressOptions(
+        structure,
+        target or "",
+        budget,
+        split_layers(layers),
+        None if finetune is None else Path(finetune),
+        resume,
+        dry_run,
+        None if data_dir is None else str(data_dir),
+        seed,
+    )
+    return compress_file(
+        Path(model),
+        None if out is None else Path(out),
+        options,
+        arch=arch,
+        on_plan=on_plan or _ignore,
+        on_progress=on_progress or _ignore,
+    )
 
 
 def export(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Self, cast
+from typing import Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 ITERATIONS = 8  # of the alternating refinement; the start is already quasi-optimal
 
@@ -48,7 +50,7 @@ class LowRankConv2d(nn.Module):
         padding: str | tuple[int, int] = (0, 0),
         dilation: tuple[int, int] = (1, 1),
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
     ) -> None:
         super().__init__()
         q, p = ranks
@@ -90,7 +92,8 @@ class LowRankConv2d(nn.Module):
         """The (o, c, kh, kw) weight this layer stands for; differentiable."""
         V, U = self.expand.weight[:, :, 0, 0], self.reduce.weight[:, :, 0, 0]
         inner = torch.tensordot(V, self.core.weight, dims=([1], [0]))
-        return torch.tensordot(inner, U, dims=([1], [0])).permute(0, 3, 1, 2)
+        weight: Tensor = torch.tensordot(inner, U, dims=([1], [0])).permute(0, 3, 1, 2)
+        return weight
 
     def set_factors(self, U: Tensor, S: Tensor, V: Tensor) -> None:
         """Put other factors in place; ranks follow their shapes, parameters keep their identity.

@@ -56,6 +56,20 @@ def suggest_shapes(n_in: int, n_out: int, d: int = 2) -> list[KronSpec]:
     return sorted(specs, key=_balance_key)
 
 
+def nearest_shapes(
+    in_shape: Sequence[int], out_shape: Sequence[int], n_in: int, n_out: int, count: int = 3
+) -> list[KronSpec]:
+    """The shapes n_in → n_out nearest to modes that do not fit, by the ratios of their sizes."""
+    d = min(len(in_shape), 4)
+    wanted = [math.log(max(1, n)) for n in (*in_shape[:d], *out_shape[:d])]
+
+    def distance(spec: KronSpec) -> float:
+        found = (*spec.in_shape, *spec.out_shape)
+        return sum(abs(math.log(n) - w) for n, w in zip(found, wanted, strict=True))
+
+    return sorted(suggest_shapes(n_in, n_out, d), key=distance)[:count]
+
+
 def _products(n: int, d: int) -> list[tuple[int, ...]]:
     shapes = list(_ordered_products(n, d))
     fewest_ones = min(s.count(1) for s in shapes)
@@ -138,11 +152,13 @@ def _parse_kron(options: str, in_shape: Sequence[int], out_features: int) -> Kro
     spec = KronSpec(modes[0], modes[1], terms)
     n_in = math.prod(in_shape)
     if (spec.in_features, spec.out_features) != (n_in, out_features):
-        fitting = suggest_shapes(n_in, out_features)[0]
-        example = "-".join("x".join(map(str, s)) for s in (fitting.in_shape, fitting.out_shape))
+        fitting = nearest_shapes(modes[0], modes[1], n_in, out_features)
+        examples = [
+            "-".join("x".join(map(str, s)) for s in (f.in_shape, f.out_shape)) for f in fitting
+        ]
         raise BadInput(
             f"it maps {spec.in_features} → {spec.out_features}, "
             f"the layer is {n_in} → {out_features}",
-            hint=f"for example kron:{example}",
+            hint=f"for example kron:{', kron:'.join(examples)}",
         )
     return spec

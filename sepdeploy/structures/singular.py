@@ -102,7 +102,7 @@ def _through_gram(matrix: Array, count: int) -> tuple[Array, Array, Array]:
         right, sigma, left = _through_gram(matrix.T, count)
         return left, sigma, right
     values, vectors = np.linalg.eigh(matrix.T @ matrix)
-    right = vectors[:, ::-1][:, :count]
+    right = np.ascontiguousarray(vectors[:, ::-1][:, :count])
     left = matrix @ right
     sigma = np.sqrt(np.maximum(values[::-1][:count], 0))
     return left / np.maximum(sigma, np.finfo(float).tiny), sigma, right

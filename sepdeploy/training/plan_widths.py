@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
+from sepdeploy.compression.request import parse_target, structure_map
 from sepdeploy.errors import BadInput
 from sepdeploy.models import create
 from sepdeploy.models.checkpoint import linear_specs
 from sepdeploy.models.factory import find_factory, is_foreign
 from sepdeploy.records import InputSpec
-from sepdeploy.training.recipe_fields import Recipe, parse_target, structure_map
+from sepdeploy.training.recipe_fields import Recipe
 
 # Multiples of 8 are what vector units like, but small budgets need a finer choice.
 MODES = (*range(2, 32, 2), *range(32, 513, 8))

@@ -25,7 +25,10 @@ FREE_ON_RESUME = frozenset({"data_dir", "threads"})
 
 
 def load_recipe(
-    path: str | Path | None = None, overrides: Mapping[str, Any] | None = None
+    path: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Read a recipe file and put flags over it.
 
@@ -33,6 +36,7 @@ def load_recipe(
         path: TOML file; None = all defaults.
         overrides: Values that beat the file; None values are ignored. Strings are converted
             ("1024,1024" for ``hidden``, "8/255" for ``eps``).
+        defaults: Values for keys that neither the file nor the flags give.
 
     Raises:
         BadInput: Unreadable file, unknown key (with the three closest), or a value out of range.
@@ -48,7 +52,8 @@ def load_recipe(
                 hint='a recipe holds lines such as: objective = "pgd-at"',
             ) from error
     given = {k: v for k, v in (overrides or {}).items() if v is not None}
-    return recipe_from(values | given, where=str(path or "recipe"))
+    written = {k.replace("-", "_"): v for k, v in values.items()}
+    return recipe_from({**(defaults or {}), **written, **given}, where=str(path or "recipe"))
 
 
 def recipe_from(values: Mapping[str, Any], *, where: str) -> Recipe:

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sepdeploy.compression.request import parse_target, structure_map
 from sepdeploy.errors import BadInput
 from sepdeploy.training import Recipe, load_recipe
 from sepdeploy.training.recipe import differences, recipe_from
-from sepdeploy.training.recipe_fields import parse_target, structure_map
 
 
 def write(tmp_path, text):

@@ -1,0 +1,195 @@
+"""The forms one layer could take, with their cost and the energy they would lose.
+
+Errors come from singular values alone, so that hundreds of forms of a layer are compared for the
+price of a few decompositions; nothing is projected before the plan is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from sepdeploy.errors import BadInput
+from sepdeploy.structures import KronSpec, LowRankSpec, parse_structure, suggest_shapes
+
+Values = npt.NDArray[np.float64]
+
+CLASSES, SHAPES_PER_CLASS = 8, 2  # Kronecker shapes tried per layer; sizes within a factor of 2
+LARGE_CLASSES = 2  # of layers whose decompositions take seconds each
+LARGE = 1 << 22
+MAX_TERMS = 256
+DOUBLE_SPECTRUM = 1500  # smaller side up to which all singular values are computed
+SINGLE_SPECTRUM = 4600  # the same in single precision, good to 1e-3 of the largest: for ranking
+LEADING, SPARE, POWERS = 40, 8, 2  # otherwise so many, by a randomised range finder
+STEPS = 64  # ranks tried per layer
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One form of a layer.
+
+    Attributes:
+        structure: "kron:8x8-16x16*2", "lowrank:40", "lowrank:24,32" (channel ranks of a
+            convolution), "dense".
+        params: Numbers stored, bias included.
+        macs: Multiply-accumulates per sample.
+        lost: Share of the squared Frobenius norm that is lost, 0 … 1 (for convolutions an upper
+            bound).
+    """
+
+    structure: str
+    params: int
+    macs: int
+    lost: float
+
+
+def dense_candidate(layer: nn.Module, places: int) -> Candidate:
+    """The layer as it is."""
+    weight = layer.get_parameter("weight")
+    return Candidate("dense", weight.numel() + bias_params(layer), places * weight.numel(), 0.0)
+
+
+def candidates(layer: nn.Linear | nn.Conv2d, family: str, places: int) -> list[Candidate]:
+    """The forms of a family that store less than the layer without computing more.
+
+    Args:
+        layer: A plain linear layer or convolution.
+        family: A structure string; "kron" and "lowrank" leave shapes, terms and ranks open.
+        places: How often the layer is applied to one sample.
+
+    Raises:
+        BadInput: A structure that does not fit the layer, or a weight that is not finite.
+    """
+    if not bool(torch.isfinite(layer.weight).all()):
+        raise BadInput("its weight holds NaN or infinite values")
+    if isinstance(layer, nn.Conv2d):
+        found = _convolution(layer, family, places)
+    elif family == "kron":
+        found = _kron(layer, places)
+    elif family == "lowrank":
+        found = _lowrank(layer, places)
+    else:
+        found = iter([_named(layer, family, places)])
+        return list(found)
+    dense = dense_candidate(layer, places)
+    return [c for c in found if c.params < dense.params and c.macs <= dense.macs]
+
+
+def bias_params(layer: nn.Module) -> int:
+    """Numbers in a layer's bias."""
+    bias = getattr(layer, "bias", None)
+    return bias.numel() if isinstance(bias, Tensor) else 0
+
+
+def _named(layer: nn.Linear, text: str, places: int) -> Candidate:
+    spec = parse_structure(text, (layer.in_features,), layer.out_features)
+    lost = spec.project(_array(layer.weight)).relative_error ** 2
+    written = _kron_text(spec) if isinstance(spec, KronSpec) else text.strip()
+    return Candidate(written, spec.params(bias_params(layer) > 0), places * spec.macs, lost)
+
+
+def _lowrank(layer: nn.Linear, places: int) -> Iterator[Candidate]:
+    tail = _tail(_squares(layer.weight.detach().double()))
+    for rank in _spaced(len(tail) - 1):
+        spec = LowRankSpec(layer.in_features, layer.out_features, rank)
+        params = spec.params(bias_params(layer) > 0)
+        yield Candidate(f"lowrank:{rank}", params, places * spec.macs, float(tail[rank]))
+
+
+def _kron(layer: nn.Linear, places: int) -> Iterator[Candidate]:
+    W = layer.weight.detach().double()
+    for shape in _shapes(layer):
+        (a_out, b_out), (a_in, b_in) = shape.out_shape, shape.in_shape
+        rearranged = W.reshape(a_out, b_out, a_in, b_in).transpose(1, 2)
+        tail = _tail(_squares(rearranged.reshape(a_out * a_in, b_out * b_in)))
+        for terms in _spaced(min(len(tail) - 1, MAX_TERMS)):
+            spec = KronSpec(shape.in_shape, shape.out_shape, terms)
+            params = spec.params(bias_params(layer) > 0)
+            yield Candidate(_kron_text(spec), params, places * spec.macs, float(tail[terms]))
+
+
+def _shapes(layer: nn.Linear) -> list[KronSpec]:
+    """The most balanced shapes of each size class, smallest first."""
+    large = layer.in_features * layer.out_features > LARGE
+    classes: dict[int, list[KronSpec]] = {}
+    for spec in suggest_shapes(layer.in_features, layer.out_features):
+        if spec.weight_params < spec.dense_macs and spec.macs <= spec.dense_macs:
+            group = classes.setdefault(spec.weight_params.bit_length(), [])
+            if len(group) < (1 if large else SHAPES_PER_CLASS):
+                group.append(spec)
+    sizes = sorted(classes)[: LARGE_CLASSES if large else CLASSES]
+    return [spec for size in sizes for spec in classes[size]]
+
+
+def _convolution(conv: nn.Conv2d, family: str, places: int) -> Iterator[Candidate]:
+    if family != "lowrank" or conv.groups != 1 or max(conv.kernel_size) == 1:
+        return
+    W = conv.weight.detach().double()
+    into, out = (_tail(_squares(W.transpose(0, m).flatten(1))) for m in (1, 0))
+    kernel = math.prod(conv.kernel_size)
+    seen = set()
+    for step in range(1, STEPS + 1):
+        wanted = (1 - step / STEPS) ** 2  # share of energy that either mode may lose
+        q, p = (max(1, int(np.argmax(tail <= wanted + 1e-12))) for tail in (into, out))
+        if (q, p) in seen:
+            continue
+        seen.add((q, p))
+        weights = conv.in_channels * q + kernel * q * p + p * conv.out_channels
+        lost = min(1.0, float(into[q] + out[p]))
+        stride = math.prod(conv.stride)
+        macs = places * (stride * conv.in_channels * q + kernel * q * p + p * conv.out_channels)
+        yield Candidate(f"lowrank:{q},{p}", weights + bias_params(conv), macs, lost)
+
+
+def _squares(matrix: Tensor) -> Values:
+    """Squared singular values, largest first, and what is left of the squared norm, last."""
+    total = float(matrix.square().sum())
+    small = min(matrix.shape)
+    if small > SINGLE_SPECTRUM:
+        squares = _leading_squares(matrix.float())
+    else:
+        M = matrix if small <= DOUBLE_SPECTRUM else matrix.float()
+        G = M @ M.t() if M.shape[0] <= M.shape[1] else M.t() @ M
+        squares = torch.linalg.eigvalsh(G).flip(0).clamp_min(0)
+    found = squares.double().numpy()
+    rest = max(0.0, total - float(found.sum())) if len(found) < small else 0.0
+    return np.append(found, rest)
+
+
+def _leading_squares(matrix: Tensor) -> Tensor:
+    """A few squared singular values, from below, by subspace iteration with a fixed start."""
+    start = torch.Generator().manual_seed(0)
+    basis = torch.randn(matrix.shape[1], LEADING + SPARE, generator=start)
+    for _ in range(POWERS):
+        basis = torch.linalg.qr(matrix.t() @ (matrix @ basis)).Q
+    squares: Tensor = torch.linalg.svdvals(matrix @ basis)[:LEADING].square()
+    return squares
+
+
+def _tail(
+    squares: Values,
+) -> Values:
+    """Share of energy lost when the first 0, 1, 2 … values are kept."""
+    total = float(squares.sum()) or 1.0
+    return np.asarray(np.cumsum(squares[::-1])[::-1] / total)
+
+
+def _spaced(largest: int) -> list[int]:
+    """Whole numbers from 1 to ``largest``, all of the small ones and ever fewer of the others."""
+    steps = np.geomspace(1, max(1, largest), STEPS).round().astype(int)
+    return sorted({int(n) for n in steps} | set(range(1, min(largest, 8) + 1)))
+
+
+def _kron_text(spec: KronSpec) -> str:
+    sides = "-".join("x".join(map(str, s)) for s in (spec.in_shape, spec.out_shape))
+    return f"kron:{sides}" + (f"*{spec.terms}" if spec.terms > 1 else "")
+
+
+def _array(weight: Tensor) -> Values:
+    return np.asarray(weight.detach().cpu().double().numpy())

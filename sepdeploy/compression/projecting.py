@@ -1,0 +1,90 @@
+"""Putting a plan into effect: every layer replaced by its nearest form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+from sepdeploy.errors import BadInput
+from sepdeploy.layers import LowRankConv2d, project_linear
+from sepdeploy.models import Model
+from sepdeploy.models.factory import replace_module
+from sepdeploy.structures import parse_structure
+
+
+def compress_model(model: Model, changes: Mapping[str, str]) -> tuple[Model, dict[str, float]]:
+    """Return a copy of a model with some layers projected.
+
+    Args:
+        model: Left as it is.
+        changes: Form by layer name, as ``CompressionPlan.changes`` gives it.
+
+    Returns:
+        The copy, and ‖W − W'‖_F / ‖W‖_F of every projected layer.
+
+    Raises:
+        BadInput: A form that does not fit its layer.
+    """
+    copy = deepcopy(model)
+    errors = {}
+    for name, text in changes.items():
+        try:
+            layer = _project(copy.net.get_submodule(name), text)
+        except BadInput as error:
+            raise BadInput(f"layer '{name}': {error.message}", hint=error.hint) from error
+        replace_module(copy.net, name, layer)
+        errors[name] = float(getattr(layer, "projection_error", None) or 0.0)
+    return copy, errors
+
+
+def _project(layer: nn.Module, text: str) -> nn.Module:
+    if isinstance(layer, nn.Conv2d):
+        return LowRankConv2d.from_dense(layer, channel_ranks(text))
+    if not isinstance(layer, nn.Linear):
+        raise BadInput(f"a {type(layer).__name__} has no structured form")
+    spec = parse_structure(text, (layer.in_features,), layer.out_features)
+    return project_linear(layer, spec)
+
+
+def channel_ranks(text: str) -> tuple[int, int]:
+    """Read the form of a convolution: "lowrank:24,32" is q = 24, p = 32; one number is both.
+
+    Raises:
+        BadInput: Anything else.
+    """
+    name, _, ranks = text.partition(":")
+    parts = ranks.split(",")
+    if name != "lowrank" or not 1 <= len(parts) <= 2 or not all(r.isdecimal() for r in parts):
+        raise BadInput(
+            f"structure '{text[:60]}' is no form of a convolution", hint="for example lowrank:24,32"
+        )
+    return int(parts[0]), int(parts[-1])
+
+
+def factorize_convolutions(net: nn.Module, rank: int) -> dict[str, LowRankConv2d]:
+    """Give every convolution of a fresh network but the first its low-rank form, in place.
+
+    1×1 and grouped convolutions stay. The core is scaled up so that the weight keeps the norm it
+    was drawn with: a random kernel loses most of it when it is truncated.
+
+    Args:
+        net: A network that has not been trained.
+        rank: Channel rank of both modes, where that is at most half the channels; else half.
+    """
+    plain = [(n, m) for n, m in net.named_modules() if type(m) is nn.Conv2d]
+    done: dict[str, LowRankConv2d] = {}
+    for name, conv in plain[1:]:
+        if conv.groups != 1 or max(conv.kernel_size) == 1:
+            continue
+        q, p = (max(1, min(n // 2, rank)) for n in (conv.in_channels, conv.out_channels))
+        layer = LowRankConv2d.from_dense(conv, (q, p))
+        with torch.no_grad():
+            kept = layer.core.weight.norm().clamp_min(torch.finfo(torch.float32).tiny)
+            layer.core.weight.mul_(conv.weight.norm() / kept)
+        layer.projection_error = None
+        replace_module(net, name, layer)
+        done[name] = layer
+    return done
