@@ -19,12 +19,15 @@ demo: $(STAMP)
 
 test: lint types unit wheel
 
+# torch first and pinned: an unpinned one may bring several GB of CUDA packages.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) tools/check_python.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[all,dev]'
+	@echo "installing pinned versions into $(VENV) (log: $(VENV)/install.log)"
+	@{ $(INSTALL) pip && $(INSTALL) torch && $(INSTALL) -e '.[all,dev]'; } > $(VENV)/install.log 2>&1 \
+		|| { cat $(VENV)/install.log; exit 1; }
 	touch $@
 
 lint: $(STAMP)
