@@ -10,6 +10,7 @@ from sepdeploy.exporters.quantize.tflite_file import (
     quantize_tflite,
     tflite_activations,
     tflite_graph,
+    with_outputs,
     write_tflite_graph,
 )
 
@@ -24,5 +25,6 @@ __all__ = [
     "quantized_layers",
     "tflite_activations",
     "tflite_graph",
+    "with_outputs",
     "write_tflite_graph",
 ]

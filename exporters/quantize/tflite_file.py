@@ -86,6 +86,19 @@ def quantize_tflite(
     return made, precisions
 
 
+def with_outputs(graph: Graph, names: Sequence[str]) -> Graph:
+    """Return a graph that gives activations back as outputs of their own.
+
+    Asked to keep intermediate values, tflite-runtime 2.14 still lets an ADD write over what it
+    read; it never writes over an output.
+    """
+    declared = _copy(graph)
+    made = {t.name: t for op in graph.ops for t in op.outputs}
+    taken = {t.name for t in graph.outputs.values()}
+    declared.outputs |= {n: made[n] for n in names if n in made and n not in taken}
+    return declared
+
+
 def write_tflite_graph(
     graph: Graph, path: Path, *, entry: str | None = None, target: str = "litert"
 ) -> None:

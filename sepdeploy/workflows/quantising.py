@@ -125,6 +125,10 @@ class Maker(Protocol):
         """Return what has to be calibrated."""
         ...
 
+    def calibration_file(self, names: tuple[str, ...]) -> Path:
+        """Return a float file that shows these activations."""
+        ...
+
     def write(self, scheme: Scheme, path: Path) -> tuple[LayerPrecision, ...]:
         """Write a file and return the precision of its layers."""
         ...
@@ -154,6 +158,10 @@ class OnnxMaker:
 
         return onnx_activations(self.model, scheme)
 
+    def calibration_file(self, names: tuple[str, ...]) -> Path:
+        """Return a float file that shows these activations."""
+        return self.float_path
+
     def write(self, scheme: Scheme, path: Path) -> tuple[LayerPrecision, ...]:
         """Write a file and return the precision of its layers."""
         from sepdeploy.exporters.graph import serialize
@@ -180,6 +188,14 @@ class TfliteMaker:
         from sepdeploy.exporters.quantize import tflite_activations
 
         return tflite_activations(self.graph, scheme, self.order.target)
+
+    def calibration_file(self, names: tuple[str, ...]) -> Path:
+        """Return a float file that shows these activations."""
+        from sepdeploy.exporters.quantize import with_outputs, write_tflite_graph
+
+        path = self.float_path.with_name("calibration.tflite")
+        write_tflite_graph(with_outputs(self.graph, names), path, target=self.order.target)
+        return path
 
     def write(self, scheme: Scheme, path: Path) -> tuple[LayerPrecision, ...]:
         """Write a file and return the precision of its layers."""
@@ -208,14 +224,13 @@ class Calibrated:
         """
         from sepdeploy import measure
 
-        lacking = [n for n in self.maker.activations(scheme) if n not in self.ranges]
+        lacking = tuple(n for n in self.maker.activations(scheme) if n not in self.ranges)
         if lacking:
             if self.order.calibration is None:
                 raise no_images()
+            shown = self.maker.calibration_file(lacking)
             images = self.order.calibration.images
-            self.ranges |= measure.collect_ranges(
-                self.maker.float_path, self.runtime, images, lacking
-            )
+            self.ranges |= measure.collect_ranges(shown, self.runtime, images, lacking)
         return self.maker.write(replace(scheme, ranges=self.ranges), path)
 
 
