@@ -36,7 +36,7 @@ def convert(model: onnx.ModelProto, *, choices: Mapping[str, str] | None = None)
     source = read_model(model)
     rewrite(source)
     ctx = Context(choices=dict(choices or {}), opset=source.opset)
-    items: dict[str, Lazy] = {n: Constant(a, a.shape) for n, a in source.constants.items()}
+    items: dict[str, Lazy] = {}
     for name, (shape, dtype) in source.inputs.items():
         order = NHWC if len(shape) == 4 else tuple(range(len(shape)))
         tensor = Tensor(name, tuple(shape[a] for a in order), dtype)
@@ -49,7 +49,7 @@ def convert(model: onnx.ModelProto, *, choices: Mapping[str, str] | None = None)
 
 
 def _convert_node(ctx: Context, node: Node, items: dict[str, Lazy], source: Source) -> None:
-    inputs = [items[n] if n else None for n in node.inputs]
+    inputs = [_item(items, source, n) if n else None for n in node.inputs]
     with ctx.b.layer(layer_name(node, source.constants)):
         try:
             results = _results(ctx, node, inputs)
@@ -63,6 +63,13 @@ def _convert_node(ctx: Context, node: Node, items: dict[str, Lazy], source: Sour
     items.update(zip(node.outputs, results, strict=False))
     if missing := [n for n in node.outputs[len(results) :] if n]:
         raise BadInput(f"{node}: its output '{missing[0]}' has no TFLite form")
+
+
+def _item(items: Mapping[str, Lazy], source: Source, name: str) -> Lazy:
+    if name in items:
+        return items[name]
+    array = source.constants[name]
+    return Constant(array, array.shape)
 
 
 def _results(ctx: Context, node: Node, inputs: Sequence[Lazy | None]) -> Sequence[Lazy]:
@@ -112,7 +119,7 @@ def _converter(node: Node) -> Converter:
 
 def _outputs(ctx: Context, items: Mapping[str, Lazy], source: Source) -> None:
     for name in source.outputs:
-        item = affine.settle(ctx.b, items[name])
+        item = affine.settle(ctx.b, _item(items, source, name))
         assert item is not None, "outputs are computed"
         tensor = ctx.b.row_major(ctx.b.runtime(item, name)).tensor
         taken = [*ctx.b.graph.inputs.values(), *ctx.b.graph.outputs.values()]

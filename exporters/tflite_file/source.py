@@ -6,7 +6,7 @@ Everything a converter needs to know about ONNX's file format ends here. The bat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,12 +37,28 @@ class Node:
         return f"{self.op} node '{self.name}'"
 
 
+class Weights(Mapping[str, Array]):
+    """The file's weights by name, each read when asked for: no second copy of all at once."""
+
+    def __init__(self, tensors: Iterable[onnx.TensorProto]) -> None:
+        self._tensors = {t.name: t for t in tensors}
+
+    def __getitem__(self, name: str) -> Array:
+        return _array(self._tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
 @dataclass
 class Source:
     """A model's graph, in execution order."""
 
     nodes: list[Node]
-    constants: dict[str, Array]
+    constants: Weights
     inputs: dict[str, tuple[Shape, np.dtype[Any]]]
     outputs: list[str]
     opset: int
@@ -61,7 +77,7 @@ def read_model(model: onnx.ModelProto) -> Source:
     opset = _opset(model)
     model = _inline(model)
     graph = model.graph
-    constants = {t.name: _array(t) for t in graph.initializer}
+    constants = Weights(graph.initializer)
     if graph.sparse_initializer:
         raise BadInput(
             f"weight '{graph.sparse_initializer[0].values.name}' is sparse",
