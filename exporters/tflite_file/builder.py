@@ -91,6 +91,15 @@ class Builder:
         self._kinds.update((id(t), kind) for t in outputs)
         return outputs
 
+    def custom(
+        self, name: str, inputs: Sequence[Tensor], shape: Sequence[int], options: bytes
+    ) -> Tensor:
+        """Emit a CUSTOM operator with one float output."""
+        output = Tensor(self.unique(name.lower()), tuple(shape), FLOAT)
+        op = Op("CUSTOM", list(inputs), [output], custom_name=name, custom_options=options)
+        self.graph.ops.append(op)
+        return output
+
     def producer(self, tensor: Tensor) -> str:
         """Return the kind of the operator that computes a tensor, "" for an input."""
         return self._kinds.get(id(tensor), "")

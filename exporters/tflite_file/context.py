@@ -25,6 +25,7 @@ class Context:
     b: Builder = field(default_factory=Builder)
     choices: Mapping[str, str] = field(default_factory=dict)
     opset: int = 20
+    custom: bool = False  # structured layers as CUSTOM operators
 
     def form(self, node: Node) -> str:
         """Return the form chosen for a structured layer."""

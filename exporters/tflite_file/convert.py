@@ -23,19 +23,22 @@ NHWC = (0, 2, 3, 1)
 _MALFORMED = (ValueError, IndexError, KeyError, TypeError, ArithmeticError, MemoryError)
 
 
-def convert(model: onnx.ModelProto, *, choices: Mapping[str, str] | None = None) -> Graph:
+def convert(
+    model: onnx.ModelProto, *, choices: Mapping[str, str] | None = None, custom: bool = False
+) -> Graph:
     """Convert a canonical (or foreign) ONNX model.
 
     Args:
         model: The model; images enter as (N, C, H, W), the file takes (N, H, W, C).
         choices: Form per structured layer, by node name; the default form where absent.
+        custom: Write structured layers as CUSTOM operators instead.
 
     Raises:
         BadInput: An operator, shape or type that has no form here, naming the node.
     """
     source = read_model(model)
     rewrite(source)
-    ctx = Context(choices=dict(choices or {}), opset=source.opset)
+    ctx = Context(choices=dict(choices or {}), opset=source.opset, custom=custom)
     items: dict[str, Lazy] = {}
     for name, (shape, dtype) in source.inputs.items():
         order = NHWC if len(shape) == 4 else tuple(range(len(shape)))

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import onnx
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import unknown_name
 from sepdeploy.exporters.tflite_file.convert import convert
 from sepdeploy.exporters.tflite_file.serialize import write_file
 from sepdeploy.exporters.tflite_file.versions import check_target
 from sepdeploy.records import LoweringChoice
 
 METADATA_NAME = "sepdeploy"
+FLAVOURS = ("standard", "custom")
 
 
 def write_tflite(
@@ -26,7 +27,7 @@ def write_tflite(
     flavour: str = "standard",
     choices: Sequence[LoweringChoice] = (),
 ) -> None:
-    """Write a model as a .tflite file of built-in operators with a dynamic batch.
+    """Write a model as a .tflite file with a dynamic batch.
 
     The file's input is (N, H, W, C) where the model takes images, its outputs are in the model's
     own order. The bytes depend on the arguments alone; the file appears complete or not at all.
@@ -37,7 +38,8 @@ def write_tflite(
         entry: The embedded description, stored as metadata ``sepdeploy``; None stores none.
         target: ``litert`` or ``tflite-runtime-2.14``, the runtime whose operator versions bound
             the file's.
-        flavour: ``standard``.
+        flavour: ``standard``, or ``custom``: structured layers as CUSTOM operators, which only a
+            runtime with kernels for them can run.
         choices: The planner's form per structured layer; the default form where absent.
 
     Raises:
@@ -45,8 +47,9 @@ def write_tflite(
             node, or the file cannot be written.
     """
     check_target(target)
-    if flavour != "standard":
-        raise BadInput(f"flavour '{flavour}' has no TFLite form", hint="use the flavour 'standard'")
-    graph = convert(canonical, choices={c.layer: c.form for c in choices})
+    if flavour not in FLAVOURS:
+        raise unknown_name("flavour", flavour, FLAVOURS)
+    forms = {c.layer: c.form for c in choices}
+    graph = convert(canonical, choices=forms, custom=flavour == "custom")
     metadata = {} if entry is None else {METADATA_NAME: entry.encode()}
     write_file(graph, Path(path), metadata=metadata, target=target)

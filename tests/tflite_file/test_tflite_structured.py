@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flatbuffers import flexbuffers
 from onnx import helper
-from tflite_oracles import DOMAIN, INTERPRETERS, Array, check, graph, kron_matrix
+from tflite_oracles import DOMAIN, INTERPRETERS, Array, check, graph, kron_matrix, run
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.tflite_file import read_tflite, write_tflite
 from sepdeploy.records import LoweringChoice
 
 pytestmark = pytest.mark.skipif(not INTERPRETERS, reason="no TFLite runtime is installed")
@@ -228,3 +229,30 @@ def test_an_unknown_form_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     model = graph([kron_node("a", "x", "y", (8, 6), (4, 5), 1)], [48], constants)
     with pytest.raises(BadInput, match="fc_t"):
         write_tflite(model, tmp_path / "m.tflite", choices=(LoweringChoice("a", "kron", "fc_tt"),))
+
+
+def test_the_custom_flavour_keeps_layers_whole(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    constants = kron_weights(rng, "a", (6, 8), (3, 4), 2)
+    constants |= {"u": weights(rng, 12, 3), "v": weights(rng, 5, 3), "b": weights(rng, 5)}
+    nodes = [
+        kron_node("a", "x", "h", (6, 8), (3, 4), 2),
+        helper.make_node("LowRankLinear", ["h", "u", "v", "b"], ["y"], name="l", domain=DOMAIN),
+    ]
+    path = tmp_path / "m.tflite"
+    write_tflite(graph(nodes, [48], constants), path, flavour="custom")
+    file = read_tflite(path)
+    assert [(op.kind, op.custom) for op in file.ops] == [
+        ("KronLinear", True),
+        ("LowRankLinear", True),
+    ]
+    shapes = [[file.tensors[i].shape for i in op.inputs] for op in file.ops]
+    assert shapes == [[(-1, 48), (2, 3, 6), (2, 4, 8), (12,)], [(-1, 12), (12, 3), (5, 3), (5,)]]
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes()))
+    options = [bytes(op.customOptions) for op in model.subgraphs[0].operators]
+    assert flexbuffers.Loads(options[0]) == {"in_shape": [6, 8], "out_shape": [3, 4], "terms": 2}
+    assert flexbuffers.Loads(options[1]) == {}
+    for runtime in INTERPRETERS:
+        with pytest.raises(RuntimeError, match="KronLinear"):
+            run(path, np.zeros((1, 48), np.float32), runtime)

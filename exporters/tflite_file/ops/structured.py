@@ -13,6 +13,7 @@ from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.context import Context, Item
 from sepdeploy.exporters.tflite_file.contract import contract
 from sepdeploy.exporters.tflite_file.contract_in_place import contract_in_place
+from sepdeploy.exporters.tflite_file.custom import custom_layer
 from sepdeploy.exporters.tflite_file.elementwise import add_constant, binary
 from sepdeploy.exporters.tflite_file.graph import Array
 from sepdeploy.exporters.tflite_file.layout import Value
@@ -29,6 +30,14 @@ def kron_linear(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list
     factors = [ctx.array(node, inputs, 1 + k) for k in range(len(in_shape))]
     bias = ctx.array(node, inputs, 1 + len(in_shape))
     _check_kron(node, x, factors, in_shape, out_shape, terms)
+    if ctx.custom:
+        attributes: dict[str, int | Sequence[int]] = {
+            "in_shape": in_shape,
+            "out_shape": out_shape,
+            "terms": terms,
+        }
+        named = {f"factors.{k}": f for k, f in enumerate(factors)} | {"bias": bias}
+        return [custom_layer(ctx.b, node.op, x, named, attributes, math.prod(out_shape))]
     if form == "dense":
         matrix = sum(_kron_matrix([f[k] for f in factors]) for k in range(terms))
         return [contract(ctx.b, x, len(x.shape) - 1, np.asarray(matrix), bias, "weight")]
@@ -158,6 +167,9 @@ def low_rank_linear(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> 
     last = len(x.shape) - 1
     if u.ndim != 2 or v.ndim != 2 or u.shape[1] != v.shape[1] or u.shape[0] != x.shape[-1]:
         raise BadInput(f"{node}: factors {u.shape}, {v.shape} do not fit {x.shape[-1]} features")
+    if ctx.custom:
+        named = {"U": u, "V": v, "bias": bias}
+        return [custom_layer(ctx.b, node.op, x, named, {}, v.shape[0])]
     if form == "dense":
         return [contract(ctx.b, x, last, v @ u.T, bias, "weight")]
     inner = contract(ctx.b, x, last, u.T, None, "U")
