@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SHOWN_RANKS = 6
+
 
 @dataclass(frozen=True)
 class Event:
@@ -21,6 +23,8 @@ class Event:
         eta_s: Estimated seconds until the training ends.
         clean_accuracy: On the held-out split, fraction.
         robust_accuracy: On the held-out split under the training attack, fraction.
+        ranks: Ranks of the low-rank layers, where they adapt.
+        compression: Parameters of the dense network over those of this one, where ranks adapt.
         message: For notes.
     """
 
@@ -34,6 +38,8 @@ class Event:
     eta_s: float | None = None
     clean_accuracy: float | None = None
     robust_accuracy: float | None = None
+    ranks: tuple[int, ...] = ()
+    compression: float | None = None
     message: str = ""
 
     @property
@@ -53,11 +59,19 @@ class Event:
             parts.append(f"validation clean {self.clean_accuracy:.2%}")
         if self.robust_accuracy is not None:
             parts.append(f"robust {self.robust_accuracy:.2%}")
+        if self.compression is not None:
+            parts.append(f"ranks {_listed(self.ranks)}, {self.compression:.1f}x smaller")
         if self.rate is not None:
             parts.append(f"{self.rate:.0f} images/s")
         if self.eta_s is not None and self.kind == "step":
             parts.append(f"{_duration(self.eta_s)} left")
         return " · ".join(parts)
+
+
+def _listed(ranks: tuple[int, ...]) -> str:
+    if len(ranks) > SHOWN_RANKS:
+        return f"{min(ranks)}–{max(ranks)}"
+    return " ".join(map(str, ranks))
 
 
 def _duration(seconds: float) -> str:

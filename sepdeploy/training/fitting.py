@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sepdeploy import __version__
+from sepdeploy.compression import factorize_convolutions
 from sepdeploy.data import Dataset, load, split_validation
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model, create, save
@@ -26,6 +27,7 @@ from sepdeploy.training.checkpoint import (
     state_sha256,
     write_history,
 )
+from sepdeploy.training.dynamic_rank import match_ranks
 from sepdeploy.training.events import Event
 from sepdeploy.training.judge import accuracy
 from sepdeploy.training.loop import Sources, Trainer, take_batch, validation_budget
@@ -142,9 +144,15 @@ def _new_model(recipe: Recipe, dataset: Dataset, on_progress: Callable[[Event], 
         _note(on_progress, plan.message)
     torch.manual_seed(recipe.seed)  # planning must not move the weights of the same network
     with cpu_threads(1):  # how sums are split must not decide the first weights
-        return create(
+        model = create(
             recipe.arch, dataset.input, dataset.classes, structure=plan.structure, **plan.options
         )
+        if recipe.conv_rank and not factorize_convolutions(model.net, recipe.conv_rank):
+            raise BadInput(
+                f"conv_rank is set and {recipe.arch} has no convolution that it applies to",
+                hint="leave conv_rank out, or choose another arch",
+            )
+        return model
 
 
 def _check_fits(model: Model, dataset: Dataset) -> None:
@@ -167,6 +175,7 @@ def _probe(trainer: Trainer) -> int:
         checkpoint_every_s=0,
         on_progress=lambda event: None,
     )
+    twin.dynamics = None  # ranks that grow step by step would time something else
     batch = take_batch(trainer.sources.train, trainer.order[: trainer.recipe.batch_size])
     twin.model.train()
     state = torch.get_rng_state()
@@ -202,8 +211,10 @@ def _restore(trainer: Trainer, path: Path) -> None:
 
 def _finish(trainer: Trainer, dataset: Dataset) -> TrainResult:
     recipe, model, out = trainer.recipe, trainer.model, trainer.out
+    match_ranks(model.net, trainer.best)
     model.net.load_state_dict(trainer.best)
     model.eval()
+    model.net.requires_grad_(True)
     _note(
         trainer.on_progress,
         f"judging epoch {trainer.best_epoch} on {len(dataset.test)} test images",

@@ -26,6 +26,7 @@ from sepdeploy.training.checkpoint import (
     write_checkpoint,
     write_history,
 )
+from sepdeploy.training.dynamic_rank import RankDynamics, low_rank_layers, match_ranks, ranks_of
 from sepdeploy.training.events import Event
 from sepdeploy.training.judge import MIN_STEPS, accuracy
 from sepdeploy.training.matrices import regularized_matrices
@@ -89,6 +90,7 @@ class Trainer:
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
+        self.dynamics = _dynamics(recipe, model, self.optimizer)
         self.steps_per_epoch = math.ceil(len(sources.train) / recipe.batch_size)
         self.epoch = 0
         self.step = 0
@@ -151,14 +153,25 @@ class Trainer:
         Where they are not finite, the weights are left as they were.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        augmenting = self.dynamics is not None and self.dynamics.before(
+            self.step, self.steps_per_epoch, frozen=self._ranks_frozen
+        )
         loss = OBJECTIVES[self.recipe.objective](self.model, batch, self.attack())
         extra = penalty(self._matrices(), self.recipe.coefficients)
         total = loss if extra is None else loss + extra
         value = float(loss.detach()), 0.0 if extra is None else float(extra.detach())
         if math.isfinite(sum(value)):
             total.backward()  # type: ignore[no-untyped-call]
+            if self.dynamics is not None and augmenting:
+                self.dynamics.augment()
             self.optimizer.step()
+            if self.dynamics is not None:
+                self.dynamics.after(self.step, self.steps_per_epoch, frozen=self._ranks_frozen)
         return value
+
+    @property
+    def _ranks_frozen(self) -> bool:
+        return self.epoch >= self.recipe.epochs - self.recipe.rank_frozen
 
     def attack(self) -> TrainingAttack:
         """Return this epoch's inner attack."""
@@ -188,12 +201,21 @@ class Trainer:
                 rate=self._rate(),
                 clean_accuracy=entry["clean_accuracy"],
                 robust_accuracy=entry["robust_accuracy"],
+                **self._size(),
             )
         )
+
+    def _size(self) -> dict[str, Any]:
+        """Ranks and compression for an event, where ranks adapt."""
+        if self.dynamics is None:
+            return {}
+        ranks = tuple(r for pair in ranks_of(self.model.net).values() for r in pair)
+        return {"ranks": ranks, "compression": self.model.params_dense / self.model.params}
 
     def _validate(self) -> dict[str, Any]:
         recipe = self.recipe
         budget = validation_budget(recipe)
+        adaptive = {} if self.dynamics is None else {"ranks": ranks_of(self.model.net)}
         return {
             "epoch": self.epoch + 1,
             "loss": self.loss_sum / self.steps_per_epoch,
@@ -205,6 +227,7 @@ class Trainer:
             else None,
             "condition_numbers": condition_numbers(self.model.net),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
+            **adaptive,
         }
 
     def _matrices(self) -> dict[str, list[Tensor]]:
@@ -231,6 +254,7 @@ class Trainer:
                 loss=self.loss_sum / self.step,
                 rate=rate,
                 eta_s=left * self.recipe.batch_size / rate,
+                **self._size(),
             )
         )
 
@@ -260,6 +284,7 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same training."""
+        match_ranks(self.model.net, checkpoint.model)
         self.model.net.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
         torch.set_rng_state(checkpoint.rng)
@@ -267,6 +292,25 @@ class Trainer:
         self.loss_sum, self.penalty_sum = checkpoint.loss_sum, checkpoint.penalty_sum
         self.history = checkpoint.history
         self.best_epoch, self.best = checkpoint.best_epoch, checkpoint.best
+
+
+def _dynamics(
+    recipe: Recipe, model: Model, optimizer: torch.optim.Optimizer
+) -> RankDynamics | None:
+    if not recipe.rank_tolerance:
+        return None
+    if not low_rank_layers(model.net):
+        raise BadInput(
+            "rank_tolerance is set and the network has no low-rank layer",
+            hint='structure = "lowrank:40" for linear layers, conv_rank = 40 for convolutions',
+        )
+    return RankDynamics(
+        model.net,
+        optimizer,
+        tolerance=recipe.rank_tolerance,
+        every=recipe.rank_every,
+        largest=recipe.rank_max,
+    )
 
 
 def take_batch(split: Split, index: Tensor) -> Batch:

@@ -56,6 +56,13 @@ class Recipe:
         l1: Coefficient of the ℓ1 sparsity term.
         regularize: Which weights the terms act on: "structured" layers (all linear layers where
             there is none), or "all" linear layers and convolutions.
+        rank_tolerance: τ of dynamical low-rank training: ranks adapt so that a truncation loses at
+            most τ‖S‖_F of a layer's core. 0 = ranks stay, all factors train.
+        rank_max: Largest rank after a truncation, 0 = each layer's own size.
+        rank_every: Steps from one augmentation of the bases to the next.
+        rank_frozen: Last epochs, in which ranks and bases stay and the cores train.
+        conv_rank: Channel ranks that the convolutions of a new network start with, 0 = they stay
+            plain.
         validation: Share of the training images that is held out to choose the best epoch.
         seed: Of the weights, the order of images and all noise.
         threads: CPU threads, 0 = chosen by a probe.
@@ -88,6 +95,11 @@ class Recipe:
     spectral_relative: float = 0.0
     l1: float = 0.0
     regularize: str = "structured"
+    rank_tolerance: float = 0.0
+    rank_max: int = 0
+    rank_every: int = 10
+    rank_frozen: int = 1
+    conv_rank: int = 0
     validation: float = 0.1
     seed: int = 0
     threads: int = 0
@@ -112,6 +124,11 @@ class Recipe:
                 raise BadInput(f"recipe: {name} = {value} is outside {low:g} .. {high:g}")
         if any(width < 1 for width in self.hidden):
             raise BadInput(f"recipe: hidden widths {list(self.hidden)} must be positive")
+        if not 0 <= self.rank_tolerance < 1:
+            raise BadInput(
+                f"recipe: rank_tolerance = {self.rank_tolerance} is not between 0 and 1",
+                hint="0.01 to 0.1 is usual; 0 keeps the ranks as they are",
+            )
         if not 0 < self.validation < 1:
             raise BadInput(
                 f"recipe: validation = {self.validation} is not between 0 and 1",
@@ -154,6 +171,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "momentum": (0, 1),
     "weight_decay": (0, 1e6),
     **dict.fromkeys(TERMS, (0, 1e6)),
+    "rank_max": (0, 1 << 20),
+    "rank_every": (2, 1_000_000),
+    "rank_frozen": (0, 1_000_000),
+    "conv_rank": (0, 1 << 20),
     "seed": (0, (1 << 63) - 1),
     "threads": (0, 1024),
 }

@@ -1,0 +1,292 @@
+"""Dynamical low-rank training: each operation against its definition, then whole trainings."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sepdeploy.errors import BadInput
+from sepdeploy.layers import LowRankConv2d, LowRankLinear
+from sepdeploy.models import load
+from sepdeploy.training import load_recipe
+from sepdeploy.training.dynamic_rank import (
+    RankDynamics,
+    augment,
+    match_ranks,
+    ranks_of,
+    read_factors,
+    truncate,
+)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(2)
+
+
+def linear(rank=4):
+    layer = LowRankLinear(20, 14, rank)
+    nn.init.normal_(layer.S)
+    nn.init.normal_(layer.bias)
+    return layer, torch.randn(9, 20)
+
+
+def conv(ranks=(4, 3)):
+    plain = nn.Conv2d(10, 12, 3, stride=2, padding=1)
+    return LowRankConv2d.from_dense(plain, ranks), torch.randn(3, 10, 8, 7)
+
+
+LAYERS = pytest.mark.parametrize("make", [linear, conv])
+
+
+def core_of(layer):
+    return layer.core.weight if isinstance(layer, LowRankConv2d) else layer.S
+
+
+def with_gradients(layer, x):
+    y = layer(x)
+    wanted = torch.randn(y.shape, generator=torch.Generator().manual_seed(7))
+    (y - wanted).square().sum().backward()
+
+
+def orthonormality(U):
+    U = U.detach()
+    return float((U.T @ U - torch.eye(U.shape[1], dtype=U.dtype)).abs().max())
+
+
+def trained(layer, x, kind=torch.optim.AdamW, steps=3):
+    optimizer = kind(layer.parameters(), lr=1e-3, **({"momentum": 0.9} if kind is torch.optim.SGD
+                                                     else {}))  # fmt: skip
+    U, V = (p for n, p in layer.named_parameters() if n in ("U", "V", "reduce.weight",
+                                                            "expand.weight"))  # fmt: skip
+    for _ in range(steps):
+        optimizer.zero_grad()
+        with_gradients(layer, x)
+        U.grad = V.grad = None
+        optimizer.step()
+    return optimizer
+
+
+@LAYERS
+def test_augmentation_leaves_the_function_unchanged(make):
+    layer, x = make()
+    before, ranks = layer(x).detach(), ranks_of(layer)["net"]
+    with_gradients(layer, x)
+    assert augment(layer) > 0
+    assert (layer(x).detach() - before).abs().max() <= 1e-5
+    assert ranks_of(layer)["net"] == [2 * r for r in ranks]
+    factors = read_factors(layer)
+    assert max(orthonormality(factors.U), orthonormality(factors.V)) <= 1e-5
+
+
+@LAYERS
+def test_augmented_bases_span_the_gradient(make):
+    layer, x = make()
+    with_gradients(layer, x)
+    if isinstance(layer, LowRankConv2d):
+        directions = layer.reduce.weight.grad[:, :, 0, 0].t(), layer.expand.weight.grad[:, :, 0, 0]
+    else:
+        directions = layer.U.grad, layer.V.grad
+    directions = [d.double().clone() for d in directions]
+    augment(layer)
+    factors = read_factors(layer)
+    for basis, d in zip((factors.U, factors.V), directions, strict=True):
+        assert (d - basis @ (basis.T @ d)).norm() <= 1e-5 * d.norm()
+
+
+def test_a_zero_gradient_adds_nothing():
+    layer, x = linear()
+    (layer(x) * 0).sum().backward()
+    assert augment(layer) == 0
+    assert layer.spec.rank == 4
+
+
+def test_no_more_directions_than_the_space_has():
+    layer, x = linear(rank=12)
+    with_gradients(layer, x)
+    augment(layer)
+    assert layer.spec.rank == 14  # the output has 14
+    with_gradients(layer, x)
+    assert augment(layer) == 0
+
+
+@LAYERS
+@pytest.mark.parametrize("tolerance", [1e-6, 0.05, 0.3, 0.7])
+def test_truncation_loses_at_most_its_tolerance(make, tolerance):
+    layer, _ = make(8) if make is linear else make((7, 8))
+    before, norm = layer.dense_weight().detach().double(), core_of(layer).detach().norm()
+    truncate(layer, tolerance)
+    lost = (layer.dense_weight().detach() - before).norm()
+    assert lost <= tolerance * norm * (1 + 1e-4) + 1e-5
+    factors = read_factors(layer)
+    assert max(orthonormality(factors.U), orthonormality(factors.V)) <= 1e-5
+
+
+def test_truncation_takes_the_smallest_rank_that_is_allowed():
+    layer, _ = linear(6)
+    sigma = torch.tensor([5.0, 3.0, 1.0, 0.5, 0.1, 0.01])
+    P, Q = (torch.linalg.qr(torch.randn(6, 6)).Q for _ in range(2))
+    with torch.no_grad():
+        layer.S.copy_(P @ torch.diag(sigma) @ Q)
+    before = layer.dense_weight().detach()
+    tolerance = 1.01 * float((sigma[2:].square().sum() / sigma.square().sum()).sqrt())
+    truncate(layer, tolerance)
+    assert layer.spec.rank == 2
+    assert torch.allclose(layer.S, torch.diag(sigma[:2]), atol=1e-5)
+    U, S, Vh = torch.linalg.svd(before)
+    assert torch.allclose(layer.dense_weight(), (U[:, :2] * S[:2]) @ Vh[:2], atol=1e-5)
+
+
+def test_ranks_have_a_floor_and_a_ceiling():
+    layer, _ = linear(8)
+    truncate(layer, 1e-9, largest=5)
+    assert layer.spec.rank == 5
+    truncate(layer, 0.999)
+    assert layer.spec.rank == 2
+
+
+@LAYERS
+def test_bent_bases_are_straightened_without_changing_the_function(make):
+    layer, x = make()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            if parameter is not core_of(layer) and parameter.dim() > 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    before = layer(x).detach()
+    truncate(layer, 1e-6)
+    assert torch.allclose(layer(x), before, atol=1e-4)
+    factors = read_factors(layer)
+    assert max(orthonormality(factors.U), orthonormality(factors.V)) <= 1e-5
+
+
+@LAYERS
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_moments_turn_with_the_core(make, kind):
+    layer, x = make()
+    optimizer = trained(layer, x, kind)
+    name = "exp_avg" if kind is torch.optim.AdamW else "momentum_buffer"
+    old = read_factors(layer)
+    axes = "ui,ij...,vj->uv..."
+    modes = (lambda t: t.transpose(0, 1)) if make is conv else (lambda t: t)
+    before = modes(optimizer.state[core_of(layer)][name]).double()
+    ambient = torch.einsum(axes, old.U, before, old.V)  # the moment as a step of W
+    truncate(layer, 1e-9, optimizer=optimizer)
+    new = read_factors(layer)
+    state = optimizer.state[core_of(layer)]
+    after = modes(state[name]).double()
+    assert torch.allclose(torch.einsum(axes, new.U, after, new.V), ambient, atol=1e-5)
+    with_gradients(layer, x)
+    augment(layer, optimizer)
+    wide = read_factors(layer)
+    grown = modes(state[name]).double()
+    assert torch.allclose(torch.einsum(axes, wide.U, grown, wide.V), ambient, atol=1e-5)
+    if "exp_avg_sq" in state:
+        assert state["exp_avg_sq"].shape == core_of(layer).shape
+        assert (state["exp_avg_sq"] >= 0).all()
+    optimizer.step()  # shapes fit
+
+
+def test_second_moments_are_the_variances_of_turned_gradients():
+    layer, x = linear()
+    optimizer = trained(layer, x)
+    old = read_factors(layer)
+    variance = optimizer.state[layer.S]["exp_avg_sq"].double().clone()
+    noise = torch.randn(20000, 4, 4, dtype=torch.float64) * variance.sqrt()
+    truncate(layer, 1e-9, optimizer=optimizer)
+    new = read_factors(layer)
+    turned = (new.U.T @ old.U) @ noise @ (old.V.T @ new.V)
+    expected = turned.square().mean(0)
+    assert torch.allclose(optimizer.state[layer.S]["exp_avg_sq"].double(), expected, rtol=0.1)
+
+
+def test_bases_stay_orthonormal_over_many_windows():
+    layer, x = linear()
+    target = torch.randn(9, 14)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=3e-2, weight_decay=0.1)
+    dynamics = RankDynamics(layer, optimizer, tolerance=0.02, every=4, largest=6)
+    bias, ranks = layer.bias.detach().clone(), set()
+    for step in range(400):
+        optimizer.zero_grad()
+        augmenting = dynamics.before(step, 1000, frozen=False)
+        (layer(x) - target).square().mean().backward()
+        if augmenting:
+            dynamics.augment()
+        optimizer.step()
+        dynamics.after(step, 1000, frozen=False)
+        ranks.add(layer.spec.rank)
+    factors = read_factors(layer)
+    assert max(orthonormality(factors.U), orthonormality(factors.V)) <= 1e-5
+    assert max(ranks) > 6  # between truncations, so that a full layer can still turn
+    assert layer.spec.rank <= 6
+    assert (layer.bias - bias).abs().min() > 1e-3  # biases train
+    assert (layer(x) - target).square().mean() < target.square().mean() / 2
+
+
+def test_shapes_of_a_state_dict_are_taken_over():
+    net = nn.Sequential(LowRankLinear(20, 14, 5), LowRankConv2d(8, 9, (3, 3), (2, 4)))
+    other = nn.Sequential(LowRankLinear(20, 14, 2), LowRankConv2d(8, 9, (3, 3), (6, 3)))
+    match_ranks(net, other.state_dict())
+    net.load_state_dict(other.state_dict())
+    assert ranks_of(net) == {"0": [2], "1": [6, 3]}
+
+
+DYNAMIC = {
+    "structure": "lowrank:6", "rank_tolerance": 0.004, "rank_every": 3, "batch_size": 128,
+    "weight_decay": 0.01, "spectral": 0.01,
+}  # fmt: skip
+
+
+def test_a_whole_training(train):
+    result = train(**DYNAMIC)
+    ranks = [tuple(r for pair in entry["ranks"].values() for r in pair) for entry in result.history]
+    assert ranks[0] != (6, 6)
+    assert ranks[-1] == ranks[-2]  # the last epoch keeps them
+    events = [e for e in train.events if e.kind == "epoch"]
+    assert events[-1].ranks == ranks[-1]
+    assert "smaller" in str(events[-1])
+    model = load(result.path)
+    assert events[result.best_epoch - 1].compression == pytest.approx(
+        model.params_dense / model.params
+    )
+    for layer in model.structured_layers().values():
+        U, V = layer.factors()  # S is folded wherever the layer is deployed
+        x = torch.randn(3, layer.spec.in_features)
+        assert torch.allclose(layer(x), x @ U @ V.T + layer.bias, atol=1e-5)
+        assert max(orthonormality(layer.U), orthonormality(layer.V)) <= 1e-5
+    assert all(p.requires_grad for p in result.model.parameters())
+    assert math.isfinite(result.history[-1]["spectral"])
+
+
+@pytest.mark.parametrize("moment", [(1, 2), (2, 3)])
+@pytest.mark.parametrize("arch", ["mlp", "lenet"])
+def test_interrupted_and_resumed_to_the_same_bits(train, moment, arch):
+    choices = DYNAMIC if arch == "mlp" else DYNAMIC | {"arch": "lenet", "conv_rank": 4,
+                                                       "hidden": ""}  # fmt: skip
+
+    def interrupt(event):
+        if event.kind == "step" and (event.epoch, event.step) == moment:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("stopped", watch=interrupt, every=0, **choices)
+    resumed = train("stopped", resume=True, **choices)
+    whole = train("whole", **choices)
+    first, second = resumed.model.net.state_dict(), whole.model.net.state_dict()
+    assert all(torch.equal(first[k], second[k]) for k in second)
+    assert resumed.history == whole.history
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, 2, math.nan])
+def test_a_tolerance_outside_its_range(value):
+    with pytest.raises(BadInput, match="rank_tolerance"):
+        load_recipe(None, {"rank_tolerance": value})
+
+
+def test_nothing_to_adapt(train):
+    with pytest.raises(BadInput, match="no low-rank layer"):
+        train(structure="kron", rank_tolerance=0.1)
+    with pytest.raises(BadInput, match="no convolution"):
+        train(conv_rank=4)
+    with pytest.raises(BadInput, match="above the largest possible"):
+        train(structure="lowrank:100")
