@@ -22,6 +22,7 @@ from sepdeploy.exporters.domain import DOMAIN, OPS
 from sepdeploy.exporters.lowerings.emit import Emitter, Weight
 from sepdeploy.exporters.lowerings.merge import groupings, merged_spec
 from sepdeploy.exporters.lowerings.onnx_kron import conv2d, gemm2d, mm, tt
+from sepdeploy.exporters.merging import merged_for_tflite
 from sepdeploy.exporters.onnx_file import write_onnx
 from sepdeploy.exporters.plan import plan
 from sepdeploy.exporters.tflite_file import write_tflite
@@ -98,7 +99,7 @@ def write_rule(spec: Spec, path: Path) -> str:
     """Write a layer as the planner has it, and return the form's name."""
     model = canonical(spec)
     choices = plan(model, path.suffix[1:])
-    write(model, path, choices)
+    write(model if path.suffix == ".onnx" else merged_for_tflite(model), path, choices)
     return choices[0].form
 
 
@@ -146,6 +147,7 @@ def _onnx_forms(spec: KronSpec) -> Iterator[tuple[str, Writer]]:
 def _tflite_forms(spec: KronSpec) -> Iterator[tuple[str, Writer]]:
     modes = tuple(range(len(spec.in_shape)))
     yield "fc_t", partial(_write_form, spec, "fc_t")
+    yield "fc_bmm", partial(_write_form, spec, "fc_bmm")
     for order in itertools.permutations(modes):
         if len(modes) == 2:
             label = "".join(map(str, order))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from onnx import ModelProto
@@ -19,10 +21,21 @@ FORMATS: dict[str, dict[str, tuple[Form[Any], ...]]] = {
 }
 
 DENSE = "dense"
+FUSED = "fused"  # the node stays, for a native kernel; only in the custom flavour
+# Forms that are right but not for every .tflite file.
+NOT_FOR_TARGET = {
+    "tflite-runtime-2.14": {"fc_bmm": "up to 1.3× slower than moving in this runtime"},
+}
+NOT_QUANTIZED = {"fc_bmm": "a constant on the left of a product has no safe integer form"}
 
 
 def plan(
-    canonical: ModelProto, format: str, *, flavour: str = "standard"
+    canonical: ModelProto,
+    format: str,
+    *,
+    flavour: str = "standard",
+    target: str = "",
+    quantized: bool = False,
 ) -> tuple[LoweringChoice, ...]:
     """Choose a form for every structured layer.
 
@@ -31,6 +44,8 @@ def plan(
         format: "onnx" or "tflite".
         flavour: In the "custom" flavour a form is written as a function of the factors, which
             rules out the answer "dense".
+        target: The TFLite target; by default LiteRT.
+        quantized: The file's weights are going to be quantised.
 
     Returns:
         One choice per structured layer in graph order, with the refused forms and why.
@@ -41,12 +56,14 @@ def plan(
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
     shapes = constant_shapes(canonical)
+    barred = {**NOT_FOR_TARGET.get(target, {}), **(NOT_QUANTIZED if quantized else {})}
     return tuple(
         choose(
             node.name,
             node_spec(node, shapes),
             FORMATS[format][OPS[node.op_type].structure],
             keeps_factors=flavour == "custom",
+            barred=barred,
         )
         for node in structured_nodes(canonical)
     )
@@ -65,7 +82,12 @@ def planned_weights(spec: Spec, format: str) -> int:
 
 
 def choose(
-    layer: str, spec: Spec, forms: tuple[Form[Any], ...], *, keeps_factors: bool = False
+    layer: str,
+    spec: Spec,
+    forms: tuple[Form[Any], ...],
+    *,
+    keeps_factors: bool = False,
+    barred: Mapping[str, str] = MappingProxyType({}),
 ) -> LoweringChoice:
     """The cheapest form that is not refused; the earlier one of two that cost the same.
 
@@ -74,8 +96,9 @@ def choose(
         spec: Its structure.
         forms: The candidates.
         keeps_factors: Refuse a form that multiplies the factors out.
+        barred: Forms that this file cannot have, and why.
     """
-    reasons = {form.name: form.refuse(spec) for form in forms}
+    reasons = {form.name: barred.get(form.name) or form.refuse(spec) for form in forms}
     if keeps_factors:
         reasons |= {form.name: "gives up the factors" for form in forms if form.name == DENSE}
     able = [form for form in forms if not reasons[form.name]]

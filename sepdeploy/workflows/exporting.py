@@ -258,7 +258,13 @@ def _artifact(name: str, job: _Job, path: Path) -> ArtifactRecord:
     options = job.options
     entry = make_entry(job.canonical, job.model.input, job.layers)
     flavour = options.flavour if name == "onnx" else "standard"
-    choices = tuple(plan(job.canonical, name, flavour=flavour))
+    choices = plan(
+        job.canonical,
+        name,
+        flavour=flavour,
+        target=options.tflite_target,
+        quantized=options.quantize != "none",
+    )
     quantized = Quantized()
     if options.quantize == "none":
         _write_float(name, job, path, entry, choices)
@@ -322,9 +328,11 @@ def _write_float(
             simplify=options.simplify,
         )
         return
+    from sepdeploy.exporters.merging import merged_for_tflite
     from sepdeploy.exporters.tflite_file import write_tflite
 
-    write_tflite(job.canonical, path, entry=entry, target=options.tflite_target, choices=choices)
+    graph = merged_for_tflite(job.canonical)
+    write_tflite(graph, path, entry=entry, target=options.tflite_target, choices=choices)
 
 
 def prove(
