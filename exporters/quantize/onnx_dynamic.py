@@ -7,6 +7,8 @@ a convolution that unpacks its weights on every run were measured slower than fl
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
@@ -83,7 +85,7 @@ class _Writer:
         zeros = np.zeros(weight.scale.shape, np.int8)
         inputs.append(self.constant(f"{stem}.zero", zeros))
         weight_scale = self.constant(f"{stem}.scale", weight.scale)
-        chain = [
+        chain: list[tuple[str, list[str], dict[str, Any]]] = [
             ("MatMulInteger", inputs, {}),
             ("Cast", [f"{prefix}/MatMulInteger"], {"to": TensorProto.FLOAT}),
             ("Mul", [scale, weight_scale], {}),

@@ -49,7 +49,7 @@ class Int8Weight:
         shape = [1] * self.values.ndim
         if self.axis is not None:
             shape[self.axis] = -1
-        return self.values.astype(np.float32) * self.scale.reshape(shape)
+        return np.asarray(self.values.astype(np.float32) * self.scale.reshape(shape))
 
 
 def quantize_weight(
@@ -118,7 +118,7 @@ def quantize(values: Array, how: Affine) -> Array:
 
 def dequantize(stored: Array, how: Affine) -> Array:
     """Return the float32 values that int8 ones stand for."""
-    return (stored.astype(np.float32) - np.float32(how.zero)) * np.float32(how.scale)
+    return np.asarray((stored.astype(np.float32) - np.float32(how.zero)) * np.float32(how.scale))
 
 
 def half(weight: Array, where: str) -> Array:

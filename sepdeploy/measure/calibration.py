@@ -15,6 +15,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.measure.child import run_job, scratch
 from sepdeploy.measure.layerwise import declare_outputs
 
+PROTOBUF_LIMIT = 2**31 - 1
 BATCH = 16  # images at a time: activations of all of them are in memory together
 
 
@@ -51,7 +52,8 @@ def collect_ranges(
             given = proto.graph.input[0].name
             declare_outputs(proto, [name for name in names if name != given])
             model = folder / "declared.onnx"
-            onnx.save(proto, str(model))
+            large = proto.ByteSize() > PROTOBUF_LIMIT
+            onnx.save(proto, str(model), save_as_external_data=large)
         source = folder / "inputs.npy"
         np.save(source, np.asarray(images, dtype=np.float32), allow_pickle=False)
         job = {"mode": "ranges", "runtime": runtime, "model": str(model), "inputs": str(source)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 
-from sepdeploy.records import LayerRecord, Manifest
+from sepdeploy.records import LayerRecord, Manifest, Parity
 from sepdeploy.reports.terminal_bench import bench_table
 from sepdeploy.reports.terminal_cells import count, plain_table, ratio, size
 
@@ -34,13 +34,13 @@ def manifest_table(manifest: Manifest) -> RenderableType:
     for artifact in manifest.artifacts:
         worst: dict[str, Any] = {}
         for p in artifact.parity:
-            if p.runtime not in worst or p.max_rel > worst[p.runtime].max_rel:
+            if p.runtime not in worst or parity_error(p) > parity_error(worst[p.runtime]):
                 worst[p.runtime] = p
         rows = list(worst.values())
         for i, p in enumerate(rows):
             name = artifact.path if i == 0 else ""
             length = size(artifact.file_bytes) if i == 0 else ""
-            files.add_row(name, length, p.runtime, f"{p.max_rel:.1e}", f"{p.tolerance:.0e}")
+            files.add_row(name, length, p.runtime, f"{parity_error(p):.1e}", f"{p.tolerance:.0e}")
         if not rows:
             files.add_row(artifact.path, size(artifact.file_bytes), "none installed", "-", "-")
     lowered = plain_table("layer", "structure", *[f"{a.format} form" for a in manifest.artifacts])
@@ -57,6 +57,12 @@ def manifest_table(manifest: Manifest) -> RenderableType:
         parts.append(lowered)
     parts += list(dict.fromkeys(note for a in manifest.artifacts for note in a.notes))
     return Group(*parts)
+
+
+def parity_error(parity: Parity) -> float:
+    """Return the number that a parity certificate's tolerance bounds."""
+    relative = parity.rel_l2 if parity.criterion == "rel_l2" else None
+    return parity.max_rel if relative is None else relative
 
 
 def _factors(layer: LayerRecord) -> str:

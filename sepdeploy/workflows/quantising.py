@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sepdeploy.exporters.quantize import Scheme
 
 CALIBRATION_SAMPLES = 128
+PROTOBUF_LIMIT = 2**31 - 1
 SINGLE_RUNTIME = (
     "one scale per channel in dense layers: for LiteRT; tflite-runtime 2.14 refuses the file "
     "(--tflite-target tflite-runtime-2.14 gives one for both)"
@@ -168,6 +169,12 @@ class OnnxMaker:
         from sepdeploy.exporters.quantize import quantize_onnx
 
         model, precisions = quantize_onnx(self.model, scheme)
+        if model.ByteSize() > PROTOBUF_LIMIT:
+            raise BadInput(
+                f"{path.name} would hold {model.ByteSize() / 1e9:.1f} GB even at --quantize "
+                f"{scheme.mode}; one ONNX file holds at most 2 GB",
+                hint="compress the model first, or export it with --quantize none",
+            )
         write_bytes(path, serialize(model))
         return precisions
 
