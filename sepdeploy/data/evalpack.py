@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,21 @@ from sepdeploy.files import atomic_path
 
 PACK_LIMIT = 16 << 20  # bytes; DESIGN "Names that scripts rely on"
 READ_LIMIT = 64 << 20  # refuse to unpack more than this
+# Everything that zipfile, numpy and json answer damaged and hostile content with.
+_UNREADABLE = (
+    OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, RecursionError,
+    NotImplementedError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _ARRAYS = ("images", "labels", "ids", "logits", "adversarial", "adversarial_logits", "provenance")
+# name, kinds of its numbers (numpy's letters), how many dimensions it may have
+_FORMS = (
+    ("images", "uf", range(2, 6)),
+    ("labels", "iu", (1,)),
+    ("ids", "iu", (1,)),
+    ("logits", "f", (2,)),
+    ("adversarial", "f", range(2, 6)),
+    ("adversarial_logits", "f", (2,)),
+)
 
 
 @dataclass(frozen=True)
@@ -113,21 +128,29 @@ def read_pack(path: Path) -> EvalPack:
             arrays = {name: stored[name] for name in _ARRAYS if name in stored.files}
         provenance = json.loads(bytes(arrays.pop("provenance")).decode())
         pack = EvalPack(provenance=provenance, **arrays)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise BadInput(f"{path} is not a readable evaluation pack: {error}", hint=hint) from error
     _check(pack, path, hint)
     return pack
 
 
 def _check(pack: EvalPack, path: Path, hint: str) -> None:
-    n = len(pack.labels)
-    arrays = [pack.images, pack.ids, pack.logits, pack.adversarial, pack.adversarial_logits]
-    fit = all(a is None or len(a) == n for a in arrays) and n > 0
-    if pack.adversarial is not None:
-        fit = fit and pack.adversarial.shape == pack.images.shape
-    if not fit:
-        raise BadInput(f"{path}: the arrays of the evaluation pack do not fit together", hint=hint)
-    for name in ("logits", "adversarial", "adversarial_logits"):
+    if not isinstance(pack.provenance, dict):
+        raise BadInput(f"{path}: the provenance of the evaluation pack is no table", hint=hint)
+    for name, kinds, dimensions in _FORMS:
         values = getattr(pack, name)
-        if values is not None and not np.isfinite(values).all():
+        if values is None:
+            continue
+        if values.dtype.kind not in kinds:
+            raise BadInput(f"{path}: '{name}' does not hold numbers of its kind", hint=hint)
+        if values.ndim not in dimensions or len(values) != len(np.atleast_1d(pack.labels)):
+            raise BadInput(
+                f"{path}: the arrays of the evaluation pack do not fit together", hint=hint
+            )
+        if not np.isfinite(values).all():
             raise BadInput(f"{path}: '{name}' holds NaN or infinite values", hint=hint)
+    shapes = [(pack.adversarial, pack.images), (pack.adversarial_logits, pack.logits)]
+    if not len(pack) or any(a is not None and a.shape != b.shape for a, b in shapes):
+        raise BadInput(f"{path}: the arrays of the evaluation pack do not fit together", hint=hint)
+    if pack.labels.min() < 0 or pack.labels.max() >= pack.logits.shape[1]:
+        raise BadInput(f"{path}: 'labels' names classes that the model does not have", hint=hint)
