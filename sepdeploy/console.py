@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+MIN_WIDTH = 72  # columns; squeezed further, a table breaks its names letter by letter
 PLAIN_INTERVAL_S = 5.0  # between two progress lines where there is no terminal
 
 
@@ -34,7 +35,9 @@ def _console(stream: TextIO) -> Console:
     width = None if stream.isatty() else 80
     if "COLUMNS" in os.environ and os.environ["COLUMNS"].isdigit():
         width = int(os.environ["COLUMNS"])
-    return Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())
+    console = Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())
+    console.width = max(console.width, MIN_WIDTH)
+    return console
 
 
 def show(renderable: RenderableType) -> None:

@@ -110,8 +110,12 @@ def _bench_notes(report: BenchReport) -> list[str]:
 
 
 def _attack_notes(report: BenchReport) -> list[str]:
-    """Return one line per attack, with the widest interval among the artifacts."""
+    """Return one line per attack, with the widest interval among the artifacts.
+
+    The table has room for the first attack only; the line of any other ends with its values.
+    """
     widest: dict[str, float] = {}
+    values: dict[str, list[str]] = {}
     for result in report.results:
         for m in result.measurements:
             if m.metric != "adversarial_accuracy" or m.value is None:
@@ -124,7 +128,13 @@ def _attack_notes(report: BenchReport) -> list[str]:
             )
             half = 50 * (m.ci[1] - m.ci[0]) if m.ci else 0.0
             widest[line] = max(half, widest.get(line, 0.0))
-    return [f"{line}; 95 % interval ±{half:.1f} or less" for line, half in widest.items()]
+            name = PurePath(result.artifact.path).name
+            values.setdefault(line, []).append(
+                f"\n       {name} {result.runtime.name}: {percent(m.value)} {m.kind.value}"
+            )
+    lines = [f"{line}; 95 % interval ±{half:.1f} or less" for line, half in widest.items()]
+    others = [text + "".join(values[line]) for line, text in zip(widest, lines, strict=True)]
+    return [*lines[:1], *others[1:]]
 
 
 def _latency_notes(report: BenchReport) -> list[str]:

@@ -50,11 +50,11 @@ def size(value: float | None) -> str:
 
 
 def micros(milliseconds: float | None) -> str:
-    """Return a latency in µs with three significant digits."""
+    """Return a latency in µs with two decimals below 10 and one below 100."""
     if milliseconds is None:
         return "-"
     value = milliseconds * 1000
-    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def percent(value: float | None) -> str:

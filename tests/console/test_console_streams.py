@@ -1,0 +1,124 @@
+"""What goes to which stream: terminals, pipes, quiet and verbose, narrow windows."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+
+import pytest
+from rich.table import Table
+
+from sepdeploy import console
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _normal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    yield
+    console.VERBOSITY.level = 0
+
+
+def open_terminal(monkeypatch: pytest.MonkeyPatch) -> _Terminal:
+    """Called inside a test: pytest puts its own streams back before each one."""
+    stream = _Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    return stream
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(("level", "said"), [(-1, ""), (0, "n\n"), (1, "n\nd\n")])
+def test_quiet_and_verbose(level: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    console.VERBOSITY.level = level
+    console.notice("n")
+    console.detail("d")
+    assert capsys.readouterr() == ("", said)
+
+
+def test_an_error_is_said_even_when_quiet_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    console.VERBOSITY.level = -1
+    console.error("what\nhappened", "do\n this")
+    console.error("alone")
+    assert capsys.readouterr().err == "error: what happened\n  next: do this\nerror: alone\n"
+
+
+def test_results_go_to_standard_output_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    console.write("{}\n")
+    console.show("text")
+    assert capsys.readouterr() == ("{}\ntext\n", "")
+
+
+def test_colour_only_on_a_terminal_that_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
+    console.error("no")
+    assert "\x1b[1;31merror: no" in terminal.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal.truncate(0)
+    console.error("[bold]no[/bold]")  # a file's name is never markup
+    assert "31m" not in terminal.getvalue()
+    assert "[bold]no[/bold]" in terminal.getvalue()
+
+
+def test_a_table_is_80_columns_in_a_pipe_and_never_below_72(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def width() -> int:
+        table = Table("a", expand=True)
+        console.show(table)
+        return max(map(len, capsys.readouterr().out.splitlines()))
+
+    assert width() == 80
+    for columns, expected in (("60", 72), ("100", 100), ("0", 72), ("wide", 80)):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert width() == expected
+
+
+def test_progress_is_redrawn_in_place_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    terminal = open_terminal(monkeypatch)
+    progress = console.Progress()
+    progress.update("1 %")
+    progress.update("2 %")  # too soon to be worth drawing
+    clock[0] += 0.2
+    progress.update("3 %")
+    assert terminal.getvalue() == "\r\x1b[2K1 %\r\x1b[2K3 %"
+    progress.update("epoch 1", force=True)
+    progress.clear()
+    assert terminal.getvalue().endswith("3 %\r\x1b[2Kepoch 1\n")
+    clock[0] += 1
+    progress.update("4 %")
+    progress.clear()
+    assert terminal.getvalue().endswith("4 %\r\x1b[2K")
+
+
+def test_progress_is_a_line_now_and_then_elsewhere(
+    capsys: pytest.CaptureFixture[str], clock: list[float]
+) -> None:
+    progress = console.Progress()
+    for step in range(12):
+        progress.update(f"step {step}")
+        clock[0] += 1
+    progress.update("epoch 1", force=True)
+    progress.clear()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["step 6", "epoch 1"]
+
+
+def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    console.VERBOSITY.level = -1
+    console.Progress().update("x", force=True)
+    assert capsys.readouterr().err == ""
