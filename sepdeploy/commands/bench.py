@@ -29,9 +29,7 @@ def bench(
     runtime: Annotated[
         str | None, typer.Option("--runtime", help="Default: every installed one.")
     ] = None,
-    threads: Annotated[
-        int, typer.Option("--threads", min=1, max=256, help="Threads of the runtime.")
-    ] = 1,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Batch size of the timing.")] = 1,
     dense: Annotated[
         Path | None, typer.Option("--dense", help="Dense reference file to time against.")

@@ -16,7 +16,7 @@ from typing import Any
 from sepdeploy import __version__, measure
 from sepdeploy.devices import DeviceProfile, profile
 from sepdeploy.devices.transports import Replay
-from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError
+from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError, unknown_name
 from sepdeploy.records import BenchReport, Kind, Result, from_json, to_json
 from sepdeploy.workflows.evaluation import Notify
 from sepdeploy.workflows.judging import JudgingSet, judging_sets
@@ -120,7 +120,9 @@ def _on_host(
             continue
         key = subject.manifest_path or subject.path
         if key not in judged:
-            judged[key] = judging_sets(subject.manifest_path, subject.manifest, options, notify)
+            judged[key] = judging_sets(
+                subject.manifest_path, subject.manifest, subject.entry.input.shape, options, notify
+            )
         for runtime in chosen:
             stored_result = kept.get(f"{subject.sha256} {runtime}")
             if replay is not None and stored_result is None:
@@ -187,8 +189,6 @@ def _unmet(wanted: Kind | None, report: BenchReport) -> SepdeployError | None:
 def _required_kind(text: str | None) -> Kind | None:
     if text is None:
         return None
-    try:
-        return Kind(text.upper())
-    except ValueError as error:
-        known = ", ".join(k.value.lower() for k in Kind)
-        raise BadInput(f"unknown kind '{text}'", hint=f"known: {known}") from error
+    if text.upper() not in list(Kind):
+        raise unknown_name("kind", text.lower(), [k.value.lower() for k in Kind])
+    return Kind(text.upper())

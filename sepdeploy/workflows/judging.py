@@ -50,9 +50,20 @@ class JudgingSet:
 
 
 def judging_sets(
-    manifest_path: Path | None, manifest: Manifest | None, options: BenchOptions, notify: Notify
+    manifest_path: Path | None,
+    manifest: Manifest | None,
+    shape: tuple[int, ...],
+    options: BenchOptions,
+    notify: Notify,
 ) -> tuple[JudgingSet, ...]:
     """Return one set per attack (or one clean set); empty when there are no images at all.
+
+    Args:
+        manifest_path: The artifact's manifest, where it has one.
+        manifest: What it says.
+        shape: What the artifact takes as one sample.
+        options: Images and attacks that were asked for.
+        notify: Told where images come from.
 
     Raises:
         ArtifactCheckFailed: The evaluation pack is not the one the manifest describes.
@@ -61,7 +72,7 @@ def judging_sets(
     """
     provenance = {} if manifest is None else manifest.provenance
     pack = _pack(manifest_path, manifest)
-    clean = _clean(manifest, pack, options, notify)
+    clean = _clean(manifest, pack, shape, options, notify)
     if clean is None:
         notify("no images to judge on: accuracy is not measured; pass --data")
         return ()
@@ -92,7 +103,11 @@ def _pack(manifest_path: Path | None, manifest: Manifest | None) -> EvalPack | N
 
 
 def _clean(
-    manifest: Manifest | None, pack: EvalPack | None, options: BenchOptions, notify: Notify
+    manifest: Manifest | None,
+    pack: EvalPack | None,
+    shape: tuple[int, ...],
+    options: BenchOptions,
+    notify: Notify,
 ) -> JudgingSet | None:
     """Return the clean images: the pack's, unless others or more were asked for and are there."""
     asked = options.data is not None or options.data_dir is not None
@@ -105,7 +120,7 @@ def _clean(
             {} if manifest is None else manifest.provenance,
             data=options.data,
             data_dir=options.data_dir,
-            shape=() if manifest is None else manifest.input.shape,
+            shape=shape,
             notify=notify if pack is None else lambda _: None,
         )
     if source is None or (pack is not None and not asked and len(pack) >= len(source[1])):

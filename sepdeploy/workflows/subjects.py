@@ -43,7 +43,7 @@ class Subject:
 
 
 def find_subjects(paths: Sequence[Path]) -> tuple[Subject, ...]:
-    """Return the files to bench: those named, those of named manifests, else of the folder's.
+    """Return the files to bench, each once: those named, those of named manifests, else all here.
 
     Raises:
         ArtifactCheckFailed: A file differs from what its manifest says.
@@ -64,16 +64,21 @@ def find_subjects(paths: Sequence[Path]) -> tuple[Subject, ...]:
                 f"{path} is neither .onnx, .tflite nor a manifest",
                 hint="sepdeploy export model.pt first",
             )
-    return tuple(subjects)
+    once = {subject.path.resolve(): subject for subject in reversed(subjects)}
+    return tuple(reversed(once.values()))
 
 
 def _manifest_of(path: Path) -> tuple[Path, Manifest] | None:
     """Return the manifest beside a file that names it, by its stem first."""
-    candidates = [path.with_suffix(".manifest.json")]
-    candidates += sorted(path.parent.glob("*.manifest.json"))
-    for candidate in candidates:
+    own = path.with_suffix(".manifest.json")
+    for candidate in dict.fromkeys([own, *sorted(path.parent.glob("*.manifest.json"))]):
         if candidate.is_file():
-            manifest = read_manifest(candidate)
+            try:
+                manifest = read_manifest(candidate)
+            except BadInput:
+                if candidate == own:
+                    raise
+                continue  # a broken manifest of something else
             if any(a.path == path.name for a in manifest.artifacts):
                 return candidate, manifest
     return None
