@@ -67,16 +67,23 @@ def untranslatable(error: BaseException, graph: Any) -> BadInput:
         )
     op = found.group(1)
     short = op.split(".")[1] if "." in op else op
-    path = _module_of(short, graph)
+    path = _module_of(short, graph, re.findall(r"translating node %(\w+)", text))
     return BadInput(
         f"operator {op}" + (f" in module '{path}'" if path else "") + " has no ONNX form",
         hint=next((way for part, way in NEAREST.items() if part in op), REPLACE),
     )
 
 
-def _module_of(op: str, graph: Any) -> str:
-    """Path of the first module that calls an operator; a decomposition may have shortened it."""
-    for node in graph.nodes:
+def _module_of(op: str, graph: Any, names: list[str]) -> str:
+    """Path of the module that calls an operator.
+
+    Args:
+        op: Its name; a decomposition may have shortened it.
+        graph: The traced graph.
+        names: What the calls in question are called, where that is known.
+    """
+    nodes = [n for n in graph.nodes if n.name in names] + list(graph.nodes)
+    for node in nodes:
         name = "".join(str(node.target).split(".")[1:2]).replace("_", "")
         wanted = op.replace("_", "")
         if node.op == "call_function" and name and (wanted in name or name in wanted):

@@ -34,13 +34,12 @@ def attention(
     Raises:
         NotImplementedError: Sizes that are not known.
     """
-    features = query.shape[-1]
+    features, axes = query.shape[-1], list(range(len(key.shape)))
     if not isinstance(features, int):
         raise NotImplementedError("attention over features of open size")
     if enable_gqa:
         key, value = (_repeat_heads(ops, x, query.shape[-3]) for x in (key, value))
     factor = 1 / math.sqrt(features) if scale is None else float(scale)
-    axes = list(range(len(key.shape)))
     turned = ops.Transpose(key, perm=[*axes[:-2], axes[-1], axes[-2]])
     scores = ops.MatMul(ops.Mul(query, _number(ops, factor)), turned)
     if is_causal:
@@ -63,12 +62,11 @@ def attention(
 
 def _repeat_heads(ops: Any, x: Value, heads: int) -> Value:
     """(N, h, tokens, features) with each of the h heads written ``heads`` / h times in a row."""
-    _, own, tokens, features = x.shape
-    if not all(isinstance(n, int) for n in (heads, own, tokens, features)):
-        raise NotImplementedError("grouped attention over open sizes")
-    copies = constant(ops, np.array([1, 1, heads // own, 1, 1], np.int64))
-    shape = constant(ops, np.array([-1, heads, tokens, features], np.int64))
-    return ops.Reshape(ops.Expand(ops.Unsqueeze(x, _whole(ops, 2)), copies), shape)
+    own = x.shape[-3]
+    if not (isinstance(heads, int) and isinstance(own, int)):
+        raise NotImplementedError("grouped attention over an open number of heads")
+    order = np.repeat(np.arange(own, dtype=np.int64), heads // own)
+    return ops.Gather(x, constant(ops, order), axis=len(x.shape) - 3)
 
 
 def adaptive_average(ops: Any, x: Value, output_size: Sequence[int]) -> Value:

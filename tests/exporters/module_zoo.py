@@ -65,6 +65,10 @@ def attend(x, q, k, v, out, **options):
     return out(y.transpose(1, 2).flatten(2))
 
 
+def by_head(x, heads):
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
 def packed(x, qkv):
     q, k, v = qkv(x).reshape(-1, 16, 3, 3, 4).permute(2, 0, 3, 1, 4).unbind(0)
     weights = ((q @ k.transpose(-2, -1)) * 0.5).softmax(dim=-1)
@@ -138,7 +142,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "conv_depthwise": conv(8, 3, groups=8, padding=1),
     "conv_depthwise_multiplier": conv(16, 3, groups=8, padding=1),
     "conv_depthwise_dilated": conv(8, 3, groups=8, dilation=2, padding=2),
-    "conv_same": conv(6, 4, padding="same"),
+    "conv_same": conv(6, (3, 5), padding="same"),
     "conv_asymmetric": conv(6, (3, 1), stride=(1, 2), padding=(2, 0)),
     "conv_reflect": conv(6, 3, padding=1, padding_mode="reflect"),
     "conv_1d": tokens(lambda x, c: c(x.transpose(1, 2)), c=lambda: nn.Conv1d(12, 5, 3, padding=1)),
@@ -286,6 +290,15 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "attention_biased": tokens(
         lambda x, **own: attend(x, attn_mask=torch.linspace(-1, 1, 256).reshape(16, 16), **own),
         **QKV,
+    ),
+    "attention_lonely_row": tokens(
+        lambda x, **own: attend(x, attn_mask=torch.ones(16, 16).tril(-1).bool(), **own), **QKV
+    ),
+    "attention_grouped": tokens(
+        lambda x, fc: F.scaled_dot_product_attention(
+            by_head(fc(x), 4), by_head(fc(x), 4)[:, :2], by_head(x, 4)[:, 2:], enable_gqa=True
+        ),
+        fc=square,
     ),
     "attention_packed": tokens(packed, qkv=lambda: nn.Linear(12, 36)),
     "multihead_attention": tokens(
