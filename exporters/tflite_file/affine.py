@@ -108,9 +108,9 @@ def combine(b: Builder, node: Node, inputs: Sequence[Lazy | None]) -> Scaled | N
 
 def _fits(constant: Constant, shape: Shape) -> bool:
     rank = len(shape)
-    if constant.data.ndim > rank or math.prod(constant.data.shape) > SPELL_LIMIT:
+    if len(constant.shape) > rank or constant.data.size > SPELL_LIMIT:
         return False
-    dims = (1,) * (rank - constant.data.ndim) + constant.data.shape
+    dims = (1,) * (rank - len(constant.shape)) + constant.shape
     return all(d in (1, s) for d, s in zip(dims, shape, strict=True))
 
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.lowerings import tflite as forms
 from sepdeploy.exporters.tflite_file.builder import Builder
@@ -60,7 +58,7 @@ class Context:
                 f"{node}: input {index} is computed at run time; TFLite needs it as a constant",
                 hint="export the model with its weights as initializers and fixed sizes",
             )
-        return np.asarray(np.broadcast_to(found.data, found.shape))
+        return whole(node, found)
 
     def optional_array(self, node: Node, inputs: Sequence[Item | None], index: int) -> Array | None:
         """Return an optional input that must be known at export."""
@@ -87,6 +85,20 @@ class Context:
         if value is None:
             raise BadInput(f"{node} has no attribute '{name}'")
         return value
+
+
+def whole(node: Node, item: Constant) -> Array:
+    """Return the data of a constant that is not repeated over the batch.
+
+    Raises:
+        BadInput: It is, so that it has no data of its own shape.
+    """
+    if item.data.shape != item.shape:
+        raise BadInput(
+            f"{node}: a constant repeated for every sample has no TFLite form here",
+            hint="let it broadcast instead of expanding it to the batch size",
+        )
+    return item.data
 
 
 def axis_of(node: Node, axis: int, rank: int) -> int:

@@ -217,6 +217,11 @@ def _align_row_major(
     tensors = []
     for item in items:
         if isinstance(item, Constant):
+            if item.data.shape != item.shape:
+                raise BadInput(
+                    f"{b.scope}: a constant repeated for every sample has no TFLite form here",
+                    hint="let it broadcast instead of expanding it to the batch size",
+                )
             data = item.data.reshape(item.data.shape or (1,))
             tensors.append(b.constant(data, role))
             continue

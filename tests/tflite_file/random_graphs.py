@@ -46,6 +46,7 @@ class Grower:
             self.pad,
             self.norm,
             self.product,
+            self.token,
         ]
         while len(self.nodes) < steps:
             moves[self.rng.integers(len(moves))]()
@@ -218,3 +219,21 @@ class Grower:
         name, shape = self.any()
         inputs = [name, self.weights(shape[-1]), self.weights(shape[-1])]
         return self.emit("LayerNormalization", inputs, shape, epsilon=0.1)
+
+    def token(self) -> bool:
+        """A constant repeated for every sample, joined or added to a value."""
+        name, shape = self.any()
+        step = len(self.nodes)
+        batch, target, wide = (f"{part}{step}" for part in ("b", "d", "w"))
+        dims = [d if self.rng.random() < 0.7 else 1 for d in shape]
+        self.nodes += [
+            helper.make_node("Shape", ["x"], [batch], start=0, end=1),
+            helper.make_node("Concat", [batch, self.ints(*shape)], [target], axis=0),
+            helper.make_node("Expand", [self.weights(1, *dims), target], [wide]),
+        ]
+        if self.rng.random() < 0.3:
+            return self.emit("Add", [wide, name], shape)
+        axis = int(self.rng.integers(len(shape)))
+        new = tuple(2 * d if i == axis else d for i, d in enumerate(shape))
+        pair = [wide, name] if self.rng.random() < 0.5 else [name, wide]
+        return self.emit("Concat", pair, new, axis=axis + 1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.context import Context, Item
+from sepdeploy.exporters.tflite_file.context import Context, Item, whole
 from sepdeploy.exporters.tflite_file.contract import contract
 from sepdeploy.exporters.tflite_file.elementwise import binary
 from sepdeploy.exporters.tflite_file.graph import describe
@@ -55,6 +55,8 @@ def _parse(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> tuple[lis
     terms = [_Term(n, ctx.item(node, inputs, i)) for i, n in enumerate(names)]
     sizes: dict[str, int] = {}
     for term in terms:
+        if isinstance(term.item, Constant):
+            whole(node, term.item)
         if len(term.item.shape) != len(term.letters):
             raise BadInput(f"{node}: '{term.letters}' does not fit {describe(term.item.shape)}")
         for letter, size in zip(term.letters, term.item.shape, strict=True):

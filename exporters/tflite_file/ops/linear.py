@@ -10,7 +10,7 @@ import numpy as np
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.builder import FLOAT
-from sepdeploy.exporters.tflite_file.context import Context, Item
+from sepdeploy.exporters.tflite_file.context import Context, Item, whole
 from sepdeploy.exporters.tflite_file.contract import contract
 from sepdeploy.exporters.tflite_file.elementwise import binary, broadcast
 from sepdeploy.exporters.tflite_file.graph import Array, describe
@@ -73,6 +73,9 @@ def matmul(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item
     """Batched matrix product; one of the two may be a constant."""
     first, second = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
     _check(node, first, second)
+    for item in (first, second):
+        if isinstance(item, Constant):
+            whole(node, item)
     if isinstance(first, Value) and isinstance(second, Constant) and second.data.ndim <= 2:
         return [_times_constant(ctx, first, second, ctx.optional_array(node, inputs, 2))]
     if isinstance(first, Constant) and isinstance(second, Value) and first.data.ndim <= 2:

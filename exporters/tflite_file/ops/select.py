@@ -9,7 +9,7 @@ import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
+from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of, whole
 from sepdeploy.exporters.tflite_file.graph import Array, bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.limits import MAX_PLAIN_RANK
@@ -109,7 +109,7 @@ def gather(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item
     data, indices = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
     axis = axis_of(node, ctx.integer(node, "axis", 0), len(data.shape))
     if isinstance(indices, Constant):
-        return [picked_along(ctx, node, ctx.b.runtime(data), indices.data, axis)]
+        return [picked_along(ctx, node, ctx.b.runtime(data), whole(node, indices), axis)]
     table = ctx.b.row_major(ctx.b.runtime(data, "weight"))
     places = ctx.b.row_major(indices)
     if is_batch(table.shape[axis]):

@@ -9,9 +9,9 @@ import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
+from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of, whole
 from sepdeploy.exporters.tflite_file.elementwise import binary, broadcast
-from sepdeploy.exporters.tflite_file.graph import Array, bounded, describe, is_batch
+from sepdeploy.exporters.tflite_file.graph import bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant
 from sepdeploy.exporters.tflite_file.source import Node
 
@@ -46,18 +46,8 @@ def to_shape(ctx: Context, node: Node, item: Item, target: Sequence[int]) -> Ite
             hint="if the batch size is part of the shape, export with a dynamic batch",
         )
     if isinstance(item, Constant):
-        return Constant(_spelled_out(node, item).reshape(dims), tuple(dims))
+        return Constant(whole(node, item).reshape(dims), tuple(dims))
     return ctx.b.reshaped(item, dims)
-
-
-def _spelled_out(node: Node, item: Constant) -> Array:
-    """Return a constant's full data; one repeated over the batch cannot be rearranged."""
-    if any(is_batch(d) for d in item.shape):
-        raise BadInput(
-            f"{node}: a constant repeated for every sample has no TFLite form here",
-            hint="let it broadcast instead of expanding it to the batch size",
-        )
-    return np.asarray(np.broadcast_to(item.data, item.shape))
 
 
 def flatten(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
