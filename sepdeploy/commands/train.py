@@ -32,7 +32,7 @@ def train(
         str | None, typer.Option("--target", help="Parameter budget, e.g. 10x smaller.")
     ] = None,
     objective: Annotated[
-        str | None, typer.Option("--objective", help="natural, pgd-at or trades.")
+        str | None, typer.Option("--objective", help="natural, pgd-at, trades, mart, fr or sar.")
     ] = None,
     eps: EPS = None,
     norm: NORM = None,

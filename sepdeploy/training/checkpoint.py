@@ -25,7 +25,7 @@ from sepdeploy.training.recipe import differences, recipe_from
 from sepdeploy.training.recipe_fields import Recipe
 
 FORMAT = "sepdeploy.training"
-VERSION = 1
+VERSION = 2
 
 State = dict[str, Tensor]
 
@@ -50,6 +50,8 @@ class Checkpoint:
         history: One table per completed epoch.
         best_epoch: Epoch of ``best``, 0 = none yet.
         best: State dict with the best validation result.
+        average: State of the averaged weights, empty where none are kept.
+        pruning: State of masks and scores, empty where nothing is pruned.
     """
 
     recipe: dict[str, Any]
@@ -67,6 +69,8 @@ class Checkpoint:
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best: State = field(default_factory=dict)
+    average: dict[str, Any] = field(default_factory=dict)
+    pruning: dict[str, Any] = field(default_factory=dict)
 
 
 def checkpoint_path(out: Path) -> Path:

@@ -22,7 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sepdeploy.errors import BadInput
 from sepdeploy.layers import LowRankConv2d, LowRankLinear
+from sepdeploy.models import Model
+from sepdeploy.training.recipe_fields import Recipe
 
 SMALLEST_RANK = 2
 SQUARED_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq"})
@@ -199,6 +202,30 @@ class RankDynamics:
         if not frozen and (step % self.every == self.every - 1 or step + 1 == steps):
             for layer in self.layers:
                 truncate(layer, self.tolerance, largest=self.largest, optimizer=self.optimizer)
+
+
+def dynamics_of(
+    recipe: Recipe, model: Model, optimizer: torch.optim.Optimizer
+) -> RankDynamics | None:
+    """Return the dynamics that a recipe asks for, None where ranks stay.
+
+    Raises:
+        BadInput: The network has no low-rank layer.
+    """
+    if not recipe.rank_tolerance:
+        return None
+    if not low_rank_layers(model.net):
+        raise BadInput(
+            "rank_tolerance is set and the network has no low-rank layer",
+            hint='structure = "lowrank:40" for linear layers, conv_rank = 40 for convolutions',
+        )
+    return RankDynamics(
+        model.net,
+        optimizer,
+        tolerance=recipe.rank_tolerance,
+        every=recipe.rank_every,
+        largest=recipe.rank_max,
+    )
 
 
 def _bases(layer: LowRank) -> tuple[Tensor, Tensor]:

@@ -30,10 +30,11 @@ from sepdeploy.training.checkpoint import (
 from sepdeploy.training.dynamic_rank import match_ranks
 from sepdeploy.training.events import Event
 from sepdeploy.training.judge import accuracy
-from sepdeploy.training.loop import Sources, Trainer, take_batch, validation_budget
+from sepdeploy.training.loop import Trainer
 from sepdeploy.training.plan_widths import plan_network
 from sepdeploy.training.recipe import differences, recipe_from
 from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.sources import Sources, take_batch, validation_budget
 from sepdeploy.training.threads import choose_threads, cpu_threads
 
 CHECKPOINT_EVERY_S = 30.0
@@ -204,7 +205,7 @@ def _restore(trainer: Trainer, path: Path) -> None:
     _note(
         trainer.on_progress,
         f"resuming in epoch {trainer.epoch + 1}, step {trainer.step + 1}"
-        if trainer.epoch < trainer.recipe.epochs
+        if not trainer.finished
         else "resuming after the last epoch",
     )
 
@@ -227,7 +228,7 @@ def _finish(trainer: Trainer, dataset: Dataset) -> TrainResult:
     trainer.on_progress(
         Event(
             "done",
-            epoch=recipe.epochs,
+            epoch=trainer.epoch,
             epochs=recipe.epochs,
             clean_accuracy=found["test_clean"],
             robust_accuracy=robust,
@@ -245,13 +246,14 @@ def _provenance(trainer: Trainer, dataset: Dataset) -> dict[str, Any]:
     robust = accuracy(trainer.model, dataset.test, budget) if recipe.robust else None
     return {
         "objective": recipe.objective,
+        "inner": recipe.inner or None,
         "attack": str(AttackSpec("pgd", recipe.steps)) if recipe.robust else None,
         "eps": recipe.eps if recipe.robust else None,
         "norm": recipe.norm if recipe.robust else None,
         "steps": recipe.steps if recipe.robust else None,
         "step_size": recipe.attack_step if recipe.robust else None,
         "seed": recipe.seed,
-        "epochs": recipe.epochs,
+        "epochs": trainer.epoch,
         "best_epoch": trainer.best_epoch,
         "data": recipe.data,
         "data_sha256": trainer.identity["data_sha256"],

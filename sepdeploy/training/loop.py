@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +12,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sepdeploy.attacks.gradient import Budget
 from sepdeploy.attacks.noise import derive_seed
-from sepdeploy.data import Split
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model
+from sepdeploy.training.averaging import Average
 from sepdeploy.training.checkpoint import (
     Checkpoint,
+    State,
     checkpoint_path,
     copy_state,
     history_path,
     write_checkpoint,
     write_history,
 )
-from sepdeploy.training.dynamic_rank import RankDynamics, low_rank_layers, match_ranks, ranks_of
+from sepdeploy.training.dynamic_rank import dynamics_of, match_ranks, ranks_of
 from sepdeploy.training.events import Event
-from sepdeploy.training.judge import MIN_STEPS, accuracy
+from sepdeploy.training.judge import accuracy
 from sepdeploy.training.matrices import regularized_matrices
 from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack
 from sepdeploy.training.optimizers import make_optimizer
 from sepdeploy.training.recipe_fields import Recipe
 from sepdeploy.training.regularizers import penalty, term_values
 from sepdeploy.training.schedule import learning_rate
+from sepdeploy.training.sources import (
+    NOISE,
+    ORDER,
+    Sources,
+    score,
+    take_batch,
+    validation_budget,
+)
 from sepdeploy.training.spectra import condition_numbers
-
-# Independent streams of random numbers, all derived from the recipe's seed.
-ORDER, NOISE, VALIDATION_NOISE = 1, 2, 3
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The images of a training: what is learned from, and what chooses the best epoch."""
-
-    train: Split
-    validation: Split
 
 
 class Trainer:
@@ -90,7 +86,10 @@ class Trainer:
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
-        self.dynamics = _dynamics(recipe, model, self.optimizer)
+        self.average: Average | None = None
+        if recipe.ema or recipe.swa:
+            self.average = Average(model, decay=recipe.ema, start=recipe.average_start)
+        self.dynamics = dynamics_of(recipe, model, self.optimizer)
         self.steps_per_epoch = math.ceil(len(sources.train) / recipe.batch_size)
         self.epoch = 0
         self.step = 0
@@ -112,8 +111,14 @@ class Trainer:
         """
         self._started = time.monotonic()
         self.save()
-        while self.epoch < self.recipe.epochs:
+        while not self.finished:
             self._epoch()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done, or validation has not improved for too long."""
+        stale = self.recipe.patience and self.epoch - self.best_epoch >= self.recipe.patience
+        return self.epoch >= self.recipe.epochs or bool(stale and self.best_epoch)
 
     def _epoch(self) -> None:
         self.model.train()
@@ -167,6 +172,8 @@ class Trainer:
             self.optimizer.step()
             if self.dynamics is not None:
                 self.dynamics.after(self.step, self.steps_per_epoch, frozen=self._ranks_frozen)
+            if self.average is not None:
+                self.average.after_step(self.epoch)
         return value
 
     @property
@@ -178,14 +185,27 @@ class Trainer:
         recipe = self.recipe
         seed = derive_seed(recipe.seed, NOISE, self.epoch)
         return TrainingAttack(
-            recipe.eps, recipe.norm, recipe.steps, recipe.attack_step, seed, recipe.trades_beta
+            recipe.eps,
+            recipe.norm,
+            recipe.steps,
+            recipe.attack_step,
+            seed,
+            trades_beta=recipe.trades_beta,
+            mart_beta=recipe.mart_beta,
+            inner=recipe.inner,
+            align_weight=recipe.align_weight if self.epoch >= recipe.align_start else 0.0,
+            align_axes=recipe.align_axes,
+            align_on=recipe.align_on,
         )
 
     def _close_epoch(self) -> None:
-        entry = self._validate()
+        if self.average is not None:
+            self.average.after_epoch(self.epoch)
+        found, state = self._judge()
+        entry = self._entry(found)
         self.history.append(entry)
         if self.best_epoch == 0 or score(entry) >= score(self.history[self.best_epoch - 1]):
-            self.best_epoch, self.best = entry["epoch"], copy_state(self.model.net.state_dict())
+            self.best_epoch, self.best = entry["epoch"], state
         self.epoch += 1
         self.step = 0
         self.loss_sum = self.penalty_sum = 0.0
@@ -212,19 +232,38 @@ class Trainer:
         ranks = tuple(r for pair in ranks_of(self.model.net).values() for r in pair)
         return {"ranks": ranks, "compression": self.model.params_dense / self.model.params}
 
-    def _validate(self) -> dict[str, Any]:
+    def _judge(self) -> tuple[dict[str, Any], State]:
+        """Return the validation accuracies of this epoch, and the weights they belong to.
+
+        Where weights are averaged, those of the step and the average are judged alike and the
+        better ones count.
+        """
+        found: dict[str, Any] = self._validate()
+        state = copy_state(self.model.net.state_dict())
+        if self.average is None or not self.average.count:
+            return found, state
+        with self.average.applied(self.sources.train):
+            averaged = self._validate()
+            if score(averaged) < score(found):
+                return {**found, "raw": found, "average": averaged}, state
+            state = copy_state(self.model.net.state_dict())
+        return {**averaged, "raw": found, "average": averaged}, state
+
+    def _validate(self) -> dict[str, float | None]:
+        budget = validation_budget(self.recipe)
+        clean = accuracy(self.model, self.sources.validation)
+        robust = accuracy(self.model, self.sources.validation, budget) if budget.eps > 0 else None
+        return {"clean_accuracy": clean, "robust_accuracy": robust}
+
+    def _entry(self, found: dict[str, Any]) -> dict[str, Any]:
         recipe = self.recipe
-        budget = validation_budget(recipe)
         adaptive = {} if self.dynamics is None else {"ranks": ranks_of(self.model.net)}
         return {
             "epoch": self.epoch + 1,
             "loss": self.loss_sum / self.steps_per_epoch,
             "penalty": self.penalty_sum / self.steps_per_epoch,
             **term_values(self._matrices(), recipe.coefficients),
-            "clean_accuracy": accuracy(self.model, self.sources.validation),
-            "robust_accuracy": accuracy(self.model, self.sources.validation, budget)
-            if budget.eps > 0
-            else None,
+            **found,
             "condition_numbers": condition_numbers(self.model.net),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             **adaptive,
@@ -279,6 +318,7 @@ class Trainer:
                 history=self.history,
                 best_epoch=self.best_epoch,
                 best=self.best,
+                average={} if self.average is None else self.average.state(),
             ),
         )
 
@@ -292,54 +332,5 @@ class Trainer:
         self.loss_sum, self.penalty_sum = checkpoint.loss_sum, checkpoint.penalty_sum
         self.history = checkpoint.history
         self.best_epoch, self.best = checkpoint.best_epoch, checkpoint.best
-
-
-def _dynamics(
-    recipe: Recipe, model: Model, optimizer: torch.optim.Optimizer
-) -> RankDynamics | None:
-    if not recipe.rank_tolerance:
-        return None
-    if not low_rank_layers(model.net):
-        raise BadInput(
-            "rank_tolerance is set and the network has no low-rank layer",
-            hint='structure = "lowrank:40" for linear layers, conv_rank = 40 for convolutions',
-        )
-    return RankDynamics(
-        model.net,
-        optimizer,
-        tolerance=recipe.rank_tolerance,
-        every=recipe.rank_every,
-        largest=recipe.rank_max,
-    )
-
-
-def take_batch(split: Split, index: Tensor) -> Batch:
-    """Return the samples at ``index`` as tensors."""
-    at = index.numpy()
-    return Batch(
-        torch.from_numpy(split.batch(at)),
-        torch.from_numpy(split.labels[at]),
-        torch.from_numpy(split.ids[at]),
-    )
-
-
-def validation_budget(recipe: Recipe) -> Budget:
-    """Return the attack that validation uses: the training's, with at least five steps.
-
-    Its random starts are the same in every epoch, so that epochs are compared on equal terms.
-    """
-    return Budget(
-        recipe.eps if recipe.robust else 0.0,
-        recipe.norm,
-        max(recipe.steps, MIN_STEPS),
-        recipe.step_size or None,
-        1,
-        derive_seed(recipe.seed, VALIDATION_NOISE),
-    )
-
-
-def score(entry: dict[str, Any]) -> tuple[float, float]:
-    """Return what the best epoch maximises: robust, then clean validation accuracy."""
-    robust = entry["robust_accuracy"]
-    clean: float = entry["clean_accuracy"]
-    return (clean if robust is None else robust, clean)
+        if self.average is not None:
+            self.average.restore(checkpoint.average)

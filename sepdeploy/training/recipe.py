@@ -98,6 +98,8 @@ def _convert(name: str, kind: str, value: Any, where: str) -> Any:
             return str(value)
         if kind == "str" and isinstance(value, str):
             return value
+        if kind == "bool" and isinstance(value, bool):
+            return value
         if kind == "int" and isinstance(value, (int, str)) and not isinstance(value, bool):
             return int(value)
         if kind == "float" and isinstance(value, (int, float, str)) and value is not True:
@@ -111,6 +113,7 @@ def _convert(name: str, kind: str, value: Any, where: str) -> Any:
 
 _EXPECTED = {
     "str": "a text",
+    "bool": "true or false",
     "int": "a whole number",
     "float": "a number",
     "hidden": "a list of widths such as [1024, 1024]",

@@ -14,7 +14,7 @@ from sepdeploy.compression.request import parse_target, structure_map
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.threat import check_norm, default_step_size, parse_eps
 from sepdeploy.training.matrices import SCOPES
-from sepdeploy.training.objectives import OBJECTIVES
+from sepdeploy.training.objectives import ALIGNED, FREQUENCY_AXES, INNER, OBJECTIVES
 from sepdeploy.training.optimizers import OPTIMIZERS
 from sepdeploy.training.regularizers import TERMS
 from sepdeploy.training.schedule import SCHEDULES
@@ -34,12 +34,20 @@ class Recipe:
             TOML table; "" = dense, or kron where there is a target.
         target: Parameter budget: "10x" (the dense architecture of default widths over 10) or a
             number of parameters; "" = none. Widths are planned to fill it.
-        objective: "natural", "pgd-at" or "trades".
+        objective: "natural", "pgd-at", "trades", "mart", "fr" or "sar".
         eps: Radius of the training attack, pixels in [0, 1].
         norm: "linf" or "l2".
         steps: Steps of the training attack.
         step_size: 0 = ``threat.default_step_size`` (ε/4 for 5 to 10 steps).
+        inner: Attack that the objective trains on: "ce", "kl", "margin" (PGD on that loss),
+            "fgsm" or "rs-fgsm"; "" = its own.
         trades_beta: Weight of the divergence term of TRADES.
+        mart_beta: Weight of the divergence term of MART.
+        align_weight: Weight λ of the spectral term of FR and SAR. FR's published 0.1 belongs to
+            batches of 128; SAR's is not published.
+        align_axes: Fourier transform of FR: over "batch-class" as published, or "class".
+        align_on: What SAR aligns: "logits", or "features" (the last feature map).
+        align_start: Epochs of plain PGD-AT before the spectral term sets in.
         epochs: Passes over the training images.
         batch_size: Images per optimiser step.
         optimizer: "adamw" or "sgd" (with Nesterov momentum).
@@ -63,6 +71,11 @@ class Recipe:
         rank_frozen: Last epochs, in which ranks and bases stay and the cores train.
         conv_rank: Channel ranks that the convolutions of a new network start with, 0 = they stay
             plain.
+        ema: Decay of an exponential average of the weights per step, 0 = none.
+        swa: Average the weights of every epoch with equal shares.
+        average_start: Epochs before weights are averaged.
+        patience: Stop after so many epochs without a better (robust) validation accuracy, 0 = go
+            on to the last one.
         validation: Share of the training images that is held out to choose the best epoch.
         seed: Of the weights, the order of images and all noise.
         threads: CPU threads, 0 = chosen by a probe.
@@ -79,7 +92,13 @@ class Recipe:
     norm: str = "linf"
     steps: int = 7
     step_size: float = 0.0
+    inner: str = ""
     trades_beta: float = 6.0
+    mart_beta: float = 5.0
+    align_weight: float = 0.1
+    align_axes: str = "batch-class"
+    align_on: str = "logits"
+    align_start: int = 0
     epochs: int = 10
     batch_size: int = 128
     optimizer: str = "adamw"
@@ -100,6 +119,10 @@ class Recipe:
     rank_every: int = 10
     rank_frozen: int = 1
     conv_rank: int = 0
+    ema: float = 0.0
+    swa: bool = False
+    average_start: int = 0
+    patience: int = 0
     validation: float = 0.1
     seed: int = 0
     threads: int = 0
@@ -110,6 +133,9 @@ class Recipe:
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("regularize", SCOPES),
+            ("inner", ("", *INNER)),
+            ("align_axes", FREQUENCY_AXES),
+            ("align_on", ALIGNED),
         ):
             if getattr(self, name) not in table:
                 raise unknown_name(name, getattr(self, name), table)
@@ -128,6 +154,13 @@ class Recipe:
             raise BadInput(
                 f"recipe: rank_tolerance = {self.rank_tolerance} is not between 0 and 1",
                 hint="0.01 to 0.1 is usual; 0 keeps the ranks as they are",
+            )
+        if self.ema and self.swa:
+            raise BadInput("recipe: ema and swa exclude each other", hint="choose one average")
+        if self.rank_tolerance and (self.ema or self.swa):
+            raise BadInput(
+                "recipe: weights whose ranks adapt cannot be averaged",
+                hint="leave ema and swa out, or rank_tolerance",
             )
         if not 0 < self.validation < 1:
             raise BadInput(
@@ -165,6 +198,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, 10_000),
     "step_size": (0, 1e6),
     "trades_beta": (0, 1e6),
+    "mart_beta": (0, 1e6),
+    "align_weight": (0, 1e6),
+    "align_start": (0, 1_000_000),
+    "ema": (0, 0.999999),
+    "average_start": (0, 1_000_000),
+    "patience": (0, 1_000_000),
     "epochs": (1, 1_000_000),
     "batch_size": (1, 1 << 20),
     "lr": (0, 1e6),

@@ -1,0 +1,59 @@
+"""What a training learns from and is judged by: batches, the held-out split, the score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sepdeploy.attacks.gradient import Budget
+from sepdeploy.attacks.noise import derive_seed
+from sepdeploy.data import Split
+from sepdeploy.training.judge import MIN_STEPS
+from sepdeploy.training.objectives import Batch
+from sepdeploy.training.recipe_fields import Recipe
+
+# Independent streams of random numbers, all derived from the recipe's seed.
+ORDER, NOISE, VALIDATION_NOISE, AUGMENTATION = 1, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The images of a training: what is learned from, and what chooses the best epoch."""
+
+    train: Split
+    validation: Split
+
+
+def take_batch(split: Split, index: Tensor) -> Batch:
+    """Return the samples at ``index`` as tensors."""
+    at = index.numpy()
+    return Batch(
+        torch.from_numpy(split.batch(at)),
+        torch.from_numpy(split.labels[at]),
+        torch.from_numpy(split.ids[at]),
+    )
+
+
+def validation_budget(recipe: Recipe) -> Budget:
+    """Return the attack that validation uses: the training's, with at least five steps.
+
+    Its random starts are the same in every epoch, so that epochs are compared on equal terms.
+    """
+    return Budget(
+        recipe.eps if recipe.robust else 0.0,
+        recipe.norm,
+        max(recipe.steps, MIN_STEPS),
+        recipe.step_size or None,
+        1,
+        derive_seed(recipe.seed, VALIDATION_NOISE),
+    )
+
+
+def score(entry: dict[str, Any]) -> tuple[float, float]:
+    """Return what the best epoch maximises: robust, then clean validation accuracy."""
+    robust = entry["robust_accuracy"]
+    clean: float = entry["clean_accuracy"]
+    return (clean if robust is None else robust, clean)

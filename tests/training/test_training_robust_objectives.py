@@ -1,0 +1,136 @@
+"""MART, FR and SAR against their formulas; inner attacks against their definitions."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sepdeploy.errors import BadInput
+from sepdeploy.training.objectives import (
+    INNER,
+    Batch,
+    TrainingAttack,
+    adversarial,
+    alignment,
+    frequency,
+    mart,
+    pgd_at,
+    spectral_distance,
+)
+
+ATTACK = TrainingAttack(0.1, "linf", 4, 0.03, seed=3)
+
+
+def attack_with(**changes):
+    from dataclasses import replace
+
+    return replace(ATTACK, **changes)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5)
+    ).double().float()  # fmt: skip
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    return Batch(torch.rand(16, 1, 8, 8), torch.randint(5, (16,)), torch.arange(16))
+
+
+def test_mart_is_its_formula(model, batch):
+    found = adversarial(model, batch, ATTACK)
+    with torch.no_grad():
+        p, q = model(batch.images).softmax(1), model(found).softmax(1)
+    total = 0.0
+    for n, y in enumerate(batch.labels):
+        wrong = max(float(q[n, k]) for k in range(5) if k != y)
+        bce = -math.log(float(q[n, y])) - math.log(1.0001 - wrong)
+        kl = sum(float(p[n, k]) * math.log(float(p[n, k] / q[n, k])) for k in range(5))
+        total += bce + ATTACK.mart_beta * kl * (1.0000001 - float(p[n, y]))
+    assert float(mart(model, batch, ATTACK).detach()) == pytest.approx(total / 16, rel=1e-4)
+
+
+def test_the_two_transform_of_a_difference_is_the_difference_of_transforms(model, batch):
+    a, b = torch.randn(16, 5), torch.randn(16, 5)
+    spectra = torch.fft.fft2(a) - torch.fft.fft2(b)
+    expected = (spectra.real.abs() + spectra.imag.abs()).mean() / 2
+    assert torch.allclose(spectral_distance(a - b, (0, 1)), expected, rtol=1e-5)
+
+
+def test_the_batch_form_is_larger_by_the_root_of_the_batch():
+    torch.manual_seed(0)
+    D = torch.randn(128, 10)
+    ratio = spectral_distance(D, (0, 1)) / spectral_distance(D, (1,))
+    assert float(ratio) == pytest.approx(math.sqrt(128), rel=0.1)
+
+
+@pytest.mark.parametrize("axes", ["batch-class", "class"])
+def test_fr_is_cross_entropy_plus_distance(model, batch, axes):
+    attack = attack_with(align_weight=0.7, align_axes=axes)
+    found = adversarial(model, batch, attack)
+    D = model(batch.images) - model(found)
+    dims = (0, 1) if axes == "batch-class" else (1,)
+    expected = F.cross_entropy(model(found), batch.labels) + 0.7 * spectral_distance(D, dims)
+    assert torch.allclose(frequency(model, batch, attack), expected)
+    off = attack_with(align_weight=0.0)
+    for objective in (frequency, alignment):
+        assert torch.equal(objective(model, batch, off), pgd_at(model, batch, off))
+
+
+def test_sar_aligns_logits_or_the_last_feature_map(model, batch):
+    found = adversarial(model, batch, ATTACK)
+    base = F.cross_entropy(model(found), batch.labels)
+    logits = attack_with(align_weight=0.5)
+    D = model(batch.images) - model(found)
+    assert torch.allclose(alignment(model, batch, logits), base + 0.5 * spectral_distance(D, (1,)))
+    maps = model[:2](batch.images) - model[:2](found)
+    features = attack_with(align_weight=0.5, align_on="features")
+    loss = alignment(model, batch, features)
+    assert torch.allclose(loss, base + 0.5 * spectral_distance(maps, (2, 3)))
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_a_network_without_feature_maps(batch):
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    with pytest.raises(BadInput, match="no feature map"):
+        alignment(flat, batch, attack_with(align_on="features"))
+
+
+@pytest.mark.parametrize("name", INNER)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_inner_attacks_stay_in_the_ball_and_hurt(model, batch, name, norm):
+    eps = 0.1 if norm == "linf" else 1.0
+    attack = attack_with(inner=name, norm=norm, eps=eps, step_size=eps / 4)
+    found = adversarial(model, batch, attack)
+    delta = (found - batch.images).flatten(1)
+    size = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+    assert float(size.max()) <= eps * (1 + 1e-5)
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    with torch.no_grad():
+        before = F.cross_entropy(model(batch.images), batch.labels)
+        assert F.cross_entropy(model(found), batch.labels) > before or name == "kl"
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_fgsm_is_one_signed_step(model, batch):
+    x = batch.images.clone().requires_grad_()
+    F.cross_entropy(model(x), batch.labels, reduction="sum").backward()
+    expected = (batch.images + 0.1 * x.grad.sign()).clamp(0, 1)
+    found = adversarial(model, batch, attack_with(inner="fgsm"))
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_noise_belongs_to_the_sample(model, batch, name):
+    attack = attack_with(inner=name)
+    whole = adversarial(model, batch, attack)
+    half = Batch(batch.images[8:], batch.labels[8:], batch.ids[8:])
+    assert torch.allclose(adversarial(model, half, attack), whole[8:], atol=1e-5)
