@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ READ_LIMIT = 64 << 20  # refuse to unpack more than this
 # Everything that zipfile, numpy and json answer damaged and hostile content with.
 _UNREADABLE = (
     OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, RecursionError,
-    NotImplementedError, zipfile.BadZipFile, zlib.error,
+    NotImplementedError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 _ARRAYS = ("images", "labels", "ids", "logits", "adversarial", "adversarial_logits", "provenance")
 # name, kinds of its numbers (numpy's letters), how many dimensions it may have
@@ -126,6 +127,8 @@ def read_pack(path: Path) -> EvalPack:
                 raise BadInput(f"{path} unpacks to more than {READ_LIMIT} bytes", hint=hint)
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in _ARRAYS if name in stored.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("a member is no array")  # numpy gives its bytes instead
         provenance = json.loads(bytes(arrays.pop("provenance")).decode())
         pack = EvalPack(provenance=provenance, **arrays)
     except _UNREADABLE as error:

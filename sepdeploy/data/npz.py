@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,6 +16,11 @@ from sepdeploy.errors import BadInput
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 MAX_CLASSES = 1 << 16
+# Everything that zipfile and numpy answer damaged and hostile content with.
+UNREADABLE = (
+    OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, NotImplementedError,
+    SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 HINT = "an .npz data set holds x_train, y_train, x_test, y_test (and class_names if you like)"
 
 
@@ -66,7 +72,7 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with path.open("rb") as stream:  # numpy leaves a file it opened itself open on errors
             return _arrays(path, stream)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+    except UNREADABLE as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(
             f"{path}: not a readable .npz file ({first})", hint="the file is damaged or cut short"
@@ -83,7 +89,11 @@ def _arrays(path: Path, stream: BinaryIO) -> dict[str, npt.NDArray[Any]]:
         if missing:
             raise BadInput(f"{path}: lacks {', '.join(missing)}", hint=HINT)
         wanted = [*KEYS, *({"class_names"} & set(archive.files))]
-        return {key: archive[key] for key in wanted}
+        arrays = {key: archive[key] for key in wanted}
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy gives a damaged member's bytes
+            raise BadInput(f"{path}: {key} is no array", hint=HINT)
+    return arrays
 
 
 def _split(path: Path, part: str, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Split:

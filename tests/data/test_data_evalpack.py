@@ -208,3 +208,18 @@ def test_a_header_that_promises_the_world_is_bad_input(good: Path, tmp_path: Pat
             archive.writestr(name, content)
     with pytest.raises(BadInput):
         read_pack(path)
+
+
+@pytest.mark.parametrize("header", [b"{'descr': ('<f4'", b"(((", b"no array at all"])
+def test_a_member_whose_header_is_no_header(good: Path, tmp_path: Path, header: bytes) -> None:
+    """Found by mutants: numpy answers with errors of its tokenizer, or with plain bytes."""
+    path = tmp_path / "odd.npz"
+    with zipfile.ZipFile(good) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name == "images.npy":
+                whole = header.startswith(b"no")
+                content = header if whole else content[:10] + header.ljust(118)
+            target.writestr(name, content)
+    with pytest.raises(BadInput, match=r"odd\.npz"):
+        read_pack(path)

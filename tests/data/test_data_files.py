@@ -4,6 +4,7 @@ import gzip
 import os
 import struct
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -307,3 +308,14 @@ def test_a_pickle_in_an_npz_does_not_run(tmp_path, npz_arrays):
 def test_unknown_names_get_three_suggestions():
     with pytest.raises(BadInput, match="closest: mnist, fashion-mnist, digits"):
         data.load("minst")
+
+
+@pytest.mark.parametrize("content", [b"no array at all", b"\x93NUMPY\x01\x00\x76\x00((("])
+def test_an_npz_whose_member_is_no_array(tmp_path, content):
+    path = tmp_path / "odd.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for key in ("x_train", "y_train", "x_test", "y_test"):
+            archive.writestr(f"{key}.npy", content.ljust(128))
+    with pytest.raises(BadInput) as error:
+        data.load(str(path))
+    assert "odd.npz" in one_line(error)
