@@ -113,12 +113,13 @@ def affine(low: float, high: float) -> Affine:
 def quantize(values: Array, how: Affine) -> Array:
     """Return values as int8; those outside the range saturate."""
     steps = np.rint(np.asarray(values, np.float64) / how.scale) + how.zero
-    return np.clip(steps, -128, 127).astype(np.int8)
+    return np.asarray(np.clip(steps, -128, 127).astype(np.int8))
 
 
 def dequantize(stored: Array, how: Affine) -> Array:
     """Return the float32 values that int8 ones stand for."""
-    return np.asarray((stored.astype(np.float32) - np.float32(how.zero)) * np.float32(how.scale))
+    shifted: Array = stored.astype(np.float32) - np.float32(how.zero)
+    return np.asarray(shifted * np.float32(how.scale))
 
 
 def half(weight: Array, where: str) -> Array:
@@ -133,4 +134,4 @@ def half(weight: Array, where: str) -> Array:
             f"{where}: a weight exceeds {LARGEST_HALF:.0f}, the largest float16",
             hint="export with --quantize none",
         )
-    return data.astype(np.float16)
+    return np.asarray(data.astype(np.float16))

@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from onnx import TensorProto
+
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.domain import structured_nodes
@@ -42,10 +44,12 @@ class Blueprint:
         nodes: The canonical nodes in order, each with its structured layer ("" for none); only
             activations stand among their inputs.
         owners: Constant name to the structured layer whose weight it is, "" for none.
+        unowned_bytes: Float constants of no structured layer, at float32.
     """
 
     nodes: tuple[tuple[str, GraphNode], ...] = ()
     owners: Mapping[str, str] = field(default_factory=dict)
+    unowned_bytes: int = 0
 
 
 def check_residency(
@@ -126,7 +130,12 @@ def blueprint(path: str | os.PathLike[str]) -> Blueprint:
         reads = tuple(name for name in node.input if name and name not in constants)
         layer = node.name if node.name in layers else ""
         nodes.append((layer, GraphNode(node.name, reads, tuple(node.output))))
-    return Blueprint(tuple(nodes), owners)
+    unowned = sum(
+        FLOAT_BYTES * math.prod(tensor.dims)
+        for tensor in model.graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and not owners[tensor.name]
+    )
+    return Blueprint(tuple(nodes), owners, unowned)
 
 
 def judge_residency(
@@ -146,7 +155,10 @@ def judge_residency(
     sizes = {x.name: _layer_bytes(x, widths or {}) for x in layers}
     expected = {x.name: sizes[x.name] for x in layers if x.structure != "dense"}
     rest = sum(size for name, size in held.items() if name not in expected)
-    rest_expected = sum(size for name, size in sizes.items() if name not in expected)
+    others = [x for x in layers if x.name not in expected]
+    rest_expected = sum(sizes[x.name] for x in others)
+    if plan is not None:  # what is in no layer: embeddings, the scales and shifts of norms
+        rest_expected += max(0, plan.unowned_bytes - FLOAT_BYTES * sum(x.params for x in others))
     excess = rest - rest_expected if rest > limit(rest_expected) else 0
     lost = [name for name in expected if held.get(name, 0) < LOST_SHARE * expected[name]]
     weight = sum(expected[name] for name in lost)
