@@ -23,7 +23,7 @@ JSON_FILE = Annotated[
 JSON_FLAG = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 DATA = Annotated[
-    str | None, typer.Option("--data", help="digits, mnist, fashion-mnist, image-folder or npz.")
+    str | None, typer.Option("--data", help="digits, mnist, cifar10, svhn, image-folder, npz, ...")
 ]
 DATA_DIR = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the data set.")]
 EPS = Annotated[str | None, typer.Option("--eps", help="Attack radius: 8/255 or 0.1.")]

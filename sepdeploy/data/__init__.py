@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from sepdeploy.data.cifar import load_cifar
 from sepdeploy.data.dataset import Dataset, Split, split_validation
 from sepdeploy.data.digits import load_digits
 from sepdeploy.data.idx import load_idx
 from sepdeploy.data.image_folder import load_image_folder
 from sepdeploy.data.npz import load_npz
+from sepdeploy.data.svhn import load_svhn
 from sepdeploy.errors import unknown_name
 
 Loader = Callable[[str, Path | None], Dataset]
@@ -22,9 +24,14 @@ DATASETS: dict[str, Loader] = {
     "digits": load_digits,
     "mnist": load_idx,
     "fashion-mnist": load_idx,
+    "cifar10": load_cifar,
+    "cifar100": load_cifar,
+    "svhn": load_svhn,
     "image-folder": load_image_folder,
     "npz": load_npz,
 }
+
+SIZED = frozenset({"image-folder"})  # take a size: "image-folder:64"
 
 __all__ = ["DATASETS", "Dataset", "Split", "load", "split_validation"]
 
@@ -33,7 +40,8 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     """Load a data set by name.
 
     Args:
-        name: A key of ``DATASETS``, or the path of an ``.npz`` file.
+        name: A key of ``DATASETS``, "image-folder:64" (images brought to 64×64), or the path of
+            an ``.npz`` file.
         data_dir: Folder of its files; None = the subfolder of that name in SEPDEPLOY_DATA.
 
     Raises:
@@ -41,8 +49,9 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         Missing: An optional package is needed and absent.
     """
     folder = None if data_dir is None else Path(data_dir)
-    if name in DATASETS:
-        return DATASETS[name](name, folder)
+    family = name.partition(":")[0]
+    if name in DATASETS or family in SIZED:
+        return DATASETS[family](name, folder)
     if name.endswith(".npz"):
         return load_npz(name, folder)
     raise unknown_name(

@@ -15,6 +15,7 @@ from torch import Tensor
 from sepdeploy.attacks.noise import derive_seed
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model
+from sepdeploy.training.augmentation import augment_images
 from sepdeploy.training.averaging import Average
 from sepdeploy.training.checkpoint import (
     Checkpoint,
@@ -35,6 +36,7 @@ from sepdeploy.training.recipe_fields import Recipe
 from sepdeploy.training.regularizers import penalty, term_values
 from sepdeploy.training.schedule import learning_rate
 from sepdeploy.training.sources import (
+    AUGMENTATION,
     NOISE,
     ORDER,
     Sources,
@@ -139,7 +141,7 @@ class Trainer:
         rate = learning_rate(self.recipe.schedule, self.recipe.peak_lr, done, total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss, extra = self.training_step(take_batch(self.sources.train, index))
+        loss, extra = self.training_step(self._augmented(take_batch(self.sources.train, index)))
         if not math.isfinite(loss + extra):
             raise BadInput(
                 f"the loss became {loss + extra:g} in epoch {self.epoch + 1}, "
@@ -151,6 +153,11 @@ class Trainer:
         self.penalty_sum += extra
         self.step += 1
         self._steps_here += 1
+
+    def _augmented(self, batch: Batch) -> Batch:
+        seed = derive_seed(self.recipe.seed, AUGMENTATION, self.epoch)
+        images = augment_images(batch.images, batch.ids, seed, self.recipe.augment)
+        return Batch(images, batch.labels, batch.ids)
 
     def training_step(self, batch: Batch) -> tuple[float, float]:
         """Take one optimiser step; return the objective's loss and the penalty.

@@ -13,6 +13,7 @@ from typing import Any
 from sepdeploy.compression.request import parse_target, structure_map
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.threat import check_norm, default_step_size, parse_eps
+from sepdeploy.training.augmentation import AUGMENTATIONS
 from sepdeploy.training.matrices import SCOPES
 from sepdeploy.training.objectives import ALIGNED, FREQUENCY_AXES, INNER, OBJECTIVES
 from sepdeploy.training.optimizers import OPTIMIZERS
@@ -28,6 +29,8 @@ class Recipe:
         arch: Architecture name.
         data: Data set name or path of an ``.npz`` file.
         data_dir: Folder of the data set, "" = from SEPDEPLOY_DATA.
+        augment: Random changes of the training images: "crop" (shifts by up to 4 pixels), "flip"
+            (mirrored or not), "crop-flip"; "" = none.
         hidden: Hidden widths of the architecture, () = its own (or planned, see ``target``).
         structure: One structure for all layers meant to be structured ("dense", "kron",
             "kron:28x28-64x64", "lowrank:40"), or layer by layer: "fc1=kron,fc2=lowrank:40", or a
@@ -84,6 +87,7 @@ class Recipe:
     arch: str = "mlp"
     data: str = "digits"
     data_dir: str = ""
+    augment: str = ""
     hidden: tuple[int, ...] = ()
     structure: str = ""
     target: str = ""
@@ -134,6 +138,7 @@ class Recipe:
             ("schedule", SCHEDULES),
             ("regularize", SCOPES),
             ("inner", ("", *INNER)),
+            ("augment", AUGMENTATIONS),
             ("align_axes", FREQUENCY_AXES),
             ("align_on", ALIGNED),
         ):
