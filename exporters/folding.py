@@ -79,8 +79,10 @@ def fold_constants(graph: GraphProto, weights: Weights | None = None) -> None:
             kept.append(node)
             continue
         for name, result in zip(node.output, results, strict=True):
-            held = weights is not None and result.nbytes > HELD_BYTES
-            known[name] = hold(name, result, weights) if held else tensor(name, result)
+            if weights is not None and result.nbytes > HELD_BYTES:
+                known[name] = hold(name, result, weights)
+            else:
+                known[name] = tensor(name, result)
             graph.initializer.append(known[name])
     set_nodes(graph, kept)
 
