@@ -27,6 +27,7 @@ MAX_TERMS = 256
 DOUBLE_SPECTRUM = 1500  # smaller side up to which all singular values are computed
 SINGLE_SPECTRUM = 4600  # the same in single precision, good to 1e-3 of the largest: for ranking
 LEADING, SPARE, POWERS = 40, 8, 2  # otherwise so many, by a randomised range finder
+ROUNDING = 1e-12  # share of energy that is none
 STEPS = 64  # ranks tried per layer
 
 
@@ -177,7 +178,8 @@ def _tail(
 ) -> Values:
     """Share of energy lost when the first 0, 1, 2 … values are kept."""
     total = float(squares.sum()) or 1.0
-    return np.asarray(np.cumsum(squares[::-1])[::-1] / total)
+    shares = np.cumsum(squares[::-1])[::-1] / total
+    return np.where(shares > ROUNDING, shares, 0.0)
 
 
 def _spaced(largest: int) -> list[int]:

@@ -34,7 +34,7 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         BadInput: Unreadable, of another version, damaged or truncated.
     """
     data = memoryview(read_bytes(path, limit=MAX_FILE))
-    if data[:8] == b"\x89HDF\r\n\x1a\n" or bytes(data[:10]) == b"MATLAB 7.3":
+    if bytes(data[:8]) == b"\x89HDF\r\n\x1a\n" or bytes(data[:10]) == b"MATLAB 7.3":
         raise BadInput(f"{path}: a MATLAB 7.3 file", hint="save it with -v7 or older")
     if len(data) < HEADER or bytes(data[126:128]) not in (b"IM", b"MI"):
         raise BadInput(f"{path}: not a MATLAB 5 file", hint="fetch the file again")

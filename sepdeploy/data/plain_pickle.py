@@ -81,7 +81,7 @@ def read_plain_pickle(path: Path) -> dict[str, Any]:
     data = read_bytes(path, limit=MAX_BYTES)
     try:
         for operation, argument, _ in pickletools.genops(data):
-            if operation.name in ("PUT", "LONG_BINPUT") and argument > MAX_MEMO:
+            if operation.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > MAX_MEMO:
                 raise pickle.UnpicklingError("a memo of absurd size")
         found = _PlainUnpickler(io.BytesIO(data), encoding="bytes").load()
         if not isinstance(found, dict):

@@ -176,6 +176,7 @@ def _probe(trainer: Trainer) -> int:
         checkpoint_every_s=0,
         on_progress=lambda event: None,
     )
+    twin.pruner = None
     twin.dynamics = None  # ranks that grow step by step would time something else
     batch = take_batch(trainer.sources.train, trainer.order[: trainer.recipe.batch_size])
     twin.model.train()
@@ -253,6 +254,7 @@ def _provenance(trainer: Trainer, dataset: Dataset) -> dict[str, Any]:
         "steps": recipe.steps if recipe.robust else None,
         "step_size": recipe.attack_step if recipe.robust else None,
         "seed": recipe.seed,
+        "sparsity": best.get("sparsity"),
         "epochs": trainer.epoch,
         "best_epoch": trainer.best_epoch,
         "data": recipe.data,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sepdeploy.attacks.noise import derive_seed
+from sepdeploy.compression.masks import fold_cores
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model
 from sepdeploy.training.augmentation import augment_images
@@ -32,6 +33,7 @@ from sepdeploy.training.judge import accuracy
 from sepdeploy.training.matrices import regularized_matrices
 from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack
 from sepdeploy.training.optimizers import make_optimizer
+from sepdeploy.training.pruning import Pruner
 from sepdeploy.training.recipe_fields import Recipe
 from sepdeploy.training.regularizers import penalty, term_values
 from sepdeploy.training.schedule import learning_rate
@@ -81,6 +83,10 @@ class Trainer:
         self.identity = identity
         self.checkpoint_every_s = checkpoint_every_s
         self.on_progress = on_progress
+        self.pruner: Pruner | None = None
+        if recipe.prune:
+            fold_cores(model.net)
+            self.pruner = Pruner(model.net, recipe)
         self.optimizer = make_optimizer(
             recipe.optimizer,
             model,
@@ -165,6 +171,8 @@ class Trainer:
         Where they are not finite, the weights are left as they were.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        if self.pruner is not None:
+            self.pruner.before(self.epoch, self.optimizer.param_groups[0]["lr"])
         augmenting = self.dynamics is not None and self.dynamics.before(
             self.step, self.steps_per_epoch, frozen=self._ranks_frozen
         )
@@ -176,7 +184,10 @@ class Trainer:
             total.backward()  # type: ignore[no-untyped-call]
             if self.dynamics is not None and augmenting:
                 self.dynamics.augment()
-            self.optimizer.step()
+            if self.pruner is None:
+                self.optimizer.step()
+            else:
+                self.pruner.step(self.epoch, self.optimizer)
             if self.dynamics is not None:
                 self.dynamics.after(self.step, self.steps_per_epoch, frozen=self._ranks_frozen)
             if self.average is not None:
@@ -211,7 +222,9 @@ class Trainer:
         found, state = self._judge()
         entry = self._entry(found)
         self.history.append(entry)
-        if self.best_epoch == 0 or score(entry) >= score(self.history[self.best_epoch - 1]):
+        eligible = self.pruner is None or self.pruner.finished(self.epoch)
+        leads = not self.best_epoch or score(entry) >= score(self.history[self.best_epoch - 1])
+        if eligible and leads:
             self.best_epoch, self.best = entry["epoch"], state
         self.epoch += 1
         self.step = 0
@@ -274,6 +287,7 @@ class Trainer:
             "condition_numbers": condition_numbers(self.model.net),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             **adaptive,
+            **({} if self.pruner is None else {"sparsity": self.pruner.sparsity}),
         }
 
     def _matrices(self) -> dict[str, list[Tensor]]:
@@ -325,6 +339,7 @@ class Trainer:
                 history=self.history,
                 best_epoch=self.best_epoch,
                 best=self.best,
+                pruning={} if self.pruner is None else self.pruner.state(),
                 average={} if self.average is None else self.average.state(),
             ),
         )
@@ -339,5 +354,7 @@ class Trainer:
         self.loss_sum, self.penalty_sum = checkpoint.loss_sum, checkpoint.penalty_sum
         self.history = checkpoint.history
         self.best_epoch, self.best = checkpoint.best_epoch, checkpoint.best
+        if self.pruner is not None:
+            self.pruner.restore(checkpoint.pruning)
         if self.average is not None:
             self.average.restore(checkpoint.average)

@@ -20,6 +20,8 @@ from sepdeploy.training.optimizers import OPTIMIZERS
 from sepdeploy.training.regularizers import TERMS
 from sepdeploy.training.schedule import SCHEDULES
 
+PRUNING = ("", "magnitude", "hydra")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -74,6 +76,10 @@ class Recipe:
         rank_frozen: Last epochs, in which ranks and bases stay and the cores train.
         conv_rank: Channel ranks that the convolutions of a new network start with, 0 = they stay
             plain.
+        prune: "magnitude" or "hydra" (scores are learned), "" = no pruning.
+        sparsity: Share of every prunable tensor that is set to zero.
+        prune_start: Epochs of pretraining before it.
+        prune_epochs: Epochs in which "hydra" learns scores; the rest of the epochs fine-tune.
         ema: Decay of an exponential average of the weights per step, 0 = none.
         swa: Average the weights of every epoch with equal shares.
         average_start: Epochs before weights are averaged.
@@ -123,6 +129,10 @@ class Recipe:
     rank_every: int = 10
     rank_frozen: int = 1
     conv_rank: int = 0
+    prune: str = ""
+    sparsity: float = 0.5
+    prune_start: int = 0
+    prune_epochs: int = 1
     ema: float = 0.0
     swa: bool = False
     average_start: int = 0
@@ -139,6 +149,7 @@ class Recipe:
             ("regularize", SCOPES),
             ("inner", ("", *INNER)),
             ("augment", AUGMENTATIONS),
+            ("prune", PRUNING),
             ("align_axes", FREQUENCY_AXES),
             ("align_on", ALIGNED),
         ):
@@ -160,6 +171,8 @@ class Recipe:
                 f"recipe: rank_tolerance = {self.rank_tolerance} is not between 0 and 1",
                 hint="0.01 to 0.1 is usual; 0 keeps the ranks as they are",
             )
+        if self.prune:
+            self._check_pruning()
         if self.ema and self.swa:
             raise BadInput("recipe: ema and swa exclude each other", hint="choose one average")
         if self.rank_tolerance and (self.ema or self.swa):
@@ -172,6 +185,27 @@ class Recipe:
                 f"recipe: validation = {self.validation} is not between 0 and 1",
                 hint="it is the share of training images held out; 0.1 is usual",
             )
+
+    def _check_pruning(self) -> None:
+        done = self.prune_start + self.score_epochs
+        if done >= self.epochs:
+            raise BadInput(
+                f"recipe: pruning ends after epoch {done} of {self.epochs}, "
+                "none is left to fine-tune",
+                hint="more epochs, or a smaller prune_start or prune_epochs",
+            )
+        if self.rank_tolerance:
+            raise BadInput("recipe: factors whose ranks adapt cannot be pruned")
+        if (self.ema or self.swa) and self.average_start < done:
+            raise BadInput(
+                f"recipe: averaging starts before the masks are fixed (epoch {done})",
+                hint=f"average_start = {done}",
+            )
+
+    @property
+    def score_epochs(self) -> int:
+        """Epochs in which scores are learned."""
+        return self.prune_epochs if self.prune == "hydra" else 0
 
     @property
     def robust(self) -> bool:
@@ -215,6 +249,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "momentum": (0, 1),
     "weight_decay": (0, 1e6),
     **dict.fromkeys(TERMS, (0, 1e6)),
+    "sparsity": (0, 0.999999),
+    "prune_start": (0, 1_000_000),
+    "prune_epochs": (1, 1_000_000),
     "rank_max": (0, 1 << 20),
     "rank_every": (2, 1_000_000),
     "rank_frozen": (0, 1_000_000),

@@ -133,7 +133,7 @@ def test_differences_name_every_field_but_the_free_ones(name):
         "schedule": "constant", "validation": 0.2, "momentum": 0.5, "regularize": "all",
         "inner": "kl", "align_axes": "class",
         "align_on": "features", "ema": 0.5, "swa": True, "rank_tolerance": 0.1, "mart_beta": 4,
-        "augment": "flip",
+        "augment": "flip", "prune": "magnitude", "sparsity": 0.7,
     }  # fmt: skip
     new = dataclasses.replace(old, **{name: values.get(name, 5)})
     lines = differences(old, new)

@@ -1,0 +1,152 @@
+"""Masks on factors: counts, learned scores, zeros in the file that is saved."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sepdeploy.compression.masks import (
+    fold_cores,
+    initial_scores,
+    prunable,
+    sparsity_of,
+    top_masks,
+)
+from sepdeploy.errors import BadInput
+from sepdeploy.layers import KronLinear, LowRankConv2d, LowRankLinear
+from sepdeploy.models import load
+from sepdeploy.training import load_recipe
+from sepdeploy.training.pruning import Pruner
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(4)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.95, 0.9999])
+def test_masks_keep_the_largest(sparsity):
+    values = {"a": torch.randn(7, 9), "b": torch.ones(10, 10), "c": torch.randn(1, 3, 4)}
+    masks = top_masks(values, sparsity)
+    for name, mask in masks.items():
+        n = mask.numel()
+        assert int(mask.sum()) == max(1, math.ceil(round((1 - sparsity) * n, 6)))
+        kept, lost = values[name][mask].abs(), values[name][~mask].abs()
+        assert not len(lost) or kept.min() >= lost.max()
+
+
+def test_sparsity_counts_parameters_not_tensors():
+    weights = {"large": torch.zeros(90), "small": torch.ones(10)}
+    assert sparsity_of(weights) == 0.9
+
+
+def test_what_is_prunable():
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), LowRankConv2d(4, 4, (3, 3), (2, 2)), KronLinear((2, 2), (3, 3)),
+        LowRankLinear(9, 8, 2), nn.Linear(8, 6), nn.Linear(6, 3),
+    )  # fmt: skip
+    assert list(prunable(net)) == [
+        "0.weight", "1.reduce.weight", "1.core.weight", "1.expand.weight", "2.factors.0",
+        "2.factors.1", "3.U", "3.V", "4.weight",
+    ]  # fmt: skip
+    with pytest.raises(BadInput, match="nothing to prune"):
+        prunable(nn.Linear(3, 2))
+
+
+def test_folded_cores_keep_the_function_and_the_zeros():
+    layer = LowRankLinear(9, 8, 3)
+    nn.init.normal_(layer.S)
+    x = torch.randn(5, 9)
+    before = layer(x).detach()
+    fold_cores(layer)
+    assert torch.allclose(layer(x), before, atol=1e-5)
+    with torch.no_grad():
+        layer.V[2:5] = 0
+    assert (layer.factors()[1][2:5] == 0).all()
+    assert not layer.S.requires_grad
+
+
+def test_scores_start_in_proportion_to_the_weights():
+    w = torch.randn(6, 8)
+    scores = initial_scores({"w": w})["w"]
+    assert torch.allclose(scores, math.sqrt(6 / 8) * w / w.abs().max())
+    conv = initial_scores({"w": torch.randn(6, 4, 3, 3)})["w"]
+    assert float(conv.abs().max()) == pytest.approx(math.sqrt(6 / 36))
+
+
+def recipe(**changes):
+    values = {"prune": "hydra", "sparsity": 0.5, "prune_start": 1, "prune_epochs": 1, "epochs": 4}
+    return load_recipe(None, values | changes)
+
+
+def test_scores_learn_through_the_masks():
+    net = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Linear(5, 2))
+    pruner = Pruner(net, recipe(optimizer="sgd", momentum=0.0))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    dense = net[0].weight.detach().clone()
+    pruner.before(1, 0.1)
+    mask = top_masks(pruner.scores, 0.5)["0.weight"]
+    assert torch.equal(net[0].weight.detach(), dense * mask)
+    before = pruner.scores["0.weight"].clone()
+    net(torch.randn(8, 6)).square().sum().backward()
+    gradient = net[0].weight.grad.clone()
+    head = net[1].weight.detach().clone()
+    pruner.step(1, optimizer)
+    assert torch.allclose(pruner.scores["0.weight"], before - 0.1 * gradient * dense, atol=1e-6)
+    assert torch.equal(net[1].weight, head)  # frozen
+    pruner.before(2, 0.1)  # fine-tuning begins
+    assert torch.equal(net[0].weight.detach(), dense * pruner.masks["0.weight"])
+    net(torch.randn(8, 6)).square().sum().backward()
+    pruner.step(2, optimizer)
+    assert (net[0].weight[~pruner.masks["0.weight"]] == 0).all()
+    assert not torch.equal(net[1].weight, head)
+
+
+CHOICES = [
+    {"prune": "magnitude", "structure": "kron", "sparsity": 0.75, "prune_start": 1},
+    {"prune": "hydra", "structure": "lowrank:8", "sparsity": 0.6, "prune_start": 1,
+     "weight_decay": 0.01},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_saved_model_has_its_zeros(train, choice):
+    result = train(**choice)
+    first = 2 if choice["prune"] == "magnitude" else 3
+    assert result.best_epoch >= first
+    model = load(result.path)
+    found = sparsity_of(prunable(model.net))
+    assert found == pytest.approx(choice["sparsity"], abs=0.01)
+    assert model.provenance["sparsity"] == pytest.approx(found)
+    assert [e["sparsity"] > 0.5 for e in result.history] == [False, True, True]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("moment", [(1, 3), (2, 3), (3, 1)])
+def test_interrupted_and_resumed_to_the_same_bits(train, choice, moment):
+    def interrupt(event):
+        if event.kind == "step" and (event.epoch, event.step) == moment:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("stopped", watch=interrupt, every=0, **choice)
+    resumed, whole = train("stopped", resume=True, **choice), train("whole", **choice)
+    a, b = resumed.model.net.state_dict(), whole.model.net.state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in b)
+    assert resumed.history == whole.history
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 2}, "pruning ends after epoch 2 of 2, none is left to fine-tune"),
+        ({"rank_tolerance": 0.1}, "ranks adapt cannot be pruned"),
+        ({"swa": True}, "averaging starts before the masks are fixed"),
+        ({"sparsity": 1.0}, "sparsity = 1.0 is outside"),
+        ({"prune": "random"}, "unknown prune 'random'"),
+    ],
+)
+def test_wishes_that_make_no_sense(changes, message):
+    with pytest.raises(BadInput, match=message):
+        recipe(**changes)
