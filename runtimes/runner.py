@@ -12,7 +12,8 @@ A job is a JSON object; a result is one too. Common keys of a job:
     runtime   "onnxruntime" | "litert" | "tflite-runtime"
     threads   1 by default
     memory_limit   bytes of address space the process may take, 0 = no limit
-    native    {model path: native library that runs its custom nodes}, by default none
+    native    {model path: native library that runs its custom nodes}, by default none;
+              "reference" in its place: slow kernels in Python, for .tflite files only
 
 ``run``: ``model`` (path), ``inputs`` (.npy, float32, (N, *shape) as NCHW or NF), ``batches`` (list
 of batch sizes: all N samples are run once per size), ``output`` (.npy to write, (sizes, N,
@@ -45,6 +46,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import math
 import os
 import platform
 import sys
@@ -61,6 +63,7 @@ EXIT_CODES = {"bad-input": 2, "missing": 4, "internal": 70}
 F32 = np.dtype(np.float32)
 WEIGHTS_FILE = "optimized.weights"  # constants of an optimised graph, beside it
 MOST_RUNS = 1 << 16  # in one timed block
+MOST_VALUES = 1 << 31  # of one input
 BOUND_SIZES = 4  # batch sizes whose buffers are kept per model
 
 Array = np.ndarray[Any, Any]
@@ -193,6 +196,8 @@ class OrtModel:
             )
         self.sample: Shape = tuple(int(n) for n in shape[1:])
         self.fixed: int | None = shape[0] if isinstance(shape[0], int) else None
+        if math.prod(self.sample) * (self.fixed or 1) > MOST_VALUES:
+            raise RunnerError("bad-input", f"{path}: an input of {shape} fits into no memory")
         self.metadata: dict[str, str] = dict(entries)
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -296,22 +301,32 @@ class TfliteModel:
     """A TFLite file in LiteRT or tflite-runtime on the CPU.
 
     The caller's layout is NCHW or NF; a rank-4 file has NHWC and int8 files their own scale: both
-    are converted here. The graph is laid out again only when the batch size changes.
+    are converted here. The graph is laid out again only when the batch size changes. ``native`` is
+    the library, or "reference", whose kernels run the custom nodes, ``native_calls`` how often
+    they did in a run, counted in the first one of a batch size.
     """
 
     def __init__(
-        self, path: str, threads: int = 1, name: str = "litert", keep_values: bool = False
+        self,
+        path: str,
+        threads: int = 1,
+        name: str = "litert",
+        keep_values: bool = False,
+        native: str = "",
     ) -> None:
         self.path = path
         self.name = name
         self.native_calls = 0
+        self._count = _no_calls
         interpreter, self.version = _tflite_interpreter(name)
         if not Path(path).is_file():
             raise RunnerError("bad-input", f"{path}: no such file")
+        options = _keeping(interpreter, keep_values)
+        if native:
+            delegate, self._count = _delegate(interpreter, native)
+            options["experimental_delegates"] = [delegate]
         try:
-            self._interpreter = interpreter(
-                model_path=path, num_threads=threads, **_keeping(interpreter, keep_values)
-            )
+            self._interpreter = interpreter(model_path=path, num_threads=threads, **options)
             self._interpreter.allocate_tensors()
             inputs = self._interpreter.get_input_details()
             outputs = self._interpreter.get_output_details()
@@ -416,7 +431,9 @@ class TfliteModel:
                 self._lay_out(own)
                 self._rows = len(batch)
             self._set(self._in, np.zeros(own, self._type), 0)
+            calls = self._count()
             self._invoke()
+            self.native_calls = self._count() - calls
             rows: Shape = self._get(self._out, 0).shape
         except Exception as error:
             raise self._failed(batch, error) from error
@@ -460,6 +477,24 @@ def _keeping(interpreter: Any, keep_values: bool) -> dict[str, Any]:
         "experimental_preserve_all_tensors": True,
         "experimental_op_resolver_type": resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     }
+
+
+def _delegate(interpreter: Any, native: str) -> tuple[Any, Callable[[], int]]:
+    """Return what runs custom nodes in an interpreter, and its call counter."""
+    try:
+        if native == "reference":
+            from sepdeploy.runtimes.native.reference import ReferenceDelegate
+
+            reference = ReferenceDelegate()
+            return reference, reference.calls
+        delegate = sys.modules[interpreter.__module__].load_delegate(native)
+        counter = ctypes.CDLL(native).sepdeploy_native_calls
+    except Exception as error:
+        raise RunnerError(
+            "missing", f"{native} kernels for custom nodes cannot be loaded: {one_line(error)}"
+        ) from error
+    counter.restype = ctypes.c_ulonglong
+    return delegate, lambda: int(counter())
 
 
 def _tflite_interpreter(name: str) -> tuple[Any, str]:
@@ -516,14 +551,18 @@ def load(runtime: str, path: str, threads: int = 1, native: str = "") -> Any:
     if runtime == "onnxruntime":
         return OrtModel(path, threads, native=native)
     if runtime in ("litert", "tflite-runtime"):
-        return TfliteModel(path, threads, runtime)
+        return TfliteModel(path, threads, runtime, native=native)
     raise RunnerError("bad-input", f"unknown runtime '{runtime}'")
 
 
 def _load(job: dict[str, Any], path: str) -> Any:
     """Return a model of a job."""
-    native = (job.get("native") or {}).get(path, "")
-    return load(job["runtime"], path, job.get("threads", 1), str(native))
+    return load(job["runtime"], path, job.get("threads", 1), _native(job, path))
+
+
+def _native(job: dict[str, Any], path: str) -> str:
+    """Return what runs a model's custom nodes."""
+    return str((job.get("native") or {}).get(path, ""))
 
 
 def _calls(job: dict[str, Any], models: list[Any]) -> Result:
@@ -754,7 +793,13 @@ def _keeping_values(job: dict[str, Any]) -> Any:
     """Return the model in a form that keeps its intermediate values."""
     if job["runtime"] == "onnxruntime":
         return OrtModel(job["model"], job.get("threads", 1))
-    return TfliteModel(job["model"], job.get("threads", 1), job["runtime"], keep_values=True)
+    return TfliteModel(
+        job["model"],
+        job.get("threads", 1),
+        job["runtime"],
+        keep_values=True,
+        native=_native(job, job["model"]),  # a custom node has no other way to run
+    )
 
 
 def job_optimize(job: dict[str, Any]) -> Result:

@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MAX_LINE = 1000  # characters
+
 
 class SepdeployError(Exception):
     """An expected failure: one line saying what happened and where, and what to do next.
@@ -29,11 +31,16 @@ class SepdeployError(Exception):
     default_hint = "run the same command with --debug and report what it prints"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        # Names out of a hostile file may carry line breaks or terminal escapes.
-        self.message = "".join(c if c.isprintable() else " " for c in message)
-        self.hint = "".join(c if c.isprintable() else " " for c in hint or self.default_hint)
+        self.message = _line(message)
+        self.hint = _line(hint or self.default_hint)
         self.report: object = None  # what was measured before the failure, kept for --json
         super().__init__(self.message)
+
+
+def _line(text: str) -> str:
+    """Names out of a hostile file may carry line breaks or terminal escapes, or be a whole file."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return printable if len(printable) <= MAX_LINE else f"{printable[: MAX_LINE - 1]}…"
 
 
 class BadInput(SepdeployError):

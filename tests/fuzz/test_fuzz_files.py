@@ -187,3 +187,10 @@ def test_many_mutants(good: Path, tool: Tool, capsys: pytest.CaptureFixture[str]
         )
     assert not findings, "\n".join(findings)
     assert tool.deaths == 0
+
+
+@pytest.mark.parametrize("seed", [114, 334, 1714, 4620])
+def test_mutants_that_once_got_through(good: Path, tool: Tool, seed: int) -> None:
+    """Headers that end early, members that are no arrays, a file as a message, endless inputs."""
+    findings = fuzz(good, tool, range(seed, seed + 1))
+    assert not findings, findings
