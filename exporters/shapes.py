@@ -10,7 +10,7 @@ from sepdeploy.exporters.weights import as_inputs, detach
 
 
 def record_shapes(model: ModelProto) -> None:
-    """Add the shapes that can be inferred to a graph's ``value_info``, in place.
+    """Add the shapes that can be inferred to a graph's ``value_info`` and outputs, in place.
 
     What the graph says already stays, unless inference knows more of it.
     """
@@ -33,6 +33,9 @@ def record_shapes(model: ModelProto) -> None:
     kept = [info for info in graph.value_info if info.name not in replaced]
     del graph.value_info[:]
     graph.value_info.extend([*kept, *better])
+    for own, info in zip(graph.output, inferred.output, strict=True):
+        if _open(value_dims_of(info)) < _open(value_dims_of(own)):
+            own.type.CopyFrom(info.type)
 
 
 def value_dims_of(info: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:

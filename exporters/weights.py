@@ -7,12 +7,11 @@ therefore *held*: the graph has their type and shape, the numbers lie elsewhere 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from onnx import ModelProto, TensorProto, helper
 
-from sepdeploy.exporters.graph import Array, set_initializers, tensor_bytes
+from sepdeploy.exporters.graph import Array, read_names, set_initializers, tensor_bytes
 
 HELD_BYTES = 1 << 16  # smaller constants stay in the graph
 _LOCATION = "held"
@@ -131,7 +130,8 @@ def from_inputs(model: ModelProto, pattern: ModelProto) -> None:
     held = {item.name: item for item in pattern.graph.initializer if is_held(item)}
     listed = {i.name for i in pattern.graph.input}
     inputs = [i for i in graph.input if i.name not in held or i.name in listed]
-    read = {name for node in graph.node for name in node.input}
+    read = {name for node in graph.node for name in read_names(node)}
+    read |= {o.name for o in graph.output}
     del graph.input[:]
     graph.input.extend(inputs)
     graph.initializer.extend(item for name, item in held.items() if name in read)
@@ -141,8 +141,3 @@ def total_bytes(model: ModelProto) -> int:
     """Size of a light model's file once its held constants are in it, a few bytes aside."""
     held = sum(tensor_bytes(t) for t in model.graph.initializer if is_held(t))
     return int(model.ByteSize()) + held
-
-
-def elements(item: TensorProto) -> int:
-    """Number of values of a constant."""
-    return math.prod(item.dims)

@@ -158,7 +158,8 @@ def export(
     """Write ``STEM.onnx``, ``STEM.tflite``, manifest and evaluation pack, each proven.
 
     Args:
-        model: A model file, or a model in memory together with ``stem``.
+        model: A model file; a model in memory together with ``stem``; or somebody else's .onnx
+            file, of which ``STEM.tflite`` is made.
         stem: Path without suffix; the model in memory is saved as ``STEM.pt`` first.
         formats: "onnx", "tflite".
         flavour: "standard", or "custom" (ONNX nodes of ai.sepdeploy with their function bodies).
@@ -185,15 +186,19 @@ def export(
         BadInput: A file, name or layer that cannot be used.
         Missing: torch is not installed.
     """
-    from sepdeploy.workflows.requirements import require_torch
-
-    require_torch("export")
-    from sepdeploy.models import load, save
     from sepdeploy.workflows.exporting import EvaluationOptions, ExportOptions, export_model
+    from sepdeploy.workflows.foreign import export_foreign, is_foreign
+    from sepdeploy.workflows.requirements import require_torch
 
     options = ExportOptions(
         tuple(formats), flavour, tflite_target, simplify, quantize, calibration_samples
     )
+    if isinstance(model, (str, Path)) and is_foreign(Path(model)):
+        folder = Path(model).parent if out_dir is None else Path(out_dir)
+        return export_foreign(Path(model), folder, options=options, seed=seed, notify=notify)
+    require_torch("export")
+    from sepdeploy.models import load, save
+
     if isinstance(model, (str, Path)):
         path = Path(model)
         if stem is not None:

@@ -53,6 +53,38 @@ def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
         ) from error
 
 
+def file_beside(path: Path, location: str) -> Path:
+    """Return the file that a file refers to, which must be a plain file in its own folder.
+
+    Args:
+        path: The file that refers.
+        location: What it says, relative to its folder.
+
+    Raises:
+        BadInput: An absolute path, a place outside the folder, a link of any kind, or no file.
+    """
+    folder = path.resolve().parent
+    target = Path(os.path.normpath(folder / location))
+    if Path(location).is_absolute():
+        why = "an absolute path"
+    elif not target.is_relative_to(folder):
+        why = "outside the model's folder"
+    elif not target.exists() and not target.is_symlink():
+        why = "which does not exist"
+    elif target.resolve() != target:
+        why = "a symbolic link"
+    elif not target.is_file():
+        why = "not a plain file"
+    elif target.stat().st_nlink > 1:
+        why = "a file with several hard links"
+    else:
+        return target
+    raise BadInput(
+        f"{path}: keeps data in '{location}', {why}",
+        hint="only plain files in the model's own folder are read",
+    )
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary file in the same folder that becomes ``path`` only if the block succeeds.

@@ -17,6 +17,7 @@ from sepdeploy.measure.layerwise import faulty_layer
 from sepdeploy.records import InputSpec, Parity
 
 BATCHES = (1, 3, 32)
+LARGE_MACS = 10**9  # of one sample; above, batches of 32 would take minutes
 TOLERANCE = 1e-5  # fp32, DESIGN §5
 LEAST_COSINE = 0.9  # of logits centred over the batch: below it the output is another function
 
@@ -26,6 +27,11 @@ Array = npt.NDArray[np.float32]
 def synthetic_inputs(spec: InputSpec, n: int = max(BATCHES), seed: int = 0) -> Array:
     """Return ``n`` seeded uniform samples in [0, 1), for when no data is at hand."""
     return np.random.default_rng(seed).random((n, *spec.shape), dtype=np.float32)
+
+
+def batches_for(macs: int) -> tuple[int, ...]:
+    """Return the batch sizes that a network of so many multiply-accumulates is proven with."""
+    return BATCHES if macs <= LARGE_MACS else BATCHES[:-1]
 
 
 def check_parity(

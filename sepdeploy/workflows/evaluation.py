@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from sepdeploy.models import Model
 
 Notify = Callable[[str], None]
-BATCH = 256  # samples per forward pass of the torch model
+BATCH = 256  # samples per forward pass of the torch model, fewer where they are large
+BATCH_VALUES = 1 << 17  # input values per forward pass
 EVAL_STEPS = 40  # PGD steps when the training attack is all that is known
 
 
@@ -136,10 +137,11 @@ def torch_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float3
     """Return the model's logits (N, classes) in evaluation mode."""
     import torch
 
+    batch = max(1, min(BATCH, BATCH_VALUES // model.input.features))
     with torch.no_grad():
         parts = [
-            model(torch.from_numpy(np.ascontiguousarray(images[i : i + BATCH]))).numpy()
-            for i in range(0, len(images), BATCH)
+            model(torch.from_numpy(np.ascontiguousarray(images[i : i + batch]))).numpy()
+            for i in range(0, len(images), batch)
         ]
     logits: NDArray[np.float32] = np.concatenate(parts).astype(np.float32)
     return logits

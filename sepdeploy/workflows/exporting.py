@@ -137,16 +137,19 @@ def export_model(
         ArtifactCheckFailed: Parity or the re-densification check failed; nothing was written.
         BadInput: The model cannot be lowered, or a file cannot be written.
     """
+    from sepdeploy.exporters.graph_layers import graph_macs
     from sepdeploy.exporters.trace import trace
+    from sepdeploy.measure.parity import batches_for
 
     digest = sha256_file(model_path)
     pack = _pack(model, digest, evaluation, seed, notify)
     canonical = trace(model)
     layers = model.layer_records()
+    batches = batches_for(graph_macs(canonical))
     images, kind = reference_inputs(
-        model.input.shape, None if pack is None else pack.clean(), PARITY_SAMPLES, seed
+        model.input.shape, None if pack is None else pack.clean(), max(batches), seed
     )
-    proof = _Proof(images, torch_logits(model, images), kind)
+    proof = _Proof(images, torch_logits(model, images), kind, batches)
     stem = model_path.stem
     job = _Job(canonical, layers, model, options, proof, notify)
     if options.quantize in ("static", "auto"):
@@ -184,6 +187,7 @@ class _Proof:
     images: NDArray[np.float32]
     logits: NDArray[np.float32]
     kind: str
+    batches: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -292,6 +296,7 @@ def _artifact(name: str, job: _Job, path: Path) -> ArtifactRecord:
         quantization=options.quantize,
         precisions=quantized.precisions,
         only=quantized.runtimes,
+        batches=proof.batches,
     )
     images = len(job.model.input.shape) == 3
     return ArtifactRecord(
@@ -346,6 +351,7 @@ def prove(
     quantization: str = "none",
     precisions: Sequence[LayerPrecision] = (),
     only: Sequence[str] = (),
+    batches: Sequence[int] = (),
 ) -> tuple[tuple[Parity, ...], tuple[Residency, ...], tuple[str, ...]]:
     """Check one artifact: parity in every installed runtime, then what stays resident.
 
@@ -359,6 +365,7 @@ def prove(
         quantization: Of the file; decides how parity is judged.
         precisions: Of its layers.
         only: The runtimes that the file is for, where that is not all.
+        batches: Batch sizes, by default those for a small network.
 
     Returns:
         Certificates, residency per structured layer, and notes on what could not be checked.
@@ -367,13 +374,20 @@ def prove(
         ArtifactCheckFailed: A check failed, or no runtime accepts the file.
     """
     from sepdeploy import measure, runtimes
+    from sepdeploy.measure.parity import BATCHES
 
     able = [r for r in runtimes.installed(format_name) if not only or r in only]
     if not able:
         return (), (), (f"{path.name}: not proven, no runtime for .{format_name} is installed",)
     try:
         parity = measure.check_parity(
-            path, images, logits, runtimes=able, inputs=kind, quantization=quantization
+            path,
+            images,
+            logits,
+            runtimes=able,
+            batches=batches or BATCHES,
+            inputs=kind,
+            quantization=quantization,
         )
         residency = measure.check_residency(path, layers, precisions)
     except BadInput as error:  # a file of ours that a runtime refuses is a failed export

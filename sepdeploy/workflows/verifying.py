@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sepdeploy.exporters.entry import Entry
 
 VERIFY_SCHEMA = "sepdeploy.verify/1"
+MAX_BATCH = 256
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 
 
@@ -112,14 +113,44 @@ def _verify(path: Path, manifest: Manifest, arch: str | None, seed: int) -> list
         items.append(pack_item)
         if pack_item.result == OK:
             pack = read_pack(folder / manifest.eval_pack.path)
-    reference = _reference(model_path if model_ok else None, manifest, pack, arch, seed)
+    foreign = model_path if model_ok and model_path.suffix == ".onnx" else None
+    own_model = model_path if model_ok and foreign is None else None
+    reference = _reference(own_model, manifest, pack, arch, seed)
     for artifact in manifest.artifacts:
         item = _digest(folder, artifact.path, artifact.sha256)
         items.append(item)
-        if item.result == OK:
+        if item.result != OK:
+            continue
+        if foreign is not None:
+            items += _foreign(folder, artifact, manifest, foreign, seed)
+        else:
             own = reference or _sibling(folder, artifact, manifest, seed)
             items += _artifact(folder, artifact, manifest, own)
     return items
+
+
+def _batches(artifacts: Sequence[ArtifactRecord]) -> tuple[int, ...]:
+    """Return the batch sizes that files were proven with, as far as they make sense."""
+    found = sorted({p.batch for a in artifacts for p in a.parity if 1 <= p.batch <= MAX_BATCH})
+    return tuple(found) or (PARITY_SAMPLES,)
+
+
+def _foreign(
+    folder: Path, artifact: ArtifactRecord, manifest: Manifest, model_path: Path, seed: int
+) -> list[VerifyItem]:
+    """Check a file that was made from somebody else's .onnx file."""
+    from sepdeploy.exporters.entry import read_entry
+    from sepdeploy.workflows.foreign import verify_foreign
+
+    path = folder / artifact.path
+    return [
+        _attempt(artifact.path, "entry", lambda: _entry(read_entry(path), manifest)),
+        _attempt(
+            artifact.path,
+            "parity",
+            lambda: verify_foreign(model_path, path, _batches([artifact]), seed),
+        ),
+    ]
 
 
 def _digest(folder: Path, name: str, sha256: str) -> VerifyItem:
@@ -138,8 +169,9 @@ def _reference(
     model_path: Path | None, manifest: Manifest, pack: EvalPack | None, arch: str | None, seed: int
 ) -> _Reference | None:
     """Return inputs and logits to compare with: the torch model's, else the pack's."""
+    n = max(_batches(manifest.artifacts))
     images, kind = reference_inputs(
-        manifest.input.shape, None if pack is None else pack.clean(), PARITY_SAMPLES, seed
+        manifest.input.shape, None if pack is None else pack.clean(), n, seed
     )
     if model_path is not None and has_torch():
         from sepdeploy.models import load
@@ -169,7 +201,8 @@ def _sibling(
     path = folder / sibling.path
     if not path.is_file() or sha256_file(path) != sibling.sha256:
         return None
-    images, kind = reference_inputs(manifest.input.shape, None, PARITY_SAMPLES, seed)
+    n = max(_batches([sibling]))
+    images, kind = reference_inputs(manifest.input.shape, None, n, seed)
     logits, _ = measure.run_logits(path, runtimes.installed("onnx")[0], images)
     return _Reference(images, logits[0], kind, sibling.path)
 
@@ -189,7 +222,7 @@ def _artifact(
         parity, residency, notes = prove(
             path, artifact.format, manifest.layers, reference.images, reference.logits,
             reference.kind, quantization=artifact.quantization, precisions=artifact.precisions,
-            only=only_runtimes(path),
+            only=only_runtimes(path), batches=_batches([artifact]),
         )  # fmt: skip
         if notes:
             raise Missing(notes[0])
