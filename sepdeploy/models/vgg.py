@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput
@@ -65,9 +67,9 @@ class VGG(nn.Module):
             spec = parse_structure(text, shape, width)
             layer = make_linear(spec)
             if isinstance(layer, nn.Linear):
-                gain = "linear" if name == "head" else "relu"
-                nn.init.kaiming_normal_(layer.weight, nonlinearity=gain)
-                nn.init.zeros_(layer.bias)
+                with torch.no_grad():
+                    layer.weight.normal_(0, math.sqrt((1 if name == "head" else 2) / features))
+                    layer.bias.zero_()
             self.add_module(name, layer)
             shape = spec.out_shape if isinstance(spec, KronSpec) else (width,)
             features = width
@@ -84,7 +86,8 @@ class VGG(nn.Module):
 def _convolution(inputs: int, outputs: int, batch_norm: bool) -> list[nn.Module]:
     layer = nn.Conv2d(inputs, outputs, 3, padding=1)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return [layer, *([nn.BatchNorm2d(outputs)] if batch_norm else []), nn.ReLU()]
 
 

@@ -25,7 +25,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, texts: dict[str, str]) -> None:
         super().__init__()
-        self.heads, self.width = heads, width
+        self.heads = heads
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         inner = EXPANSION * width
@@ -51,7 +51,7 @@ class Block(nn.Module):
         return out
 
     def _by_head(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, self.width // self.heads)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class VisionTransformer(nn.Module):

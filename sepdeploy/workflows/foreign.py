@@ -160,7 +160,8 @@ def onnx_logits(path: Path, images: Array, batches: Sequence[int]) -> Array:
             "a foreign .onnx file is judged by ONNX Runtime", hint="pip install onnxruntime"
         )
     found, _ = measure.run_logits(path, RUNTIME, images, batches=batches)
-    return found[0]
+    outputs: Array = found[0]
+    return outputs
 
 
 @dataclass(frozen=True)
