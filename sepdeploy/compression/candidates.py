@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput
+from sepdeploy.layers import LowRankConv2d
 from sepdeploy.structures import KronSpec, LowRankSpec, parse_structure, suggest_shapes
 
 Values = npt.NDArray[np.float64]
@@ -36,7 +37,7 @@ class Candidate:
     """One form of a layer.
 
     Attributes:
-        structure: "kron:8x8-16x16*2", "lowrank:40", "lowrank:24,32" (channel ranks of a
+        structure: "kron:8x8-16x16*2", "lowrank:40", "lowrank:24x32" (channel ranks of a
             convolution), "dense".
         params: Numbers stored, bias included.
         macs: Multiply-accumulates per sample.
@@ -70,6 +71,8 @@ def candidates(layer: nn.Linear | nn.Conv2d, family: str, places: int) -> list[C
     if not bool(torch.isfinite(layer.weight).all()):
         raise BadInput("its weight holds NaN or infinite values")
     if isinstance(layer, nn.Conv2d):
+        if family not in ("kron", "lowrank"):
+            return [_named_convolution(layer, family, places)]
         found = _convolution(layer, family, places)
     elif family == "kron":
         found = _kron(layer, places)
@@ -93,6 +96,36 @@ def _named(layer: nn.Linear, text: str, places: int) -> Candidate:
     lost = spec.project(_array(layer.weight)).relative_error ** 2
     written = _kron_text(spec) if isinstance(spec, KronSpec) else text.strip()
     return Candidate(written, spec.params(bias_params(layer) > 0), places * spec.macs, lost)
+
+
+def channel_ranks(text: str) -> tuple[int, int]:
+    """Read the form of a convolution: "lowrank:24x32" is q = 24, p = 32; one number is both.
+
+    Raises:
+        BadInput: Anything else.
+    """
+    name, _, ranks = text.strip().partition(":")
+    parts = ranks.split("x")
+    whole = all(r.isdecimal() and len(r) < 7 for r in parts)
+    if name != "lowrank" or len(parts) > 2 or not whole:
+        raise BadInput(
+            f"structure '{text[:60]}' is no form of a convolution", hint="for example lowrank:24x32"
+        )
+    return int(parts[0]), int(parts[-1])
+
+
+def _named_convolution(conv: nn.Conv2d, text: str, places: int) -> Candidate:
+    layer = LowRankConv2d.from_dense(conv, channel_ranks(text))
+    q, p = layer.ranks
+    params, macs = _convolution_cost(conv, q, p, places)
+    return Candidate(f"lowrank:{q}x{p}", params, macs, (layer.projection_error or 0.0) ** 2)
+
+
+def _convolution_cost(conv: nn.Conv2d, q: int, p: int, places: int) -> tuple[int, int]:
+    """Parameters with the bias, and multiply-accumulates; ``reduce`` sees stride² more places."""
+    kernel, stride = math.prod(conv.kernel_size), math.prod(conv.stride)
+    first, core, last = conv.in_channels * q, kernel * q * p, p * conv.out_channels
+    return first + core + last + bias_params(conv), places * (stride * first + core + last)
 
 
 def _lowrank(layer: nn.Linear, places: int) -> Iterator[Candidate]:
@@ -133,7 +166,6 @@ def _convolution(conv: nn.Conv2d, family: str, places: int) -> Iterator[Candidat
         return
     W = conv.weight.detach().double()
     into, out = (_tail(_squares(W.transpose(0, m).flatten(1))) for m in (1, 0))
-    kernel = math.prod(conv.kernel_size)
     seen = set()
     for step in range(1, STEPS + 1):
         wanted = (1 - step / STEPS) ** 2  # share of energy that either mode may lose
@@ -141,11 +173,8 @@ def _convolution(conv: nn.Conv2d, family: str, places: int) -> Iterator[Candidat
         if (q, p) in seen:
             continue
         seen.add((q, p))
-        weights = conv.in_channels * q + kernel * q * p + p * conv.out_channels
         lost = min(1.0, float(into[q] + out[p]))
-        stride = math.prod(conv.stride)
-        macs = places * (stride * conv.in_channels * q + kernel * q * p + p * conv.out_channels)
-        yield Candidate(f"lowrank:{q},{p}", weights + bias_params(conv), macs, lost)
+        yield Candidate(f"lowrank:{q}x{p}", *_convolution_cost(conv, q, p, places), lost)
 
 
 def _squares(matrix: Tensor) -> Values:

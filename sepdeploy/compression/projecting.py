@@ -8,6 +8,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from sepdeploy.compression.candidates import channel_ranks
 from sepdeploy.errors import BadInput
 from sepdeploy.layers import LowRankConv2d, project_linear
 from sepdeploy.models import Model
@@ -47,21 +48,6 @@ def _project(layer: nn.Module, text: str) -> nn.Module:
         raise BadInput(f"a {type(layer).__name__} has no structured form")
     spec = parse_structure(text, (layer.in_features,), layer.out_features)
     return project_linear(layer, spec)
-
-
-def channel_ranks(text: str) -> tuple[int, int]:
-    """Read the form of a convolution: "lowrank:24,32" is q = 24, p = 32; one number is both.
-
-    Raises:
-        BadInput: Anything else.
-    """
-    name, _, ranks = text.partition(":")
-    parts = ranks.split(",")
-    if name != "lowrank" or not 1 <= len(parts) <= 2 or not all(r.isdecimal() for r in parts):
-        raise BadInput(
-            f"structure '{text[:60]}' is no form of a convolution", hint="for example lowrank:24,32"
-        )
-    return int(parts[0]), int(parts[-1])
 
 
 def factorize_convolutions(net: nn.Module, rank: int) -> dict[str, LowRankConv2d]:

@@ -10,7 +10,8 @@ Differences to the published code: directions are appended to the bases as they 
 moments are padded with zeros instead of being rotated back and forth; a layer at its largest rank
 is augmented beyond it until the next truncation, so that its subspace keeps turning; directions
 whose gradient is zero are left out; bases never reach the optimiser, so decay cannot bend them;
-all of it is computed in double precision.
+an adaptive optimiser's core steps are scaled to the size of steps of W; all of it is computed in
+double precision.
 """
 
 from __future__ import annotations
@@ -49,6 +50,24 @@ def ranks_of(net: nn.Module) -> dict[str, list[int]]:
         name or "net": list(x.ranks) if isinstance(x, LowRankConv2d) else [x.spec.rank]
         for name, x in low_rank_layers(net).items()
     }
+
+
+def cores_of(net: nn.Module) -> list[Tensor]:
+    """The core of every low-rank layer."""
+    return [_core(layer) for layer in low_rank_layers(net).values()]
+
+
+def start_with_decay(net: nn.Module) -> None:
+    """Give fresh low-rank linear layers cores with a decaying spectrum, of the same norm.
+
+    A flat core of random directions would crowd out whatever training finds: only directions
+    stronger than all of those survive a truncation. Squared normal numbers leave room.
+    """
+    with torch.no_grad():
+        for layer in low_rank_layers(net).values():
+            if isinstance(layer, LowRankLinear):
+                sigma = torch.randn(layer.spec.rank).square().sort(descending=True).values
+                layer.S.copy_(torch.diag(sigma * (layer.S.norm() / sigma.norm())))
 
 
 def match_ranks(net: nn.Module, state: dict[str, Tensor]) -> None:
@@ -177,6 +196,7 @@ class RankDynamics:
         self.tolerance = tolerance
         self.every = every
         self.largest = largest
+        self.adaptive = not isinstance(optimizer, torch.optim.SGD)
 
     def before(self, step: int, steps: int, *, frozen: bool) -> bool:
         """Prepare for step ``step`` (from 0) of an epoch; return whether it augments.
@@ -188,7 +208,25 @@ class RankDynamics:
         for layer in self.layers:
             for basis in _bases(layer):
                 basis.requires_grad_(augmenting)
+        if self.adaptive:
+            self._scale_rates()
         return augmenting
+
+    def _scale_rates(self) -> None:
+        """Let core steps move W as far as steps of W itself would.
+
+        An adaptive optimiser moves every entry by about the learning rate: √(n·m) of them in a
+        dense W, but only √(u·v) of them in a core between orthonormal bases. Plain gradient
+        descent needs no such factor: its core step is the projection of its step of W.
+        """
+        by_core = {id(_core(layer)): layer for layer in self.layers}
+        for group in self.optimizer.param_groups:
+            layer = by_core.get(id(group["params"][0])) if "scale" in group else None
+            if layer is not None:
+                U, V = _bases(layer)
+                n, m = (max(b.shape[0], b.shape[1]) for b in (U, V))
+                u, v = (min(b.shape[0], b.shape[1]) for b in (U, V))
+                group["scale"] = math.sqrt(n * m / (u * v))
 
     def augment(self) -> None:
         """Augment all layers by the gradients of the batch, which trains none of their factors."""

@@ -27,7 +27,7 @@ from sepdeploy.training.checkpoint import (
     state_sha256,
     write_history,
 )
-from sepdeploy.training.dynamic_rank import match_ranks
+from sepdeploy.training.dynamic_rank import match_ranks, start_with_decay
 from sepdeploy.training.events import Event
 from sepdeploy.training.judge import accuracy
 from sepdeploy.training.loop import Trainer
@@ -153,6 +153,8 @@ def _new_model(recipe: Recipe, dataset: Dataset, on_progress: Callable[[Event], 
                 f"conv_rank is set and {recipe.arch} has no convolution that it applies to",
                 hint="leave conv_rank out, or choose another arch",
             )
+        if recipe.rank_tolerance:
+            start_with_decay(model.net)
         return model
 
 

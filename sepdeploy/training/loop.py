@@ -27,7 +27,7 @@ from sepdeploy.training.checkpoint import (
     write_checkpoint,
     write_history,
 )
-from sepdeploy.training.dynamic_rank import dynamics_of, match_ranks, ranks_of
+from sepdeploy.training.dynamic_rank import cores_of, dynamics_of, match_ranks, ranks_of
 from sepdeploy.training.events import Event
 from sepdeploy.training.judge import accuracy
 from sepdeploy.training.matrices import regularized_matrices
@@ -93,6 +93,7 @@ class Trainer:
             lr=recipe.peak_lr,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
+            alone=cores_of(model.net) if recipe.rank_tolerance else (),
         )
         self.average: Average | None = None
         if recipe.ema or recipe.swa:
@@ -142,11 +143,6 @@ class Trainer:
     def _one_step(self) -> None:
         size = self.recipe.batch_size
         index = self.order[self.step * size : (self.step + 1) * size]
-        total = self.recipe.epochs * self.steps_per_epoch
-        done = self.epoch * self.steps_per_epoch + self.step
-        rate = learning_rate(self.recipe.schedule, self.recipe.peak_lr, done, total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         loss, extra = self.training_step(self._augmented(take_batch(self.sources.train, index)))
         if not math.isfinite(loss + extra):
             raise BadInput(
@@ -160,6 +156,11 @@ class Trainer:
         self.step += 1
         self._steps_here += 1
 
+    def _learning_rate(self) -> float:
+        total = self.recipe.epochs * self.steps_per_epoch
+        done = self.epoch * self.steps_per_epoch + self.step
+        return learning_rate(self.recipe.schedule, self.recipe.peak_lr, done, total)
+
     def _augmented(self, batch: Batch) -> Batch:
         seed = derive_seed(self.recipe.seed, AUGMENTATION, self.epoch)
         images = augment_images(batch.images, batch.ids, seed, self.recipe.augment)
@@ -172,10 +173,12 @@ class Trainer:
         """
         self.optimizer.zero_grad(set_to_none=True)
         if self.pruner is not None:
-            self.pruner.before(self.epoch, self.optimizer.param_groups[0]["lr"])
+            self.pruner.before(self.epoch, self._learning_rate())
         augmenting = self.dynamics is not None and self.dynamics.before(
             self.step, self.steps_per_epoch, frozen=self._ranks_frozen
         )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate() * group.get("scale", 1.0)
         loss = OBJECTIVES[self.recipe.objective](self.model, batch, self.attack())
         extra = penalty(self._matrices(), self.recipe.coefficients)
         total = loss if extra is None else loss + extra

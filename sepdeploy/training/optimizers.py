@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Groups = list[dict[str, Any]]
 
@@ -35,20 +35,30 @@ OPTIMIZERS: dict[str, OptimizerChoice] = {
 
 
 def make_optimizer(
-    name: str, model: nn.Module, *, lr: float, momentum: float, weight_decay: float
+    name: str,
+    model: nn.Module,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    alone: Sequence[Tensor] = (),
 ) -> torch.optim.Optimizer:
     """Return an optimiser over all parameters of a model; only matrices decay.
+
+    ``alone``: parameters that get a group each, with a ``scale`` of their learning rate.
 
     Biases and normalisation weights (one dimension) are left out of weight decay, which would
     otherwise pull them to zero without making the network simpler.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    apart = {id(p) for p in alone}
+    parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
     groups = [
         _group((p for p in parameters if p.dim() > 1), weight_decay),
         _group((p for p in parameters if p.dim() <= 1), 0.0),
+        *(_group([p], weight_decay) | {"scale": 1.0} for p in alone),
     ]
     return OPTIMIZERS[name].make([g for g in groups if g["params"]], lr, momentum)
 
 
-def _group(parameters: Iterable[nn.Parameter], weight_decay: float) -> dict[str, Any]:
+def _group(parameters: Iterable[Tensor], weight_decay: float) -> dict[str, Any]:
     return {"params": list(parameters), "weight_decay": weight_decay}

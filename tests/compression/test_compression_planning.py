@@ -115,6 +115,22 @@ def test_convolutions_become_low_rank(convnet):
     assert small(x).shape == convnet(x).shape
 
 
+def test_a_convolution_by_name_and_form(convnet):
+    plan = plan_compression(convnet, "2=lowrank:4x6")
+    assert plan.changes == {"2": "lowrank:4x6"}
+    small, errors = compress_model(convnet, plan.changes)
+    assert small.net[2].ranks == (4, 6)
+    assert small.params == plan.params
+    assert errors["2"] == pytest.approx(plan.layers[1].relative_error)
+    assert plan_compression(convnet, "2=lowrank:5").changes == {"2": "lowrank:5x5"}
+    for text, message in (
+        ("2=lowrank:4x6x8", "no form of a convolution"), ("2=kron:3x4-4x4", "no form of a conv"),
+        ("2=lowrank:99", "outside 1 … 12"), ("3=lowrank:2", "grouped"),
+    ):  # fmt: skip
+        with pytest.raises(BadInput, match=message):
+            plan_compression(convnet, text)
+
+
 def test_kron_leaves_convolutions_alone(convnet):
     with pytest.raises(BadInput, match="no layer besides its classifier"):
         plan_compression(convnet, "kron", "2x")

@@ -16,6 +16,7 @@ from sepdeploy.training.dynamic_rank import (
     match_ranks,
     ranks_of,
     read_factors,
+    start_with_decay,
     truncate,
 )
 
@@ -221,6 +222,30 @@ def test_bases_stay_orthonormal_over_many_windows():
     assert layer.spec.rank <= 6
     assert (layer.bias - bias).abs().min() > 1e-3  # biases train
     assert (layer(x) - target).square().mean() < target.square().mean() / 2
+
+
+def test_core_steps_are_as_large_as_steps_of_the_weight():
+    layer = LowRankLinear(200, 150, 5)
+    for kind, expected in ((torch.optim.AdamW, math.sqrt(200 * 150) / 5), (torch.optim.SGD, 1.0)):
+        optimizer = kind([{"params": [layer.S], "scale": 1.0}], lr=0.1)
+        RankDynamics(layer, optimizer, tolerance=0.1, every=4, largest=0).before(1, 9, frozen=True)
+        assert optimizer.param_groups[0]["scale"] == pytest.approx(expected)
+    optimizer = torch.optim.AdamW([layer.S], lr=1e-3 * math.sqrt(200 * 150) / 5)
+    before = layer.dense_weight().detach()
+    layer.S.grad = torch.randn(5, 5)
+    optimizer.step()
+    moved = (layer.dense_weight().detach() - before).norm()
+    assert float(moved) == pytest.approx(1e-3 * math.sqrt(200 * 150), rel=0.1)
+
+
+def test_fresh_cores_decay_and_keep_their_norm():
+    layer = LowRankLinear(30, 20, 8)
+    norm = float(layer.S.detach().norm())
+    start_with_decay(nn.Sequential(layer))
+    sigma = layer.S.detach().diagonal()
+    assert float(sigma.norm()) == pytest.approx(norm, rel=1e-5)
+    assert (sigma.diff() <= 0).all()
+    assert sigma[-1] < sigma[0] / 10
 
 
 def test_shapes_of_a_state_dict_are_taken_over():
