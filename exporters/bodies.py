@@ -75,8 +75,8 @@ class _Body:
 
 def _body_for(node: NodeProto, spec: StructuredSpec, form: str, terms: int) -> _Body:
     """The variant for a node; it also serves sums of ``terms`` products."""
-    if isinstance(spec, KronSpec) and len(spec.in_shape) > 2:
-        spec = replace(spec, terms=terms)  # bodies of two modes are for any number anyway
+    if isinstance(spec, KronSpec):
+        spec = replace(spec, terms=terms)
     forms = ONNX_FORMS[OPS[node.op_type].structure]
     found = next((f for f in forms if f.name == form), None)
     if found is None or form == DENSE or found.refuse(spec):
@@ -92,7 +92,7 @@ def overload(spec: StructuredSpec, form: str) -> str:
     """
     if not isinstance(spec, KronSpec) or (found := arrangement(form, spec)) is None:
         return form
-    return f"{form}-{found.key}" + ("-sum" if spec.terms > 1 and len(spec.in_shape) > 2 else "")
+    return f"{form}-{found.key}" + ("-sum" if spec.terms > 1 else "")
 
 
 def _pad_modes(model: ModelProto, nodes: Sequence[NodeProto]) -> None:

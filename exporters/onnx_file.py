@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import onnx
@@ -29,6 +29,7 @@ from sepdeploy.exporters.graph import (
 )
 from sepdeploy.exporters.lowerings import ONNX_FORMS
 from sepdeploy.exporters.lowerings.emit import Emitter, Weight
+from sepdeploy.exporters.lowerings.fused import FUSED
 from sepdeploy.exporters.lowerings.onnx_forms import OnnxBuilder
 from sepdeploy.exporters.onnx_write import write_model
 from sepdeploy.exporters.weights import as_inputs, detach, from_inputs, is_held
@@ -58,7 +59,8 @@ def write_onnx(
         choices: One per structured layer (``plan(canonical, "onnx")``).
         entry: The embedded entry (``entry.make_entry``), None for none.
         flavour: "standard": every structured layer in its chosen form, standard ops only.
-            "custom": the nodes stay, each with a function body in the file.
+            "custom": the nodes that the planner hands to the fused op stay, each with a function
+            body in the file; the others as in the standard flavour.
         simplify: Let onnxsim look at a standard graph, where it is installed.
 
     Raises:
@@ -68,7 +70,7 @@ def write_onnx(
     if flavour not in FLAVOURS:
         raise unknown_name("flavour", flavour, FLAVOURS)
     light, weights = _light(canonical)
-    model = lower(light, choices) if flavour == "standard" else with_bodies(light, choices)
+    model = _written(light, choices, flavour)
     _check(model, path)
     if flavour == "standard" and simplify and (simpler := simplified(model)) is not model:
         _check(simpler, path)
@@ -78,13 +80,22 @@ def write_onnx(
     write_model(model, weights, path)
 
 
-def lower(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> ModelProto:
-    """The graph with every structured node written out in its chosen form.
+def _written(canonical: ModelProto, choices: Sequence[LoweringChoice], flavour: str) -> ModelProto:
+    if flavour == "standard":
+        return lower(canonical, choices)
+    kept = frozenset(c.layer for c in choices if c.form == FUSED)
+    return with_bodies(lower(canonical, choices, kept), choices)
+
+
+def lower(
+    canonical: ModelProto, choices: Sequence[LoweringChoice], kept: Collection[str] = ()
+) -> ModelProto:
+    """The graph with every structured node, but the kept ones, written out in its chosen form.
 
     Node names start with "<layer>/<form>/".
     """
     model, weights = _light(canonical)
-    _lower(model, choices)
+    _lower(model, choices, kept)
     for item in model.graph.initializer:
         if item.name in weights:
             item.CopyFrom(weights[item.name])
@@ -97,14 +108,15 @@ def _light(canonical: ModelProto) -> tuple[ModelProto, dict[str, TensorProto]]:
     return detach(canonical, frozenset(factors))
 
 
-def _lower(model: ModelProto, choices: Sequence[LoweringChoice]) -> None:
-    builders = _builders(choices)
+def _lower(model: ModelProto, choices: Sequence[LoweringChoice], kept: Collection[str]) -> None:
+    builders = _builders([c for c in choices if c.layer not in kept])
     shapes, known = constant_shapes(model), initializers(model.graph)
-    shared = {i for n in model.graph.node if n.domain != DOMAIN for i in read_names(n)}
+    plain = [n for n in model.graph.node if n.domain != DOMAIN or n.name in kept]
+    shared = {i for n in plain for i in read_names(n)}
     taken = {name: tensor for name, tensor in known.items() if name in shared}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
-        if node.domain != DOMAIN:
+        if node.domain != DOMAIN or node.name in kept:
             nodes.append(node)
             continue
         form, build = _form_of(node, builders)
@@ -169,6 +181,7 @@ def simplified(model: ModelProto) -> ModelProto:
     except ImportError:
         return model
     light, weights = detach(model)
+    candidate: ModelProto
     try:
         candidate, valid = onnxsim.simplify(as_inputs(light))
     except RuntimeError:  # the graph is valid; a simplifier that cannot read it is not needed

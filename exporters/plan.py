@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +13,7 @@ from sepdeploy.errors import unknown_name
 from sepdeploy.exporters.domain import OPS, constant_shapes, node_spec, structured_nodes
 from sepdeploy.exporters.lowerings import ONNX_FORMS, TFLITE_FORMS
 from sepdeploy.exporters.lowerings.form import Form
+from sepdeploy.exporters.lowerings.fused import FUSED, NOTE, refuse_fused
 from sepdeploy.records import LoweringChoice, Refusal
 from sepdeploy.structures import Spec
 
@@ -21,7 +23,6 @@ FORMATS: dict[str, dict[str, tuple[Form[Any], ...]]] = {
 }
 
 DENSE = "dense"
-FUSED = "fused"  # the node stays, for a native kernel; only in the custom flavour
 # Forms that are right but not for every .tflite file.
 NOT_FOR_TARGET = {
     "tflite-runtime-2.14": {"fc_bmm": "up to 1.3× slower than moving in this runtime"},
@@ -42,8 +43,7 @@ def plan(
     Args:
         canonical: A canonical graph; only its shapes matter.
         format: "onnx" or "tflite".
-        flavour: In the "custom" flavour a form is written as a function of the factors, which
-            rules out the answer "dense".
+        flavour: In the "custom" flavour layers are handed to the fused op where that pays.
         target: The TFLite target; by default LiteRT.
         quantized: The file's weights are going to be quantised.
 
@@ -57,16 +57,21 @@ def plan(
         raise unknown_name("format", format, FORMATS)
     shapes = constant_shapes(canonical)
     barred = {**NOT_FOR_TARGET.get(target, {}), **(NOT_QUANTIZED if quantized else {})}
-    return tuple(
-        choose(
-            node.name,
-            node_spec(node, shapes),
-            FORMATS[format][OPS[node.op_type].structure],
-            keeps_factors=flavour == "custom",
-            barred=barred,
-        )
-        for node in structured_nodes(canonical)
-    )
+    choices = []
+    for node in structured_nodes(canonical):
+        spec, forms = node_spec(node, shapes), FORMATS[format][OPS[node.op_type].structure]
+        choice = choose(node.name, spec, forms, barred=barred)
+        choices.append(_hand_over(choice, spec, format) if flavour == "custom" else choice)
+    return tuple(choices)
+
+
+def _hand_over(choice: LoweringChoice, spec: Spec, format: str) -> LoweringChoice:
+    """The choice for the custom flavour: the fused op, or the standard form and why."""
+    reason = refuse_fused(spec, choice.form, format)
+    if reason:
+        return replace(choice, refused=(*choice.refused, Refusal(FUSED, reason)))
+    slower = Refusal(choice.form, "measured not faster than the fused op")
+    return replace(choice, form=FUSED, reason=NOTE, refused=(slower, *choice.refused))
 
 
 def planned_weights(spec: Spec, format: str) -> int:

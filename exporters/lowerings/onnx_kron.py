@@ -44,8 +44,7 @@ def gemm2d(
     """
     state = _State(e, x, factors)
     modes = list(spec.order if order is None else order)
-    # A body with two modes is written for any number of terms: it costs nothing for one.
-    several = spec.terms > 1 or (e.inside_function and len(modes) == 2)
+    several = spec.terms > 1
     for step, mode in enumerate(modes):
         if not several:
             state.single(mode, factors[mode])
@@ -148,7 +147,7 @@ def mm(
     """
     modes = list(range(len(factors)))
     terms = factors[0].shape[0]
-    several = spec.terms > 1 or (e.inside_function and len(modes) == 2)
+    several = spec.terms > 1
     sizes = [f.shape[2] for f in factors]
     for mode in [1, 0] if several else order or spec.order:
         factor = factors[mode]

@@ -8,6 +8,7 @@ from typing import Any
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.lowerings import tflite as forms
+from sepdeploy.exporters.lowerings.fused import FUSED
 from sepdeploy.exporters.tflite_file.builder import Builder
 from sepdeploy.exporters.tflite_file.graph import Array
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
@@ -24,6 +25,10 @@ class Context:
     choices: Mapping[str, str] = field(default_factory=dict)
     opset: int = 20
     custom: bool = False  # structured layers as CUSTOM operators
+
+    def fused(self, node: Node) -> bool:
+        """Whether a structured layer stays one CUSTOM operator."""
+        return self.custom and self.choices.get(node.name, FUSED) == FUSED
 
     def form(self, node: Node) -> str:
         """Return the form chosen for a structured layer."""

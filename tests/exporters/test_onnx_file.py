@@ -92,11 +92,15 @@ def test_a_standard_file_holds_no_more_numbers_than_planned(tmp_path):
         assert float_bytes(model.graph) == 4 * params
 
 
-def test_custom_files_keep_one_node_and_a_body_per_layer(tmp_path):
+def test_custom_files_keep_one_node_and_a_body_per_layer_handed_over(tmp_path):
     chain = Chain(*NETS["mixed"])
     model = written(chain, tmp_path / "net.onnx", "custom")
     nodes = [n for n in model.graph.node if n.domain == DOMAIN]
-    assert [n.name for n in nodes] == list(chain.specs)
+    choices = {c.layer: c.form for c in plan(chain.canonical(), "onnx", flavour="custom")}
+    assert [n.name for n in nodes] == [n for n, form in choices.items() if form == "fused"]
+    inlined = [name for name, form in choices.items() if form != "fused"]
+    assert inlined == ["fc4", "fc5"]  # a dense product is faster
+    assert all(any(n.name.startswith(f"{x}/dense/") for n in model.graph.node) for x in inlined)
     bodies = {(f.name, f.overload) for f in model.functions}
     assert {(n.op_type, n.overload) for n in nodes} == bodies
     assert all(f.domain == DOMAIN for f in model.functions)

@@ -93,12 +93,28 @@ def test_choices_follow_the_graph():
     ]
 
 
-def test_the_custom_flavour_keeps_factors():
-    model = Chain(KronSpec((2, 2), (2, 2))).canonical()
-    assert plan(model, "onnx")[0].form == "dense"
-    (kept,) = plan(model, "onnx", flavour="custom")
-    assert kept.form != "dense"
-    assert ("dense", "gives up the factors") in [(r.form, r.reason) for r in kept.refused]
+def custom(spec, format="onnx"):
+    (choice,) = plan(Chain(spec).canonical(), format, flavour="custom")
+    return choice, {r.form: r.reason for r in choice.refused}
+
+
+def test_the_custom_flavour_hands_layers_to_the_fused_op():
+    choice, refused = custom(KronSpec((64, 64), (64, 64)))
+    assert choice.form == "fused"
+    assert "not faster" in refused[form_of(KronSpec((64, 64), (64, 64)))]
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        (KronSpec((2, 2), (2, 2)), "one dense product is faster"),
+        (KronSpec((2, 6272), (4, 2048)), "leaves nothing to save"),
+    ],
+)
+def test_where_the_fused_op_is_not_faster_the_standard_form_stays(spec, why):
+    choice, refused = custom(spec)
+    assert choice.form == form_of(spec)
+    assert why in refused["fused"]
 
 
 def test_tflite_takes_dense_only_where_it_cannot_be_slower():

@@ -9,6 +9,7 @@ import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.lowerings import tflite as forms
+from sepdeploy.exporters.lowerings.fused import FUSED
 from sepdeploy.exporters.tflite_file import layout
 from sepdeploy.exporters.tflite_file.context import Context, Item
 from sepdeploy.exporters.tflite_file.contract import contract
@@ -22,7 +23,7 @@ from sepdeploy.exporters.tflite_file.source import Node
 
 def kron_linear(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
     """Emit a Kronecker layer: y = (sum_k A_1k ⊗ ... ⊗ A_dk) x + bias, for rows x of (M, n_in)."""
-    form = ctx.form(node)
+    form = FUSED if ctx.fused(node) else ctx.form(node)
     in_shape = tuple(ctx.ints(node, "in_shape"))
     out_shape = tuple(ctx.ints(node, "out_shape"))
     terms = ctx.integer(node, "terms", 1)
@@ -30,7 +31,7 @@ def kron_linear(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list
     factors = [ctx.array(node, inputs, 1 + k) for k in range(len(in_shape))]
     bias = ctx.array(node, inputs, 1 + len(in_shape))
     _check_kron(node, x, factors, in_shape, out_shape, terms)
-    if ctx.custom:
+    if form == FUSED:
         attributes: dict[str, int | Sequence[int]] = {
             "in_shape": in_shape,
             "out_shape": out_shape,
@@ -160,14 +161,14 @@ def _check_kron(
 
 def low_rank_linear(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
     """Emit a low-rank layer: y = (x U) Vᵀ + bias."""
-    form = ctx.form(node)
+    form = FUSED if ctx.fused(node) else ctx.form(node)
     x = ctx.value(node, inputs, 0)
     u, v = ctx.array(node, inputs, 1), ctx.array(node, inputs, 2)
     bias = ctx.array(node, inputs, 3)
     last = len(x.shape) - 1
     if u.ndim != 2 or v.ndim != 2 or u.shape[1] != v.shape[1] or u.shape[0] != x.shape[-1]:
         raise BadInput(f"{node}: factors {u.shape}, {v.shape} do not fit {x.shape[-1]} features")
-    if ctx.custom:
+    if form == FUSED:
         named = {"U": u, "V": v, "bias": bias}
         return [custom_layer(ctx.b, node.op, x, named, {}, v.shape[0])]
     if form == "dense":
