@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 from sepdeploy.errors import BadInput, Missing, unknown_name
 from sepdeploy.runtimes.base import Runtime, Session
 from sepdeploy.runtimes.litert import open_tflite
-from sepdeploy.runtimes.native.claims import Claim, claim
+from sepdeploy.runtimes.native.claims import SETUP, Claim, claim_onnx, claim_tflite
 from sepdeploy.runtimes.ort import open_onnx
+from sepdeploy.runtimes.sibling import standard_sibling
 
 __all__ = [
     "RUNTIMES",
@@ -100,7 +102,10 @@ def choose(path: str | os.PathLike[str], runtime: str | None) -> str:
 
 
 def custom_nodes(path: str | os.PathLike[str], runtime: str, *, native: bool = True) -> Claim:
-    """Return what runs the nodes of ``ai.sepdeploy`` in a file: native kernels, or their bodies.
+    """Return what runs the nodes of ``ai.sepdeploy`` in a file.
+
+    Native kernels, where they are built and fit; else the function bodies in an ONNX file, or slow
+    kernels in Python for a TFLite file.
 
     Args:
         path: The file.
@@ -112,9 +117,8 @@ def custom_nodes(path: str | os.PathLike[str], runtime: str, *, native: bool = T
     """
     if runtime not in RUNTIMES:
         raise unknown_name("runtime", runtime, RUNTIMES)
-    if RUNTIMES[runtime].format != "onnx":
-        return Claim()
-    return claim(Path(path), runtime, RUNTIMES[runtime].version(), wanted=native)
+    look = claim_onnx if RUNTIMES[runtime].format == "onnx" else claim_tflite
+    return look(Path(path), runtime, RUNTIMES[runtime].version(), wanted=native)
 
 
 def open(
@@ -135,9 +139,13 @@ def open(
         native: Let native kernels run the custom nodes, where they are built and fit the file;
             the session's ``note`` says what runs them.
 
+    A TFLite file whose custom nodes nothing can run is replaced by the standard file of the same
+    export, which its manifest names; the session's ``note`` and a warning say so.
+
     Raises:
         BadInput: The file, the runtime's name or the number of threads is not usable.
-        Missing: The runtime is not installed, or cannot work with this numpy.
+        Missing: The runtime is not installed, or cannot work with this numpy; or nothing can run
+            the file's custom nodes and it has no standard sibling.
     """
     path = Path(path)
     name = choose(path, runtime)
@@ -145,4 +153,17 @@ def open(
         raise BadInput(f"threads must be at least 1, found {threads}")
     if RUNTIMES[name].format == "onnx":
         return open_onnx(path, threads, custom_nodes(path, name, native=native))
-    return open_tflite(path, threads, name)
+    return _open_tflite(path, name, threads, native=native)
+
+
+def _open_tflite(path: Path, runtime: str, threads: int, *, native: bool) -> Session:
+    """Open a TFLite file, or its standard sibling where nothing can run its custom nodes."""
+    claimed = custom_nodes(path, runtime, native=native)
+    if claimed.nodes and not claimed.library:
+        sibling = standard_sibling(path)
+        if sibling is None:
+            raise Missing(f"{path}: {claimed.note}", hint=f"{SETUP}; or open the standard file")
+        note = f"{path.name}: {claimed.note}; {sibling.name} runs in its place"
+        warnings.warn(note, RuntimeWarning, stacklevel=3)
+        return open_tflite(sibling, threads, runtime, Claim(note=note))
+    return open_tflite(path, threads, runtime, claimed)

@@ -8,22 +8,32 @@ from pathlib import Path
 from sepdeploy.errors import BadInput
 from sepdeploy.runtimes.base import ENTRY_KEY, OpenSession, translate
 from sepdeploy.runtimes.flatbuffer import DamagedError, metadata
+from sepdeploy.runtimes.native.claims import Claim
 from sepdeploy.runtimes.runner import RunnerError, TfliteModel
 
 
-def open_tflite(path: Path, threads: int = 1, runtime: str = "litert") -> OpenSession:
+def open_tflite(
+    path: Path, threads: int = 1, runtime: str = "litert", claimed: Claim | None = None
+) -> OpenSession:
     """Open a TFLite file on the CPU; the caller's batches stay NCHW and float32.
+
+    Args:
+        path: The file.
+        threads: How many threads the runtime may use.
+        runtime: "litert" or "tflite-runtime".
+        claimed: What runs its custom nodes; by default nothing does.
 
     Raises:
         BadInput: The file is damaged or has several inputs.
         Missing: The runtime is not installed, or cannot work with this numpy.
     """
+    claimed = claimed or Claim()
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             entry = metadata(data, ENTRY_KEY)
-        model = TfliteModel(str(path), threads, runtime)
+        model = TfliteModel(str(path), threads, runtime, native=claimed.library)
     except DamagedError as error:
         raise BadInput(f"{path}: its tables are damaged", hint="is the file complete?") from error
     except RunnerError as error:
         raise translate(error) from error
-    return OpenSession(path, model, threads, entry)
+    return OpenSession(path, model, threads, entry, claimed.note)

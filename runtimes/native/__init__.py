@@ -8,7 +8,15 @@ carries function bodies, a TFLite file has a standard sibling.
 from __future__ import annotations
 
 from sepdeploy.runtimes.native.build import build_native
-from sepdeploy.runtimes.native.claims import Claim, claim
+from sepdeploy.runtimes.native.claims import Claim, claim_onnx, claim_tflite
 from sepdeploy.runtimes.native.library import NativeStatus, native_library, native_status
 
-__all__ = ["Claim", "NativeStatus", "build_native", "claim", "native_library", "native_status"]
+__all__ = [
+    "Claim",
+    "NativeStatus",
+    "build_native",
+    "claim_onnx",
+    "claim_tflite",
+    "native_library",
+    "native_status",
+]

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
+from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.files import sha256_file, write_text
-from sepdeploy.runtimes.native import library, toolchain
+from sepdeploy.runtimes.native import library, proofs, toolchain
 from sepdeploy.runtimes.native.library import LIBRARY, RECORD, SCHEMA, NativeStatus
 
 Say = Callable[[str], None]
-SELF_TEST_S = 120.0
 
 
 def build_native(*, force: bool = False, say: Say = lambda line: None) -> NativeStatus:
@@ -114,26 +112,20 @@ def self_test(path: Path) -> dict[str, str]:
     """
     from sepdeploy import runtimes
 
-    alone = _try(path, "kernels")
+    alone = proofs.self_test(str(path), "kernels")
     if alone:
         raise ArtifactCheckFailed(
             f"the native kernels fail their self-test: {alone}",
             hint="everything works without them; report the compiler's version",
         )
-    return {name: version for name, version in runtimes.versions().items() if not _try(path, name)}
+    return {
+        name: version
+        for name, version in runtimes.versions().items()
+        if not proofs.self_test(str(path), name)
+    }
 
 
-def _try(path: Path, what: str) -> str:
-    """Return what went wrong, "" if nothing did."""
-    module = "sepdeploy.runtimes.native.selftest"
-    done = toolchain.run([sys.executable, "-P", "-m", module, str(path), what], timeout=SELF_TEST_S)
-    if done.returncode == 0:
-        return ""
-    lines = (done.stderr or done.stdout).strip().splitlines()
-    return lines[-1] if lines else f"exit code {done.returncode}"
-
-
-def _unwritable(folder: Path, error: OSError) -> BadInput | Missing:
+def _unwritable(folder: Path, error: OSError) -> BadInput:
     return BadInput(
         f"cannot write {folder}: {error.strerror or error}",
         hint="free some space, or set XDG_CACHE_HOME to another folder",

@@ -1,24 +1,21 @@
-"""Which files get native kernels: those with nodes of ``ai.sepdeploy``, all of them float32.
+"""What runs a file's custom nodes: native kernels, and what else where those are not to be had.
 
-A runtime takes a registered kernel by the op's name alone; for a half-precision node it would
-refuse the whole file instead of falling back to the function body. So it is decided here, before
-the runtime sees the file.
+A runtime takes a registered kernel by the op's name alone; for a half-precision node ONNX Runtime
+would refuse the whole file instead of falling back to the function body. So it is decided here,
+before the runtime sees the file: kernels only for files whose custom nodes are all float32.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sepdeploy.errors import BadInput
-from sepdeploy.runtimes.native.library import native_status, switched_off
+from sepdeploy.runtimes.native.library import native_status
+from sepdeploy.runtimes.native.proofs import REFERENCE, reference_works
+from sepdeploy.runtimes.native.survey import DOMAIN, OPS, Survey, survey_onnx, survey_tflite
 
-DOMAIN = "ai.sepdeploy"
-OPS = ("KronLinear", "LowRankLinear")
-FLOAT = 1  # onnx.TensorProto.FLOAT
 SETUP = "sepdeploy devices setup host"
 
 
@@ -28,7 +25,8 @@ class Claim:
 
     Attributes:
         nodes: How many nodes of the domain it has.
-        library: The native library that is to run them, "" where none is.
+        library: The native library that is to run them, "reference" for the kernels in Python;
+            "" where an ONNX file's function bodies do, or nothing can run a TFLite file's.
         note: One line for people about what runs them, "" for a file without such nodes.
     """
 
@@ -36,9 +34,14 @@ class Claim:
     library: str = ""
     note: str = ""
 
+    @property
+    def kernels(self) -> str:
+        """What kind of kernels: "native", "reference", or "" for none."""
+        return "native" if self.library not in ("", REFERENCE) else self.library
 
-def claim(path: Path, runtime: str, version: str | None, *, wanted: bool = True) -> Claim:
-    """Return what runs the custom nodes of an ONNX file in a runtime.
+
+def claim_onnx(path: Path, runtime: str, version: str | None, *, wanted: bool = True) -> Claim:
+    """Return what runs the custom nodes of an ONNX file: native kernels or function bodies.
 
     Args:
         path: The file.
@@ -49,83 +52,69 @@ def claim(path: Path, runtime: str, version: str | None, *, wanted: bool = True)
     Raises:
         BadInput: The file is not readable.
     """
-    if not _mentions(path, DOMAIN.encode()):
+    found = _survey(path, (DOMAIN,), onnx=True)
+    if not found.nodes:
         return Claim()
-    nodes, reason = _survey(path)
-    if not nodes:
+    library, reason = _native(runtime, version, wanted, found.reason)
+    if library:
+        return Claim(found.nodes, library, f"{_layers(found.nodes)} in native kernels")
+    return Claim(found.nodes, "", f"{_layers(found.nodes)} as function bodies: {reason}")
+
+
+def claim_tflite(path: Path, runtime: str, version: str | None, *, wanted: bool = True) -> Claim:
+    """Return what runs the custom nodes of a TFLite file, which has nothing to fall back on.
+
+    Args:
+        path: The file.
+        runtime: "litert" or "tflite-runtime".
+        version: Its installed version.
+        wanted: Whether native kernels may run them; else only those in Python.
+
+    Raises:
+        BadInput: The file is not readable.
+    """
+    found = _survey(path, OPS, onnx=False)
+    if not found.nodes:
         return Claim()
-    if not wanted:
-        reason = "as asked for"
-    if not reason:
-        found = native_status()
-        if found.state == "ready" and found.runtimes.get(runtime) == version:
-            return Claim(nodes, found.path, f"{_layers(nodes)} in native kernels")
-        reason = _why_not(found.state, found.why, runtime, version)
-    return Claim(nodes, "", f"{_layers(nodes)} as function bodies: {reason}")
+    library, reason = _native(runtime, version, wanted, found.reason)
+    if library:
+        return Claim(found.nodes, library, f"{_layers(found.nodes)} in native kernels")
+    if not found.reason and version is not None and reference_works(runtime, version):
+        note = f"{_layers(found.nodes)} in slow reference kernels: {reason}"
+        return Claim(found.nodes, REFERENCE, note)
+    return Claim(found.nodes, "", f"no kernel runs its {found.nodes} custom layers: {reason}")
 
 
 def _layers(nodes: int) -> str:
     return f"{nodes} layer{'s' if nodes != 1 else ''} run{'s' if nodes == 1 else ''}"
 
 
-def _why_not(state: str, why: str, runtime: str, version: str | None) -> str:
-    if state == "ready":
-        return f"the native kernels are not proven in {runtime} {version} ({SETUP})"
-    if switched_off():
-        return f"native kernels are switched off ({why})"
-    return f"native kernels are {state} ({why})"
+def _native(runtime: str, version: str | None, wanted: bool, reason: str) -> tuple[str, str]:
+    """Return the native library, or "" and why it is not used."""
+    if not wanted:
+        return "", "as asked for"
+    if reason:
+        return "", reason
+    found = native_status()
+    if found.state == "off":
+        return "", f"native kernels are switched off ({found.why})"
+    if found.state != "ready":
+        return "", f"native kernels are {found.state} ({found.why})"
+    if found.runtimes.get(runtime) != version:
+        return "", f"the native kernels are not proven in {runtime} {version} ({SETUP})"
+    return found.path, ""
 
 
-def _mentions(path: Path, word: bytes) -> bool:
+def _survey(path: Path, words: tuple[str, ...], *, onnx: bool) -> Survey:
+    """Look into a file, but only where one of the words occurs in it at all."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return data.find(word) >= 0
+            if all(data.find(word.encode()) < 0 for word in words):
+                return Survey()
+            if not onnx:
+                return survey_tflite(data)
     except ValueError:  # an empty file cannot be mapped
-        return False
+        return Survey()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _survey(path: Path) -> tuple[int, str]:
-    """Return how many nodes of the domain a file has, and why kernels cannot run all of them."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, ValueError, OSError):
-        return 0, ""  # the runtime says what is wrong with it
-    floats = {t.name for t in model.graph.initializer if t.data_type == FLOAT}
-    known = {t.name for t in model.graph.initializer}
-    nodes = [n for n in model.graph.node if n.domain == DOMAIN]
-    for node in nodes:
-        weights = set(node.input[1:])
-        if node.op_type not in OPS:
-            return len(nodes), f"no kernel for {node.op_type}"
-        if not weights <= known:
-            return len(nodes), "their factors are not constants"
-        if not weights <= floats:
-            return len(nodes), "they are not all float32"
-    if any(n.domain == DOMAIN for n in _hidden_nodes(model)):
-        return len(nodes), "some stand inside functions or branches"
-    return len(nodes), ""
-
-
-def _hidden_nodes(model: Any) -> Iterator[Any]:
-    """Yield the nodes of functions and of graphs inside nodes."""
-    for function in model.functions:
-        yield from _with_inner(function.node)
-    for node in model.graph.node:
-        yield from _inner(node)
-
-
-def _with_inner(nodes: Any) -> Iterator[Any]:
-    for node in nodes:
-        yield node
-        yield from _inner(node)
-
-
-def _inner(node: Any) -> Iterator[Any]:
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            yield from _with_inner(graph.node)
+    return survey_onnx(path)

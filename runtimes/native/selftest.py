@@ -1,8 +1,9 @@
 """Tries a native library out: ``python -m sepdeploy.runtimes.native.selftest LIBRARY WHAT``.
 
-WHAT is "kernels" (the layers by themselves, in the kernel set that this processor gets) or the
-name of a runtime (the ops inside it). Meant for a child process: a library that does not fit its
-runtime may crash. Exit code 0 if all results are right; else the last line says what is wrong.
+LIBRARY may be "reference", the kernels in Python. WHAT is "kernels" (the layers by themselves, in
+the kernel set that this processor gets) or the name of a runtime (the ops inside it). Meant for a
+child process: a library that does not fit its runtime may crash. Exit code 0 if all results are
+right; else the last line says what is wrong.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,9 @@ KRON = (
     ((9, 16), (21, 16), 2),
     ((8, 4, 6), (5, 8, 3), 2),
     ((1, 130), (1, 70), 1),
+    ((3, 700), (5, 90), 2),
 )
-LOWRANK = ((100, 70, 5), (64, 128, 40), (7, 3, 1))  # inputs, outputs, rank
+LOWRANK = ((100, 70, 5), (64, 128, 40), (7, 3, 1), (1100, 50, 9))  # inputs, outputs, rank
 SAMPLES = (1, 3, 17)
 
 
@@ -151,20 +154,46 @@ def try_onnxruntime(path: str) -> None:
 
     from sepdeploy.runtimes.runner import OrtModel
 
-    rng = np.random.default_rng(0)
-    factors = [rng.standard_normal((2, o, i), dtype=np.float32) for o, i in ((5, 4), (6, 9))]
-    u, v = rng.standard_normal((30, 3), np.float32), rng.standard_normal((11, 3), np.float32)
-    biases = rng.standard_normal(30, np.float32), rng.standard_normal(11, np.float32)
+    factors, u, v, biases = _weights()
     with tempfile.TemporaryDirectory(prefix="sepdeploy-") as folder:
         file = Path(folder) / "ops.onnx"
         onnx.save(_graph(factors, u, v, *biases), str(file))
-        model = OrtModel(str(file), native=path)
-        for n in SAMPLES:
-            x = rng.standard_normal((n, 36), dtype=np.float32)
-            inner = x @ dense_kron(factors).T + biases[0]
-            compare(model.run(x), (inner @ u) @ v.T + biases[1], f"onnxruntime, {n}")
+        _compare_model(OrtModel(str(file), native=path), "onnxruntime")
+
+
+def try_tflite(path: str, runtime: str) -> None:
+    """Run a file of both custom nodes in a TFLite runtime and compare with dense matrices.
+
+    Raises:
+        WrongError: The results differ, or the kernels were not called.
+    """
+    from sepdeploy.runtimes.native.tiny_tflite import two_nodes
+    from sepdeploy.runtimes.runner import TfliteModel
+
+    factors, u, v, biases = _weights()
+    with tempfile.TemporaryDirectory(prefix="sepdeploy-") as folder:
+        file = Path(folder) / "ops.tflite"
+        first = {"F1": factors[0], "F2": factors[1], "b1": biases[0]}
+        file.write_bytes(two_nodes(first, {"U": u, "V": v, "b2": biases[1]}))
+        _compare_model(TfliteModel(str(file), name=runtime, native=path), runtime)
+
+
+def _weights() -> tuple[list[Array], Array, Array, tuple[Array, Array]]:
+    rng = np.random.default_rng(0)
+    factors = [rng.standard_normal((2, o, i), dtype=np.float32) for o, i in ((5, 4), (6, 9))]
+    u, v = rng.standard_normal((30, 3), np.float32), rng.standard_normal((11, 3), np.float32)
+    return factors, u, v, (rng.standard_normal(30, np.float32), rng.standard_normal(11, np.float32))
+
+
+def _compare_model(model: Any, runtime: str) -> None:
+    factors, u, v, biases = _weights()
+    rng = np.random.default_rng(1)
+    for n in SAMPLES:
+        x = rng.standard_normal((n, 36), dtype=np.float32)
+        inner = x @ dense_kron(factors).T + biases[0]
+        compare(model.run(x), (inner @ u) @ v.T + biases[1], f"{runtime}, {n}")
         if model.native_calls != 2:
-            raise WrongError(f"onnxruntime called the kernels {model.native_calls} times, not 2")
+            raise WrongError(f"{runtime} called the kernels {model.native_calls} times, not 2")
 
 
 def _graph(factors: list[Array], u: Array, v: Array, first: Array, second: Array) -> Any:
@@ -194,6 +223,8 @@ def _graph(factors: list[Array], u: Array, v: Array, first: Array, second: Array
 TESTS: dict[str, Callable[[str], None]] = {
     "kernels": try_kernels,
     "onnxruntime": try_onnxruntime,
+    "litert": partial(try_tflite, runtime="litert"),
+    "tflite-runtime": partial(try_tflite, runtime="tflite-runtime"),
 }
 
 

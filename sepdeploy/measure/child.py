@@ -29,7 +29,9 @@ def run_job(job: Mapping[str, Any], *, timeout: float = TIMEOUT_S) -> dict[str, 
     """Run one job in a fresh child process and return its result.
 
     The child gets a small fixed environment, a limit of memory (unless the job names its own) and
-    ``timeout`` seconds; it is ended when the caller is interrupted.
+    ``timeout`` seconds; it is ended when the caller is interrupted. Custom nodes run in native
+    kernels, where those are built and fit the file, unless the job says what runs them
+    (``native``); the result's ``native_calls`` tells whether they did.
 
     Args:
         job: See ``sepdeploy.runtimes.runner``; paths may be relative to the current folder.
@@ -40,6 +42,8 @@ def run_job(job: Mapping[str, Any], *, timeout: float = TIMEOUT_S) -> dict[str, 
         Missing: The runtime is not installed.
     """
     job = {"memory_limit": memory_limit(), "threads": 1, **job}
+    if "native" not in job:
+        job["native"] = native_libraries(_paths(job), str(job.get("runtime")))
     subject = _subject(job)
     process = subprocess.Popen(
         [sys.executable, "-P", runner.__file__],
@@ -62,6 +66,19 @@ def run_job(job: Mapping[str, Any], *, timeout: float = TIMEOUT_S) -> dict[str, 
             process.kill()
             process.communicate()
     return _result(job, subject, process.returncode, out, err)
+
+
+def native_libraries(paths: Sequence[str], runtime: str) -> dict[str, str]:
+    """Return the native library of each file whose custom nodes one may run.
+
+    Files that cannot be read have none: the child says what is wrong with them.
+    """
+    found = {}
+    for path in paths:
+        with contextlib.suppress(BadInput):
+            if library := runtimes.custom_nodes(path, runtime).library:
+                found[path] = library
+    return found
 
 
 def run_logits(
@@ -132,11 +149,16 @@ def memory_limit() -> int:
     return max(LEAST_MEMORY, int(line.split()[1]) * 1024 * 4 // 5)
 
 
+def _paths(job: Mapping[str, Any]) -> list[str]:
+    """Return the files that a job loads."""
+    if "model" in job:
+        return [str(job["model"])]
+    return [str(m.get("path")) for m in job.get("models", ())]
+
+
 def _subject(job: Mapping[str, Any]) -> str:
     """Return the file or files that a job is about."""
-    if "model" in job:
-        return str(job["model"])
-    return ", ".join(str(m.get("path")) for m in job.get("models", ())) or "job"
+    return ", ".join(_paths(job)) or "job"
 
 
 def _result(

@@ -1,11 +1,9 @@
 """A native library, built once into a cache of its own; and a file of custom nodes."""
 
 import pytest
-from custom_graphs import two_layers
+from custom_graphs import two_layers, write_custom
 
 from sepdeploy.errors import Missing
-from sepdeploy.exporters.onnx_file import write_onnx
-from sepdeploy.exporters.plan import plan
 from sepdeploy.runtimes import native
 from sepdeploy.runtimes.native import toolchain
 
@@ -45,6 +43,4 @@ def empty_cache(tmp_path, monkeypatch):
 def custom_file(tmp_path):
     """Path of a custom-flavour .onnx file whose two layers are custom nodes, and its function."""
     model, reference = two_layers()
-    path = tmp_path / "custom.onnx"
-    write_onnx(model, path, flavour="custom", choices=plan(model, "onnx", flavour="custom"))
-    return path, reference
+    return write_custom(model, tmp_path / "custom.onnx"), reference

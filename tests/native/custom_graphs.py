@@ -5,6 +5,10 @@ import math
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from sepdeploy.exporters.onnx_file import write_onnx
+from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.records import LoweringChoice
+
 DOMAIN = "ai.sepdeploy"
 
 
@@ -52,3 +56,14 @@ def two_layers(seed=0, dtype=np.float32, terms=2):
 
 def relative_error(found, wanted):
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+def write_custom(model, path):
+    """Write a graph with every structured layer handed to the fused op."""
+    nodes = [n for n in model.graph.node if n.domain == DOMAIN]
+    choices = [LoweringChoice(n.name, n.op_type, "fused") for n in nodes]
+    if path.suffix == ".onnx":
+        write_onnx(model, path, flavour="custom", choices=choices)
+    else:
+        write_tflite(model, path, flavour="custom", choices=choices, target="tflite-runtime-2.14")
+    return path

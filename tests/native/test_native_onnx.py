@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from custom_graphs import relative_error, two_layers
+from custom_graphs import relative_error, two_layers, write_custom
 
 import sepdeploy as sd
 from sepdeploy import runtimes
@@ -33,7 +33,7 @@ def test_enough_work_is_spread_over_threads(library, tmp_path):
 
     model = kron_model(KronSpec((48, 32), (40, 64)))
     path = tmp_path / "wide.onnx"
-    write_onnx(model, path, flavour="custom", choices=plan(model, "onnx", flavour="custom"))
+    write_custom(model, path)
     x = np.random.default_rng(0).random((200, 48, 32), dtype=np.float32)
     with sd.open(path, threads=2) as wide, sd.open(path, threads=1, native=False) as plain:
         assert relative_error(wide.run(x), plain.run(x)) < 1e-5
@@ -71,7 +71,7 @@ def test_the_reference_evaluator_runs_the_same_file(custom_file):
 def test_half_precision_graphs_do_not_get_the_kernels(library, tmp_path):
     model, reference = two_layers(dtype=np.float16)
     path = tmp_path / "half.onnx"
-    write_onnx(model, path, flavour="custom", choices=plan(model, "onnx", flavour="custom"))
+    write_custom(model, path)
     claim = runtimes.custom_nodes(path, "onnxruntime")
     assert (claim.nodes, claim.library) == (2, "")
     assert "not all float32" in claim.note
@@ -84,7 +84,7 @@ def test_a_kernel_registered_for_half_precision_would_be_refused(library, tmp_pa
     """Why the decision is made before the runtime sees the file."""
     model, _ = two_layers(dtype=np.float16)
     path = tmp_path / "half.onnx"
-    write_onnx(model, path, flavour="custom", choices=plan(model, "onnx", flavour="custom"))
+    write_custom(model, path)
     from sepdeploy.runtimes.runner import OrtModel, RunnerError
 
     with pytest.raises(RunnerError, match=r"float16|Type"):

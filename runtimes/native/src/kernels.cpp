@@ -40,6 +40,9 @@ constexpr long TILE_ROWS[] = {0, 6, 4, 0};
 #endif
 constexpr int DOT_SINGLE = 12;  // columns at once where there is one row only
 constexpr int LATENCY = 8;      // independent accumulators that keep two multipliers busy
+constexpr long BLOCK_FLOATS = 8192;  // of a panel in the nearest cache
+constexpr long LEAST_BLOCK = 256;    // steps of depth, so that sums are not moved too often
+constexpr long DOT_BLOCK = 1024;
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef float Loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -69,10 +72,13 @@ inline Vector load_first(const float *p, long count) {
 }
 
 inline float sum(Vector v) {
-    float total = 0;
+    typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+    float all[LANES];
+    store(all, v);
+    Four total = *reinterpret_cast<const Four *>(all);
     SEPDEPLOY_UNROLL
-    for (int i = 0; i < LANES; ++i) total += v[i];
-    return total;
+    for (int i = 4; i < LANES; i += 4) total += *reinterpret_cast<const Four *>(all + i);
+    return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
 struct Tile {
@@ -110,7 +116,7 @@ void tile(const Product &p, const Tile &t) {
     constexpr bool SPREAD = KIND == Kind::spread;
     const stride a_row = KIND == Kind::strided ? p.a_row : 1, a_step = p.a_step, b_step = p.b_step;
     const stride b_vector = SPREAD ? p.b_sample : LANES, c_vector = SPREAD ? p.c_sample : LANES;
-    const stride init_vector = SPREAD ? 0 : LANES;
+    const stride init_vector = SPREAD ? p.init_sample : LANES;
     const float *a = t.a, *b = t.b;
     for (long segment = 0; segment < p.segments; ++segment) {
         const float *x = a, *y = b;
@@ -253,7 +259,8 @@ void left_panel(const Product &p, long row) {
                 const stride sample = p.b_sample ? n / LANES : 0, column = p.b_sample ? 0 : n;
                 const Tile t = {a + o * p.outer.a + i * p.inner.a,
                                 p.b + at_b + n / p.tile_columns * p.b_tile,
-                                p.init ? p.init + at_init + row * p.init_row + column * p.c_column
+                                p.init ? p.init + at_init + row * p.init_row +
+                                             column * p.c_column + sample * p.init_sample
                                        : nullptr,
                                 p.c + at_c + row * p.c_row + column * p.c_column +
                                     sample * p.c_sample,
@@ -285,15 +292,47 @@ void right_panel(const Product &p, long n) {
         }
 }
 
-void product(const Product &p) {
+void panels(const Product &p) {
     if (p.left_is_weight)
         for (long row = 0; row < p.rows; row += p.tile_rows) left_panel(p, row);
     else
         for (long n = 0; n < p.columns; n += p.tile_columns) right_panel(p, n);
 }
 
+// Width of equal blocks of n of about `most`.
+inline long even_block(long n, long most) {
+    const long blocks = (n + most - 1) / most;
+    return (n + blocks - 1) / blocks;
+}
+
+// A deep product in blocks whose panels stay in the nearest cache, where panels are used again.
+void product(const Product &p) {
+    const long most = BLOCK_FLOATS / p.tile_columns > LEAST_BLOCK ? BLOCK_FLOATS / p.tile_columns
+                                                                  : LEAST_BLOCK;
+    const long repeats = p.outer.count * p.inner.count *
+                         (p.left_is_weight ? (p.columns + p.tile_columns - 1) / p.tile_columns
+                                           : (p.rows + p.tile_rows - 1) / p.tile_rows);
+    if (repeats < 2 || p.segments * p.depth <= most) return panels(p);
+    const long block = even_block(p.depth, most);
+    Product part = p;
+    part.segments = 1;
+    for (long segment = 0; segment < p.segments; ++segment)
+        for (long k = 0; k < p.depth; k += block) {
+            part.depth = least(block, p.depth - k);
+            part.a = p.a + segment * p.a_segment + k * p.a_step;
+            part.b = p.b + segment * p.b_segment + k * p.b_step;
+            panels(part);
+            // The next block adds to what this one left.
+            part.init = p.c;
+            part.init_row = p.c_row;
+            part.init_sample = p.c_sample;
+            part.outer.init = p.outer.c;
+            part.inner.init = p.inner.c;
+        }
+}
+
 template <int ROWS, int COLUMNS>
-void dot_tile(const Dots &d, const float *a, const float *b, float *c) {
+void dot_tile(const Dots &d, const float *a, const float *b, float *c, bool more) {
     Vector sums[ROWS][COLUMNS];
     SEPDEPLOY_UNROLL
     for (int i = 0; i < ROWS; ++i) {
@@ -326,22 +365,23 @@ void dot_tile(const Dots &d, const float *a, const float *b, float *c) {
     SEPDEPLOY_UNROLL
     for (int i = 0; i < ROWS; ++i) {
         SEPDEPLOY_UNROLL
-        for (int j = 0; j < COLUMNS; ++j) c[i * d.c_row + j] = sum(sums[i][j]);
+        for (int j = 0; j < COLUMNS; ++j)
+            c[i * d.c_row + j] = sum(sums[i][j]) + (more ? c[i * d.c_row + j] : 0.0f);
     }
 }
 
 // Columns in pieces of nearly equal size, at most MOST at once.
 template <int ROWS, int MOST>
-void dot_rows(const Dots &d, long row) {
+void dot_rows(const Dots &d, long row, bool more) {
     const long pieces = (d.columns + MOST - 1) / MOST;
     long n = 0;
     for (long piece = 0; piece < pieces; ++piece) {
         const long count = (d.columns - n + (pieces - piece) - 1) / (pieces - piece);
         const float *a = d.a + row * d.a_row, *b = d.b + n * d.b_row;
         float *c = d.c + row * d.c_row + n;
-#define SEPDEPLOY_COLUMNS(m)                                                   \
-    case m:                                                                    \
-        if constexpr (m <= MOST) dot_tile<ROWS, (m <= MOST ? m : 1)>(d, a, b, c); \
+#define SEPDEPLOY_COLUMNS(m)                                             \
+    case m:                                                              \
+        if constexpr (m <= MOST) dot_tile<ROWS, m>(d, a, b, c, more);    \
         break;
         switch (count) {
             SEPDEPLOY_COLUMNS(1)
@@ -363,9 +403,17 @@ void dot_rows(const Dots &d, long row) {
 }
 
 void dots(const Dots &d) {
-    long row = 0;
-    for (; row + DOT_ROWS <= d.rows; row += DOT_ROWS) dot_rows<DOT_ROWS, DOT_COLUMNS>(d, row);
-    for (; row < d.rows; ++row) dot_rows<1, DOT_SINGLE>(d, row);
+    Dots part = d;
+    const long block = d.rows < DOT_ROWS ? d.depth : DOT_BLOCK;
+    for (long k = 0; k < d.depth; k += block) {
+        part.a = d.a + k;
+        part.b = d.b + k;
+        part.depth = least(block, d.depth - k);
+        long row = 0;
+        for (; row + DOT_ROWS <= d.rows; row += DOT_ROWS)
+            dot_rows<DOT_ROWS, DOT_COLUMNS>(part, row, k > 0);
+        for (; row < d.rows; ++row) dot_rows<1, DOT_SINGLE>(part, row, k > 0);
+    }
 }
 
 }  // namespace

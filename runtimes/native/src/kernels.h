@@ -26,8 +26,8 @@ struct Product {
     const float *b = nullptr;
     stride b_step = 0, b_segment = 0, b_tile = 0;
     // Not 0: the vectors of a tile's row are those of as many samples, this far apart in b and in
-    // c; they share the values of init. Only where a_row is 1.
-    stride b_sample = 0, c_sample = 0;
+    // c. Only where a_row is 1.
+    stride b_sample = 0, c_sample = 0, init_sample = 0;
     const float *init = nullptr; // null: zeros; has the layout of c, but its own row stride
     stride init_row = 0;
     float *c = nullptr;

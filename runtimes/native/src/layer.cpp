@@ -12,6 +12,7 @@ namespace {
 constexpr size_t LINE = 64;              // bytes of a cache line
 constexpr long PADDING = 16;             // floats behind a buffer that whole vectors may read
 constexpr long SCRATCH_FLOATS = 65536;   // of a block of samples, so that it stays in the cache
+constexpr long FEW_ROWS = 8;             // of a sample: so few fill no tile
 constexpr long MOST = 1L << 40;          // elements of anything
 
 long round_up(long n, long unit) { return (n + unit - 1) / unit * unit; }
@@ -192,6 +193,7 @@ public:
             widest_ = std::max(widest_, size * (s.sum || terms_ == 1 ? 1 : terms_));
         }
         for (size_t at = 0; at < steps_.size(); ++at) pack(steps_[at], factors[order[at]]);
+        for (const Factor &f : factors) weights_ += static_cast<long>(f.values.size());
         if (bias && std::any_of(bias, bias + outputs_, [](float b) { return b != 0; })) {
             bias_ = Buffer(static_cast<size_t>(outputs_ + PADDING));
             std::copy(bias, bias + outputs_, bias_.data());
@@ -203,7 +205,9 @@ public:
     double work() const override { return work_; }
 
     void run(const float *x, float *y, long samples) const override {
-        const long block = std::max(1L, std::min(samples, SCRATCH_FLOATS / widest_));
+        // Weights that are larger than that are better read once for more samples.
+        const long room = std::max(SCRATCH_FLOATS, weights_);
+        const long block = std::max(1L, std::min(samples, room / widest_));
         const long half = round_up(block * widest_ + PADDING, PADDING);
         float *memory = scratch(static_cast<size_t>(2 * half));
         for (long done = 0; done < samples; done += block) {
@@ -359,11 +363,18 @@ private:
         p.a_step = 1;
         p.c_row = p.init_row = s.out;
         // Rows of all samples follow one another: fewer tiles stay incomplete.
-        if (p.outer.count > 1 && p.outer.a == before && p.outer.c == s.left * s.out &&
-            (!p.init || s.left == 1)) {
+        const long after = s.left * s.out;
+        if (p.outer.count > 1 && p.outer.a == before && p.outer.c == after &&
+            (!p.init || s.left < FEW_ROWS)) {
+            if (p.init && s.left == 1) {
+                p.init_row = 0;
+            } else if (p.init) {  // the bias is there before the product
+                for (long n = 0; n < p.outer.count; ++n)
+                    std::copy(p.init, p.init + after, p.c + n * after);
+                p.init = p.c;
+            }
             p.rows *= p.outer.count;
             p.outer = Loop{};
-            if (s.left == 1) p.init_row = 0;
         }
         p.tile_rows = even_piece(p.rows, most_rows(s.tile_columns), 1);
         p.a_tile = p.tile_rows * s.in;
@@ -373,13 +384,14 @@ private:
     long terms_;
     std::vector<Step> steps_;
     Buffer bias_;
-    long widest_ = 0;
+    long widest_ = 0, weights_ = 0;
     double work_ = 0;
     bool reads_over_ = false;  // whole vectors are read beyond the end of the input
 };
 
-// Up to this rank the first product runs as dot products along the inputs.
-constexpr long MOST_DOTS = 24;
+// A thin and deep first product runs as dot products along the inputs; one that fills its vectors
+// only if it is very deep.
+constexpr long MOST_DOTS = 24, DEEP = 256, VERY_DEEP = 2048;
 
 class LowRank final : public Layer {
 public:
@@ -388,7 +400,7 @@ public:
         inputs_ = inputs;
         outputs_ = outputs;
         const long most = set_.lanes * set_.tile_vectors;
-        dots_ = rank <= MOST_DOTS;
+        dots_ = rank <= MOST_DOTS && inputs >= (rank % set_.lanes ? DEEP : VERY_DEEP);
         const auto left = [&](long r, long k) { return u[k * rank + r]; };
         if (dots_) {
             row_ = round_up(inputs, PADDING);

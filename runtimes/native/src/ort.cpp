@@ -4,6 +4,7 @@
 // each function is all that is needed, and no header. Version 17 of the table is asked for, which
 // ONNX Runtime 1.17 and everything newer gives.
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -24,6 +25,8 @@ constexpr int DOMAIN_VERSION = 1;
 constexpr int MOST_MODES = 16;
 // Fewer multiplications than this are not worth another thread.
 constexpr double PARALLEL_WORK = 4e6;
+constexpr int MOST_THREADS = 64;
+constexpr std::chrono::microseconds PROBE_TIME(200);
 
 enum Slot : size_t {
     CREATE_STATUS = 0,
@@ -166,6 +169,7 @@ Api api;
 
 struct Kernel {
     std::unique_ptr<Layer> layer;
+    std::atomic<int> threads{0};  // of the session, 0 until it matters
 };
 
 // A node's constant input.
@@ -251,6 +255,28 @@ Status *create(const Op *, const void *, const Info *info, void **kernel) {
     }
 }
 
+// How many threads the session has cannot be asked for. So they are counted once: for a short
+// time, every thread that takes a task keeps it.
+struct Probe {
+    std::atomic<int> threads{0};
+    std::chrono::steady_clock::time_point end = std::chrono::steady_clock::now() + PROBE_TIME;
+};
+
+void take_probe(void *data, size_t) {
+    Probe &probe = *static_cast<Probe *>(data);
+    if (std::chrono::steady_clock::now() >= probe.end) return;
+    ++probe.threads;
+    while (std::chrono::steady_clock::now() < probe.end) {
+    }
+}
+
+Status *count_threads(Kernel *kernel, const Context *context) {
+    Probe probe;
+    if (Status *s = api.parallel(context, take_probe, MOST_THREADS, &probe)) return s;
+    kernel->threads = std::max(1, probe.threads.load());
+    return nullptr;
+}
+
 // Some of the samples of one call.
 struct Work {
     const Layer *layer;
@@ -271,24 +297,29 @@ void run_block(void *data, size_t index) {
     }
 }
 
-Status *run(const Layer &layer, const Context *context, const float *x, float *y, long samples) {
+Status *run(Kernel *kernel, const Context *context, const float *x, float *y, long samples) {
+    const Layer &layer = *kernel->layer;
     Work w = {&layer, x, y, samples, samples};
-    const double work = layer.work() * static_cast<double>(samples);
-    Status *status = nullptr;
-    if (samples < 2 || work < 2 * PARALLEL_WORK) {
+    const double pieces = layer.work() * static_cast<double>(samples) / PARALLEL_WORK;
+    if (samples > 1 && pieces >= 2) {
+        if (!kernel->threads)
+            if (Status *s = count_threads(kernel, context)) return s;
+        const long most = std::min({static_cast<long>(kernel->threads), samples,
+                                    static_cast<long>(pieces)});
+        w.block = (samples + most - 1) / most;
+    }
+    if (w.block == samples) {
         run_block(&w, 0);
     } else {
-        const double pieces = std::min(work / PARALLEL_WORK, static_cast<double>(samples));
-        w.block = std::max(1L, static_cast<long>(static_cast<double>(samples) / pieces));
         const auto blocks = static_cast<size_t>((samples + w.block - 1) / w.block);
-        status = api.parallel(context, run_block, blocks, &w);
+        if (Status *s = api.parallel(context, run_block, blocks, &w)) return s;
     }
-    if (!status && w.failed) return api.fail("ai.sepdeploy: out of memory", RUNTIME_FAILURE);
-    return status;
+    return w.failed ? api.fail("ai.sepdeploy: out of memory", RUNTIME_FAILURE) : nullptr;
 }
 
-Status *compute(void *kernel, Context *context) {
-    const Layer &layer = *static_cast<Kernel *>(kernel)->layer;
+Status *compute(void *data, Context *context) {
+    Kernel *kernel = static_cast<Kernel *>(data);
+    const Layer &layer = *kernel->layer;
     const Value *x = nullptr;
     if (Status *s = api.input(context, 0, &x)) return s;
     std::vector<int64_t> dims;
@@ -302,7 +333,7 @@ Status *compute(void *kernel, Context *context) {
     if (Status *s = api.data(x, &from)) return s;
     if (Status *s = api.data(y, &to)) return s;
     calls.fetch_add(1, std::memory_order_relaxed);
-    return dims[0] > 0 ? run(layer, context, from, to, static_cast<long>(dims[0])) : nullptr;
+    return dims[0] > 0 ? run(kernel, context, from, to, static_cast<long>(dims[0])) : nullptr;
 }
 
 template <Maker make>
