@@ -33,6 +33,7 @@ FACTOR = 1.05
 SLACK_BYTES = 1024
 FLOAT_BYTES = 4
 REST = "(other layers)"  # everything that is not a structured layer
+CHANNEL_BLOCK = 16  # of blocked convolution weights, at most
 LOST_SHARE = 0.5  # a layer of whose weights less than this is found has been rewritten
 
 
@@ -159,18 +160,33 @@ def judge_residency(
     rest_expected = sum(sizes[x.name] for x in others)
     if plan is not None:  # what is in no layer: embeddings, the scales and shifts of norms
         rest_expected += max(0, plan.unowned_bytes - FLOAT_BYTES * sum(x.params for x in others))
-    excess = rest - rest_expected if rest > limit(rest_expected) else 0
+    bound = limit(rest_expected + sum(_blocked_padding(x) for x in others))
+    excess = rest - rest_expected if rest > bound else 0
     lost = [name for name in expected if held.get(name, 0) < LOST_SHARE * expected[name]]
     weight = sum(expected[name] for name in lost)
     rows = []
     for name, own in expected.items():
-        found, bound = held.get(name, 0), limit(own)
+        found = held.get(name, 0)
         if name in lost and weight:
             found += excess * own // weight
-        rows.append(Residency(name, own, found, bound, found <= bound))
+        rows.append(Residency(name, own, found, limit(own), found <= limit(own)))
     if excess and not lost:
-        rows.append(Residency(REST, rest_expected, rest, limit(rest_expected), False))
+        rows.append(Residency(REST, rest_expected, rest, bound, False))
     return tuple(rows)
+
+
+def _blocked_padding(layer: LayerRecord) -> int:
+    """Return the bytes that a convolution gains where its channels are filled up to whole blocks.
+
+    ONNX Runtime keeps such weights in blocks of 8 or 16 channels, as its vector units want them;
+    for the few channels of a factored convolution that can be several times the weights.
+    """
+    if len(layer.factors) != 1 or len(layer.factors[0]) != 4:
+        return 0
+    outputs, inputs, height, width = layer.factors[0]
+    wide, deep = (-(-n // CHANNEL_BLOCK) * CHANNEL_BLOCK for n in (outputs, inputs))
+    filled = (wide * deep - outputs * inputs) * height * width + wide - outputs
+    return FLOAT_BYTES * filled
 
 
 def _layer_bytes(layer: LayerRecord, widths: Mapping[str, float]) -> int:
