@@ -199,18 +199,17 @@ def export(
     require_torch("export")
     from sepdeploy.models import load, save
 
-    if isinstance(model, (str, Path)):
-        path = Path(model)
-        if stem is not None:
-            raise BadInput("stem names a model in memory; a model file has its own name")
-        loaded = load(path, arch=arch)
-    else:
+    if not isinstance(model, (str, Path)):
         if stem is None:
             raise BadInput("exporting a model in memory needs a stem", hint="export(model, 'name')")
-        path, loaded = Path(f"{stem}.pt"), model
+        path = Path(f"{stem}.pt")
         save(model, path)
+    elif stem is not None:
+        raise BadInput("stem names a model in memory; a model file has its own name")
+    else:
+        path = Path(model)
     return export_model(
-        loaded,
+        load(path, arch=arch) if isinstance(model, (str, Path)) else model,  # no name keeps it
         path,
         Path(out_dir) if out_dir is not None else path.parent,
         options=options,

@@ -10,12 +10,14 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from sepdeploy.errors import BadInput
 from sepdeploy.runtimes.native.library import native_status
 from sepdeploy.runtimes.native.proofs import REFERENCE, reference_works
 from sepdeploy.runtimes.native.survey import DOMAIN, OPS, Survey, survey_onnx, survey_tflite
 
+CHUNK = 1 << 20
 SETUP = "sepdeploy devices setup host"
 
 
@@ -108,13 +110,26 @@ def _native(runtime: str, version: str | None, wanted: bool, reason: str) -> tup
 def _survey(path: Path, words: tuple[str, ...], *, onnx: bool) -> Survey:
     """Look into a file, but only where one of the words occurs in it at all."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            if all(data.find(word.encode()) < 0 for word in words):
+        with path.open("rb") as file:
+            if not _occurs(file, [word.encode() for word in words]):
                 return Survey()
             if not onnx:
-                return survey_tflite(data)
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    return survey_tflite(data)
     except ValueError:  # an empty file cannot be mapped
         return Survey()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
     return survey_onnx(path)
+
+
+def _occurs(file: BinaryIO, words: list[bytes]) -> bool:
+    """Whether a file has one of the words; it is read in pieces, so it takes no memory."""
+    overlap = max(map(len, words)) - 1
+    tail = b""
+    while piece := file.read(CHUNK):
+        text = tail + piece
+        if any(word in text for word in words):
+            return True
+        tail = text[len(text) - overlap :]
+    return False

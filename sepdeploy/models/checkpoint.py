@@ -172,7 +172,7 @@ def _rebuild(
         _apply_ranks(net, convolutions)
     _check_state(net.state_dict(), state)
     _check_finite(state)
-    own = {key: tensor.clone().contiguous() for key, tensor in state.items()}
+    own = {key: state.pop(key).clone().contiguous() for key in list(state)}  # never twice in full
     net.load_state_dict(own, assign=True)
     if any(t.is_meta for t in net.buffers()):  # buffers that no file holds must be computed
         net = build_net(arch, input, kwargs)

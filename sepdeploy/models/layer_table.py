@@ -18,7 +18,7 @@ from sepdeploy.structures import DenseSpec, KronSpec, Spec
 # A dense layer's condition number costs a full decomposition, min(o, i)² max(o, i) operations and
 # many times that: left out above this size, and for all layers of a net that has many of them.
 DENSE_SPECTRUM_FEATURES = 1024
-DENSE_SPECTRA_WORK = 5 * 10**9
+DENSE_SPECTRA_WORK = 2 * 10**9
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

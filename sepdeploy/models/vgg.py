@@ -88,7 +88,7 @@ def _convolution(inputs: int, outputs: int, batch_norm: bool) -> list[nn.Module]
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-    return [layer, *([nn.BatchNorm2d(outputs)] if batch_norm else []), nn.ReLU()]
+    return [layer, *([nn.BatchNorm2d(outputs)] if batch_norm else []), nn.ReLU(inplace=True)]
 
 
 def _vgg(

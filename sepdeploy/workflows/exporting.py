@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from sepdeploy.records import (
     MANIFEST_SCHEMA,
     ArtifactRecord,
     FileRef,
+    InputSpec,
     LayerPrecision,
     LayerRecord,
     LoweringChoice,
@@ -141,19 +142,26 @@ def export_model(
     from sepdeploy.exporters.trace import trace
     from sepdeploy.measure.parity import batches_for
 
-    digest = sha256_file(model_path)
+    digest, stem = sha256_file(model_path), model_path.stem
+    input, provenance = model.input, dict(model.provenance)
     pack = _pack(model, digest, evaluation, seed, notify)
-    canonical = trace(model)
     layers = model.layer_records()
-    batches = batches_for(graph_macs(canonical))
+    batches = batches_for(sum(layer.macs for layer in layers))
     images, kind = reference_inputs(
-        model.input.shape, None if pack is None else pack.clean(), max(batches), seed
+        input.shape, None if pack is None else pack.clean(), max(batches), seed
     )
-    proof = _Proof(images, torch_logits(model, images), kind, batches)
-    stem = model_path.stem
-    job = _Job(canonical, layers, model, options, proof, notify)
+    logits = torch_logits(model, images)
+    canonical = trace(model)
+    # The weights are in the graph now: a caller that hands its only reference over frees them.
+    del model
+    batches = batches_for(graph_macs(canonical))  # attention counts as well
+    n = max(batches)
+    job = _Job(
+        canonical, layers, input, options, _Proof(images[:n], logits[:n], kind, batches), notify
+    )
     if options.quantize in ("static", "auto"):
-        job = replace(job, calibration=_calibration(model, options, evaluation, seed, notify))
+        found = _calibration(provenance, input, options, evaluation, seed, notify)
+        job = replace(job, calibration=found)
     with staging(out_dir, stem) as folder:
         artifacts = tuple(
             _artifact(name, job, folder / f"{stem}.{name}")
@@ -170,11 +178,11 @@ def export_model(
         manifest = Manifest(
             stem=stem,
             model=FileRef(_relative(model_path, out_dir), digest),
-            input=model.input,
+            input=input,
             layers=layers,
             artifacts=_with_earlier(out_dir / f"{stem}.manifest.json", digest, artifacts),
             eval_pack=reference,
-            provenance=dict(model.provenance),
+            provenance=provenance,
             tool={"name": "sepdeploy", "version": __version__},
         )
         write_text(folder / f"{stem}.manifest.json", dump(manifest))
@@ -196,7 +204,7 @@ class _Job:
 
     canonical: onnx.ModelProto
     layers: tuple[LayerRecord, ...]
-    model: Model
+    input: InputSpec
     options: ExportOptions
     proof: _Proof
     notify: Notify
@@ -204,17 +212,18 @@ class _Job:
 
 
 def _calibration(
-    model: Model,
+    provenance: dict[str, Any],
+    input: InputSpec,
     options: ExportOptions,
     wanted: EvaluationOptions,
     seed: int,
     notify: Notify,
 ) -> Calibration | None:
     return find_calibration(
-        model.provenance,
+        provenance,
         data=wanted.data,
         data_dir=wanted.data_dir,
-        shape=model.input.shape,
+        shape=input.shape,
         samples=options.calibration_samples,
         seed=seed,
         notify=notify,
@@ -260,7 +269,7 @@ def _artifact(name: str, job: _Job, path: Path) -> ArtifactRecord:
     from sepdeploy.exporters.plan import plan
 
     options = job.options
-    entry = make_entry(job.canonical, job.model.input, job.layers)
+    entry = make_entry(job.canonical, job.input, job.layers)
     flavour = options.flavour if name == "onnx" else "standard"
     choices = plan(
         job.canonical,
@@ -298,7 +307,7 @@ def _artifact(name: str, job: _Job, path: Path) -> ArtifactRecord:
         only=quantized.runtimes,
         batches=proof.batches,
     )
-    images = len(job.model.input.shape) == 3
+    images = len(job.input.shape) == 3
     return ArtifactRecord(
         path=path.name,
         format=name,

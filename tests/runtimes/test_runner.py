@@ -57,7 +57,12 @@ def as_script(job, folder):
 def test_it_imports_nothing_of_ours_and_reads_on_python_3_9():
     tree = ast.parse(SOURCE.read_text(), feature_version=(3, 9))
     names = set()
+    # The one exception: the delegate in Python, which only a job of this machine asks for.
+    (reference,) = [n for n in ast.walk(tree) if getattr(n, "name", "") == "_delegate"]
+    excused = set(map(id, ast.walk(reference)))
     for node in ast.walk(tree):
+        if id(node) in excused:
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
