@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exporters import translations
@@ -133,7 +133,21 @@ def _export(model: Model) -> tuple[ModelProto, Weights]:
     if program is None:
         raise BadInput("the PyTorch exporter returned nothing")
     weights = _take_weights(program.model)
-    return program.model_proto, weights
+    proto = program.model_proto
+    _forget()
+    return proto, weights
+
+
+def _forget() -> None:
+    """Show the exporter's optimiser another graph: it keeps hold of the last one, and its model."""
+    import onnx_ir
+    from onnxscript import optimizer
+
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "other", [value], [result])
+    other = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    optimizer.optimize(onnx_ir.serde.deserialize_model(other))
 
 
 def _take_weights(model: Any) -> Weights:
