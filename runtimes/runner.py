@@ -9,7 +9,8 @@ device over ssh or into an emulator::
 A job is a JSON object; a result is one too. Common keys of a job:
 
     mode      "run" | "latency" | "memory" | "values" | "ranges" | "optimize"
-    runtime   "onnxruntime" | "litert" | "tflite-runtime"
+    runtime   "onnxruntime" | "litert" | "tflite-runtime"; for "run" also "onnx.reference",
+              the slow evaluator of the onnx package
     threads   1 by default
     memory_limit   bytes of address space the process may take, 0 = no limit
     native    {model path: native library that runs its custom nodes}, by default none;
@@ -297,6 +298,43 @@ def _register(options: Any, native: str) -> Callable[[], int]:
     return lambda: int(counter())
 
 
+class ReferenceModel:
+    """An ONNX file in onnx's own evaluator: slow, made of Python, independent of ONNX Runtime."""
+
+    name = "onnx.reference"
+    native_calls = 0
+
+    def __init__(self, path: str) -> None:
+        try:
+            import onnx
+            from onnx.reference import ReferenceEvaluator
+        except ImportError as error:
+            raise RunnerError("missing", "onnx is not installed", "pip install onnx") from error
+        self.path = path
+        self.version = str(onnx.__version__)
+        try:
+            evaluator: Any = ReferenceEvaluator(path)
+            info = evaluator.input_types_[0].tensor_type
+            dims = [d.dim_value for d in info.shape.dim]
+        except Exception as error:  # of many kinds, from several parsers
+            raise RunnerError(
+                "bad-input", f"{path}: cannot be loaded: {one_line(error)}"
+            ) from error
+        self._session = evaluator
+        self.sample: Shape = tuple(dims[1:])
+        self.fixed: int | None = dims[0] or None
+
+    def run(self, batch: Array) -> Array:
+        """Return the logits (N, classes) of a float32 batch (N, *sample)."""
+        if not fits(batch, self.sample, self.fixed):
+            raise wrong_batch(self.path, batch, self.sample, self.fixed)
+        try:
+            result: Array = self._session.run(None, {self._session.input_names[0]: batch})[0]
+        except Exception as error:
+            raise RunnerError("bad-input", f"{self.path}: fails: {one_line(error)}") from error
+        return result
+
+
 class TfliteModel:
     """A TFLite file in LiteRT or tflite-runtime on the CPU.
 
@@ -487,8 +525,8 @@ def _delegate(interpreter: Any, native: str) -> tuple[Any, Callable[[], int]]:
 
             reference = ReferenceDelegate()
             return reference, reference.calls
-        delegate = sys.modules[interpreter.__module__].load_delegate(native)
         counter = ctypes.CDLL(native).sepdeploy_native_calls
+        delegate = sys.modules[interpreter.__module__].load_delegate(native)
     except Exception as error:
         raise RunnerError(
             "missing", f"{native} kernels for custom nodes cannot be loaded: {one_line(error)}"
@@ -552,6 +590,8 @@ def load(runtime: str, path: str, threads: int = 1, native: str = "") -> Any:
         return OrtModel(path, threads, native=native)
     if runtime in ("litert", "tflite-runtime"):
         return TfliteModel(path, threads, runtime, native=native)
+    if runtime == ReferenceModel.name:
+        return ReferenceModel(path)
     raise RunnerError("bad-input", f"unknown runtime '{runtime}'")
 
 
@@ -570,6 +610,13 @@ def _calls(job: dict[str, Any], models: list[Any]) -> Result:
     if not job.get("native"):
         return {}
     return {"native_calls": sum(getattr(model, "native_calls", 0) for model in models)}
+
+
+def _kernels(job: dict[str, Any], entry: dict[str, Any], model: Any) -> Result:
+    """Return which kernels ran a model's custom nodes, nothing where none did."""
+    if not getattr(model, "native_calls", 0):
+        return {}
+    return {"kernels": "reference" if _native(job, entry["path"]) == "reference" else "native"}
 
 
 def run_in_batches(model: Any, inputs: Array, batch: int) -> Array:
@@ -656,8 +703,14 @@ def job_latency(job: dict[str, Any]) -> Result:
     samples: list[list[float]] = [[] for _ in models]
     rounds = _rounds(job, models, sizes, inputs, samples)
     timed = [
-        {"name": e["name"], "path": e["path"], "samples_ms": s, "block_runs": k}
-        for e, s, k in zip(entries, samples, sizes)  # noqa: B905  # Python 3.9
+        {
+            "name": e["name"],
+            "path": e["path"],
+            "samples_ms": s,
+            "block_runs": k,
+            **_kernels(job, e, m),
+        }
+        for e, s, k, m in zip(entries, samples, sizes, models)  # noqa: B905  # Python 3.9
     ]
     return {
         "version": models[0].version,

@@ -155,7 +155,11 @@ class LayerPrecision:
 
 @dataclass(frozen=True)
 class ArtifactRecord:
-    """One exported file; ``path`` is relative to the manifest's folder."""
+    """One exported file; ``path`` is relative to the manifest's folder.
+
+    ``sibling`` is the standard file of the same export that stands in for a custom one where
+    nothing can run its custom nodes.
+    """
 
     path: str
     format: str  # "onnx" | "tflite"
@@ -171,6 +175,7 @@ class ArtifactRecord:
     notes: tuple[str, ...] = ()
     precisions: tuple[LayerPrecision, ...] = ()
     calibration: dict[str, Any] = field(default_factory=dict)
+    sibling: str = ""
 
 
 @dataclass(frozen=True)

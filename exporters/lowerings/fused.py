@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 
-from sepdeploy.structures import KronSpec, Spec
+from sepdeploy.structures import KronSpec, LowRankSpec, Spec
 
 FUSED = "fused"
 NOTE = "one native op; its function body or its standard sibling where no kernel is"
 
 # Weights of one factor, from where on a batch of samples is not faster any more.
 LARGEST_FACTOR = 2_500_000
+# From this rank on, LiteRT's two products leave nothing to save.
+LARGEST_RANK_TFLITE = 256
 
 
 def refuse_fused(spec: Spec, standard: str, format: str) -> str:
@@ -34,4 +36,6 @@ def refuse_fused(spec: Spec, standard: str, format: str) -> str:
         largest = max(math.prod(shape[1:]) for shape in spec.factor_shapes)
         if largest > LARGEST_FACTOR:
             return f"a factor of {largest} weights leaves nothing to save"
+    if isinstance(spec, LowRankSpec) and format == "tflite" and spec.rank > LARGEST_RANK_TFLITE:
+        return f"rank {spec.rank} leaves nothing to save"
     return ""

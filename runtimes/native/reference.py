@@ -133,14 +133,15 @@ class ReferenceDelegate:
         self._memory.malloc.restype = c_void_p
         self._memory.malloc.argtypes = [c_size_t]
         self._kernel = Registration(
-            init=INIT(self._init),
+            init=INIT(_guarded(self._init, 0)),
             free=FREE(self._free),
-            prepare=STEP(self._prepare),
-            invoke=STEP(self._invoke),
+            prepare=STEP(_guarded(self._prepare, ERROR)),
+            invoke=STEP(_guarded(self._invoke, ERROR)),
             name=b"sepdeploy reference",
             version=1,
         )
-        self._record = Delegate(prepare=CLAIM(self._claim), flags=ALLOW_DYNAMIC_TENSORS)
+        claim = CLAIM(_guarded(self._claim, ERROR))
+        self._record = Delegate(prepare=claim, flags=ALLOW_DYNAMIC_TENSORS)
 
     def _get_native_delegate_pointer(self) -> int:
         """Return the record's address; the runtimes ask for it by this name."""
@@ -220,6 +221,18 @@ class ReferenceDelegate:
         return OK
 
 
+def _guarded(function: Callable[..., int], failed: int) -> Callable[..., int]:
+    """Answer ``failed`` in place of any exception: ctypes would drop it and answer 0."""
+
+    def run(*arguments: Any) -> int:
+        try:
+            return function(*arguments)
+        except Exception:  # whatever it is, the runtime must hear of it
+            return failed
+
+    return run
+
+
 def ints(pointer: Any) -> list[int]:
     """Return the integers of a list."""
     if not pointer:
@@ -233,7 +246,8 @@ def values(tensor: Tensor) -> Array | None:
     """Return a tensor's memory, None where it is not float32 or has none."""
     dims = ints(tensor.dims)
     count = int(np.prod(dims, dtype=np.int64))
-    if tensor.type != FLOAT32 or not tensor.data or tensor.bytes != 4 * count or min(dims) < 1:
+    fits = tensor.type == FLOAT32 and tensor.data and tensor.bytes == 4 * count
+    if not fits or not dims or min(dims) < 1:
         return None
     memory = (ctypes.c_float * count).from_address(tensor.data)
     found: Array = np.ctypeslib.as_array(memory).reshape(dims)

@@ -62,8 +62,8 @@ KNOWN = (
 
 # Two measurements of one metric in one result differ in these.
 VARIANTS: Mapping[str, tuple[str, ...]] = {
-    LATENCY: ("batch",),
-    "latency_vs_dense": ("batch",),
+    LATENCY: ("batch", "kernels"),
+    "latency_vs_dense": ("batch", "kernels"),
     INSTRUCTIONS: ("batch",),
     "adversarial_accuracy": ("attack", "eps", "norm", "steps", "restarts"),
 }

@@ -7,17 +7,20 @@ from sepdeploy.measure.host import host_facts
 from sepdeploy.measure.latency import Timing, compare_latency, measure_latency, time_models
 from sepdeploy.measure.memory import measure_memory
 from sepdeploy.measure.noise import measure_noise
-from sepdeploy.measure.parity import check_parity, synthetic_inputs
+from sepdeploy.measure.parity import check_evaluator, check_parity, synthetic_inputs
 from sepdeploy.measure.residency import check_residency, measure_resident
+from sepdeploy.measure.ways import has_custom_nodes
 
 __all__ = [
     "Timing",
     "adversarial_accuracy",
+    "check_evaluator",
     "check_parity",
     "check_residency",
     "clean_accuracy",
     "collect_ranges",
     "compare_latency",
+    "has_custom_nodes",
     "host_facts",
     "images_digest",
     "measure_latency",

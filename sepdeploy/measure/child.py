@@ -88,6 +88,7 @@ def run_logits(
     *,
     batches: Sequence[int] = (32,),
     threads: int = 1,
+    native: Mapping[str, str] | None = None,
     timeout: float = TIMEOUT_S,
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
     """Run samples through an artifact in a child process.
@@ -98,6 +99,7 @@ def run_logits(
         inputs: float32 (N, *shape), NCHW or NF.
         batches: All N samples are run once for each of these batch sizes.
         threads: Threads of the runtime.
+        native: What runs its custom nodes (``runner``); by default the best there is.
         timeout: Seconds.
 
     Returns:
@@ -118,6 +120,7 @@ def run_logits(
             "inputs": str(source),
             "batches": list(batches),
             "output": str(target),
+            **({} if native is None else {"native": dict(native)}),
         }
         result = run_job(job, timeout=timeout)
         logits: npt.NDArray[np.float32] = np.load(target, allow_pickle=False)

@@ -142,6 +142,7 @@ def latency_pair(
             "dense_ms": reference.median,
             "dense_mad": reference.mad,
             "rounds": result["rounds"],
+            **_kernels(result),
         },
     )
     return own, ratio
@@ -169,8 +170,15 @@ def latency_measurement(
             "warmup": timing.warmup,
             "rounds": result["rounds"],
             "block_runs": result["models"][0]["block_runs"],
+            **_kernels(result),
         },
     )
+
+
+def _kernels(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return what ran the custom nodes of the first model, nothing where no kernels did."""
+    first = result["models"][0]
+    return {"kernels": str(first["kernels"])} if "kernels" in first else {}
 
 
 def compare_latency(

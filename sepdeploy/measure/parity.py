@@ -14,6 +14,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.measure.child import every_runtime, run_logits
 from sepdeploy.measure.int8_parity import HALF_TOLERANCE, MOST_DISTANCE, distance
 from sepdeploy.measure.layerwise import faulty_layer
+from sepdeploy.measure.ways import REFERENCE_EVALUATOR, ways
 from sepdeploy.records import InputSpec, Parity
 
 BATCHES = (1, 3, 32)
@@ -50,7 +51,8 @@ def check_parity(
 
     All images are run for each batch size, so a size that does not divide their number is also a
     test of changing sizes. A runtime that answers with a constant or unrelated output fails even
-    where a loose tolerance would let it pass.
+    where a loose tolerance would let it pass. Where a file's custom nodes can run in several ways,
+    each one gets its own certificates.
 
     Args:
         path: The artifact.
@@ -66,7 +68,7 @@ def check_parity(
             "fp16"), all others by ``int8_parity``.
 
     Returns:
-        One certificate per runtime and batch size.
+        One certificate per runtime (and way to run custom nodes there) and batch size.
 
     Raises:
         BadInput: The file is not usable, or shapes do not fit.
@@ -84,8 +86,11 @@ def check_parity(
         tolerance = max(tolerance, HALF_TOLERANCE)
     integer = quantization not in ("none", "fp16")
     certificates = []
-    for runtime in every_runtime(path, runtimes):
-        found, facts = run_logits(path, runtime, images, batches=batches)
+    for way in (way for name in every_runtime(path, runtimes) for way in ways(path, name)):
+        runtime = way.runtime
+        found, facts = run_logits(path, runtime, images, batches=batches, native=way.native)
+        if way.native and not facts["native_calls"]:
+            raise BadInput(f"{path}: its custom nodes did not run in the kernels of {way.name}")
         if found.shape[1:] != reference.shape:
             raise BadInput(
                 f"{path}: gives logits {found.shape[1:]} in {runtime}, expected {reference.shape}"
@@ -97,7 +102,7 @@ def check_parity(
             if not passed and not integer and canonical is not None and worst is None:
                 worst = faulty_layer(path, runtime, images, canonical, tolerance)
             certificate = Parity(
-                runtime=runtime,
+                runtime=way.name,
                 version=str(facts["version"]),
                 batch=int(batch),
                 max_rel=error,
@@ -110,6 +115,41 @@ def check_parity(
             if integer:
                 certificate = _as_int8(certificate, logits, reference)
             certificates.append(certificate)
+    return tuple(certificates)
+
+
+def check_evaluator(
+    path: str | os.PathLike[str],
+    images: Array,
+    reference: Array,
+    *,
+    tolerance: float = TOLERANCE,
+    inputs: str = "data",
+) -> tuple[Parity, ...]:
+    """Compare an .onnx file in onnx's own slow evaluator with reference logits.
+
+    Args:
+        path: The artifact.
+        images: (N, *shape), few of them.
+        reference: (N, classes).
+        tolerance: As in ``check_parity``.
+        inputs: As in ``check_parity``.
+
+    Raises:
+        BadInput: The file is not usable there.
+    """
+    batches = tuple(dict.fromkeys((1, len(images))))
+    found, facts = run_logits(path, REFERENCE_EVALUATOR, images, batches=batches, native={})
+    certificates = []
+    for batch, logits in zip(batches, found, strict=True):
+        error, agreement, same = compare(logits, reference)
+        passed = error <= tolerance and same
+        version = str(facts["version"])
+        certificates.append(
+            Parity(
+                REFERENCE_EVALUATOR, version, batch, error, agreement, tolerance, inputs, "", passed
+            )
+        )
     return tuple(certificates)
 
 

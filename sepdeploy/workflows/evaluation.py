@@ -76,7 +76,7 @@ def choose_attacks(
     Raises:
         BadInput: An attack was asked for and no ε is known, or one of another norm only.
     """
-    trained_norm = str(provenance.get("norm", "linf"))
+    trained_norm = str(provenance.get("norm") or "linf")
     chosen = check_norm(norm or trained_norm)
     if eps is None and provenance.get("eps") is not None and chosen != trained_norm:
         raise BadInput(

@@ -7,6 +7,7 @@ holds do the files move to their places, the manifest last.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -63,6 +64,9 @@ TFLITE_TARGETS = ("litert", "tflite-runtime-2.14")
 QUANTIZATIONS = ("none", "dynamic", "static", "auto", "fp16")
 PARITY_SAMPLES = 32
 MAX_MANIFEST = 64 << 20
+CUSTOM_TFLITE = ".custom.tflite"
+# Function bodies are also run by onnx's own evaluator, as far as that is bearable.
+EVALUATOR_MACS, EVALUATOR_SAMPLES = 20_000_000, 3
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,20 @@ class ExportOptions:
                 f"--quantize {self.quantize} cannot reach into the functions of the custom flavour",
                 hint="drop --flavour custom",
             )
-        if self.flavour == "custom" and "tflite" in self.formats:
-            raise BadInput(
-                "the custom flavour exists for ONNX only", hint="add -f onnx, or drop --flavour"
-            )
+
+    def files(self) -> tuple[tuple[str, str, str], ...]:
+        """Return (format, flavour, suffix) of every file to write.
+
+        A custom .onnx file runs everywhere by its function bodies. A custom .tflite file does
+        not, so the standard one is written beside it.
+        """
+        found = []
+        for name in dict.fromkeys(self.formats):
+            if name == "onnx" or self.flavour == "standard":
+                found.append((name, self.flavour, f".{name}"))
+            else:
+                found += [(name, "standard", f".{name}"), (name, "custom", CUSTOM_TFLITE)]
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -152,8 +166,10 @@ def export_model(
     )
     logits = torch_logits(model, images)
     canonical = trace(model)
-    # The weights are in the graph now: a caller that hands its only reference over frees them.
+    # The weights are in the graph now: a caller that hands its only reference over frees them,
+    # together with what the tracer leaves behind in cycles.
     del model
+    gc.collect()
     batches = batches_for(graph_macs(canonical))  # attention counts as well
     n = max(batches)
     job = _Job(
@@ -164,8 +180,8 @@ def export_model(
         job = replace(job, calibration=found)
     with staging(out_dir, stem) as folder:
         artifacts = tuple(
-            _artifact(name, job, folder / f"{stem}.{name}")
-            for name in dict.fromkeys(options.formats)
+            _artifact(name, flavour, job, folder / f"{stem}{suffix}")
+            for name, flavour, suffix in options.files()
         )
         reference = None
         if pack is not None:
@@ -263,14 +279,13 @@ def _pack(
     )
 
 
-def _artifact(name: str, job: _Job, path: Path) -> ArtifactRecord:
+def _artifact(name: str, flavour: str, job: _Job, path: Path) -> ArtifactRecord:
     """Write one file into the staging folder and prove it."""
     from sepdeploy.exporters.entry import make_entry
     from sepdeploy.exporters.plan import plan
 
     options = job.options
     entry = make_entry(job.canonical, job.input, job.layers)
-    flavour = options.flavour if name == "onnx" else "standard"
     choices = plan(
         job.canonical,
         name,
@@ -280,7 +295,7 @@ def _artifact(name: str, job: _Job, path: Path) -> ArtifactRecord:
     )
     quantized = Quantized()
     if options.quantize == "none":
-        _write_float(name, job, path, entry, choices)
+        _write_float(name, flavour, job, path, entry, choices)
     else:
         order = Order(
             job.canonical,
@@ -323,11 +338,21 @@ def _artifact(name: str, job: _Job, path: Path) -> ArtifactRecord:
         notes=(*quantized.notes, *notes),
         precisions=quantized.precisions,
         calibration=quantized.calibration,
+        sibling=_standard_name(path) if (name, flavour) == ("tflite", "custom") else "",
     )
 
 
+def _standard_name(path: Path) -> str:
+    return f"{path.name.removesuffix(CUSTOM_TFLITE)}.tflite"
+
+
 def _write_float(
-    name: str, job: _Job, path: Path, entry: str, choices: tuple[LoweringChoice, ...]
+    name: str,
+    flavour: str,
+    job: _Job,
+    path: Path,
+    entry: str,
+    choices: tuple[LoweringChoice, ...],
 ) -> None:
     options = job.options
     if name == "onnx":
@@ -336,7 +361,7 @@ def _write_float(
         write_onnx(
             job.canonical,
             path,
-            flavour=options.flavour,
+            flavour=flavour,
             entry=entry,
             choices=choices,
             simplify=options.simplify,
@@ -346,7 +371,8 @@ def _write_float(
     from sepdeploy.exporters.tflite_file import write_tflite
 
     graph = merged_for_tflite(job.canonical)
-    write_tflite(graph, path, entry=entry, target=options.tflite_target, choices=choices)
+    target = options.tflite_target
+    write_tflite(graph, path, entry=entry, target=target, flavour=flavour, choices=choices)
 
 
 def prove(
@@ -398,6 +424,9 @@ def prove(
             inputs=kind,
             quantization=quantization,
         )
+        if sum(layer.macs for layer in layers) <= EVALUATOR_MACS and measure.has_custom_nodes(path):
+            few = slice(EVALUATOR_SAMPLES)
+            parity += measure.check_evaluator(path, images[few], logits[few], inputs=kind)
         residency = measure.check_residency(path, layers, precisions)
     except BadInput as error:  # a file of ours that a runtime refuses is a failed export
         raise ArtifactCheckFailed(error.message, hint=error.hint) from error

@@ -83,7 +83,14 @@ def host_result(
         artifact=subject.ref,
         runtime=RuntimeRef(runtime, version, options.threads),
         measurements=tuple(measurements),
+        notes=_kernel_notes(subject.path, runtime),
     )
+
+
+def _kernel_notes(path: Path, runtime: str) -> tuple[str, ...]:
+    """Return what runs a file's custom nodes, for files that have any."""
+    claim = runtimes.custom_nodes(path, runtime)
+    return (f"{path.name} in {runtime}: {claim.note}",) if claim.nodes else ()
 
 
 def _static(subject: Subject) -> list[Measurement]:

@@ -10,6 +10,7 @@ from sepdeploy import runtimes
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.exporters.entry import Entry, read_entry
 from sepdeploy.files import sha256_file
+from sepdeploy.measure.ways import NO_KERNEL_HINT
 from sepdeploy.records import ArtifactRecord, ArtifactRef, Manifest
 from sepdeploy.workflows.exporting import read_manifest
 from sepdeploy.workflows.quantising import only_runtimes
@@ -106,14 +107,26 @@ def choose_runtimes(path: Path, wanted: str | None) -> tuple[str, ...]:
     """
     if wanted is None:
         only = only_runtimes(path)
-        return tuple(r for r in runtimes.installed(path.suffix[1:]) if not only or r in only)
+        able = (r for r in runtimes.installed(path.suffix[1:]) if not only or r in only)
+        return tuple(r for r in able if not _lacks_kernels(path, r))
     name = runtimes.choose(path, wanted)
     if name not in runtimes.installed(path.suffix[1:]):
         raise Missing(f"runtime '{name}' is not installed", hint=runtimes.RUNTIMES[name].hint)
+    if lacking := _lacks_kernels(path, name):
+        raise Missing(f"{path.name} in {name}: {lacking}", hint=NO_KERNEL_HINT)
     return (name,)
+
+
+def _lacks_kernels(path: Path, runtime: str) -> str:
+    """Return why nothing can run a .tflite file's custom nodes, "" where something can."""
+    claim = runtimes.custom_nodes(path, runtime)
+    return claim.note if path.suffix == ".tflite" and claim.nodes and not claim.library else ""
 
 
 def no_runtime(path: Path) -> str:
     """Return why a file cannot be run here, with the command that helps."""
+    for name in runtimes.installed(path.suffix[1:]):
+        if lacking := _lacks_kernels(path, name):
+            return f"{lacking} ({NO_KERNEL_HINT})"
     hints = [r.hint for r in runtimes.RUNTIMES.values() if r.format == path.suffix[1:]]
     return f"no runtime for {path.suffix} is installed ({hints[0]})"

@@ -43,6 +43,7 @@ constexpr int LATENCY = 8;      // independent accumulators that keep two multip
 constexpr long BLOCK_FLOATS = 8192;  // of a panel in the nearest cache
 constexpr long LEAST_BLOCK = 256;    // steps of depth, so that sums are not moved too often
 constexpr long DOT_BLOCK = 1024;
+constexpr long SHALLOW = 10;  // up to this depth most of the time goes into writing
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef float Loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -292,7 +293,32 @@ void right_panel(const Product &p, long n) {
         }
 }
 
+// All panels of b against one tile of rows: what is written lies close together.
+void right_rows(const Product &p) {
+    for (long o = 0; o < p.outer.count; ++o)
+        for (long i = 0; i < p.inner.count; ++i) {
+            const float *a = p.a + o * p.outer.a + i * p.inner.a;
+            const float *b = p.b + o * p.outer.b + i * p.inner.b;
+            const stride at_c = o * p.outer.c + i * p.inner.c;
+            const stride at_init = o * p.outer.init + i * p.inner.init;
+            for (long row = 0; row < p.rows; row += p.tile_rows) {
+                const long rows = least(p.tile_rows, p.rows - row);
+                const TileFunction full = choose(p, rows, least(p.tile_columns, p.columns));
+                for (long n = 0; n < p.columns; n += p.tile_columns) {
+                    const long columns = least(p.tile_columns, p.columns - n);
+                    const Tile t = {a + row / p.tile_rows * p.a_tile,
+                                    b + n / p.tile_columns * p.b_tile,
+                                    p.init ? p.init + at_init + row * p.init_row + n * p.c_column
+                                           : nullptr,
+                                    p.c + at_c + row * p.c_row + n * p.c_column, columns};
+                    (columns < p.tile_columns ? choose(p, rows, columns) : full)(p, t);
+                }
+            }
+        }
+}
+
 void panels(const Product &p) {
+    if (!p.left_is_weight && p.depth * p.segments <= SHALLOW) return right_rows(p);
     if (p.left_is_weight)
         for (long row = 0; row < p.rows; row += p.tile_rows) left_panel(p, row);
     else
