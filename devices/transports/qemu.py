@@ -8,6 +8,7 @@ its own.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ AARCH64 = (183).to_bytes(2, "little")  # the machine field of an ELF header
 COUNT = "count"
 COUNTS = "counts.txt"
 BUNDLE = "b"
+SHORT_PLACE = "/tmp"  # a folder of a random name is made in it
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ class QemuTransport(Transport):
         self.machine = machine
         self.address = machine.core
         try:
-            self._folder = tempfile.TemporaryDirectory(prefix="sepdeploy-")
+            # Always of the same length: runtimes keep the model's whole path, and how long it is
+            # shifts their heap and with it a few instructions of an inference.
+            place = SHORT_PLACE if os.access(SHORT_PLACE, os.W_OK) else None
+            self._folder = tempfile.TemporaryDirectory(prefix="sepdeploy-", dir=place)
         except OSError as error:
             raise BadInput(
                 f"cannot make a temporary folder: {error.strerror}", hint="free some space"
