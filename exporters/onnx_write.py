@@ -20,6 +20,7 @@ from sepdeploy.files import atomic_path
 
 PROTOBUF_LIMIT = 2**31 - 1
 ALIGNMENT = 64  # bytes; runtimes map external data and compute on it in place
+MAX_LIGHT_BYTES = 64 << 20  # of a graph without its weights
 _SLACK = 1 << 20  # of a size estimate
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
@@ -28,6 +29,20 @@ _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
 def data_path(path: Path) -> Path:
     """Where the external data of an .onnx file lies."""
     return path.with_name(f"{path.name}.data")
+
+
+def external_data(path: Path) -> Path | None:
+    """The external data that an .onnx file of this program has beside it, if any."""
+    data = data_path(path)
+    if path.suffix != ".onnx" or not data.is_file() or path.stat().st_size > MAX_LIGHT_BYTES:
+        return None
+    return data if data.name.encode() in path.read_bytes() else None
+
+
+def file_bytes(path: Path) -> int:
+    """Size of an artifact on disk, its external data included."""
+    data = external_data(path)
+    return path.stat().st_size + (data.stat().st_size if data else 0)
 
 
 def write_model(

@@ -158,7 +158,8 @@ class ArtifactRecord:
     """One exported file; ``path`` is relative to the manifest's folder.
 
     ``sibling`` is the standard file of the same export that stands in for a custom one where
-    nothing can run its custom nodes.
+    nothing can run its custom nodes. ``data`` is the file beside it that holds the weights of a
+    graph too large for one file; ``file_bytes`` counts both.
     """
 
     path: str
@@ -176,6 +177,7 @@ class ArtifactRecord:
     precisions: tuple[LayerPrecision, ...] = ()
     calibration: dict[str, Any] = field(default_factory=dict)
     sibling: str = ""
+    data: FileRef | None = None
 
 
 @dataclass(frozen=True)

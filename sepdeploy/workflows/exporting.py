@@ -282,6 +282,7 @@ def _pack(
 def _artifact(name: str, flavour: str, job: _Job, path: Path) -> ArtifactRecord:
     """Write one file into the staging folder and prove it."""
     from sepdeploy.exporters.entry import make_entry
+    from sepdeploy.exporters.onnx_write import file_bytes
     from sepdeploy.exporters.plan import plan
 
     options = job.options
@@ -323,13 +324,14 @@ def _artifact(name: str, flavour: str, job: _Job, path: Path) -> ArtifactRecord:
         batches=proof.batches,
     )
     images = len(job.input.shape) == 3
+    data = _external_data(path)
     return ArtifactRecord(
         path=path.name,
         format=name,
         flavour=flavour,
         quantization=options.quantize,
         sha256=sha256_file(path),
-        file_bytes=path.stat().st_size,
+        file_bytes=file_bytes(path),
         input_layout=("NCHW" if name == "onnx" else "NHWC") if images else "NF",
         input_dtype="float32",
         lowerings=choices,
@@ -339,7 +341,16 @@ def _artifact(name: str, flavour: str, job: _Job, path: Path) -> ArtifactRecord:
         precisions=quantized.precisions,
         calibration=quantized.calibration,
         sibling=_standard_name(path) if (name, flavour) == ("tflite", "custom") else "",
+        data=data,
     )
+
+
+def _external_data(path: Path) -> FileRef | None:
+    """Return the file that holds a large graph's weights, if there is one."""
+    from sepdeploy.exporters.onnx_write import external_data
+
+    found = external_data(path)
+    return None if found is None else FileRef(found.name, sha256_file(found))
 
 
 def _standard_name(path: Path) -> str:
@@ -497,6 +508,7 @@ def read_manifest(path: Path) -> Manifest:
         if artifact.format not in FORMATS or not artifact.path.endswith(f".{artifact.format}"):
             raise BadInput(f"{path}: '{artifact.path}' is neither an .onnx nor a .tflite file")
     names = [a.path for a in manifest.artifacts]
+    names += [a.data.path for a in manifest.artifacts if a.data]
     names += [manifest.eval_pack.path] if manifest.eval_pack else []
     for name in names:
         if Path(name).name != name or name in ("", ".", ".."):

@@ -107,6 +107,11 @@ def export_foreign(
 
     if "tflite" not in options.formats:
         raise BadInput(f"{path} is an ONNX file already", hint=ONLY)
+    if options.flavour == "custom":
+        raise BadInput(
+            f"{path}: the custom flavour is for models with structured layers of their own",
+            hint="drop --flavour custom",
+        )
     if options.quantize != "none":
         raise BadInput(
             f"--quantize {options.quantize} needs a model of sepdeploy, {path} is foreign",

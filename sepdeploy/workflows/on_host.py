@@ -15,6 +15,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.dense import dense_reference
 from sepdeploy.exporters.entry import Entry
 from sepdeploy.exporters.onnx_file import write_onnx
+from sepdeploy.exporters.onnx_write import file_bytes
 from sepdeploy.exporters.plan import plan
 from sepdeploy.exporters.tflite_file import write_tflite
 from sepdeploy.records import Kind, Measurement, Result, RuntimeRef
@@ -109,7 +110,7 @@ def _static(subject: Subject) -> list[Measurement]:
         counted("params", sum(x.params for x in layers), "parameters"),
         counted("params_dense", sum(x.params_dense for x in layers), "parameters"),
         counted("macs", sum(x.macs for x in layers), "MAC"),
-        counted("file_bytes", subject.path.stat().st_size, "bytes"),
+        counted("file_bytes", file_bytes(subject.path), "bytes"),
         counted("factor_bytes", _factor_bytes(subject.entry), "bytes"),
         counted("condition_number", worst[0], "1", layer=worst[1])
         if kappas

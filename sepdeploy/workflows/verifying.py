@@ -117,9 +117,11 @@ def _verify(path: Path, manifest: Manifest, arch: str | None, seed: int) -> list
     own_model = model_path if model_ok and foreign is None else None
     reference = _reference(own_model, manifest, pack, arch, seed)
     for artifact in manifest.artifacts:
-        item = _digest(folder, artifact.path, artifact.sha256)
-        items.append(item)
-        if item.result != OK:
+        found = [_digest(folder, artifact.path, artifact.sha256)]
+        if artifact.data is not None:
+            found.append(_digest(folder, artifact.data.path, artifact.data.sha256))
+        items += found
+        if any(item.result != OK for item in found):
             continue
         if foreign is not None:
             items += _foreign(folder, artifact, manifest, foreign, seed)

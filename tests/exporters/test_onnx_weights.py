@@ -13,7 +13,13 @@ from sepdeploy.exporters.canonical import clean
 from sepdeploy.exporters.entry import read_entry
 from sepdeploy.exporters.graph import copy_model, serialize
 from sepdeploy.exporters.onnx_file import write_onnx
-from sepdeploy.exporters.onnx_write import chunks, data_path, write_model
+from sepdeploy.exporters.onnx_write import (
+    chunks,
+    data_path,
+    external_data,
+    file_bytes,
+    write_model,
+)
 from sepdeploy.exporters.weights import as_inputs, detach, from_inputs, is_held, settle, total_bytes
 
 WIDE, DEEP = 300, 200  # a weight of 240 kB: one that is held
@@ -123,6 +129,16 @@ def test_external_data_is_aligned_and_plain(apart):
     assert {e["location"] for e in entries} == {"m.onnx.data"}
     assert all(int(e["offset"]) % 64 == 0 for e in entries)
     assert data_path(path).stat().st_nlink == 1
+
+
+def test_both_files_count(apart):
+    path, _, _ = apart
+    both = path.stat().st_size + data_path(path).stat().st_size
+    assert file_bytes(path) == both
+    model, _ = perceptron()
+    write_onnx(model, path, choices=())  # in one file: the old data is not its own
+    assert external_data(path) is None
+    assert file_bytes(path) == path.stat().st_size
 
 
 def test_a_failed_write_leaves_neither_file(tmp_path, monkeypatch):
