@@ -46,7 +46,6 @@ TOOL = [sys.executable, "-m", "sepdeploy"]
         (["export", "missing.pt"], 2, "missing.pt"),
         (["export", "{folder}/tiny.pt", "-f", "onxx"], 2, "onnx"),
         (["export", "{folder}/tiny.pt", "--flavour", "costum", "-f", "onnx"], 2, "custom"),
-        (["export", "{folder}/tiny.pt", "--flavour", "custom"], 2, "custom"),
         (["export", "{folder}/tiny.pt", "-o", "/dev/null/x"], 2, "/dev/null"),
         (["inspect", "{folder}/tiny.eval.npz"], 2, "tiny.eval.npz"),
         (["inspect", "{folder}/tiny.manifest.json"], 2, "manifest"),
