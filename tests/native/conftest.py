@@ -1,5 +1,8 @@
 """A native library, built once into a cache of its own; and a file of custom nodes."""
 
+import fcntl
+import os
+
 import pytest
 from custom_graphs import two_layers, write_custom
 
@@ -10,12 +13,16 @@ from sepdeploy.runtimes.native import toolchain
 
 @pytest.fixture(scope="session")
 def built_cache(tmp_path_factory):
+    """A cache with a built library; processes that test side by side share one."""
     try:
         toolchain.find_compiler()
     except Missing as error:
         pytest.skip(f"{error.message}; {error.hint}")
-    cache = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "native-cache"
+    cache.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch, (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         patch.setenv("XDG_CACHE_HOME", str(cache))
         patch.delenv("SEPDEPLOY_NATIVE", raising=False)
         assert native.build_native().state == "ready"
