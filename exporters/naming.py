@@ -38,6 +38,22 @@ def read_scopes(model: ModelProto) -> Scopes:
     return found
 
 
+def return_to_owners(model: ModelProto, own: Mapping[str, Array], scopes: Scopes) -> None:
+    """Give a layer that was merged with the norm behind it back to the layer, in ``scopes``.
+
+    The exporter notes the norm for both, while the weights keep the layer's name.
+    """
+    for node in model.graph.node:
+        if node.op_type not in WEIGHTED or len(node.input) < 2 or node.input[1] not in own:
+            continue
+        owner = node.input[1].rpartition(".")[0].removeprefix(NET)
+        path = path_of(node, scopes)
+        kept = [v.shape for n, v in own.items() if n.startswith(f"{NET}{path}.")]
+        shape = own[node.input[1]].shape
+        if owner and owner != path and shape not in kept and shape[::-1] not in kept:
+            scopes[node.output[0]] = (owner, node.op_type)
+
+
 def path_of(node: NodeProto, scopes: Scopes) -> str:
     """Path of the module that a node came from, "" for the model itself."""
     path = scopes.get(node.output[0], ("", ""))[0]

@@ -45,6 +45,7 @@ from sepdeploy.exporters.naming import (
     path_of,
     read_scopes,
     rename_constants,
+    return_to_owners,
 )
 from sepdeploy.exporters.weights import HELD_BYTES, Weights, settle
 from sepdeploy.layers import graph_nodes, is_structured
@@ -83,6 +84,7 @@ def trace(model: Model) -> ModelProto:
         name: value.detach().cpu().numpy()
         for name, value in (*model.named_parameters(), *model.named_buffers())
     }
+    return_to_owners(graph, own, scopes)
     name_weights(graph, own, scopes, weights)
     short = {name: _short(name, model) for name in own}
     kept = {t.name for t in graph.graph.initializer}

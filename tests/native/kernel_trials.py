@@ -33,6 +33,25 @@ def lowrank_trial(direct, rng):
     return error(direct.lowrank(u, v, bias, x), (x.astype(np.float64) @ u) @ v.T + bias)
 
 
+def deep_trial(direct, rng):
+    """Products that run in blocks, weights read once for many samples."""
+    terms = int(rng.integers(1, 3))
+    i, o = ((3, 900), (5, 70)) if rng.integers(2) else ((900, 3), (70, 4))
+    factors = [
+        rng.standard_normal((terms, b, a), dtype=np.float32) for a, b in zip(i, o, strict=True)
+    ]
+    matrix = dense_kron(factors)
+    bias = rng.standard_normal(len(matrix), dtype=np.float32)
+    x = rng.standard_normal((int(rng.choice((1, 33, 70))), matrix.shape[1]), dtype=np.float32)
+    rank = int(rng.choice((6, 30)))
+    u = rng.standard_normal((matrix.shape[1], rank), dtype=np.float32)
+    v = rng.standard_normal((len(matrix), rank), dtype=np.float32)
+    return max(
+        error(direct.kron(factors, bias, x), x @ matrix.T + bias),
+        error(direct.lowrank(u, v, bias, x), (x.astype(np.float64) @ u) @ v.T + bias),
+    )
+
+
 def error(found, wanted):
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
@@ -40,6 +59,7 @@ def error(found, wanted):
 def main():
     direct, rng = Direct(sys.argv[1]), np.random.default_rng(int(sys.argv[2]))
     errors = [trial(direct, rng) for trial in (kron_trial, lowrank_trial) for _ in range(TRIALS)]
+    errors += [deep_trial(direct, rng) for _ in range(12)]
     print(direct.kernel_set, float(np.max(errors)))  # a NaN anywhere is the maximum
 
 

@@ -1,12 +1,14 @@
 """The kernels by themselves: every set against dense matrices, in child processes."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from sepdeploy.errors import Missing
 from sepdeploy.runtimes.native import toolchain
 
 TRIALS = Path(__file__).with_name("kernel_trials.py")
@@ -40,8 +42,7 @@ def test_a_set_that_does_not_exist_is_not_taken(library):
 
 
 def test_the_library_exports_its_interface_and_nothing_else(library):
-    nm = pytest.importorskip("shutil").which("nm")
-    if nm is None:
+    if (nm := shutil.which("nm")) is None:
         pytest.skip("nm is not installed")
     listed = subprocess.run([nm, "-D", "--defined-only", library], capture_output=True, text=True)
     names = {line.split()[-1] for line in listed.stdout.splitlines()}
@@ -56,10 +57,44 @@ def test_the_library_exports_its_interface_and_nothing_else(library):
 
 
 def test_the_library_needs_no_runtime_library(library):
-    import shutil
-
     if (tool := shutil.which("readelf")) is None:
         pytest.skip("readelf is not installed")
     text = subprocess.run([tool, "-d", library], capture_output=True, text=True).stdout
     needed = {line.split("[")[1].rstrip("]") for line in text.splitlines() if "NEEDED" in line}
     assert not [name for name in needed if "onnx" in name or "tensorflow" in name]
+
+
+@pytest.fixture(scope="module")
+def arm_library(tmp_path_factory):
+    """The library for 64-bit ARM, cross-compiled."""
+    try:
+        compiler = toolchain.find_compiler("aarch64-linux-gnu-g++")
+    except Missing as error:
+        pytest.skip(error.message)
+    folder = tmp_path_factory.mktemp("arm")
+    toolchain.compile_library(compiler, "aarch64", folder / "library.so", folder)
+    return compiler, folder / "library.so"
+
+
+def test_the_sources_compile_for_aarch64(arm_library):
+    head = arm_library[1].read_bytes()[:20]
+    assert head[:4] == b"\x7fELF"
+    assert int.from_bytes(head[18:20], "little") == 183  # EM_AARCH64
+
+
+def test_random_layers_on_an_emulated_arm_core(arm_library, tmp_path):
+    compiler, library = arm_library
+    sysroot = Path("/usr/aarch64-linux-gnu")
+    qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    if qemu is None or not sysroot.is_dir():
+        pytest.skip("no qemu-aarch64, or no C library for it: apt-get install qemu-user")
+    source, program = Path(__file__).with_name("layers_trial.cpp"), tmp_path / "trial"
+    command = [*compiler.command, "-std=c++17", "-O2", source, library, "-o", program]
+    subprocess.run([*command, f"-Wl,-rpath,{library.parent}"], check=True)
+    done = subprocess.run(
+        [qemu, "-cpu", "cortex-a72", "-L", sysroot, program],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    used, error = done.stdout.split()
+    assert used == "base"
+    assert float(error) < 1e-5

@@ -159,3 +159,19 @@ def test_attributes_that_contradict_the_factors_are_an_error_not_a_crash(
     onnx.save(model, str(path))
     with pytest.raises(sd.errors.BadInput, match="cannot be loaded"):
         sd.open(path)
+
+
+def test_one_session_serves_several_threads(library, custom_file):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from sepdeploy.runtimes.runner import OrtModel
+
+    path, reference = custom_file
+    inner = OrtModel(str(path), native=str(library)).session
+
+    def once(seed):
+        x = batch(1 + seed % 40, seed)
+        return relative_error(inner.run(None, {"input": x})[0], reference(x))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(once, range(200))) < 1e-5
