@@ -5,7 +5,7 @@ from sepdeploy.models import create
 from sepdeploy.models.checkpoint import linear_specs
 from sepdeploy.records import InputSpec
 from sepdeploy.training import load_recipe
-from sepdeploy.training.plan_widths import MACS_SHARE, plan_network
+from sepdeploy.training.plan_widths import MACS_SHARE, WIDTH_PER_RANK, plan_network
 
 MNIST, DIGITS = InputSpec((1, 28, 28)), InputSpec((1, 8, 8))
 
@@ -42,14 +42,29 @@ def test_plans_keep_the_budget_and_use_it(input, target, structure):
     assert bigger.params > limit or macs(bigger) > MACS_SHARE * macs(dense)
 
 
-@pytest.mark.parametrize("target", ["10x", "30x"])
-def test_low_rank_plans_choose_the_rank(target):
-    found = plan(structure="lowrank", target=target)
-    name, rank = found.structure.split(":")
-    assert name == "lowrank"
-    limit = create("mlp", MNIST, 10).params / float(target[:-1])
-    assert build(found).params == found.params <= limit
-    assert create("mlp", MNIST, 10, structure=f"lowrank:{int(rank) + 1}").params > limit
+@pytest.mark.parametrize("input", [MNIST, DIGITS])
+@pytest.mark.parametrize("target", ["3x", "10x", "30x", "50x", "100x", "200x", "500x"])
+def test_low_rank_plans_choose_widths_and_ranks(input, target):
+    found = plan(input, structure="lowrank", target=target)
+    widths, rank = found.options["hidden"], int(found.structure.removeprefix("lowrank:"))
+    limit = create("mlp", input, 10).params / float(target[:-1])
+    assert build(found, input).params == found.params <= limit
+
+    def params(width, rank):  # U, V and bias of both layers, the dense head
+        return rank * (input.features + 3 * width) + 12 * width + 10
+
+    width = widths[0]
+    assert widths == (width, width)
+    assert found.params == params(width, rank)
+    assert params(width, rank + 1) > limit or rank == min(input.features, width)
+    wider = width + (8 if width >= 32 else 2)
+    assert width == 1024 or params(wider, max(1, round(wider / WIDTH_PER_RANK))) > limit
+    assert width / 32 <= rank + 1  # no wide net of a starved rank
+
+
+def test_low_rank_plans_leave_given_widths():
+    found = plan(structure="lowrank", target="50x", hidden="1024,1024")
+    assert (found.structure, found.options) == ("lowrank:6", {"hidden": (1024, 1024)})
 
 
 def test_the_widened_net_of_the_design():
@@ -86,6 +101,18 @@ def test_given_widths_are_kept():
     assert plan(target="10x", hidden="1024,1024").options == {"hidden": (1024, 1024)}
     with pytest.raises(BadInput, match="smallest reachable is 1,863,690"):
         plan(target="10x", hidden="1024,1024", structure="dense")
+
+
+def test_the_classifier_is_factored_only_where_nothing_else_fits():
+    kept = plan(target="100x", hidden="1024,1024")
+    assert kept.structure == "kron"
+    found = plan(target="200x", hidden="1024,1024")
+    assert found.structure == {"*": "kron", "head": "kron*4"}
+    model = build(found)
+    # 2·28·32 + 2·32·32 and 2·1024 biases, and 4·(2 + 5)·32 + 10 of the classifier
+    assert model.params == found.params == 1792 + 2048 + 2048 + 896 + 10
+    with pytest.raises(BadInput, match="the smallest reachable is 6,794"):
+        plan(target="300x", hidden="1024,1024")
 
 
 def test_an_architecture_without_widths():
