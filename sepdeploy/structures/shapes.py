@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,13 @@ from sepdeploy.structures.dense import DenseSpec
 from sepdeploy.structures.kron import KronSpec
 from sepdeploy.structures.lowrank import LowRankSpec
 
-GRAMMAR = "dense, kron, kron*2, kron:28x28-64x64, kron:28x28-64x64*2 or lowrank:40"
+GRAMMAR = "dense, kron, kron*2, kron:aligned, kron:28x28-64x64, kron:28x28-64x64*2 or lowrank:40"
 KEPT_SPLIT_RATIO = 16  # a sample's own modes are kept up to this imbalance
 _STRUCTURE_NAMES = ("dense", "kron", "lowrank")
-_KRON = re.compile(r"(?:(?P<inner>\d+(?:x\d+)+)-(?P<outer>\d+(?:x\d+)+))?(?:\*(?P<terms>\d+))?")
+_MODES = r"\d+(?:x\d+)+"
+_KRON = re.compile(
+    rf"(?:(?P<aligned>aligned)|(?P<inner>{_MODES})-(?P<outer>{_MODES}))?(?:\*(?P<terms>\d+))?"
+)
 
 
 def factor_pairs(n: int) -> list[tuple[int, int]]:
@@ -70,6 +74,32 @@ def nearest_shapes(
     return sorted(suggest_shapes(n_in, n_out, d), key=distance)[:count]
 
 
+def own_shape(in_shape: Sequence[int], n_out: int) -> KronSpec:
+    """The shape that plain "kron" means: the sample's own modes in, the most balanced pair out.
+
+    Of a pair's two orders the one of larger rank is taken: (96, 32) → (64, 32) has the full rank
+    2048, (96, 32) → (32, 64) half of it. The published perceptron is written like that.
+    """
+    modes, pair = two_modes(in_shape), factor_pairs(n_out)[0]
+    orders = [KronSpec(modes, outer) for outer in (pair, pair[::-1])]
+    return max(orders, key=lambda spec: spec.structural_rank)
+
+
+def aligned_shape(in_shape: Sequence[int], n_out: int) -> KronSpec:
+    """The most balanced shape of full rank, with the sample's own modes where there is one.
+
+    A Kronecker product has rank Π min(o_k, i_k), which is below min(n_in, n_out) wherever one
+    mode grows and another one shrinks. Some sizes allow no full rank; then it is the largest.
+    """
+    modes, full = two_modes(in_shape), min(math.prod(in_shape), n_out)
+    own = [KronSpec(modes, outer) for outer in factor_pairs(n_out)]
+    others = suggest_shapes(math.prod(in_shape), n_out)
+    for spec in (*own, *others):
+        if spec.structural_rank == full:
+            return spec
+    return max((*own, *others), key=lambda spec: spec.structural_rank)
+
+
 def _products(n: int, d: int) -> list[tuple[int, ...]]:
     shapes = list(_ordered_products(n, d))
     fewest_ones = min(s.count(1) for s in shapes)
@@ -103,7 +133,8 @@ def parse_structure(
     """Read a structure string for one layer.
 
     ``dense``; ``kron`` (two modes: the sample's own ones in, the most balanced pair out);
-    ``kron:28x28-64x64`` (explicit modes); ``*K`` behind either for K terms; ``lowrank:40``.
+    ``kron:aligned`` (two modes of full rank); ``kron:28x28-64x64`` (explicit modes); ``*K`` behind
+    any of them for K terms; ``lowrank:40``.
 
     Args:
         text: The structure string.
@@ -147,7 +178,8 @@ def _parse_kron(options: str, in_shape: Sequence[int], out_features: int) -> Kro
         raise BadInput("the modes are not written like 28x28-64x64")
     terms = _whole_number(match["terms"]) if match["terms"] else 1
     if match["inner"] is None:
-        return KronSpec(two_modes(in_shape), factor_pairs(out_features)[0], terms)
+        shape = (aligned_shape if match["aligned"] else own_shape)(in_shape, out_features)
+        return dataclasses.replace(shape, terms=terms)
     modes = [tuple(map(_whole_number, match[g].split("x"))) for g in ("inner", "outer")]
     spec = KronSpec(modes[0], modes[1], terms)
     n_in = math.prod(in_shape)

@@ -168,7 +168,8 @@ def _planned(
 ) -> _Candidate:
     default = _default_widths(arch)
     texts = _texts(structure)
-    open_widths = bool(default) and not options and not any(":" in text for text in texts)
+    written_out = any(re.search(r":\d", text) for text in texts)
+    open_widths = bool(default) and not options and not written_out
     squares = any("kron" in text for text in texts)
     widths = list(_widths(default, squares=squares)) if open_widths else []
     if "lowrank" not in texts:

@@ -18,18 +18,22 @@ def test_published_lenet_size(mnist):
     assert model.params == model.params_dense == 61_482
 
 
-def test_published_mlp_size():
+@pytest.mark.parametrize("structure", ["kron", "kron:aligned"])
+def test_published_factors_of_the_mlp(structure):
     # 3072 → 2048 → 1024 → 1024 → 256 → 10 with the factor shapes of the reference: 15 882 weights
-    # together with the head's bias, Kronecker biases left out
-    structure = {
-        "fc1": "kron:96x32-64x32",
-        "fc2": "kron:64x32-32x32",
-        "fc3": "kron:32x32-32x32",
-        "fc4": "kron:32x32-16x16",
+    # together with the head's bias, Kronecker biases left out; all of full rank
+    net = create("mlp", InputSpec((3, 32, 32)), 10, structure, hidden=(2048, 1024, 1024, 256)).net
+    specs = {name: layer.spec for name, layer in net.named_children() if name != "head"}
+    assert specs == {
+        "fc1": KronSpec((96, 32), (64, 32)),
+        "fc2": KronSpec((64, 32), (32, 32)),
+        "fc3": KronSpec((32, 32), (32, 32)),
+        "fc4": KronSpec((32, 32), (16, 16)),
     }
-    model = create("mlp", InputSpec((3, 32, 32)), 10, structure, hidden=(2048, 1024, 1024, 256))
-    weights = sum(math.prod(shape) for record in model.layer_records() for shape in record.factors)
-    assert weights + 10 == 15_882
+    weights = {name: sum(f.numel() for f in layer.factors) for name, layer in net.named_children()
+               if name != "head"}  # fmt: skip
+    assert weights == {"fc1": 7168, "fc2": 3072, "fc3": 2048, "fc4": 1024}
+    assert sum(weights.values()) + sum(p.numel() for p in net.head.parameters()) == 15_882
 
 
 def test_the_nets_of_the_accuracy_bar(mnist):

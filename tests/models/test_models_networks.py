@@ -82,10 +82,23 @@ def test_the_large_vgg_head_keeps_maps_and_places_apart():
     assert layers["fc1"].spec == KronSpec((512, 49), (64, 64), 2)
 
 
+@pytest.mark.parametrize(("arch", "input"), [("vgg16", IMAGENET), ("vgg16_bn", CIFAR)])
+def test_aligned_factors_of_vgg_have_full_rank(arch, input):
+    layers = counted(arch, input, 10, "kron:aligned").structured_layers()
+    assert [layer.spec.structural_rank for layer in layers.values()] == [
+        min(layer.spec.in_features, 4096) for layer in layers.values()
+    ]
+    published = counted(arch, input, 10, "kron").structured_layers()["fc1"].spec
+    assert published.structural_rank == (49 * 64 if arch == "vgg16" else 2048)
+
+
 def test_published_factors_of_vit():
     model = counted("vit_b_16", InputSpec((3, 32, 32)), 10, "kron")
     layers = model.structured_layers()
     assert len(layers) == 72
+    counts = {n: layers[f"blocks.3.{n}"].spec.weight_params for n in ("q", "k", "v", "out")}
+    assert counts == dict.fromkeys(("q", "k", "v", "out"), 1536)
+    assert [layers[f"blocks.3.fc{k}"].spec.weight_params for k in (1, 2)] == [3840, 3840]
     assert layers["blocks.3.q"].spec == KronSpec((32, 24), (24, 32))
     assert layers["blocks.3.fc1"].spec == KronSpec((16, 48), (48, 64))
     assert layers["blocks.3.fc2"].spec == KronSpec((64, 48), (48, 16))
@@ -93,8 +106,13 @@ def test_published_factors_of_vit():
     assert layers["blocks.0.out"].spec.structural_rank == 576
 
 
-def test_aligned_factors_of_vit_have_full_rank():
-    layers = counted("vit_tiny", CIFAR, 10, "kron", modes="aligned").structured_layers()
+@pytest.mark.parametrize("choice", [("kron", "aligned"), ("kron:aligned", "paper")])
+@pytest.mark.parametrize("arch", ["vit_tiny", "vit_b_16"])
+def test_aligned_factors_of_vit_have_full_rank(arch, choice):
+    structure, modes = choice
+    layers = counted(arch, CIFAR, 10, structure, modes=modes).structured_layers()
+    if arch == "vit_b_16":  # 1600 weights instead of 1536 for q, k, v and out
+        assert layers["blocks.0.q"].spec.weight_params == 1600
     for layer in layers.values():
         assert layer.spec.structural_rank == min(layer.spec.in_features, layer.spec.out_features)
 

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -69,6 +70,10 @@ def test_suggestions_for_nonsense(arguments):
         ("dense", (1, 28, 28), 10, DenseSpec(784, 10)),
         ("kron", (1, 28, 28), 1024, KronSpec((28, 28), (32, 32))),
         ("kron*3", (1, 28, 28), 1024, KronSpec((28, 28), (32, 32), 3)),
+        ("kron", (3, 32, 32), 2048, KronSpec((96, 32), (64, 32))),
+        ("kron:aligned", (3, 32, 32), 2048, KronSpec((96, 32), (64, 32))),
+        ("kron:aligned*2", (512, 7, 7), 4096, KronSpec((512, 49), (128, 32), 2)),
+        ("kron:aligned", (784,), 1000, KronSpec((16, 49), (20, 50))),
         ("kron:28x28-64x64", (1, 28, 28), 4096, KronSpec((28, 28), (64, 64))),
         ("kron:28x28-64x64*2", (784,), 4096, KronSpec((28, 28), (64, 64), 2)),
         ("kron:4x7x28-4x8x8", (1, 28, 28), 256, KronSpec((4, 7, 28), (4, 8, 8))),
@@ -77,6 +82,20 @@ def test_suggestions_for_nonsense(arguments):
 )
 def test_structure_strings(text, shape, features, spec):
     assert parse_structure(text, shape, features) == spec
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 3))
+def test_aligned_shapes_have_the_largest_rank_there_is(n_in, n_out, first):
+    def pairs(n):
+        found = [(a, n // a) for a in range(1, n + 1) if n % a == 0]
+        proper = [pair for pair in found if 1 not in pair]  # others say dense in another way
+        return proper or found
+
+    sides = itertools.product(pairs(first * n_in), pairs(n_out))
+    best = max(min(a, p) * min(b, q) for (a, b), (p, q) in sides)
+    spec = parse_structure("kron:aligned", (first, n_in), n_out)
+    assert (spec.in_features, spec.out_features) == (first * n_in, n_out)
+    assert math.prod(map(min, spec.in_shape, spec.out_shape)) >= best
 
 
 @pytest.mark.parametrize(
@@ -91,6 +110,9 @@ def test_structure_strings(text, shape, features, spec):
         "kron:28x28-64x64*",
         "kron:0x28-64x64",
         "kron*x",
+        "kron:aligned-64x64",
+        "kron:aligned*",
+        "kron:aligned*0",
         "kron:28x28-64x63",
         "kron:99999999999999999999x1-64x64",
         "lowrank",
