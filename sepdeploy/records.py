@@ -70,6 +70,9 @@ class LayerRecord:
 
     ``macs`` are per sample. ``params`` include the bias. ``spec`` is the structure's own
     description (see ``sepdeploy.structures``), enough to rebuild shapes without weights.
+    ``sigma_max`` and ``sigma_min`` are the extreme singular values of the layer's matrix over its
+    structural rank, and ``condition_number`` their ratio; None where they are not known. For a
+    convolution with a kernel above 1×1, ``sigma_max`` is an upper bound of its norm.
     """
 
     name: str
@@ -81,6 +84,8 @@ class LayerRecord:
     macs_dense: int
     spec: dict[str, Any] = field(default_factory=dict)
     condition_number: float | None = None
+    sigma_max: float | None = None
+    sigma_min: float | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ def inspect(
 ) -> None:
     """Show the layers of a .pt, .onnx or .tflite file.
 
-    Their structure, factor shapes, parameters, MACs and condition numbers.
+    Their structure, factor shapes, parameters and MACs; then singular values and condition
+    numbers from the factors, and a Lipschitz bound of the whole network (docs/spectra.md).
     """
     from sepdeploy import api
     from sepdeploy.records import dump

@@ -1,4 +1,4 @@
-"""Counting the layers of a network: parameters, multiply-accumulates, condition numbers."""
+"""Counting the layers of a network: parameters, multiply-accumulates, singular values."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ import dataclasses
 import math
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from sepdeploy.layers import LowRankConv2d, is_structured
 from sepdeploy.layers.lowrank import LowRankLinear
+from sepdeploy.models.layer_spectra import Extremes, LayerSpectra
 from sepdeploy.models.shape_pass import shape_pass
 from sepdeploy.records import InputSpec, LayerRecord
-from sepdeploy.structures import DenseSpec, KronSpec, Spec
-
-# A dense layer's condition number costs a full decomposition, min(o, i)² max(o, i) operations and
-# many times that: left out above this size, and for all layers of a net that has many of them.
-DENSE_SPECTRUM_FEATURES = 1024
-DENSE_SPECTRA_WORK = 2 * 10**9
+from sepdeploy.structures import DenseSpec, Spec
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -44,12 +39,19 @@ def _convolution_weights(layer: LowRankConv2d) -> int:
     return sum(p.numel() for name, p in layer.named_parameters() if name.endswith("weight"))
 
 
-def layer_records(net: nn.Module, input: InputSpec) -> tuple[LayerRecord, ...]:
+def layer_records(
+    net: nn.Module, input: InputSpec, *, thorough: bool = False
+) -> tuple[LayerRecord, ...]:
     """One record per weight-carrying layer, in the order of the first call.
 
     Multiply-accumulates depend on the number of positions a layer is applied to (pixels, tokens),
     which a forward pass of one sample tells. A layer that the pass never calls comes last, with
     none.
+
+    Args:
+        net: The network.
+        input: What one sample looks like.
+        thorough: Spend seconds on singular values that cost more than a glance.
     """
     positions: dict[nn.Module, int] = {}
 
@@ -60,21 +62,14 @@ def layer_records(net: nn.Module, input: InputSpec) -> tuple[LayerRecord, ...]:
     weighted = [module for module in names if _carries_weights(module)]
     shape_pass(net, input, dict.fromkeys(weighted, count))
     idle = [module for module in weighted if module not in positions]
-    spectra = sum(_spectrum_work(module) for module in weighted) <= DENSE_SPECTRA_WORK
+    spectra = LayerSpectra(weighted, thorough=thorough)
     records = {
-        m: _record(names[m], m, positions.get(m, 0), spectra=spectra) for m in [*positions, *idle]
+        m: _record(names[m], m, positions.get(m, 0), spectra.of(m)) for m in [*positions, *idle]
     }
     for module in names:
         if isinstance(module, LowRankConv2d):
             _count_once(module, records)
     return tuple(records.values())
-
-
-def _spectrum_work(module: nn.Module) -> int:
-    if not isinstance(module, nn.Linear):
-        return 0
-    small, large = sorted((module.in_features, module.out_features))
-    return small * small * large if small <= DENSE_SPECTRUM_FEATURES else 0
 
 
 def _count_once(layer: LowRankConv2d, records: dict[nn.Module, LayerRecord]) -> None:
@@ -103,17 +98,14 @@ def _places(module: nn.Module, x: Tensor, y: Tensor) -> int:
     return y.numel() // y.shape[-1]
 
 
-def _record(name: str, module: nn.Module, places: int, *, spectra: bool) -> LayerRecord:
+def _record(name: str, module: nn.Module, places: int, extremes: Extremes) -> LayerRecord:
     bias = isinstance(getattr(module, "bias", None), Tensor)
     if is_structured(module):
-        factors = module.factors()
-        number = _condition_number(module.spec, factors)
-        return _linear_record(name, module.spec, bias, places, number)
-    weight = module.get_parameter("weight")
+        return _linear_record(name, module.spec, bias, places, extremes)
     if isinstance(module, nn.Linear):
         spec = DenseSpec(module.in_features, module.out_features)
-        number = _condition_number(spec, (weight,)) if spectra else None
-        return _linear_record(name, spec, bias, places, number)
+        return _linear_record(name, spec, bias, places, extremes)
+    weight = module.get_parameter("weight")
     channels = int(getattr(module, "out_channels", 0))
     params = weight.numel() + (channels if bias else 0)
     macs = places * weight.numel()
@@ -125,11 +117,14 @@ def _record(name: str, module: nn.Module, places: int, *, spectra: bool) -> Laye
         params_dense=params,
         macs=macs,
         macs_dense=macs,
+        condition_number=extremes.condition_number,
+        sigma_max=extremes.sigma_max,
+        sigma_min=extremes.sigma_min,
     )
 
 
 def _linear_record(
-    name: str, spec: Spec, bias: bool, places: int, condition_number: float | None
+    name: str, spec: Spec, bias: bool, places: int, extremes: Extremes
 ) -> LayerRecord:
     return LayerRecord(
         name=name,
@@ -140,17 +135,7 @@ def _linear_record(
         macs=places * spec.macs,
         macs_dense=places * spec.dense_macs,
         spec=spec.to_json(),
-        condition_number=condition_number,
+        condition_number=extremes.condition_number,
+        sigma_max=extremes.sigma_max,
+        sigma_min=extremes.sigma_min,
     )
-
-
-def _condition_number(spec: Spec, factors: tuple[Tensor, ...]) -> float | None:
-    """σ_max/σ_min over the structural rank; None where it is not cheap, known or defined."""
-    too_large = min(spec.in_features, spec.out_features) > DENSE_SPECTRUM_FEATURES
-    several_terms = isinstance(spec, KronSpec) and spec.terms > 1
-    if (isinstance(spec, DenseSpec) and too_large) or several_terms:
-        return None
-    arrays = [f.detach().cpu().double().numpy() for f in factors]
-    if not all(np.isfinite(a).all() for a in arrays):
-        return None
-    return spec.spectrum(arrays).condition_number

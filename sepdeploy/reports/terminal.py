@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 
-from sepdeploy.records import LayerRecord, Manifest, Parity
+from sepdeploy.records import Manifest, Parity
 from sepdeploy.reports.terminal_bench import bench_table
-from sepdeploy.reports.terminal_cells import count, plain_table, ratio, size
+from sepdeploy.reports.terminal_cells import plain_table, size
+from sepdeploy.reports.terminal_inspect import inspect_table
 
 if TYPE_CHECKING:
     from sepdeploy.devices import DeviceProfile
     from sepdeploy.workflows.diagnosing import Finding
-    from sepdeploy.workflows.inspecting import InspectReport
     from sepdeploy.workflows.verifying import VerifyReport
 
 __all__ = [
@@ -63,46 +63,6 @@ def parity_error(parity: Parity) -> float:
     """Return the number that a parity certificate's tolerance bounds."""
     relative = parity.rel_l2 if parity.criterion == "rel_l2" else None
     return parity.max_rel if relative is None else relative
-
-
-def _factors(layer: LayerRecord) -> str:
-    """Return the factor shapes: "64×28 ⊗ 64×28", twice that many for two summed terms."""
-    if layer.structure != "kron":
-        return " ".join("×".join(str(n) for n in shape) for shape in layer.factors)
-    terms = layer.factors[0][0]
-    product = " ⊗ ".join("×".join(str(n) for n in shape[1:]) for shape in layer.factors)
-    return product if terms == 1 else f"{terms} ({product})"
-
-
-def inspect_table(report: InspectReport) -> RenderableType:
-    """Draw the layers of a file."""
-    table = plain_table(
-        "layer", "structure", "factors", "params", "MACs", "smaller", "cond.", right=(3, 4, 5, 6)
-    )
-    for layer in report.layers:
-        kappa = layer.condition_number
-        table.add_row(
-            layer.name,
-            layer.structure,
-            _factors(layer),
-            count(layer.params),
-            count(layer.macs),
-            ratio(layer.params_dense / layer.params if layer.params else None),
-            "-" if kappa is None else f"{kappa:.3g}",
-        )
-    total = report.total
-    table.add_section()
-    table.add_row(
-        "total",
-        "",
-        "",
-        count(total.params),
-        count(total.macs),
-        ratio(total.params_dense / total.params if total.params else None),
-        "",
-    )
-    head = f"{report.path}  ({report.format}, input {'×'.join(map(str, report.input.shape))})"
-    return Group(head, table, *report.notes)
 
 
 def verify_table(report: VerifyReport) -> RenderableType:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
 from sepdeploy.records import INSPECT_SCHEMA, InputSpec, LayerRecord
+from sepdeploy.workflows.factored import merge_factored
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,27 @@ class Total:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """How much the whole network can stretch a change of its input, Euclidean norms on both sides.
+
+    ``bound`` = ``input`` (the largest 1/std of the normalisation) times the product of the layers'
+    ``sigma_max`` and of the ``others`` (batch normalisations); None for the ``reason`` given.
+    ``so_far`` has the product up to each layer, by its name in the report.
+    """
+
+    bound: float | None
+    input: float
+    others: dict[str, float]
+    so_far: dict[str, float]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class InspectReport:
-    """The layers of one file."""
+    """The layers of one file; the three parts of a factored convolution are one of them.
+
+    ``stretch`` is None for an exported file, which does not say how its layers are connected.
+    """
 
     path: str
     format: str
@@ -29,6 +50,7 @@ class InspectReport:
     layers: tuple[LayerRecord, ...]
     total: Total
     notes: tuple[str, ...] = ()
+    stretch: Stretch | None = None
     schema: str = INSPECT_SCHEMA
 
 
@@ -73,23 +95,59 @@ def inspect_file(path: Path, *, arch: str | None = None) -> InspectReport:
         Missing: A .pt file without torch installed.
     """
     kind = sniff(path)
-    notes: tuple[str, ...] = ()
+    stretch = None
     if kind == "pt":
         from sepdeploy.workflows.requirements import require_torch
 
         require_torch("inspect a .pt file")
         from sepdeploy.models import load
+        from sepdeploy.models.layer_table import layer_records
+        from sepdeploy.models.lipschitz import lipschitz_bound
 
         model = load(path, arch=arch)
-        spec, layers = model.input, model.layer_records()
+        spec, parts = model.input, layer_records(model.net, model.input, thorough=True)
         params = model.params
+        found = lipschitz_bound(model, {r.name: r.sigma_max for r in parts})
+        layers, owners = merge_factored(parts)
+        stretch = _stretch(found.bound, found.input, found.gains, owners, found.reason)
     else:
         from sepdeploy.exporters.entry import read_entry
 
         entry = read_entry(path)
-        spec, layers = entry.input, entry.layers
+        spec, layers = entry.input, merge_factored(entry.layers)[0]
         params = sum(layer.params for layer in layers)
     total = total_of(layers)
+    notes: tuple[str, ...] = ()
     if params > total.params:
         notes = (f"{params - total.params:,} further parameters outside these layers",)
-    return InspectReport(str(path), kind, spec, layers, total, notes)
+    return InspectReport(str(path), kind, spec, layers, total, notes, stretch)
+
+
+def _stretch(
+    bound: float | None,
+    scale: float,
+    gains: Mapping[str, float],
+    owners: Mapping[str, str],
+    reason: str,
+) -> Stretch:
+    """Running products, by the layers of the report.
+
+    Args:
+        bound: The whole product.
+        scale: What it starts from.
+        gains: Of layers and batch normalisations, in order.
+        owners: The reported layer that each weight-carrying layer belongs to.
+        reason: Why there is no bound.
+    """
+    if bound is None:
+        return Stretch(None, scale, {}, {}, reason)
+    so_far: dict[str, float] = {}
+    product = scale
+    layer = ""
+    for name, gain in gains.items():
+        product *= gain
+        layer = owners.get(name, layer)
+        if layer:
+            so_far[layer] = product
+    others = {name: gain for name, gain in gains.items() if name not in owners}
+    return Stretch(bound, scale, others, so_far)

@@ -1,0 +1,107 @@
+"""The tables of ``sepdeploy inspect``: what the layers hold, and how much they stretch."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+
+from sepdeploy.records import LayerRecord
+from sepdeploy.reports.terminal_cells import count, plain_table, ratio
+
+if TYPE_CHECKING:
+    from sepdeploy.workflows.inspecting import InspectReport, Stretch
+
+
+def inspect_table(report: InspectReport) -> RenderableType:
+    """Draw the layers of a file, then their singular values."""
+    table = plain_table(
+        "layer", "structure", "factors", "params", "MACs", "smaller", right=(3, 4, 5)
+    )
+    for layer in report.layers:
+        table.add_row(
+            layer.name,
+            layer.structure,
+            _factors(layer),
+            count(layer.params),
+            count(layer.macs),
+            ratio(layer.params_dense / layer.params if layer.params else None),
+        )
+    total = report.total
+    table.add_section()
+    table.add_row(
+        "total",
+        "",
+        "",
+        count(total.params),
+        count(total.macs),
+        ratio(total.params_dense / total.params if total.params else None),
+    )
+    head = f"{report.path}  ({report.format}, input {'×'.join(map(str, report.input.shape))})"
+    parts: list[RenderableType] = [head, table]
+    if any(layer.sigma_max or layer.condition_number for layer in report.layers):
+        parts += ["", _spectra(report), *_explained(report)]
+    return Group(*parts, *report.notes)
+
+
+def is_bound(layer: LayerRecord) -> bool:
+    """Whether σ max of a layer is an upper bound: a kernel above 1×1, factored or not."""
+    return any(math.prod(shape[2:]) > 1 for shape in layer.factors if layer.structure != "kron")
+
+
+def _spectra(report: InspectReport) -> RenderableType:
+    so_far = {} if report.stretch is None else report.stretch.so_far
+    table = plain_table("layer", "σ max", "σ min", "cond.", "Lipschitz so far", right=(1, 2, 3, 4))
+    for layer in report.layers:
+        largest = _number(layer.sigma_max)
+        table.add_row(
+            layer.name,
+            f"≤ {largest}" if is_bound(layer) and layer.sigma_max is not None else largest,
+            _number(layer.sigma_min),
+            _condition(layer),
+            _number(so_far.get(layer.name)),
+        )
+    return table
+
+
+def _condition(layer: LayerRecord) -> str:
+    if layer.condition_number is None and layer.sigma_min == 0:
+        return "∞"
+    return _number(layer.condition_number)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _explained(report: InspectReport) -> list[str]:
+    lines = []
+    if any(is_bound(layer) and layer.sigma_max is not None for layer in report.layers):
+        lines.append("≤: a bound from the kernel, for images of any size (docs/spectra.md)")
+    if any(layer.sigma_min is None and not is_bound(layer) for layer in report.layers):
+        lines.append("-: not computed (a large dense layer, or a sum of Kronecker terms)")
+    if report.stretch is not None:
+        lines.append(_lipschitz(report.stretch))
+    elif report.format != "pt":
+        lines.append("Of the network that was exported; inspect its .pt for a Lipschitz bound.")
+    return lines
+
+
+def _lipschitz(stretch: Stretch) -> str:
+    if stretch.bound is None:
+        return f"No Lipschitz bound: {stretch.reason}."
+    norms = " and batch normalisations" if stretch.others else ""
+    return (
+        f"Lipschitz ≤ {stretch.bound:.3g}: Euclidean norms, pixels in [0, 1] to logits; product of "
+        f"1/std = {stretch.input:.3g} and the σ max of all layers{norms}. An upper bound."
+    )
+
+
+def _factors(layer: LayerRecord) -> str:
+    """Return the factor shapes: "64×28 ⊗ 64×28", twice that many for two summed terms."""
+    if layer.structure != "kron":
+        return " ".join("×".join(str(n) for n in shape) for shape in layer.factors)
+    terms = layer.factors[0][0]
+    product = " ⊗ ".join("×".join(str(n) for n in shape[1:]) for shape in layer.factors)
+    return product if terms == 1 else f"{terms} ({product})"
