@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sepdeploy.training.checkpoint import Checkpoint, checkpoint_path, history_path
 from sepdeploy.training.events import Event
-from sepdeploy.training.fitting import TrainResult, fit
+from sepdeploy.training.finishing import TrainResult
+from sepdeploy.training.fitting import fit
 from sepdeploy.training.objectives import OBJECTIVES
 from sepdeploy.training.optimizers import OPTIMIZERS
 from sepdeploy.training.recipe import load_recipe

@@ -52,7 +52,7 @@ class Average:
     def _take(self, share: float) -> None:
         with torch.no_grad():
             if not self.count:
-                self.weights = copy_state(dict(self.net.named_parameters()))
+                self.weights = {n: p.detach().clone() for n, p in self.net.named_parameters()}
             else:
                 for name, parameter in self.net.named_parameters():
                     self.weights[name].lerp_(parameter.detach(), share)
@@ -91,6 +91,7 @@ def recompute_statistics(net: nn.Module, images: Split) -> None:
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return
+    device = next(net.parameters()).device
     modes = {m: m.training for m in net.modules()}
     momenta = {m: m.momentum for m in norms}
     net.eval()
@@ -100,7 +101,7 @@ def recompute_statistics(net: nn.Module, images: Split) -> None:
         norm.train()
     with torch.no_grad():
         for start in range(0, len(images) - len(images) % BATCH or len(images), BATCH):
-            net(torch.from_numpy(images.batch(slice(start, start + BATCH))))
+            net(torch.from_numpy(images.batch(slice(start, start + BATCH))).to(device))
     for module, training in modes.items():
         module.training = training
     for norm, momentum in momenta.items():

@@ -161,8 +161,11 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def copy_state(state: Mapping[str, Tensor]) -> State:
-    """Return a state dict that later training steps do not change."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    """Return a state dict on the CPU that later training steps do not change."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:

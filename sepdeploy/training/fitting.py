@@ -2,59 +2,42 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sepdeploy import __version__
 from sepdeploy.compression import factorize_convolutions
 from sepdeploy.data import Dataset, load, split_validation
 from sepdeploy.errors import BadInput
-from sepdeploy.models import Model, create, save
-from sepdeploy.models import load as load_model
-from sepdeploy.threat import AttackSpec
+from sepdeploy.models import Model, create
+from sepdeploy.training.acceleration import choose_device
+from sepdeploy.training.batches import take_parts
 from sepdeploy.training.checkpoint import (
+    Checkpoint,
     check_same_training,
     checkpoint_path,
-    history_path,
     read_checkpoint,
-    read_history,
     state_sha256,
-    write_history,
 )
-from sepdeploy.training.dynamic_rank import match_ranks, start_with_decay
+from sepdeploy.training.dynamic_rank import start_with_decay
 from sepdeploy.training.events import Event
-from sepdeploy.training.judge import accuracy
+from sepdeploy.training.finishing import TrainResult, already_finished, finish
 from sepdeploy.training.loop import Trainer
 from sepdeploy.training.plan_widths import plan_network
-from sepdeploy.training.recipe import differences, recipe_from
+from sepdeploy.training.recipe import FREE_ON_RESUME
+from sepdeploy.training.recipe_checks import check_divisible
 from sepdeploy.training.recipe_fields import Recipe
-from sepdeploy.training.sources import Sources, take_batch, validation_budget
+from sepdeploy.training.sources import Sources
+from sepdeploy.training.steps import Moment, Stepper
+from sepdeploy.training.team import Team, joined
 from sepdeploy.training.threads import choose_threads, cpu_threads
 
 CHECKPOINT_EVERY_S = 30.0
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished training.
-
-    Attributes:
-        model: The best epoch's model, in evaluation mode, as saved.
-        path: The model file.
-        history: One table per epoch, as in ``STEM.history.jsonl``.
-        best_epoch: From 1.
-    """
-
-    model: Model
-    path: Path
-    history: list[dict[str, Any]]
-    best_epoch: int
 
 
 def fit(
@@ -69,15 +52,18 @@ def fit(
     """Train a model and save the epoch with the best robust validation accuracy.
 
     Beside ``out`` the training keeps ``STEM.training.pt`` (its state, removed at the end) and
-    ``STEM.history.jsonl``. Whenever it is interrupted or killed, ``resume=True`` continues it to
-    the same bits on the same machine. The test set is only used once, to report the result.
+    ``STEM.history.jsonl``. Whenever it is interrupted or killed, ``resume=True`` continues it, to
+    the same bits on the same machine's CPU. The test set is only used once, to report the result.
+
+    Started by ``torchrun``, or with a process group set up, all processes train one model: each
+    takes its part of every optimiser batch, the first one writes and reports.
 
     Args:
         recipe: What to do.
         out: The model file to write.
         resume: Continue from the state beside ``out``; without one, start (a finished training
             of the same recipe is just loaded).
-        on_progress: Called at every step, epoch and decision.
+        on_progress: Called at every step, epoch and decision, in the first process only.
         model: Weights to start from, e.g. a compressed model to fine-tune; trained in place. None
             makes a new model from the recipe's architecture.
         checkpoint_every_s: Longest time without a checkpoint inside an epoch.
@@ -85,45 +71,123 @@ def fit(
     Raises:
         BadInput: Anything wrong with the recipe, the data or the files; a loss that became NaN
             or infinite (the state of the last good step is kept).
+        Missing: No GPU where the recipe demands one.
     """
-    dataset = load(recipe.data, recipe.data_dir or None)
-    data_sha256 = dataset.train.sha256()
-    state_file = checkpoint_path(out)
-    if resume and not state_file.exists() and out.exists():
-        return _finished(recipe, out, data_sha256, on_progress)
-    _make_folder(out.parent)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        start_sha256 = "" if model is None else state_sha256(model.net.state_dict())
-        if model is None:
-            model = _new_model(recipe, dataset, on_progress)
-        _check_fits(model, dataset)
-        identity: dict[str, Any] = {
-            "recipe": recipe.to_json(),
-            "data_sha256": data_sha256,
-            "start_sha256": start_sha256,
-            "threads": recipe.threads,
-        }
-        sources = Sources(*split_validation(dataset.train, recipe.validation, recipe.seed))
-        trainer = Trainer(
-            recipe,
-            model,
-            sources,
-            out=out,
-            identity=identity,
-            checkpoint_every_s=checkpoint_every_s,
-            on_progress=on_progress,
-        )
-        if resume and state_file.exists():
-            _restore(trainer, state_file)
-        elif not recipe.threads:
-            identity["threads"] = _probe(trainer)
-        write_history(history_path(out), trainer.history)
-        threads = identity["threads"]
-        _note(on_progress, f"{threads} thread{'s' * (threads > 1)}")
-        with cpu_threads(threads):
+    with joined() as team, team.outlived():
+        speak = on_progress if team.first else _silent
+        with team.agreed():
+            device = choose_device(recipe, team.local_rank)
+            dataset = load(recipe.data, recipe.data_dir or None)
+            if team.world > 1:
+                _check_team(recipe, team)
+        data_sha256 = dataset.train.sha256()
+        if resume:
+            found = team.from_first(lambda: already_finished(recipe, out, data_sha256, speak))
+            if found is not None:
+                return found
+        with _generators_kept(device), cpu_threads(torch.get_num_threads()):
+            with team.agreed():
+                trainer = _trainer(recipe, dataset, data_sha256, model, out, team, device,
+                                   checkpoint_every_s, speak)  # fmt: skip
+            _begin(trainer, resume=resume)
             trainer.run()
-            return _finish(trainer, dataset)
+            return finish(trainer, dataset)
+
+
+def _silent(event: Event) -> None:
+    """Another process reports."""
+
+
+@contextmanager
+def _generators_kept(device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([] if device.type == "cpu" else [device]):
+        yield
+
+
+def _check_team(recipe: Recipe, team: Team) -> None:
+    if recipe.rank_tolerance:
+        raise BadInput(
+            "rank_tolerance: ranks that adapt are trained by one process only",
+            hint="leave torchrun out, or rank_tolerance",
+        )
+    if recipe.batch_size < team.world * recipe.accumulate:
+        raise BadInput(
+            f"batch_size = {recipe.batch_size} is less than one image for each of "
+            f"{team.world} processes x {recipe.accumulate} parts",
+            hint="batch_size counts the images of a whole optimiser step",
+        )
+    check_divisible(recipe, f"{team.world} processes")
+
+
+def _trainer(
+    recipe: Recipe,
+    dataset: Dataset,
+    data_sha256: str,
+    model: Model | None,
+    out: Path,
+    team: Team,
+    device: torch.device,
+    checkpoint_every_s: float,
+    on_progress: Callable[[Event], None],
+) -> Trainer:
+    """Make everything that a training needs, nothing of it trained or written yet."""
+    if team.first:
+        _make_folder(out.parent)
+    torch.manual_seed(recipe.seed)
+    start_sha256 = "" if model is None else state_sha256(model.net.state_dict())
+    if model is None:
+        model = _new_model(recipe, dataset, on_progress)
+    _check_fits(model, dataset)
+    identity: dict[str, Any] = {
+        "recipe": recipe.to_json(),
+        "data_sha256": data_sha256,
+        "start_sha256": start_sha256,
+        "threads": recipe.threads,
+    }
+    return Trainer(
+        recipe,
+        model,
+        Sources(*split_validation(dataset.train, recipe.validation, recipe.seed)),
+        out=out,
+        identity=identity,
+        checkpoint_every_s=checkpoint_every_s,
+        on_progress=on_progress,
+        team=team,
+        device=device,
+    )
+
+
+def _begin(trainer: Trainer, *, resume: bool) -> None:
+    """Put a trainer where its training stands, and set its threads."""
+    team, identity = trainer.team, trainer.identity
+    own = trainer.recipe.to_json()
+    team.check_same(
+        {name: own[name] for name in own if name not in FREE_ON_RESUME}
+        | {"images": identity["data_sha256"], "starting weights": identity["start_sha256"]}
+    )
+    checkpoint = team.from_first(lambda: _read_state(trainer)) if resume else None
+    if checkpoint is not None:
+        with team.agreed():
+            _restore(trainer, checkpoint)
+    elif not trainer.recipe.threads:
+        identity["threads"] = _threads(trainer)
+    trainer.write_history()
+    threads, device = identity["threads"], trainer.stepper.device
+    torch.set_num_threads(threads)
+    parts = [f"{threads} thread{'s' * (threads > 1)}"]
+    if team.world > 1:
+        parts.append(f"{team.world} processes")
+    if device.type != "cpu":
+        parts.append(torch.cuda.get_device_name(device))
+    _note(trainer.on_progress, ", ".join(parts))
+
+
+def _threads(trainer: Trainer) -> int:
+    if trainer.team.world > 1:
+        return 1  # the other cores belong to the other processes
+    if trainer.stepper.device.type != "cpu":
+        return torch.get_num_threads()
+    return _probe(trainer)
 
 
 def _make_folder(folder: Path) -> None:
@@ -169,27 +233,26 @@ def _check_fits(model: Model, dataset: Dataset) -> None:
 
 def _probe(trainer: Trainer) -> int:
     """Time steps on copies, so that the training itself is not touched."""
-    twin = Trainer(
-        trainer.recipe,
-        deepcopy(trainer.model),
-        trainer.sources,
-        out=trainer.out,
-        identity={},
-        checkpoint_every_s=0,
-        on_progress=lambda event: None,
-    )
+    recipe = dataclasses.replace(trainer.recipe, compile=False)
+    steps = trainer.steps_per_epoch
+    twin = Stepper(recipe, deepcopy(trainer.model), steps_per_epoch=steps)
     twin.pruner = None
     twin.dynamics = None  # ranks that grow step by step would time something else
-    batch = take_batch(trainer.sources.train, trainer.order[: trainer.recipe.batch_size])
+    index = trainer.order[: recipe.batch_size]
+    parts = take_parts(recipe, trainer.sources.train, index, 0)
     twin.model.train()
     state = torch.get_rng_state()
     try:
-        return choose_threads(lambda: (twin.training_step(batch), None)[1])
+        return choose_threads(lambda: (twin.take(parts, Moment(0, 0)), None)[1])
     finally:
         torch.set_rng_state(state)
 
 
-def _restore(trainer: Trainer, path: Path) -> None:
+def _read_state(trainer: Trainer) -> Checkpoint | None:
+    """Read the state beside the model to be; None where there is none."""
+    path = checkpoint_path(trainer.out)
+    if not path.exists():
+        return None
     checkpoint = read_checkpoint(path)
     check_same_training(
         path,
@@ -198,11 +261,16 @@ def _restore(trainer: Trainer, path: Path) -> None:
         data_sha256=trainer.identity["data_sha256"],
         start_sha256=trainer.identity["start_sha256"],
     )
+    return checkpoint
+
+
+def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     try:
         trainer.restore(checkpoint)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
-            f"{path} does not fit this network", hint="remove it to start again"
+            f"{checkpoint_path(trainer.out)} does not fit this network",
+            hint="remove it to start again",
         ) from error
     trainer.identity["threads"] = checkpoint.threads
     _note(
@@ -210,96 +278,4 @@ def _restore(trainer: Trainer, path: Path) -> None:
         f"resuming in epoch {trainer.epoch + 1}, step {trainer.step + 1}"
         if not trainer.finished
         else "resuming after the last epoch",
-    )
-
-
-def _finish(trainer: Trainer, dataset: Dataset) -> TrainResult:
-    recipe, model, out = trainer.recipe, trainer.model, trainer.out
-    match_ranks(model.net, trainer.best)
-    model.net.load_state_dict(trainer.best)
-    model.eval()
-    model.net.requires_grad_(True)
-    _note(
-        trainer.on_progress,
-        f"judging epoch {trainer.best_epoch} on {len(dataset.test)} test images",
-    )
-    model.provenance = model.provenance | _provenance(trainer, dataset)
-    save(model, out)
-    checkpoint_path(out).unlink(missing_ok=True)
-    found = model.provenance["accuracy"]
-    robust = found["test_robust"]
-    trainer.on_progress(
-        Event(
-            "done",
-            epoch=trainer.epoch,
-            epochs=recipe.epochs,
-            clean_accuracy=found["test_clean"],
-            robust_accuracy=robust,
-            message=f"best epoch {trainer.best_epoch}: test clean {found['test_clean']:.2%}"
-            + ("" if robust is None else f", robust {robust:.2%}"),
-        )
-    )
-    return TrainResult(model, out, trainer.history, trainer.best_epoch)
-
-
-def _provenance(trainer: Trainer, dataset: Dataset) -> dict[str, Any]:
-    recipe = trainer.recipe
-    best = trainer.history[trainer.best_epoch - 1]
-    budget = validation_budget(recipe)
-    robust = accuracy(trainer.model, dataset.test, budget) if recipe.robust else None
-    return {
-        "objective": recipe.objective,
-        "inner": recipe.inner or None,
-        "attack": str(AttackSpec("pgd", recipe.steps)) if recipe.robust else None,
-        "eps": recipe.eps if recipe.robust else None,
-        "norm": recipe.norm if recipe.robust else None,
-        "steps": recipe.steps if recipe.robust else None,
-        "step_size": recipe.attack_step if recipe.robust else None,
-        "seed": recipe.seed,
-        "sparsity": best.get("sparsity"),
-        "epochs": trainer.epoch,
-        "best_epoch": trainer.best_epoch,
-        "data": recipe.data,
-        "data_sha256": trainer.identity["data_sha256"],
-        "accuracy": {
-            "attack": str(AttackSpec("pgd", budget.steps)) if recipe.robust else None,
-            "validation_clean": best["clean_accuracy"],
-            "validation_robust": best["robust_accuracy"],
-            "test_clean": accuracy(trainer.model, dataset.test),
-            "test_robust": robust,
-        },
-        "threads": trainer.identity["threads"],
-        "tool": {
-            "sepdeploy": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "recipe": recipe.to_json() | {"data_dir": ""},
-    }
-
-
-def _finished(
-    recipe: Recipe, out: Path, data_sha256: str, on_progress: Callable[[Event], None]
-) -> TrainResult:
-    """Load the result of a training that has nothing left to resume."""
-    model = load_model(out)
-    stored = model.provenance.get("recipe")
-    if not isinstance(stored, dict) or model.provenance.get("data_sha256") != data_sha256:
-        raise BadInput(
-            f"{out} exists, but no training of it to resume",
-            hint="leave --resume out to train it anew, or choose another -o",
-        )
-    changed = differences(recipe_from(stored, where=str(out)), recipe)
-    if changed:
-        raise BadInput(
-            f"{out} is the finished result of another recipe; changed: {'; '.join(changed)}",
-            hint="leave --resume out to train it anew, or choose another -o",
-        )
-    _note(on_progress, f"{out} is already trained; nothing to resume")
-    history = history_path(out)
-    return TrainResult(
-        model,
-        out,
-        read_history(history) if history.exists() else [],
-        int(model.provenance["best_epoch"]),
     )

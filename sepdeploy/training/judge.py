@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sepdeploy.attacks.gradient import Budget, pgd
 from sepdeploy.data import Split
 from sepdeploy.training.objectives import evaluating
+from sepdeploy.training.sources import take_batch
+from sepdeploy.training.team import ALONE, Team
 
 BATCH = 256
-MIN_STEPS = 5  # one-step training can fool a one-step validation (catastrophic overfitting)
 
 
-def accuracy(model: nn.Module, split: Split, attack: Budget | None = None) -> float:
+def accuracy(
+    model: nn.Module, split: Split, attack: Budget | None = None, *, team: Team = ALONE
+) -> float:
     """Return the fraction of a split that the model classifies correctly.
 
     Args:
         model: Any mode; evaluated in evaluation mode and given back as it was.
         split: Images, labels and ids.
         attack: PGD budget, or None for the images as they are.
+        team: Processes that share the work; each gets the result for the whole split.
     """
-    right = 0
+    device = next(model.parameters()).device
+    right = torch.zeros((), dtype=torch.int64, device=device)
     with evaluating(model):
-        for start in range(0, len(split), BATCH):
-            part = slice(start, start + BATCH)
-            images = torch.from_numpy(split.batch(part))
-            labels = torch.from_numpy(split.labels[part])
+        for index in team.share(_batches(len(split), team.world)):
+            batch = take_batch(split, index).to(device)
+            images = batch.images
             if attack is not None and attack.eps > 0:
-                ids = torch.from_numpy(split.ids[part])
-                images = pgd(model, images, labels, ids, attack)
+                images = pgd(model, images, batch.labels, batch.ids, attack)
             with torch.no_grad():
-                right += int((model(images).argmax(dim=1) == labels).sum())
-    return right / len(split)
+                right += (model(images).argmax(dim=1) == batch.labels).sum()
+    return int(team.total(right)) / len(split)
+
+
+def _batches(count: int, world: int) -> list[Tensor]:
+    """Positions in a split, in batches small enough that every process gets some."""
+    size = min(BATCH, -(-count // world))
+    return list(torch.split(torch.arange(count), size))

@@ -20,6 +20,7 @@ from sepdeploy.attacks.balls import BALLS, Ball
 from sepdeploy.attacks.gradient import Loss, ascend, frozen
 from sepdeploy.attacks.noise import gaussian
 from sepdeploy.errors import BadInput
+from sepdeploy.training.team import bare
 
 TRADES_START = 0.001  # standard deviation of the start around the image, as in TRADES
 
@@ -53,6 +54,15 @@ class Batch:
     images: Tensor
     labels: Tensor
     ids: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device; from page-locked memory the copy runs on its own."""
+        tensors = (self.images, self.labels, self.ids)
+        return Batch(*(t.to(device, non_blocking=t.is_pinned()) for t in tensors))
+
+    def pinned(self) -> Batch:
+        """Return the batch in page-locked memory, from where a GPU can fetch it by itself."""
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.ids.pin_memory())
 
 
 Objective = Callable[[nn.Module, Batch, TrainingAttack], Tensor]
@@ -223,6 +233,7 @@ def adversarial(model: nn.Module, batch: Batch, attack: TrainingAttack, own: str
     """
     if attack.eps == 0:
         return batch.images
+    model = bare(model)  # searching must not exchange gradients with other processes
     inner = INNER[attack.inner or own]
     ball = BALLS[attack.norm](batch.images, attack.eps)
     steps = attack.steps if inner.step is None else 1

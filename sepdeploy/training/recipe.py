@@ -20,8 +20,9 @@ from sepdeploy.threat import parse_eps
 from sepdeploy.training.recipe_fields import Recipe
 
 MAX_RECIPE_BYTES = 1 << 20
-# What may differ between a training and its resumption: where the data lies, not what it is.
-FREE_ON_RESUME = frozenset({"data_dir", "threads"})
+# What may differ between a training and its resumption: where the data lies and where it is
+# trained, not what is trained.
+FREE_ON_RESUME = frozenset({"data_dir", "threads", "accelerator"})
 
 
 def load_recipe(

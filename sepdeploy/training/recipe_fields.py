@@ -10,17 +10,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from sepdeploy.compression.request import parse_target, structure_map
-from sepdeploy.errors import BadInput, unknown_name
-from sepdeploy.threat import check_norm, default_step_size, parse_eps
-from sepdeploy.training.augmentation import AUGMENTATIONS
-from sepdeploy.training.matrices import SCOPES
-from sepdeploy.training.objectives import ALIGNED, FREQUENCY_AXES, INNER, OBJECTIVES
+from sepdeploy.threat import default_step_size
 from sepdeploy.training.optimizers import OPTIMIZERS
+from sepdeploy.training.recipe_checks import check_recipe
 from sepdeploy.training.regularizers import TERMS
-from sepdeploy.training.schedule import SCHEDULES
-
-PRUNING = ("", "magnitude", "hydra")
 
 
 @dataclass(frozen=True)
@@ -87,6 +80,13 @@ class Recipe:
             on to the last one.
         validation: Share of the training images that is held out to choose the best epoch.
         seed: Of the weights, the order of images and all noise.
+        accelerator: Where it trains: "cpu", "cuda", or "auto" (a GPU where there is one).
+        precision: "fp32", or "bf16": passes through the network under bfloat16 autocast; weights,
+            losses and penalties stay in float32.
+        channels_last: Keep images and convolutions with their channels innermost in memory.
+        compile: Run the network through ``torch.compile``.
+        accumulate: Parts that each optimiser batch is cut into, one after the other: less memory,
+            the same step.
         threads: CPU threads, 0 = chosen by a probe.
     """
 
@@ -139,68 +139,15 @@ class Recipe:
     patience: int = 0
     validation: float = 0.1
     seed: int = 0
+    accelerator: str = "auto"
+    precision: str = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    accumulate: int = 1
     threads: int = 0
 
     def __post_init__(self) -> None:
-        for name, table in (
-            ("objective", OBJECTIVES),
-            ("optimizer", OPTIMIZERS),
-            ("schedule", SCHEDULES),
-            ("regularize", SCOPES),
-            ("inner", ("", *INNER)),
-            ("augment", AUGMENTATIONS),
-            ("prune", PRUNING),
-            ("align_axes", FREQUENCY_AXES),
-            ("align_on", ALIGNED),
-        ):
-            if getattr(self, name) not in table:
-                raise unknown_name(name, getattr(self, name), table)
-        check_norm(self.norm)
-        parse_eps(self.eps)
-        parse_target(self.target)
-        if self.structure:
-            structure_map(self.structure)
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:  # also refuses NaN
-                raise BadInput(f"recipe: {name} = {value} is outside {low:g} .. {high:g}")
-        if any(width < 1 for width in self.hidden):
-            raise BadInput(f"recipe: hidden widths {list(self.hidden)} must be positive")
-        if not 0 <= self.rank_tolerance < 1:
-            raise BadInput(
-                f"recipe: rank_tolerance = {self.rank_tolerance} is not between 0 and 1",
-                hint="0.01 to 0.1 is usual; 0 keeps the ranks as they are",
-            )
-        if self.prune:
-            self._check_pruning()
-        if self.ema and self.swa:
-            raise BadInput("recipe: ema and swa exclude each other", hint="choose one average")
-        if self.rank_tolerance and (self.ema or self.swa):
-            raise BadInput(
-                "recipe: weights whose ranks adapt cannot be averaged",
-                hint="leave ema and swa out, or rank_tolerance",
-            )
-        if not 0 < self.validation < 1:
-            raise BadInput(
-                f"recipe: validation = {self.validation} is not between 0 and 1",
-                hint="it is the share of training images held out; 0.1 is usual",
-            )
-
-    def _check_pruning(self) -> None:
-        done = self.prune_start + self.score_epochs
-        if done >= self.epochs:
-            raise BadInput(
-                f"recipe: pruning ends after epoch {done} of {self.epochs}, "
-                "none is left to fine-tune",
-                hint="more epochs, or a smaller prune_start or prune_epochs",
-            )
-        if self.rank_tolerance:
-            raise BadInput("recipe: factors whose ranks adapt cannot be pruned")
-        if (self.ema or self.swa) and self.average_start < done:
-            raise BadInput(
-                f"recipe: averaging starts before the masks are fixed (epoch {done})",
-                hint=f"average_start = {done}",
-            )
+        check_recipe(self)
 
     @property
     def score_epochs(self) -> int:
@@ -231,31 +178,3 @@ class Recipe:
         """Return the fields as plain values; ``recipe_from`` reads them back."""
         values = dataclasses.asdict(self)
         return values | {"hidden": list(self.hidden)}
-
-
-_RANGES: dict[str, tuple[float, float]] = {
-    "steps": (1, 10_000),
-    "step_size": (0, 1e6),
-    "trades_beta": (0, 1e6),
-    "mart_beta": (0, 1e6),
-    "align_weight": (0, 1e6),
-    "align_start": (0, 1_000_000),
-    "ema": (0, 0.999999),
-    "average_start": (0, 1_000_000),
-    "patience": (0, 1_000_000),
-    "epochs": (1, 1_000_000),
-    "batch_size": (1, 1 << 20),
-    "lr": (0, 1e6),
-    "momentum": (0, 1),
-    "weight_decay": (0, 1e6),
-    **dict.fromkeys(TERMS, (0, 1e6)),
-    "sparsity": (0, 0.999999),
-    "prune_start": (0, 1_000_000),
-    "prune_epochs": (1, 1_000_000),
-    "rank_max": (0, 1 << 20),
-    "rank_every": (2, 1_000_000),
-    "rank_frozen": (0, 1_000_000),
-    "conv_rank": (0, 1 << 20),
-    "seed": (0, (1 << 63) - 1),
-    "threads": (0, 1024),
-}

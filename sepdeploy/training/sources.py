@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,12 @@ from torch import Tensor
 from sepdeploy.attacks.gradient import Budget
 from sepdeploy.attacks.noise import derive_seed
 from sepdeploy.data import Split
-from sepdeploy.training.judge import MIN_STEPS
 from sepdeploy.training.objectives import Batch
 from sepdeploy.training.recipe_fields import Recipe
 
 # Independent streams of random numbers, all derived from the recipe's seed.
-ORDER, NOISE, VALIDATION_NOISE, AUGMENTATION = 1, 2, 3, 4
+ORDER, NOISE, VALIDATION_NOISE, AUGMENTATION, DROPOUT = 1, 2, 3, 4, 5
+MIN_STEPS = 5  # one-step training can fool a one-step validation (catastrophic overfitting)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def validation_budget(recipe: Recipe) -> Budget:
     )
 
 
-def score(entry: dict[str, Any]) -> tuple[float, float]:
+def score(entry: Mapping[str, Any]) -> tuple[float, float]:
     """Return what the best epoch maximises: robust, then clean validation accuracy."""
     robust = entry["robust_accuracy"]
     clean: float = entry["clean_accuracy"]

@@ -97,7 +97,7 @@ def test_trained_and_resumed_to_the_same_bits(train, choice):
 
 def test_the_better_of_both_is_kept(train, monkeypatch):
     scores = iter([0.5, 0.2, 0.5, 0.4, 0.9, 0.3, 0.9, 0.1])  # raw, then average, of two epochs
-    monkeypatch.setattr(loop, "accuracy", lambda *a: next(scores))
+    monkeypatch.setattr(loop, "accuracy", lambda *a, team: next(scores))
     result = train(swa=True, epochs=2)
     assert result.best_epoch == 1
     assert [e["robust_accuracy"] for e in result.history] == [0.4, 0.3]

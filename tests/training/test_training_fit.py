@@ -13,8 +13,9 @@ from sepdeploy.data import split_validation
 from sepdeploy.errors import BadInput
 from sepdeploy.models import create, load
 from sepdeploy.threat import parse_attack
-from sepdeploy.training import fit, fitting, history_path, load_recipe, loop
+from sepdeploy.training import finishing, fit, fitting, history_path, load_recipe, loop, steps
 from sepdeploy.training.checkpoint import read_history
+from sepdeploy.training.sources import NOISE
 
 
 def state(model):
@@ -67,13 +68,13 @@ def test_the_best_epoch_is_chosen_on_held_out_training_images(train, monkeypatch
     scores = iter([0.5, 0.4, 0.8, 0.4, 0.7, 0.4])  # clean, robust for each of three epochs
     judged = []
 
-    def judge(model, split, attack=None):
+    def judge(model, split, attack=None, *, team):
         judged.append((split, attack))
         return next(scores, 0.1)
 
     states = []
     monkeypatch.setattr(loop, "accuracy", judge)
-    monkeypatch.setattr(fitting, "accuracy", lambda *a: 0.25)
+    monkeypatch.setattr(finishing, "accuracy", lambda *a, team: 0.25)
     result = train(watch=lambda e: states.append(e) if e.kind == "epoch" else None, validation=0.2)
     assert result.best_epoch == 2  # equal robust accuracy, so the higher clean one decides
     digits = fitting.load("digits", None)
@@ -95,12 +96,12 @@ def test_the_best_epoch_is_chosen_on_held_out_training_images(train, monkeypatch
 def test_the_saved_model_is_the_best_epoch_not_the_last(train, monkeypatch):
     scores = iter([0.5, 0.9, 0.5, 0.1, 0.5, 0.1])
     seen = {}
-    monkeypatch.setattr(loop, "accuracy", lambda model, *a: (keep(model), next(scores))[1])
+    monkeypatch.setattr(loop, "accuracy", lambda model, *a, team: (keep(model), next(scores))[1])
 
     def keep(model):
         seen[len(seen)] = {k: v.clone() for k, v in state(model).items()}
 
-    monkeypatch.setattr(fitting, "accuracy", lambda *a: 0.0)
+    monkeypatch.setattr(finishing, "accuracy", lambda *a, team: 0.0)
     result = train()
     assert result.best_epoch == 1
     assert same_bits(state(load(result.path)), seen[0])
@@ -243,11 +244,11 @@ def test_impossible_networks(train, changes, message):
 
 def test_epoch_noise_differs_and_is_derived(train, monkeypatch):
     seeds = []
-    objective = loop.OBJECTIVES["pgd-at"]
+    objective = steps.OBJECTIVES["pgd-at"]
     monkeypatch.setitem(
-        loop.OBJECTIVES,
+        steps.OBJECTIVES,
         "pgd-at",
         lambda m, b, attack: (seeds.append(attack.seed), objective(m, b, attack))[1],
     )
     train()
-    assert list(dict.fromkeys(seeds)) == [derive_seed(11, loop.NOISE, e) for e in range(3)]
+    assert list(dict.fromkeys(seeds)) == [derive_seed(11, NOISE, e) for e in range(3)]

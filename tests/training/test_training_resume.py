@@ -14,7 +14,7 @@ from torch import nn
 
 from sepdeploy.errors import BadInput
 from sepdeploy.models import load, read_tensor_file, wrap, write_tensor_file
-from sepdeploy.training import checkpoint_path, fit, history_path, load_recipe, loop
+from sepdeploy.training import checkpoint_path, fit, history_path, load_recipe, steps
 from sepdeploy.training.checkpoint import read_checkpoint, read_history
 from sepdeploy.training.threads import cpu_threads
 
@@ -253,7 +253,7 @@ def test_a_pickle_that_runs_code_is_refused(train):
 @pytest.mark.parametrize("kind", ["loss", "penalty"])
 def test_divergence_keeps_the_last_good_state(train, monkeypatch, kind):
     if kind == "loss":
-        objective = loop.OBJECTIVES["pgd-at"]
+        objective = steps.OBJECTIVES["pgd-at"]
         calls = []
 
         def sometimes_nan(model, batch, attack):
@@ -261,7 +261,7 @@ def test_divergence_keeps_the_last_good_state(train, monkeypatch, kind):
             factor = float("nan") if len(calls) == 9 else 1.0
             return objective(model, batch, attack) * factor
 
-        monkeypatch.setitem(loop.OBJECTIVES, "pgd-at", sometimes_nan)
+        monkeypatch.setitem(steps.OBJECTIVES, "pgd-at", sometimes_nan)
         where = "epoch 2, step 3 of 6"
     else:
         calls = []
@@ -270,7 +270,7 @@ def test_divergence_keeps_the_last_good_state(train, monkeypatch, kind):
             calls.append(1)
             return torch.tensor(float("inf")) if len(calls) == 9 else None
 
-        monkeypatch.setattr(loop, "penalty", infinite)
+        monkeypatch.setattr(steps, "penalty", infinite)
         where = "epoch 2, step 3 of 6"
     with pytest.raises(BadInput) as error:
         train("diverged", every=0)
