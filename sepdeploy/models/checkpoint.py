@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.layers import LowRankConv2d, is_structured, make_linear
+from sepdeploy.models.empty_weights import without_storage
 from sepdeploy.models.factory import ARCHITECTURES, build_net, is_foreign, replace_module
 from sepdeploy.models.model import Model
 from sepdeploy.models.tensor_file import read_tensor_file, write_tensor_file
@@ -166,7 +167,7 @@ def _rebuild(
     held = sum(t.numel() for t in state.values() if isinstance(t, Tensor))
     if sum(spec.weight_params for spec in specs.values()) > held:
         raise BadInput("the layers claim more weights than the file holds")
-    with torch.device("cpu" if is_foreign(arch) else "meta"):
+    with torch.device("cpu") if is_foreign(arch) else without_storage():
         net = build_net(arch, input, kwargs)
         _apply_specs(net, specs)
         _apply_ranks(net, convolutions)

@@ -550,3 +550,19 @@ def test_the_file_gets_the_usual_permissions(path):
     mask = os.umask(0)
     os.umask(mask)
     assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_loading_draws_no_weights_and_imports_no_compiler(tmp_path):
+    """The first draw into a tensor without storage would import it: seconds, for nothing."""
+    path = tmp_path / "net.pt"
+    torch.manual_seed(1)
+    model = create("vgg11", InputSpec((3, 32, 32)), 10, base=4)
+    save(model, path)
+    script = "import sys; from sepdeploy import models; models.load(sys.argv[1])"
+    script += "; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == 0
+    before = torch.random.get_rng_state()
+    found = load(path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    state = found.net.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in model.net.state_dict().items())

@@ -1,0 +1,105 @@
+"""How long does a large network take to export and verify, and how much memory?
+
+``python -m benchmarks.vgg16`` saves ``vgg16`` for 224×224 images with random weights, then runs
+``sepdeploy export`` (both formats, no evaluation pack) and ``sepdeploy verify`` as a user does: one
+process each, start-up included, with as many threads as the machine has cores. A third process
+exports once more and says by how much its memory grew beyond what it holds after a small export,
+when everything is imported; the runtimes' children are not in it, their largest is named beside.
+Other programs on the machine lengthen the time; the seconds spent on the cores tell how much.
+``--head dense`` takes the network as published.
+
+Exit code 1 where a bar is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from sepdeploy.measure import host_facts
+
+BAR_SECONDS, BAR_GROWTH = 30.0, 3.0  # of the Kronecker head; the dense one is for comparison
+STRUCTURES = {"kron": "kron", "dense": None}
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+GROWTH = """
+import json, resource, sys, warnings
+warnings.simplefilter("ignore")
+from pathlib import Path
+import sepdeploy as sd
+from sepdeploy import models
+from sepdeploy.records import InputSpec
+
+def status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024
+
+folder = Path(sys.argv[1])
+tiny = models.create("lenet", InputSpec((1, 28, 28)), 10, "kron").eval()
+sd.export(tiny, folder / "tiny", eval_pack=False)  # everything that is imported late
+del tiny
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # forget the largest size so far
+sd.export(folder / "vgg16.pt", out_dir=folder / "again", eval_pack=False)
+children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+print(json.dumps({"grown": status("VmHWM") - before, "before": before, "child": children}))
+"""
+
+
+def make(structure: str | None, path: Path) -> int:
+    """Save the network; return the bytes of its float32 weights."""
+    from sepdeploy import models
+    from sepdeploy.records import InputSpec
+
+    model = models.create("vgg16", InputSpec((3, 224, 224)), 1000, structure)
+    models.save(model, path)
+    return 4 * sum(p.numel() for p in model.parameters())
+
+
+def seconds(*arguments: str, folder: Path) -> float:
+    """Run the command line tool; return how long the process took."""
+    env = {k: v for k, v in os.environ.items() if k not in ONE_THREAD}
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "sepdeploy", *arguments], cwd=folder, env=env, check=True)
+    return time.perf_counter() - start
+
+
+def growth(folder: Path) -> dict[str, int]:
+    """Export in a process that watches its own memory; see the module docstring."""
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, str(folder)], capture_output=True, text=True, check=True
+    )
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.vgg16", description=__doc__)
+    parser.add_argument("--head", choices=tuple(STRUCTURES), default="kron")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="sepdeploy-") as name:
+        folder = Path(name)
+        weights = make(STRUCTURES[given.head], folder / "vgg16.pt")
+        export, export_cores = seconds("export", "vgg16.pt", "--no-eval", folder=folder)
+        verify, verify_cores = seconds("verify", "vgg16.manifest.json", folder=folder)
+        found = growth(folder) if sys.platform.startswith("linux") else {}
+    facts = host_facts()
+    print(f"\nvgg16, {given.head} head, {weights / 2**20:.0f} MiB of float32 weights;", end=" ")
+    print(f"{facts['cpu']}, {facts['cores']} cores, load {facts['load']}")
+    print(f"export {export:.1f} s + verify {verify:.1f} s = {export + verify:.1f} s", end=" ")
+    print(f"(bar {BAR_SECONDS:g} s); on the cores {export_cores:.1f} + {verify_cores:.1f} s")
+    ratio = found["grown"] / weights if found else 0.0
+    if found:
+        print(f"memory growth {found['grown'] / 2**20:.0f} MiB = {ratio:.2f}× weights", end=" ")
+        print(f"(bar {BAR_GROWTH:g}×); largest child {found['child'] / 2**20:.0f} MiB")
+    return int(given.head == "kron" and (export + verify > BAR_SECONDS or ratio > BAR_GROWTH))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
