@@ -7,7 +7,9 @@ the same pass would flatter whichever form was lucky. The regret of a cell is th
 rounds of rule / best.
 
 Exit code 1 where a bar is broken: a cell above 1.15 (1.25 where the best takes less than 10 µs),
-the median above 1.02, or a layer more than 5 % slower than dense.
+the median above 1.02, or a layer more than 5 % slower than dense. ``--write`` puts the summary
+into docs/benchmarks.md, with the cells of other runtimes from files that ``--json`` wrote before
+(``--add``).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import page
 from benchmarks.candidates import DENSE, RULE, candidates, write_dense, write_rule
 from sepdeploy import runtimes
 from sepdeploy.measure import Timing, host_facts, time_models
@@ -181,6 +184,30 @@ def verdict(cells: list[Cell]) -> tuple[list[str], bool]:
     return lines, holds
 
 
+def section(cells: list[Cell]) -> str:
+    """Return what the cells say as Markdown."""
+    lines = [
+        "| runtime | cells | regret: median | worst | bar | slowest against dense | broken |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for runtime in dict.fromkeys(c.runtime for c in cells):
+        own = [c for c in cells if c.runtime == runtime]
+        worst = max(own, key=lambda c: c.regret)
+        lines.append(
+            f"| {runtime} | {len(own)} | {float(np.median([c.regret for c in own])):.3f} "
+            f"| {worst.regret:.2f} ({worst.size} {worst.layer}, batch {worst.batch}) "
+            f"| {worst.bar:.2f} | {max(c.over_dense for c in own):.2f} "
+            f"| {sum(c.broken for c in own)} |"
+        )
+    return (
+        "Regret is the time of the planner's form over that of the best of all candidate forms "
+        "(found in a first pass,\ncompared in a second); a cell is one layer at batch 1 or 32. "
+        f"Bars: {BAR} in every cell ({SHORT_BAR} where the best\ntakes less than "
+        f"{SHORT_US:.0f} µs), {MEDIAN_BAR} in the median, never more than "
+        f"{(DENSE_BAR - 1) * 100:.0f} % slower than dense.\n\n" + "\n".join(lines)
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lowering", description=__doc__)
     parser.add_argument("--runtime", choices=[*runtimes.RUNTIMES], action="append")
@@ -188,6 +215,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="sizes or layers that contain this text")
     parser.add_argument("--again", type=int, default=1, help="times a broken cell is repeated")
     parser.add_argument("--json", type=Path, help="write the cells here as well")
+    parser.add_argument("--add", type=Path, action="append", default=[], help="earlier cells")
+    parser.add_argument("--write", type=Path, nargs="?", const=page.PAGE)
     given = parser.parse_args(arguments)
     names = given.runtime or [n for n in ("onnxruntime", "litert") if n in runtimes.versions()]
     facts = host_facts()
@@ -218,6 +247,10 @@ def main(arguments: list[str] | None = None) -> int:
     if given.json is not None:
         found = {"host": facts, "cells": [asdict(c) for c in cells]}
         given.json.write_text(json.dumps(found, indent=2) + "\n")
+    if given.write is not None:
+        added = [Cell(**c) for path in given.add for c in json.loads(path.read_text())["cells"]]
+        text = section([*cells, *added])
+        page.put("lowering", text, "python -m benchmarks.lowering", facts, given.write)
     return 0 if holds else 1
 
 

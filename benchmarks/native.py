@@ -8,12 +8,14 @@ geometric mean over the batches that the planner plans for (1, 1, 32).
 
 Exit code 1 where the rule hands over a layer whose gain is below 1.0, or one that loses more than
 a timer's tolerance at a single batch size. The kernels must be built first
-(``sepdeploy devices setup host``); exit code 4 where they are not.
+(``sepdeploy devices setup host``); exit code 4 where they are not. ``--write`` puts the summary
+into docs/benchmarks.md; ``--from`` does so with cells that ``--json`` wrote before.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -24,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import page
 from benchmarks.candidates import RULE, TFLITE_TARGET, candidates, canonical, write_rule
 from benchmarks.lowering import layers
 from sepdeploy import runtimes
@@ -198,13 +201,52 @@ def verdict(results: list[list[Cell]]) -> tuple[list[str], bool]:
     return lines, holds
 
 
+def section(results: list[list[Cell]]) -> str:
+    """Return what the layers say as Markdown."""
+    lines = [
+        "| runtime | layers | handed over | median gain, batch 1 | batch 32 "
+        "| least gain of one handed | kept back: gain | broken |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for runtime in dict.fromkeys(cells[0].runtime for cells in results):
+        own = [cells for cells in results if cells[0].runtime == runtime]
+        handed = [cells for cells in own if cells[0].handed]
+        kept = sorted(layer_gain(cells) for cells in own if not cells[0].handed)
+        spreads = []
+        for batch in dict.fromkeys(BATCHES):
+            gains = [c.gain for cells in handed for c in cells if c.batch == batch]
+            spreads.append(f"{float(np.median(gains)):.2f}× ({min(gains):.2f}–{max(gains):.2f})")
+        shown = ", ".join(f"{gain:.2f}×" for gain in kept) or "-"
+        lines.append(
+            f"| {runtime} | {len(own)} | {len(handed)} | {' | '.join(spreads)} "
+            f"| {min(map(layer_gain, handed)):.2f}× | {shown} | {sum(map(broken, own))} |"
+        )
+    return (
+        "The gain is the time of the best of all standard forms over that of the fused op in "
+        "native kernels; of a layer, the\ngeometric mean over the batches that the planner plans "
+        "for (1, 1, 32). The rule may hand a layer over only where its\ngain is at least "
+        f"{BAR:.1f} and no batch size loses more than {TOLERANCE * 100:.0f} %.\n\n"
+        + "\n".join(lines)
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.native", description=__doc__)
     parser.add_argument("--runtime", choices=[*runtimes.RUNTIMES], action="append")
     parser.add_argument("--only", default="", help="layers whose name contains this text")
     parser.add_argument("--again", type=int, default=1, help="times a broken layer is repeated")
     parser.add_argument("--json", type=Path, help="write the cells here as well")
+    parser.add_argument("--write", type=Path, nargs="?", const=page.PAGE)
+    parser.add_argument("--from", type=Path, dest="earlier", help="cells measured before")
     given = parser.parse_args(arguments)
+    command = "python -m benchmarks.native --write"
+    if given.earlier is not None:
+        found = json.loads(given.earlier.read_text())
+        every = [Cell(**cell) for cell in found["cells"]]
+        groups = itertools.groupby(every, key=lambda c: (c.runtime, c.layer))
+        text = section([list(cells) for _, cells in groups])
+        page.put("native", text, command, found["host"], given.write or page.PAGE)
+        return 0
     names = given.runtime or [n for n in ("onnxruntime", "litert") if n in runtimes.versions()]
     from sepdeploy.runtimes.native import native_library, native_status
 
@@ -233,6 +275,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.json is not None:
         found = {"host": facts, "cells": [asdict(c) for cells in results for c in cells]}
         given.json.write_text(json.dumps(found, indent=2) + "\n")
+    if given.write is not None:
+        page.put("native", section(results), command, facts, given.write)
     return 0 if holds else 1
 
 

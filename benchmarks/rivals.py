@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,10 +49,11 @@ class EinsumKron(nn.Module):
 def network_pair(name: str) -> tuple[Model, nn.Module]:
     """Return a network and the same one for a plain exporter (Kronecker layers by einsum)."""
     arch, spec, structure, options = NETWORKS[name]
-    torch.manual_seed(0)
-    model = create(arch, spec, 10, structure=structure, **options).eval()
-    torch.manual_seed(0)
-    rival = create(arch, spec, 10, structure=structure, **options).eval()
+    made = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        made.append(_as_if_trained(create(arch, spec, 10, structure=structure, **options)))
+    model, rival = made
     for path, layer in list(rival.named_modules()):
         if isinstance(layer, KronLinear):
             parent, _, attribute = path.rpartition(".")
@@ -64,10 +64,20 @@ def network_pair(name: str) -> tuple[Model, nn.Module]:
     return model, rival
 
 
-def ours(model: Model, stem: Path) -> dict[str, Path]:
+def _as_if_trained(model: Model) -> Model:
+    """Move biases and norms off their first values: a writer may drop zeros."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def ours(model: Model, stem: Path, **options: Any) -> dict[str, Path]:
     """Export with the product; return the files by format."""
     with _silence():
-        manifest = sd.export(model, stem, eval_pack=False)
+        manifest = sd.export(model, stem, eval_pack=False, **options)
     return {a.format: stem.parent / a.path for a in manifest.artifacts}
 
 
@@ -88,21 +98,24 @@ def plain_onnx(module: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
     return path
 
 
-def plain_tflite(module: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
-    """Export with litert-torch; images channels last, as it recommends."""
-    import litert_torch
-
-    sample = torch.rand(1, *shape)
-    with _silence():
-        if len(shape) == 3:
-            module = litert_torch.to_channel_last_io(module, args=[0])
-            sample = sample.permute(0, 2, 3, 1)
-        litert_torch.convert(module.eval(), (sample,)).export(str(path))
-    return path
+def int8_files(folder: Path, format: str) -> dict[str, Path]:
+    """Write a dense layer of 4096×4096 with the product: float, and quantised in both ways."""
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Flatten(), nn.Linear(4096, 4096)).eval()
+    images = np.random.default_rng(0).integers(0, 256, (64, 1, 64, 64), dtype=np.uint8)
+    labels = np.arange(64)
+    data = folder / "uniform.npz"
+    np.savez(data, x_train=images, y_train=labels, x_test=images[:8], y_test=labels[:8])
+    found = {}
+    for mode in ("none", "dynamic", "static"):
+        model = sd.wrap(layer, (1, 64, 64))
+        options = {"quantize": mode, "data": str(data)} if mode != "none" else {}
+        found[mode] = ours(model, folder / mode, formats=(format,), **options)[format]
+    return found
 
 
 def quantized_dense(path: Path, mode: str) -> Path:
-    """Quantise a dense layer with ONNX Runtime's own tool."""
+    """Quantise the dense layer of `int8_files` with ONNX Runtime's own tool."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantType,
@@ -113,7 +126,7 @@ def quantized_dense(path: Path, mode: str) -> Path:
     class Uniform(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             rng = np.random.default_rng(0)
-            self.left = [rng.random((1, math.isqrt(1 << 24)), dtype=np.float32) for _ in range(4)]
+            self.left = [rng.random((1, 1, 64, 64), dtype=np.float32) for _ in range(4)]
 
         def get_next(self) -> dict[str, Any] | None:
             return {"input": self.left.pop()} if self.left else None

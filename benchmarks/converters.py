@@ -1,0 +1,164 @@
+"""Our TFLite files against those of litert-torch, for the same saved models.
+
+litert-torch and sepdeploy need not share an environment: it runs in the interpreter that is named,
+one process a conversion. Compared are latency and size of the files, the time of the conversion
+step alone (ours: from the canonical ONNX graph), and the time of the whole processes from a .pt
+file to a file, taken in turns (ours proves the file in every runtime before it ends).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import page
+from benchmarks.rivals import network_pair
+from sepdeploy.measure import run_job
+
+PART = "litert-torch"
+COMPARED = ("mlp", "lenet", "vgg16_bn", "vit_tiny")
+STEP_BAR = 20.0
+EQUAL = 0.97  # of "never slower": what two runs of one file may differ by here
+QUIET = 25
+TIMING = {
+    "mode": "latency", "batch": 1, "threads": 1, "warmup": 10, "min_rounds": 60,
+    "min_seconds": 1.5, "max_seconds": 30.0, "block_us": 300.0, "runtime": "litert",
+}  # fmt: skip
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One network: our number first, then the other's; ratios above 1 mean that ours is better."""
+
+    name: str
+    us: tuple[float, float]
+    bytes: tuple[int, int]
+    step_s: tuple[float, float]
+    process_s: tuple[float, float]
+    versions: dict[str, str]
+
+    @property
+    def ratios(self) -> dict[str, tuple[float, float]]:
+        """Ratio and bar of each number."""
+        bars = {"us": EQUAL, "bytes": 1.0, "step_s": STEP_BAR, "process_s": EQUAL}
+        pairs = {name: getattr(self, name) for name in bars}
+        return {name: (pairs[name][1] / pairs[name][0], bar) for name, bar in bars.items()}
+
+    @property
+    def broken(self) -> bool:
+        """Whether a ratio is below its bar."""
+        return any(ratio < bar for ratio, bar in self.ratios.values())
+
+
+def compare(name: str, python: str, rounds: int, folder: Path) -> Comparison:
+    """Convert one network both ways and measure."""
+    from sepdeploy.models import save
+
+    model, _ = network_pair(name)
+    source, own, other = folder / f"{name}.pt", folder / f"{name}.tflite", folder / "other.tflite"
+    save(model, source)
+    step = _our_step(model, folder / "step.tflite")
+    command = [sys.executable, "-m", "sepdeploy", "export", str(source), "-f", "tflite"]
+    command += ["--no-eval", "-q"]
+    rival = [python, "-m", "benchmarks.litert_convert", str(source), str(other)]
+    spent: tuple[list[float], list[float]] = ([], [])
+    facts: list[dict[str, Any]] = []
+    for _ in range(rounds):
+        spent[0].append(_process(command)[0])
+        seconds, out = _process(rival)
+        spent[1].append(seconds)
+        facts.append(json.loads(out.strip().splitlines()[-1]))
+    models = [{"name": p.stem, "path": str(p)} for p in (own, other)]
+    timed = run_job({**TIMING, "models": models})["models"]
+    us = [float(np.percentile(m["samples_ms"], QUIET)) * 1000 for m in timed]
+    return Comparison(
+        name,
+        (us[0], us[1]),
+        (own.stat().st_size, other.stat().st_size),
+        (step, min(f["convert_s"] for f in facts)),
+        (min(spent[0]), min(spent[1])),
+        facts[0]["versions"],
+    )
+
+
+def _our_step(model: Any, path: Path) -> float:
+    """Seconds from the canonical graph to the file, the first time in this process."""
+    from sepdeploy.exporters.merging import merged_for_tflite
+    from sepdeploy.exporters.plan import plan
+    from sepdeploy.exporters.tflite_file import write_tflite
+    from sepdeploy.exporters.trace import trace
+
+    canonical = trace(model)
+    start = time.perf_counter()
+    choices = plan(canonical, "tflite")
+    write_tflite(merged_for_tflite(canonical), path, choices=choices)
+    return time.perf_counter() - start
+
+
+def _process(command: list[str]) -> tuple[float, str]:
+    """Run a process; return its seconds and what it wrote."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    start = time.perf_counter()
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False
+    )
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        message = f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}"
+        raise RuntimeError(message)
+    return seconds, done.stdout
+
+
+def table(rows: list[Comparison]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [
+        "| network | µs: ours, theirs | ratio | KiB: ours, theirs | ratio "
+        "| conversion step ms: ours, theirs | ratio | whole process s: ours, theirs | ratio |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for r in rows:
+        cells = []
+        for name, (ratio, bar) in r.ratios.items():
+            own, other = getattr(r, name)
+            shown = {
+                "us": f"{own:.1f}, {other:.1f}",
+                "bytes": f"{own / 1024:.1f}, {other / 1024:.1f}",
+                "step_s": f"{own * 1000:.0f}, {other * 1000:.0f}",
+                "process_s": f"{own:.1f}, {other:.1f}",
+            }[name]
+            text = f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.3f}×"
+            cells += [shown, f"**{text}**" if ratio < bar else text]
+        lines.append(f"| {r.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def run(python: str, rounds: int, facts: dict[str, Any], target: Path | None) -> int:
+    """Compare every network, print the table and put it into the page; return how many miss."""
+    rows = []
+    for name in COMPARED:
+        with tempfile.TemporaryDirectory(prefix="sepdeploy-") as folder:
+            rows.append(compare(name, python, rounds, Path(folder)))
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+    versions = ", ".join(f"{n} {v}" for n, v in rows[0].versions.items())
+    text = (
+        f"Against {versions} in an environment of its own (fixed batch of 1; our files take any). "
+        "Latency: both files in\nturns in LiteRT, lower quartiles over rounds. Conversion step: "
+        "`litert_torch.convert` and writing, against ours from\nthe canonical ONNX graph. Whole "
+        f"process: from a .pt file to a file, least of {rounds} taken in turns; ours also runs "
+        "it\nin every installed runtime and proves it equal. Ratios are theirs / ours; bars: "
+        f"{EQUAL}, 1, {STEP_BAR:.0f}, {EQUAL}; bold is below.\n\n{table(rows)}"
+    )
+    if target is not None:
+        command = "python -m benchmarks.export --only litert-torch --litert-torch PYTHON --write"
+        page.put(PART, text, command, facts, target)
+    return sum(row.broken for row in rows)
