@@ -26,7 +26,7 @@ GROUP = 20
 WITHOUT_TFLITE = {"gather": "GatherElements"}
 NAMES = tuple(name for name in module_zoo.MODULES if name not in WITHOUT_TFLITE)
 FORMATS = {"onnxruntime": "onnx", "litert": "tflite", "tflite-runtime": "tflite"}
-BATCHES = (1, 3)
+BATCHES = (1, 3, 32)
 X = np.random.default_rng(1).random((max(BATCHES), *module_zoo.IMAGE), dtype=np.float32)
 
 
