@@ -1,0 +1,69 @@
+"""MNIST: how much robust accuracy is left at 10, 30, 50, 100 and 200 times fewer parameters?
+
+    SEPDEPLOY_DATA=DIR python -m experiments.mnist [--jobs 2]
+
+Three seeds at two radii: dense, Kronecker nets with and without the condition term, low-rank nets
+of the same sizes, dynamical low-rank training, and magnitude pruning to the smallest size. Every
+net has the same recipe (PGD-7 adversarial training, one-cycle); only the structure differs.
+Finished rows are kept in the work folder; the last call writes ``results/mnist.json``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from experiments.trainings import Row, main, recipe
+
+BASE: dict[str, Any] = {"data": "mnist", "arch": "mlp", "objective": "pgd-at", "epochs": 3}
+CONDITION = 0.01
+ATTACK_STEPS = 40
+SEEDS = (0, 1, 2)
+RADII = (0.1, 0.3)
+
+
+def kron(side: int) -> dict[str, Any]:
+    """A net of two Kronecker layers, side² wide, each of one term of two factors."""
+    shapes = f"fc1=kron:28x28-{side}x{side},fc2=kron:{side}x{side}-{side}x{side}"
+    return {"structure": shapes, "hidden": (side * side, side * side)}
+
+
+def lowrank(width: int, rank: int) -> dict[str, Any]:
+    """A net of two low-rank layers of one width and rank."""
+    return {"structure": f"lowrank:{rank}", "hidden": (width, width)}
+
+
+STRUCTURES: dict[str, dict[str, Any]] = {
+    "dense": {"structure": "dense", "hidden": (1024, 1024)},
+    "kron-31x": kron(64),
+    "kron-31x-condition": kron(64) | {"condition": CONDITION},
+    "kron-103x": kron(34),
+    "kron-103x-condition": kron(34) | {"condition": CONDITION},
+    "kron-214x": kron(23),
+    "kron-214x-condition": kron(23) | {"condition": CONDITION},
+    "kron-53x": kron(48),
+    "lowrank-10x": lowrank(1024, 45),
+    "lowrank-55x": lowrank(512, 12),
+    "lowrank-109x": lowrank(256, 9),
+    "lowrank-218x": lowrank(128, 6),
+    "dlrt-17x": lowrank(1024, 25) | {"rank_tolerance": 0.05, "rank_max": 25},
+    "pruned-213x": {"prune": "magnitude", "sparsity": 0.9964, "prune_start": 2},
+    "kron-12x": kron(104),
+}
+LAST = ("pruned-213x", "dlrt-17x", "kron-12x")  # slow ones
+
+
+def rows() -> list[Row]:
+    """All rows, the slowest last."""
+    order = [n for n in STRUCTURES if n not in LAST], list(LAST)
+    return [
+        Row(name, recipe(BASE, eps=eps, seed=seed, **STRUCTURES[name]), ATTACK_STEPS)
+        for names in order
+        for eps in RADII
+        for seed in SEEDS
+        for name in names
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main(rows(), "experiments.mnist", "mnist"))

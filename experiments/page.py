@@ -1,0 +1,207 @@
+"""Writes ``docs/results.md`` from the JSON files in ``experiments/results``.
+
+    python -m experiments.page
+
+Every sentence with a number in it is computed here from those files.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+from experiments.trainings import RESULTS
+
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+Result = dict[str, Any]
+
+HEAD = """# Results
+
+Written by `python -m experiments.page` from `experiments/results/*.json`; the scripts named below
+make those files. Robust: accuracy under PGD with the given steps of the default size and one random
+start on all test images of the table, attack and verdict on the torch model (`sepdeploy verify`
+proves that exported files compute the same). A mean of several seeds stands with its standard
+deviation. "Against dense" is the mean over seeds of the difference to the dense net of the same
+seed, in points. κ is the median condition number of the structured layers (of linear layers where
+there are none), over layers and seeds; "–" where it is not known (sums of Kronecker terms).
+"""
+
+
+def main() -> int:
+    """Write the page."""
+    parts = [HEAD]
+    for title, section in SECTIONS.items():
+        file = RESULTS / f"{title}.json"
+        if file.exists():
+            parts.append(section(json.loads(file.read_text())))
+    PAGE.write_text("\n".join(parts))
+    return 0
+
+
+def mnist_section(results: list[Result]) -> str:
+    """The MNIST tables and their bars."""
+    text = [
+        "## MNIST",
+        "",
+        "    SEPDEPLOY_DATA=DIR python -m experiments.mnist",
+        "",
+        f"{setting(results)} Dense is 784–1024–1024–10. `kron-N` nets have two hidden Kronecker "
+        "layers of one term and a dense classifier, and differ in width; `condition` adds the "
+        "scale-free condition term with coefficient 0.01. `lowrank-N` nets have plain factored "
+        "layers, `dlrt` dynamical ones, `pruned` keeps the largest weights of the dense net after "
+        "two of the three epochs.",
+        "",
+    ]
+    for eps in sorted({r["eps"] for r in results}):
+        chosen = [r for r in results if r["eps"] == eps]
+        text += [f"### ε = {eps:g} (L∞)", "", *table(chosen), "", *mnist_bars(chosen), ""]
+    return "\n".join(text)
+
+
+def cifar_section(results: list[Result]) -> str:
+    """The scaled-down CIFAR-10 table and its bars."""
+    lines = [
+        "## CIFAR-10, scaled down",
+        "",
+        "    SEPDEPLOY_DATA=DIR python -m experiments.cifar",
+        "",
+        f"{setting(results)} **Scaled down to a CPU**: VGG-11 with an eighth of the maps and the "
+        "large head (3136–1024–1024–10), 10,000 of the 50,000 training images, 2,000 test images. "
+        "The accuracies say what the factored heads keep of this dense net, not what a full "
+        "CIFAR-10 training reaches; the full size was not run.",
+        "",
+        *table(results),
+        "",
+    ]
+    for name in names(results)[1:]:
+        rows = named(results, name)
+        fewer = 1 - rows[0]["params"] / rows[0]["params_dense"]
+        lines.append(
+            bar(f"{name}: 1.5 points at 90 % fewer parameters ({fewer:.1%})",
+                fewer >= 0.9, loss(results, name), 1.5)
+        )  # fmt: skip
+    return "\n".join([*lines, ""])
+
+
+SECTIONS = {"mnist": mnist_section, "cifar": cifar_section}
+
+
+def mnist_bars(results: Sequence[Result]) -> list[str]:
+    """The bars of the MNIST tables, met or not."""
+    found = names(results)
+    lines = []
+    for name in found:
+        fewer = ratio(results, name)
+        if name.startswith(("kron", "lowrank")) and 28 <= fewer < 60:
+            lines.append(bar(f"{name}: 1.5 points at 30x", fewer >= 30, loss(results, name), 1.5))
+        if name.startswith(("kron", "lowrank")) and 100 <= fewer < 150:
+            lines.append(bar(f"{name}: 4 points at 100x", True, loss(results, name), 4.0))
+    for name in found:
+        plain = name.removesuffix("-condition")
+        if name != plain and plain in found:
+            worse = 100 * mean(difference(named(results, plain), named(results, name)))
+            before, after = kappa(named(results, plain)), kappa(named(results, name))
+            lines.append(bar(f"{name}: 0.5 point against {plain}", True, worse, 0.5))
+            if before and after:
+                lines.append(
+                    f"* {'met' if before >= 2 * after else '**missed**'} – {name}: κ at least "
+                    f"halved: {before:.2g} to {after:.2g}"
+                )
+    pruned = next((n for n in found if n.startswith("pruned")), "")
+    for name in found:
+        if pruned and ratio(results, name) >= 200 and name != pruned:
+            gain = 100 * mean(difference(named(results, name), named(results, pruned)))
+            lines.append(
+                f"* {'met' if gain >= 5 else '**missed**'} – {name}: 5 points above {pruned}: "
+                f"{gain:+.1f}"
+            )
+    return lines
+
+
+def bar(what: str, holds: bool, loss: float, limit: float) -> str:
+    """A line about a loss in points and the most that is allowed."""
+    return f"* {'met' if holds and loss <= limit else '**missed**'} – {what}: lost {loss:.2f}"
+
+
+def setting(results: Sequence[Result]) -> str:
+    """Recipe and machine, from the results themselves."""
+    recipe, machine = results[0]["recipe"], results[0]["machine"]
+    dates = sorted({r["machine"]["date"] for r in results})
+    seeds = sorted({r["seed"] for r in results})
+    return (
+        f"{', '.join(dates)}; {machine['processor']}, one thread, torch {machine['torch']}, "
+        f"Python {machine['python']}; seeds {', '.join(map(str, seeds))}. Recipe: "
+        f"{recipe['objective']}, {recipe['steps']} steps, {recipe['epochs']} epochs, batches of "
+        f"{recipe['batch_size']}, {recipe['optimizer']}, {recipe['schedule']}; "
+        f"{results[0]['attack']} on {results[0]['test_images']:,} test images."
+    )
+
+
+def table(results: Sequence[Result]) -> list[str]:
+    """A table with a line per name, in the order of the results."""
+    lines = [
+        "| net | parameters | fewer | seeds | clean % | robust % | against dense | κ |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name in names(results):
+        rows = named(results, name)
+        value = kappa(rows)
+        lines.append(
+            f"| {name} | {median(r['params'] for r in rows):,.0f} | {ratio(results, name):.0f}× "
+            f"| {len(rows)} | {spread(rows, 'clean')} | {spread(rows, 'robust')} | "
+            + ("" if name == "dense" else f"{-loss(results, name):+.2f}")
+            + f" | {'–' if value is None else f'{value:.2g}'} |"
+        )
+    return lines
+
+
+def names(results: Sequence[Result]) -> list[str]:
+    """Names in order, each once."""
+    return list(dict.fromkeys(r["name"] for r in results))
+
+
+def named(results: Sequence[Result], name: str) -> list[Result]:
+    """The results of one name, by seed."""
+    return sorted((r for r in results if r["name"] == name), key=lambda r: int(r["seed"]))
+
+
+def ratio(results: Sequence[Result], name: str) -> float:
+    """How many times fewer parameters than the dense net."""
+    dense = named(results, "dense")[0]["params"]
+    return float(dense / median(r["params"] for r in named(results, name)))
+
+
+def loss(results: Sequence[Result], name: str) -> float:
+    """Robust accuracy lost against the dense net of the same seed, in points."""
+    return 100 * mean(difference(named(results, "dense"), named(results, name)))
+
+
+def difference(first: Sequence[Result], second: Sequence[Result]) -> list[float]:
+    """Robust accuracy of the first minus the second, seed by seed."""
+    other = {r["seed"]: r["robust"] for r in second}
+    return [r["robust"] - other[r["seed"]] for r in first if r["seed"] in other]
+
+
+def kappa(rows: Sequence[Result]) -> float | None:
+    """Median condition number of the layers before the classifier, over seeds."""
+    values = [
+        value
+        for row in rows
+        for layer, value in row["condition_numbers"].items()
+        if not layer.endswith("head") and value is not None
+    ]
+    return median(values) if values else None
+
+
+def spread(rows: Sequence[Result], key: str) -> str:
+    """Mean and standard deviation in percent."""
+    values = [100 * row[key] for row in rows]
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

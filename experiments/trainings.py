@@ -1,0 +1,185 @@
+"""Training one row of a table and attacking its test set; finished rows are kept.
+
+A row is a recipe and a name. Its result is one JSON file in the work folder, so that a table of
+many hours can be stopped and gone on with, and every row can be run alone. Rows run in processes
+of their own with one thread each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from sepdeploy import attacks
+from sepdeploy.data import Split, load
+from sepdeploy.files import atomic_path
+from sepdeploy.models import Model
+from sepdeploy.threat import AttackSpec
+from sepdeploy.training import Recipe, fit
+
+RESULTS = Path(__file__).with_name("results")
+WORK = Path("runs/experiments")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training of a table.
+
+    Attributes:
+        name: Of the row, the same for every seed.
+        recipe: All choices, the seed among them.
+        steps: Of the PGD attack on the test images.
+    """
+
+    name: str
+    recipe: Recipe
+    steps: int
+
+    @property
+    def key(self) -> str:
+        """Name of the row's files."""
+        return f"{self.name}-eps{self.recipe.eps:.4g}-seed{self.recipe.seed}"
+
+
+def run_row(row: Row, work: Path) -> dict[str, Any]:
+    """Train, attack all test images with PGD (one random start), and return the result."""
+    began = time.monotonic()
+    result = fit(row.recipe, out=work / f"{row.key}.pt", resume=True)
+    trained = time.monotonic()
+    model = result.model.eval()
+    test = load(row.recipe.data, row.recipe.data_dir or None).test
+    best = result.history[result.best_epoch - 1]
+    return {
+        "name": row.name,
+        "eps": row.recipe.eps,
+        "seed": row.recipe.seed,
+        "params": count_params(model),
+        "params_dense": model.params_dense,
+        "clean": accuracy(model, test, row, steps=0),
+        "robust": accuracy(model, test, row, steps=row.steps),
+        "attack": str(AttackSpec("pgd", row.steps)),
+        "test_images": len(test),
+        "best_epoch": result.best_epoch,
+        "condition_numbers": best["condition_numbers"],
+        "ranks": best.get("ranks"),
+        "train_s": trained - began,
+        "recipe": row.recipe.to_json() | {"data_dir": "", "data": Path(row.recipe.data).name},
+        "machine": machine(),
+    }
+
+
+def count_params(model: Model) -> int:
+    """Parameters that are not zero: what is left after pruning, else all of them."""
+    zeros = sum(int((p == 0).sum()) for p in model.net.parameters() if p.dim() > 1)
+    return model.params - zeros
+
+
+def accuracy(model: Model, split: Split, row: Row, *, steps: int) -> float:
+    """Share of a split that is classified correctly, after ``steps`` steps of PGD."""
+    right = 0
+    for at in range(0, len(split), 500):
+        part = slice(at, at + 500)
+        images = torch.from_numpy(split.batch(part))
+        labels = torch.from_numpy(split.labels[part])
+        if steps:
+            images = attacks.run(
+                model,
+                images,
+                labels,
+                AttackSpec("pgd", steps),
+                eps=row.recipe.eps,
+                norm=row.recipe.norm,
+                ids=torch.from_numpy(split.ids[part]),
+            )
+        with torch.no_grad():
+            right += int((model(images).argmax(dim=1) == labels).sum())
+    return right / len(split)
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were made with."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": "CUDA" if torch.cuda.is_available() else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def run_rows(rows: Sequence[Row], module: str, work: Path, jobs: int) -> list[dict[str, Any]]:
+    """Run the rows that have no result yet, ``jobs`` at once, and return all results.
+
+    Args:
+        rows: In order of importance: a table that is stopped holds the first of them.
+        module: Script whose ``--only KEY`` runs one row.
+        work: Folder of models and results.
+        jobs: Processes.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+
+    def one(row: Row) -> None:
+        file = work / f"{row.key}.json"
+        if not file.exists():
+            command = [sys.executable, "-m", module, "--only", row.key, "--work", str(work)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                print(f"{row.key} failed:\n{done.stderr}", file=sys.stderr)
+                return
+        found = json.loads(file.read_text())
+        print(
+            f"{row.key:44} {found['params']:>10,} clean {found['clean']:.2%} "
+            f"robust {found['robust']:.2%} {found['train_s']:.0f} s",
+            flush=True,
+        )
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, rows))
+    files = [work / f"{row.key}.json" for row in rows]
+    return [json.loads(file.read_text()) for file in files if file.exists()]
+
+
+def main(rows: Sequence[Row], module: str, title: str) -> int:
+    """Run a script of rows from the command line; write ``results/TITLE.json``."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of models and results")
+    parser.add_argument("--match", default="", help="only rows whose key contains this")
+    parser.add_argument("--only", default="", help="run one row in this process")
+    chosen = parser.parse_args()
+    if chosen.only:
+        torch.set_num_threads(1)
+        (row,) = [row for row in rows if row.key == chosen.only]
+        found = run_row(row, chosen.work)
+        with atomic_path(chosen.work / f"{row.key}.json") as temporary:
+            temporary.write_text(json.dumps(found, indent=1))
+        return 0
+    results = run_rows([r for r in rows if chosen.match in r.key], module, chosen.work, chosen.jobs)
+    if not chosen.match and results:
+        RESULTS.mkdir(exist_ok=True)
+        with atomic_path(RESULTS / f"{title}.json") as temporary:
+            temporary.write_text(json.dumps(results, indent=1) + "\n")
+    return 0 if results else 1
+
+
+def recipe(base: dict[str, Any], **changes: Any) -> Recipe:
+    """Return a recipe with one thread from a table's base and a row's changes."""
+    return dataclasses.replace(Recipe(threads=1), **{**base, **changes})
+
+
+def medians(results: Sequence[dict[str, Any]], *keys: str) -> tuple[float, ...]:
+    """Medians of numbers over results."""
+    return tuple(median(result[key] for result in results) for key in keys)

@@ -1,0 +1,64 @@
+"""The tables of the results page, from results made up so that every figure is known."""
+
+import torch
+
+from experiments.page import mnist_section
+from experiments.trainings import Row, count_params, recipe, run_row
+from sepdeploy import models
+
+MACHINE = {"date": "2026-01-02", "torch": "2", "python": "3", "processor": "x", "threads": 1}
+RECIPE = {"objective": "pgd-at", "steps": 7, "epochs": 3, "batch_size": 128, "optimizer": "adamw",
+          "schedule": "one-cycle"}  # fmt: skip
+
+
+def result(name, seed, params, robust, kappa):
+    return {
+        "name": name, "eps": 0.1, "seed": seed, "params": params, "params_dense": 1000,
+        "clean": 0.99, "robust": robust, "attack": "pgd-40", "test_images": 10_000,
+        "condition_numbers": {"fc1": kappa, "head": 1.0}, "recipe": RECIPE, "machine": MACHINE,
+    }  # fmt: skip
+
+
+def page():
+    return mnist_section(
+        [
+            result("dense", 0, 1000, 0.90, None),
+            result("dense", 1, 1000, 0.92, None),
+            result("kron-31x", 0, 32, 0.89, 100.0),
+            result("kron-31x", 1, 32, 0.901, 300.0),
+            result("kron-31x-condition", 0, 32, 0.885, 90.0),
+            result("kron-31x-condition", 1, 32, 0.885, 110.0),
+            result("kron-250x", 0, 4, 0.80, 5.0),
+            result("pruned-250x", 0, 4, 0.78, 5.0),
+        ]
+    )
+
+
+def test_rows_have_means_and_paired_losses():
+    (line,) = [x for x in page().splitlines() if x.startswith("| kron-31x |")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == [
+        "kron-31x", "32", "31×", "2", "99.00 ± 0.00", "89.55 ± 0.78", "-1.45", "2e+02",
+    ]  # fmt: skip
+
+
+def test_bars_are_met_or_missed_as_the_numbers_say():
+    text = page()
+    assert "* met – kron-31x: 1.5 points at 30x: lost 1.45" in text
+    assert "* **missed** – kron-31x-condition: 1.5 points at 30x: lost 2.50" in text
+    assert "* **missed** – kron-31x-condition: 0.5 point against kron-31x: lost 1.05" in text
+    assert "κ at least halved: 2e+02 to 1e+02" in text
+    assert "* **missed** – kron-250x: 5 points above pruned-250x: +2.0" in text
+
+
+def test_a_row_is_trained_attacked_and_counted(tmp_path):
+    base = {"data": "digits", "structure": "kron", "hidden": (64, 64), "epochs": 1, "steps": 1}
+    row = Row("tiny", recipe(base, seed=3), steps=2)
+    found = run_row(row, tmp_path)
+    model = models.load(tmp_path / f"{row.key}.pt")
+    assert found["params"] == sum(p.numel() for p in model.net.parameters())
+    assert 0 <= found["robust"] <= found["clean"] <= 1
+    assert set(found["condition_numbers"]) == {"fc1", "fc2", "head"}
+    with torch.no_grad():
+        model.net.head.weight.view(-1)[:5] = 0
+    assert count_params(model) == found["params"] - 5
