@@ -1,4 +1,4 @@
-"""CIFAR-10, scaled down to a CPU: a small VGG with a large head, 10,000 training images.
+"""CIFAR-10, scaled down to a CPU: a small CNN with a large head, 10,000 training images.
 
     SEPDEPLOY_DATA=DIR python -m experiments.cifar [--jobs 2]
 
@@ -26,24 +26,27 @@ IMAGES = {"train": 10_000, "test": 2_000}
 SUBSET = WORK / "cifar10-subset.npz"
 BASE: dict[str, Any] = {
     "data": str(SUBSET),
-    "arch": "experiments.cifar_net:small_vgg",
+    "arch": "experiments.cifar_net:small_cnn",
     "objective": "pgd-at",
     "eps": 8 / 255,
     "steps": 10,
     "augment": "flip",
-    "epochs": 8,
-    "lr": 1e-3,
+    "epochs": 6,
+    "lr": 2e-3,
 }
 ATTACK_STEPS = 20
 SEEDS = (0,)
+KRON = "fc1=kron:64x64-32x32,fc2=kron:32x32-32x32"
 STRUCTURES: dict[str, dict[str, Any]] = {
     "dense": {},
-    "kron": {"structure": "fc1=kron:64x49-32x32,fc2=kron:32x32-32x32"},
-    "kron-condition": {
-        "structure": "fc1=kron:64x49-32x32,fc2=kron:32x32-32x32",
-        "condition": 0.01,
+    "kron": {"structure": KRON},
+    "kron-condition": {"structure": KRON, "condition": 0.01},
+    "lowrank": {"structure": "fc1=lowrank:24,fc2=lowrank:24"},
+    "dlrt": {
+        "structure": "fc1=lowrank:32,fc2=lowrank:32",
+        "rank_tolerance": 0.05,
+        "rank_max": 32,
     },
-    "lowrank": {"structure": "fc1=lowrank:12,fc2=lowrank:12"},
 }
 
 
