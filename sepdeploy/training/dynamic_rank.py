@@ -7,11 +7,13 @@ truncated to the rank that keeps all but τ‖S‖_F of it. A low-rank convoluti
 two channel modes (robust DLRT, Schotthöfer et al. 2025; methods reference §2).
 
 Differences to the published code: directions are appended to the bases as they are, so core and
-moments are padded with zeros instead of being rotated back and forth; a layer at its largest rank
-is augmented beyond it until the next truncation, so that its subspace keeps turning; directions
-whose gradient is zero are left out; bases never reach the optimiser, so decay cannot bend them;
-an adaptive optimiser's core steps are scaled to the size of steps of W; all of it is computed in
-double precision.
+moments are padded with zeros instead of being rotated back and forth; only the strongest ones are
+appended, those that hold 99 % of the squared norm by which the gradients leave the bases (a few
+of them, where the published code doubles the rank and every step of the window pays for it); a
+layer at its largest rank is augmented beyond it until the next truncation, so that its subspace
+keeps turning; bases never reach the optimiser, so decay cannot bend them, and are made orthonormal
+anew where rounding has bent them; an adaptive optimiser's core steps are scaled to the size of
+steps of W; all of it is computed in double precision.
 """
 
 from __future__ import annotations
@@ -30,7 +32,12 @@ from sepdeploy.training.recipe_fields import Recipe
 
 SMALLEST_RANK = 2
 SQUARED_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq"})
-NEGLIGIBLE = 1e-7  # of a normalised gradient: what is left of a direction that is no news
+ENERGY = 0.99  # share of the gradients' squared norm outside the bases that is taken in
+NEGLIGIBLE = 1e-12  # of a gradient's squared norm: what is left of a direction that is no news
+WIDTH = (
+    8  # augmented ranks are rounded up to a multiple: matrix products of such widths are quicker
+)
+BENT = 2e-6  # |UᵀU − I| above this calls for a new basis; float32 rounding alone gives 3e-7
 
 LowRank = LowRankLinear | LowRankConv2d
 
@@ -98,12 +105,16 @@ def read_factors(layer: LowRank) -> Factors:
     return Factors(_basis(U).double(), _to_modes(layer, core).double(), _basis(V, True).double())
 
 
-def augment(layer: LowRank, optimizer: torch.optim.Optimizer | None = None) -> int:
-    """Append the directions of the bases' gradients; the layer's function stays the same.
+def augment(
+    layer: LowRank, optimizer: torch.optim.Optimizer | None = None, *, energy: float = ENERGY
+) -> int:
+    """Append directions of the bases' gradients; the layer's function stays the same.
 
     Args:
         layer: With gradients of its bases.
         optimizer: Its moments of the core grow with zeros.
+        energy: Share of the squared norm of the gradients outside the bases that the new
+            directions hold, strongest first; 1 = all of them.
 
     Returns:
         Number of directions added to both bases together.
@@ -112,18 +123,66 @@ def augment(layer: LowRank, optimizer: torch.optim.Optimizer | None = None) -> i
     U, V = _bases(layer)
     if U.grad is None or V.grad is None:
         return 0
-    new_u = _directions(old.U, -_basis(U.grad).double())
-    new_v = _directions(old.V, -_basis(V.grad, True).double())
+    new_u = _Outside.of(old.U, _basis(U.grad).double())
+    new_v = _Outside.of(old.V, _basis(V.grad, True).double())
+    grow = new_u.wanted(energy), new_v.wanted(energy)
     if isinstance(layer, LowRankLinear):  # its core stays square
-        count = min(new_u.shape[1], new_v.shape[1])
-        new_u, new_v = new_u[:, :count], new_v[:, :count]
-    added = new_u.shape[1] + new_v.shape[1]
-    if added:
-        grow = (new_u.shape[1], new_v.shape[1])
-        parts = torch.cat([old.U, new_u], 1), _pad(old.core, grow), torch.cat([old.V, new_v], 1)
-        _write(layer, Factors(*parts))
+        count = min(max(grow), new_u.available, new_v.available)
+        grow = count, count
+    if any(grow):
+        U_wide = torch.cat([old.U, new_u.columns(grow[0])], 1)
+        V_wide = torch.cat([old.V, new_v.columns(grow[1])], 1)
+        _write(layer, Factors(U_wide, _pad(old.core, grow), V_wide))
         _each_moment(layer, optimizer, lambda name, moment: _pad(moment, grow))
-    return added
+    return sum(grow)
+
+
+@dataclass(frozen=True)
+class _Outside:
+    """What a gradient adds to the span of a basis, strongest directions first.
+
+    They are found from the Gram matrix of what lies outside, so that only the columns that are
+    taken are ever formed. ``squares`` are its eigenvalues, shares of the gradient's squared norm.
+    """
+
+    basis: Tensor
+    gradient: Tensor
+    inside: Tensor
+    squares: Tensor
+    turn: Tensor
+
+    @classmethod
+    def of(cls, basis: Tensor, gradient: Tensor) -> _Outside:
+        """Split a gradient (n, r) of a basis (n, r)."""
+        norm = float(torch.linalg.vector_norm(gradient))
+        if not math.isfinite(norm) or norm == 0:
+            nothing = gradient.new_zeros(gradient.shape[1], 0)
+            return cls(basis, gradient, nothing, nothing[0], nothing)
+        gradient = gradient / norm
+        inside = basis.mT @ gradient
+        squares, turn = torch.linalg.eigh(gradient.mT @ gradient - inside.mT @ inside)
+        space = basis.shape[0] - basis.shape[1]
+        count = min(int((squares > NEGLIGIBLE).sum()), space)
+        return cls(basis, gradient, inside, squares.flip(0)[:count], turn.flip(1)[:, :count])
+
+    @property
+    def available(self) -> int:
+        """Number of directions."""
+        return len(self.squares)
+
+    def wanted(self, energy: float) -> int:
+        """How many hold a share ``energy``, and those that make the new rank an even width."""
+        missing = self.squares.flip(0).cumsum(0).flip(0)  # what is lost when 0, 1, … are taken
+        count = int((missing > (1 - energy) * self.squares.sum()).sum())
+        return min(self.available, count + -(self.basis.shape[1] + count) % WIDTH) if count else 0
+
+    def columns(self, count: int) -> Tensor:
+        """The first ``count`` directions, orthonormal and orthogonal to the basis."""
+        turn = self.turn[:, :count]
+        new = self.gradient @ turn - self.basis @ (self.inside @ turn)
+        # projected once more: once is not enough in floating point, twice is
+        found: Tensor = torch.linalg.qr(new - self.basis @ (self.basis.mT @ new)).Q
+        return found
 
 
 def truncate(
@@ -135,8 +194,8 @@ def truncate(
 ) -> None:
     """Reduce a layer to the rank that keeps all but ``tolerance`` · ‖S‖_F of its core.
 
-    Bases are made orthonormal anew. A convolution's two modes share the tolerance evenly.
-    Moments turn with the bases: first moments like the core, second ones as variances of
+    Bases that are not orthonormal are made so. A convolution's two modes share the tolerance
+    evenly. Moments turn with the bases: first moments like the core, second ones as variances of
     uncorrelated entries.
 
     Args:
@@ -146,7 +205,7 @@ def truncate(
         optimizer: Whose moments of the core are turned.
     """
     old = read_factors(layer)
-    (Qu, Ru), (Qv, Rv) = torch.linalg.qr(old.U), torch.linalg.qr(old.V)
+    (Qu, Ru), (Qv, Rv) = _orthonormal(old.U), _orthonormal(old.V)
     core = _turn(old.core, Ru, Rv)
     limit = tolerance * float(torch.linalg.vector_norm(core))
     if isinstance(layer, LowRankLinear):
@@ -159,7 +218,8 @@ def truncate(
         Q = _mode_basis(_turn(core, P.mT, None).transpose(0, 1), limit / math.sqrt(2), largest)
         core = _turn(core, P.mT, Q.mT)
     _write(layer, Factors(Qu @ P, core, Qv @ Q))
-    left, right = P.mT @ Ru, Q.mT @ Rv
+    left = P.mT if Ru is None else P.mT @ Ru
+    right = Q.mT if Rv is None else Q.mT @ Rv
 
     def turned(name: str, moment: Tensor) -> Tensor:
         if name in SQUARED_MOMENTS:
@@ -180,6 +240,7 @@ class RankDynamics:
         tolerance: τ.
         every: Steps of a window: one augmentation, then core steps, truncation with the last.
         largest: Largest rank after a truncation, 0 = each layer's own size.
+        energy: Share of the gradients outside the bases that an augmentation takes in.
     """
 
     def __init__(
@@ -190,12 +251,14 @@ class RankDynamics:
         tolerance: float,
         every: int,
         largest: int,
+        energy: float = ENERGY,
     ) -> None:
         self.layers = list(low_rank_layers(net).values())
         self.optimizer = optimizer
         self.tolerance = tolerance
         self.every = every
         self.largest = largest
+        self.energy = energy
         self.adaptive = not isinstance(optimizer, torch.optim.SGD)
 
     def before(self, step: int, steps: int, *, frozen: bool) -> bool:
@@ -231,7 +294,7 @@ class RankDynamics:
     def augment(self) -> None:
         """Augment all layers by the gradients of the batch, which trains none of their factors."""
         for layer in self.layers:
-            augment(layer, self.optimizer)
+            augment(layer, self.optimizer, energy=self.energy)
             for parameter in (*_bases(layer), _core(layer)):
                 parameter.grad = None
 
@@ -293,16 +356,14 @@ def _write(layer: LowRank, new: Factors) -> None:
     layer.set_factors(new.U, _to_modes(layer, new.core), new.V)
 
 
-def _directions(basis: Tensor, towards: Tensor) -> Tensor:
-    """Orthonormal columns that ``towards`` adds to a basis, at most as many as it has."""
-    norm = torch.linalg.vector_norm(towards)
-    if not bool(torch.isfinite(norm)) or float(norm) == 0:
-        return basis[:, :0]
-    rank = basis.shape[1]
-    Q, R = torch.linalg.qr(torch.cat([basis, towards / norm], dim=1))
-    news = R.diagonal().abs()[rank:] > NEGLIGIBLE
-    found: Tensor = Q[:, rank:][:, news[: Q.shape[1] - rank]]
-    return found[:, : min(rank, basis.shape[0] - rank)]
+def _orthonormal(basis: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Q and R of a basis; the basis itself and None where it is orthonormal to rounding."""
+    gram = basis.mT @ basis
+    gram.diagonal().sub_(1)
+    if float(gram.abs().max()) <= BENT:
+        return basis, None
+    Q, R = torch.linalg.qr(basis)
+    return Q, R
 
 
 def _pad(core: Tensor, grow: tuple[int, int]) -> Tensor:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sepdeploy.attacks.gradient import frozen
 from sepdeploy.errors import BadInput
 from sepdeploy.layers import (
     LAYERS,
@@ -201,6 +202,32 @@ def test_terms_cost_no_further_products(terms, out_shape):
         layer(torch.randn(4, 64))
     products = [n for n in ops.names if n in ("mm", "bmm", "addmm", "baddbmm", "matmul", "einsum")]
     assert sorted(products) == ["bmm", "mm"]
+
+
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "addbmm", "einsum")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [KronLinear((8, 8), (6, 8)), KronLinear((8, 8), (8, 6), 3), KronLinear((4, 4, 4), (4, 4, 4)),
+     LowRankLinear(64, 48, 5)],
+    ids=["kron", "three terms", "three modes", "lowrank"],
+)  # fmt: skip
+def test_a_pass_for_the_input_alone_computes_no_parameter_gradients(layer):
+    def products(x):
+        with CountOps() as ops:
+            layer(x).sum().backward()
+        return sum(name in PRODUCTS for name in ops.names)
+
+    with torch.no_grad(), CountOps() as ops:
+        layer(torch.randn(4, 64))
+    forward = sum(name in PRODUCTS for name in ops.names)
+    x = torch.randn(4, 64, requires_grad=True)
+    with frozen(layer):
+        assert products(x) == 2 * forward  # each product once more, for the gradient of the input
+    assert x.grad is not None
+    assert all(p.grad is None for p in layer.parameters())
+    assert products(x) == 3 * forward
 
 
 def test_autocast_and_vmap():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sepdeploy.compression import factorize_convolutions
 from sepdeploy.errors import BadInput
 from sepdeploy.layers import LowRankConv2d, LowRankLinear
 from sepdeploy.models import load
@@ -70,30 +71,72 @@ def trained(layer, x, kind=torch.optim.AdamW, steps=3):
 
 
 @LAYERS
-def test_augmentation_leaves_the_function_unchanged(make):
+@pytest.mark.parametrize("energy", [1.0, 0.9])
+def test_augmentation_leaves_the_function_unchanged(make, energy):
     layer, x = make()
     before, ranks = layer(x).detach(), ranks_of(layer)["net"]
     with_gradients(layer, x)
-    assert augment(layer) > 0
+    assert augment(layer, energy=energy) > 0
     assert (layer(x).detach() - before).abs().max() <= 1e-5
-    assert ranks_of(layer)["net"] == [2 * r for r in ranks]
+    if energy == 1:
+        assert ranks_of(layer)["net"] == [2 * r for r in ranks]
     factors = read_factors(layer)
     assert max(orthonormality(factors.U), orthonormality(factors.V)) <= 1e-5
+
+
+def basis_gradients(layer):
+    if isinstance(layer, LowRankConv2d):
+        found = layer.reduce.weight.grad[:, :, 0, 0].t(), layer.expand.weight.grad[:, :, 0, 0]
+    else:
+        found = layer.U.grad, layer.V.grad
+    return [gradient.double().clone() for gradient in found]
 
 
 @LAYERS
 def test_augmented_bases_span_the_gradient(make):
     layer, x = make()
     with_gradients(layer, x)
-    if isinstance(layer, LowRankConv2d):
-        directions = layer.reduce.weight.grad[:, :, 0, 0].t(), layer.expand.weight.grad[:, :, 0, 0]
-    else:
-        directions = layer.U.grad, layer.V.grad
-    directions = [d.double().clone() for d in directions]
-    augment(layer)
+    gradients = basis_gradients(layer)
+    augment(layer, energy=1)
     factors = read_factors(layer)
-    for basis, d in zip((factors.U, factors.V), directions, strict=True):
+    for basis, d in zip((factors.U, factors.V), gradients, strict=True):
         assert (d - basis @ (basis.T @ d)).norm() <= 1e-5 * d.norm()
+
+
+@LAYERS
+@pytest.mark.parametrize("energy", [0.5, 0.9, 0.99])
+def test_augmentation_takes_the_strongest_directions_that_hold_the_energy(
+    make, energy, monkeypatch
+):
+    monkeypatch.setattr("sepdeploy.training.dynamic_rank.WIDTH", 1)
+    layer, x = make()
+    old = read_factors(layer)
+    with_gradients(layer, x)
+    gradients = basis_gradients(layer)
+    augment(layer, energy=energy)
+    new = read_factors(layer)
+    wanted, kept = [], []
+    for before, after, d in zip((old.U, old.V), (new.U, new.V), gradients, strict=True):
+        outside = d - before @ (before.T @ d)
+        squares = torch.linalg.svdvals(outside).square()
+        missing = squares.sum() - squares.cumsum(0)
+        wanted.append(1 + int((missing > (1 - energy) * squares.sum() * (1 + 1e-9)).sum()))
+        count = after.shape[1] - before.shape[1]
+        kept.append(count)
+        # no other directions of that number hold more
+        found = (after[:, before.shape[1] :].T @ outside).square().sum()
+        assert float(found) == pytest.approx(float(squares[:count].sum()), rel=1e-6)
+    if make is linear:  # its core is square
+        wanted = [max(wanted)] * 2
+    assert kept == wanted
+
+
+def test_augmented_ranks_are_even_widths_where_there_is_room():
+    layer, x = LowRankLinear(60, 50, 20), torch.randn(9, 60)
+    nn.init.normal_(layer.S)
+    with_gradients(layer, x)
+    augment(layer, energy=0.5)
+    assert layer.spec.rank == 24
 
 
 def test_a_zero_gradient_adds_nothing():
@@ -106,7 +149,7 @@ def test_a_zero_gradient_adds_nothing():
 def test_no_more_directions_than_the_space_has():
     layer, x = linear(rank=12)
     with_gradients(layer, x)
-    augment(layer)
+    augment(layer, energy=1)
     assert layer.spec.rank == 14  # the output has 14
     with_gradients(layer, x)
     assert augment(layer) == 0
@@ -222,6 +265,68 @@ def test_bases_stay_orthonormal_over_many_windows():
     assert layer.spec.rank <= 6
     assert (layer.bias - bias).abs().min() > 1e-3  # biases train
     assert (layer(x) - target).square().mean() < target.square().mean() / 2
+
+
+@LAYERS
+def test_a_layer_at_its_largest_rank_still_turns(make):
+    layer, x = make()
+    dims = ranks_of(layer)["net"]
+    core = core_of(layer)
+    optimizer = torch.optim.SGD([core], lr=1e-2)
+    dynamics = RankDynamics(layer, optimizer, tolerance=1e-6, every=3, largest=dims[0])
+    spans = [b @ b.T for b in (read_factors(layer).U, read_factors(layer).V)]
+    for step in range(9):
+        optimizer.zero_grad()
+        augmenting = dynamics.before(step, 100, frozen=False)
+        with_gradients(layer, x)
+        if augmenting:
+            dynamics.augment()
+        optimizer.step()
+        dynamics.after(step, 100, frozen=False)
+    after = read_factors(layer)
+    assert max(ranks_of(layer)["net"]) <= dims[0]
+    for span, basis in zip(spans, (after.U, after.V), strict=True):
+        # part of the new basis lies outside the span of the old one
+        assert (basis - span @ basis).norm() > 0.05
+
+
+def test_bases_take_no_gradient_but_where_they_are_augmented():
+    layer, x = linear()
+    optimizer = torch.optim.SGD([layer.S], lr=1e-2)
+    dynamics = RankDynamics(layer, optimizer, tolerance=0.1, every=4, largest=0)
+    for step, wanted in ((0, True), (1, False), (3, False), (4, True)):
+        layer.zero_grad()
+        assert dynamics.before(step, 100, frozen=False) == wanted
+        with_gradients(layer, x)
+        assert (layer.U.grad is not None) == (layer.V.grad is not None) == wanted
+        assert layer.S.grad is not None
+    assert not dynamics.before(4, 100, frozen=True)
+
+
+def test_biases_of_convolutions_train_and_grouped_ones_stay_plain():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, groups=8),
+        nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 6, 1),
+    )  # fmt: skip
+    assert list(factorize_convolutions(net, 4)) == ["1"]
+    assert [type(m).__name__ for m in net] == ["Conv2d", "LowRankConv2d"] + ["Conv2d"] * 3
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    dynamics = RankDynamics(net, optimizer, tolerance=0.05, every=3, largest=0)
+    biases = [
+        m.bias.detach().clone() for m in net.modules() if getattr(m, "bias", None) is not None
+    ]
+    x = torch.randn(4, 3, 9, 9)
+    for step in range(6):
+        optimizer.zero_grad()
+        augmenting = dynamics.before(step, 100, frozen=False)
+        net(x).square().mean().backward()
+        if augmenting:
+            dynamics.augment()
+        optimizer.step()
+        dynamics.after(step, 100, frozen=False)
+    after = [p for name, p in net.named_parameters() if name.endswith("bias")]
+    assert len(after) == 5
+    assert all(not torch.equal(a, b) for a, b in zip(after, biases, strict=True))
 
 
 def test_core_steps_are_as_large_as_steps_of_the_weight():

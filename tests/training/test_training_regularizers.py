@@ -216,11 +216,13 @@ def test_stacks_are_averaged():
     assert torch.allclose(condition_term(stack), single.mean())
 
 
-def test_precision_does_not_follow_autocast():
+@pytest.mark.parametrize("name", TERMS)
+def test_precision_does_not_follow_autocast(name):
     A = matrix(16, 16, 2, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = condition_term(A)
-    assert inside == condition_term(A)
+        inside = TERMS[name](A)
+    assert inside == TERMS[name](A)
+    assert inside.dtype == (torch.float32 if name in ("frobenius", "l1") else torch.float64)
 
 
 @given(sizes, sizes, seeds)
