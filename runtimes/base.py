@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -23,7 +24,7 @@ ENTRY_KEY = "sepdeploy"  # name of the embedded entry, in ONNX and TFLite alike
 
 
 class Session(Protocol):
-    """A loaded artifact. Use it as a context manager; one thread at a time.
+    """A loaded artifact. Use it as a context manager; calls from several threads take turns.
 
     ``input`` is what a sample looks like, ``runtime`` which runtime runs it, ``path`` the file.
     ``note`` is one line on what runs the file's custom nodes, "" where it has none;
@@ -130,6 +131,7 @@ class OpenSession:
         self.runtime = RuntimeRef(model.name, model.version, threads)
         self.input = input_spec(path, entry, model.sample)
         self._run: Callable[[Any], Any] | None = model.run
+        self._turn = Lock()  # input and output memory is bound once, and the runtimes free the GIL
 
     @property
     def native_calls(self) -> int:
@@ -142,18 +144,22 @@ class OpenSession:
         Raises:
             BadInput: The batch has another shape or dtype, the graph fails, or it is closed.
         """
-        run = self._run
-        if run is None:
-            raise BadInput(f"{self.path}: the session is closed", hint="open the artifact again")
-        try:
-            logits: Logits = run(batch)
-        except RunnerError as error:
-            raise translate(error) from error
-        return logits
+        with self._turn:
+            run = self._run
+            if run is None:
+                raise BadInput(
+                    f"{self.path}: the session is closed", hint="open the artifact again"
+                )
+            try:
+                logits: Logits = run(batch)
+            except RunnerError as error:
+                raise translate(error) from error
+            return logits
 
     def close(self) -> None:
         """Free the model."""
-        self._run = self._model = None
+        with self._turn:
+            self._run = self._model = None
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@ import gc
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import onnx
@@ -58,6 +59,34 @@ def test_results_are_the_callers_own(tmp_path, rng, weights, runtime, form):
     del session
     gc.collect()
     np.testing.assert_array_equal(second.shape, (2, 5))
+
+
+@pytest.mark.parametrize(("runtime", "form"), FORMATS)
+def test_threads_that_share_a_session_take_turns(tmp_path, rng, runtime, form):
+    """Each thread gets the answers to its own questions, although all of them share memory."""
+    weight = rng.standard_normal((1024, 1024)).astype(np.float32)
+    path = write_linear(tmp_path, form, (weight, np.zeros(1024, np.float32)))
+    session = runtimes.open(path, runtime)
+    batches = [rng.random((8, 1024), dtype=np.float32) for _ in range(3)]
+    expected = [session.run(batch) for batch in batches]
+    wrong = []
+
+    def ask(index):
+        for _ in range(100):
+            if not np.array_equal(session.run(batches[index]), expected[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(3)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
 
 
 @pytest.mark.parametrize(("runtime", "form"), FORMATS)
