@@ -23,6 +23,7 @@ from sepdeploy.commands import (
     train,
     verify,
 )
+from sepdeploy.commands.panels import PanelledCommand
 from sepdeploy.commands.shell import command
 from sepdeploy.exits import INTERRUPTED, USAGE, Interruption, explain, interrupted
 
@@ -83,7 +84,7 @@ def build() -> typer.Typer:
         """Train, export and bench small robust networks that keep their factors."""
 
     for name, function in COMMANDS.items():
-        app.command(name)(command(function))
+        app.command(name, cls=PanelledCommand)(command(function))
     for group, (text, members) in GROUPS.items():
         sub = typer.Typer(help=text, rich_markup_mode=None)
         for name, function in members.items():

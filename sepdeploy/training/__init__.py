@@ -11,6 +11,7 @@ from sepdeploy.training.optimizers import OPTIMIZERS
 from sepdeploy.training.recipe import load_recipe
 from sepdeploy.training.recipe_fields import Recipe
 from sepdeploy.training.schedule import SCHEDULES
+from sepdeploy.training.team import is_first_process, joined
 
 __all__ = [
     "OBJECTIVES",
@@ -23,5 +24,7 @@ __all__ = [
     "checkpoint_path",
     "fit",
     "history_path",
+    "is_first_process",
+    "joined",
     "load_recipe",
 ]

@@ -1,7 +1,7 @@
 """Recipe files: a flat TOML table whose keys are the fields of ``Recipe``.
 
-The keys are also the command line's flags, with ``_`` for ``-``; values given as flags beat the
-file.
+The command line has flags for the keys in daily use, with ``-`` for ``_``, and ``--set key=value``
+for all of them; what it says beats the file.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def _convert(name: str, kind: str, value: Any, where: str) -> Any:
             return str(value)
         if kind == "str" and isinstance(value, str):
             return value
-        if kind == "bool" and isinstance(value, bool):
-            return value
+        if kind == "bool" and str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
         if kind == "int" and isinstance(value, (int, str)) and not isinstance(value, bool):
             return int(value)
         if kind == "float" and isinstance(value, (int, float, str)) and value is not True:

@@ -30,6 +30,8 @@ T = TypeVar("T")
 class ToldElsewhere(BadInput):
     """A failure that the first process reports; the others end with it in silence."""
 
+    told_elsewhere = True
+
 
 @dataclass(frozen=True)
 class Team:
@@ -216,6 +218,11 @@ def joined() -> Iterator[Team]:
     except BaseException:
         atexit.unregister(_part)  # the others may never answer: then the processes just end
         raise
+
+
+def is_first_process() -> bool:
+    """Return whether this process speaks: it is alone or the first of several."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
 
 def _part() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sepdeploy.files import check_writable
-from sepdeploy.training import Event, fit, history_path, load_recipe
+from sepdeploy.training import Event, fit, history_path, joined, load_recipe
 
 TRAIN_SCHEMA = "sepdeploy.train/1"
 
@@ -51,9 +51,12 @@ def train_model(
     overrides: Mapping[str, Any],
 ) -> TrainSummary:
     """Train by recipe and flags; see ``sepdeploy.api.train``."""
-    recipe = load_recipe(recipe_path, overrides)
-    check_writable(out)
-    result = fit(recipe, out=out, resume=resume, on_progress=on_progress or _ignore)
+    with joined() as team:
+        with team.agreed():
+            recipe = load_recipe(recipe_path, overrides)
+            if team.first:
+                check_writable(out)
+        result = fit(recipe, out=out, resume=resume, on_progress=on_progress or _ignore)
     model = result.model
     return TrainSummary(
         model=str(out),

@@ -1,0 +1,245 @@
+"""Trainings by several processes: the same weights as by one, one voice, one failure."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sepdeploy.data import load as load_data
+from sepdeploy.models import load
+from sepdeploy.training import fit, fitting, load_recipe
+from sepdeploy.training.team import ALONE, Team
+
+CHILD = Path(__file__).with_name("several_processes.py")
+COMMON = {
+    "structure": "kron", "hidden": "64,36", "epochs": 1, "batch_size": 128, "steps": 3,
+    "threads": 1, "seed": 11,
+}  # fmt: skip
+SAME = {
+    "linf": {},
+    "l2": {"norm": "l2", "eps": 1.0, "condition": 0.1, "weight_decay": 0.01},
+    "uneven": {"batch_size": 262, "augment": "crop"},  # 1311 images: the last batch holds one
+    "averaged": {"ema": 0.5, "structure": "lowrank:8", "optimizer": "sgd", "lr": 0.05},
+    "hydra": {"prune": "hydra", "sparsity": 0.5, "epochs": 2, "objective": "natural"},
+}
+TWICE = {  # objectives that pass the network twice before they descend
+    "trades": {"objective": "trades"},
+    "mart": {"objective": "mart", "optimizer": "sgd", "lr": 0.05},
+    "fr": {"objective": "fr", "align_axes": "class"},
+    "sar": {"objective": "sar"},
+}
+OTHERS = [
+    {"name": "whole", "batch_norm": True, "recipe": COMMON | {"epochs": 2}},
+    {"name": "parted", "batch_norm": True, "recipe": COMMON | {"epochs": 2}, "stop": 15},
+    {"name": "parted", "batch_norm": True, "recipe": COMMON | {"epochs": 2}, "resume": True},
+    {"name": "nan", "recipe": COMMON | {"objective": "natural"}, "break": [1, 4]},
+    {"name": "unlike", "recipe": COMMON, "rank1": {"seed": 12}},
+    {"name": "missing", "recipe": COMMON, "rank1": {"accelerator": "cuda"}},
+    {"name": "adaptive", "recipe": COMMON | {"structure": "lowrank:8", "rank_tolerance": 0.1}},
+    {"name": "mixed", "recipe": COMMON | {"objective": "fr"}},
+    {"name": "linf", "recipe": COMMON, "resume": True},
+]
+
+
+def torchrun(*arguments, **options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.Popen(
+        [*command, "--nproc-per-node", "2", *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """What two processes made of all jobs: one table per process, and the folder."""
+    if not torch.distributed.is_available() or torch.cuda.is_available():
+        pytest.skip("needs gloo, and a machine without a GPU")
+    folder = tmp_path_factory.mktemp("several")
+    jobs = [{"name": name, "recipe": COMMON | more} for name, more in (SAME | TWICE).items()]
+    # "parted" is stopped and resumed under one name: keep what each made
+    (folder / "jobs.json").write_text(json.dumps([*jobs, *OTHERS]))
+    process = torchrun(CHILD, folder)
+    try:
+        _, errors = process.communicate(timeout=240)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, errors[-3000:]
+    tables = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    return folder, tables
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    digits = load_data("digits")
+    short = dataclasses.replace(digits, test=digits.test.take(40))
+    monkeypatch.setattr(fitting, "load", lambda name, folder: short)
+
+    def run(**changes):
+        return fit(load_recipe(None, COMMON | changes), out=tmp_path / "alone.pt")
+
+    return run
+
+
+def relative(first, second):
+    pairs = [(first[k].double(), second[k].double()) for k in first]
+    difference = sum(((a - b) ** 2).sum() for a, b in pairs)
+    return float((difference / sum((a**2).sum() for a, _ in pairs)) ** 0.5)
+
+
+def weights(model):
+    return {name: p.detach() for name, p in model.net.named_parameters()}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_two_processes_train_as_one_with_the_same_global_batch(several, alone, name):
+    folder, tables = several
+    one = alone(**SAME[name])
+    assert relative(weights(one.model), weights(load(folder / f"{name}.pt"))) < 1e-6
+    for entry, same in zip(tables[0][name]["history"], one.history, strict=True):
+        assert entry["loss"] == pytest.approx(same["loss"], rel=1e-5)
+        assert entry["clean_accuracy"] == pytest.approx(same["clean_accuracy"], abs=0.01)
+        assert entry["robust_accuracy"] == pytest.approx(same["robust_accuracy"], abs=0.02)
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_two_passes_before_one_descent(several, alone, name):
+    # compared in parts of the same size: these attacks start where the sign of a vanishing
+    # gradient decides, and hence the last bit of a sum over another batch
+    folder, _ = several
+    one = alone(**TWICE[name], accumulate=2)
+    assert relative(weights(one.model), weights(load(folder / f"{name}.pt"))) < 1e-7
+
+
+def test_every_process_holds_the_same_weights(several):
+    _, (first, second) = several
+    for name in [*SAME, *TWICE, "whole"]:
+        assert first[name]["sha256"] == second[name]["sha256"]
+        assert first[name]["history"] == second[name]["history"]
+        assert first[name]["processes"] == 2
+
+
+def test_only_the_first_process_speaks_and_writes(several):
+    folder, (first, second) = several
+    assert first["whole"]["events"] > 20
+    assert second["whole"]["events"] == 0
+    kept = {"jobs.json", "rank0.json", "rank1.json", "nan.training.pt", "nan.history.jsonl"}
+    made = {f"{n}{end}" for n in [*SAME, *TWICE, "whole", "parted"]
+            for end in (".pt", ".history.jsonl")}  # fmt: skip
+    assert {p.name for p in folder.iterdir()} == kept | made
+
+
+def test_dropout_and_batch_statistics_resume_to_the_same_bits(several):
+    folder, tables = several
+    for table in tables:
+        assert table["parted"]["sha256"] == table["whole"]["sha256"]
+        assert table["parted"]["history"] == table["whole"]["history"]
+    assert load(folder / "linf.pt").provenance["processes"] == 2
+
+
+def test_one_process_without_a_finite_loss_ends_all_with_one_message(several):
+    _, (first, second) = several
+    assert "the loss became nan in epoch 1, step 4" in first["nan"]["error"]
+    assert first["nan"]["error"] == second["nan"]["error"]
+    assert [first["nan"]["kind"], second["nan"]["kind"]] == ["BadInput", "ToldElsewhere"]
+    assert first["kept"] == [0, 3]
+
+
+def test_processes_that_differ_are_refused(several):
+    _, tables = several
+    for table in tables:
+        assert "process 1 was given another seed than process 0" in table["unlike"]["error"]
+        assert "torch sees no GPU" in table["missing"]["error"]
+    assert tables[0]["missing"]["error"].startswith("process 1: ")
+    assert [t["missing"]["kind"] for t in tables] == ["Missing", "ToldElsewhere"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("adaptive", "by one process only"), ("mixed", "mixes the images")]
+)
+def test_what_several_processes_cannot_do(several, name, message):
+    for table in several[1]:
+        assert message in table[name]["error"]
+        assert table[name]["code"] == 2
+
+
+def test_attacks_exchange_nothing(several):
+    for table in several[1]:
+        counts = table["exchanges"]
+        assert (counts["attack"], counts["gradients"], counts["part"]) == (0, 0, 0)
+        assert counts["step"] >= 1
+        assert counts["bare"]
+
+
+def test_a_finished_training_is_read_by_all(several):
+    for table in several[1]:
+        assert table["linf"]["processes"] == 2
+
+
+def test_shares_cover_everything_once():
+    for world in (1, 2, 3, 5):
+        for count in (0, 1, 2, 7, 10):
+            shares = [Team(r, world).share(range(count)) for r in range(world)]
+            assert [i for share in shares for i in share] == list(range(count))
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert ALONE.share([1, 2]) == [1, 2]
+
+
+def write_recipe(folder, **changes):
+    lines = [f"{k} = {json.dumps(v)}" for k, v in (COMMON | changes).items()]
+    (folder / "recipe.toml").write_text("\n".join(lines))
+    return folder / "recipe.toml"
+
+
+@pytest.mark.slow
+def test_the_command_line_says_everything_once(tmp_path):
+    recipe = write_recipe(tmp_path, hidden=[64, 36], objective="natural")
+    process = torchrun("-m", "sepdeploy", "train", recipe, "-o", tmp_path / "m.pt", "--json", "-")
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert json.loads(out)["provenance"]["processes"] == 2
+    assert errors.count("next: sepdeploy export") == errors.count("1 thread, 2 processes") == 1
+    process = torchrun("-m", "sepdeploy", "train", recipe, "--objective", "pgd")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert errors.count("error: unknown objective 'pgd'") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["interrupt", "kill"])
+def test_an_end_by_hand_or_by_death_leaves_what_resumes(tmp_path, end):
+    recipe = write_recipe(tmp_path, hidden=[64, 36], epochs=400, objective="natural")
+    arguments = ["-m", "sepdeploy", "train", recipe, "-o", tmp_path / "m.pt"]
+    process = torchrun(*arguments)
+    history = tmp_path / "m.history.jsonl"
+    deadline = time.monotonic() + 60
+    while not history.exists() or not history.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    if end == "interrupt":
+        process.send_signal(signal.SIGINT)
+    else:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode != 0
+    if end == "interrupt":
+        assert "error: interrupted" in errors
+    assert not (tmp_path / "m.pt").exists()
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {"recipe.toml", "m.training.pt", "m.history.jsonl"}
+    resumed = torchrun(*arguments, "--resume")
+    try:
+        while "resuming in epoch" not in (line := resumed.stderr.readline()):
+            assert line, "it ended before it resumed"
+    finally:
+        os.killpg(resumed.pid, signal.SIGKILL)
+        resumed.communicate()
