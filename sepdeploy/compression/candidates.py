@@ -62,7 +62,8 @@ def candidates(layer: nn.Linear | nn.Conv2d, family: str, places: int) -> list[C
 
     Args:
         layer: A plain linear layer or convolution.
-        family: A structure string; "kron" and "lowrank" leave shapes, terms and ranks open.
+        family: A structure string; "kron", "lowrank" and (of convolutions) "tucker" leave shapes,
+            terms and ranks open.
         places: How often the layer is applied to one sample.
 
     Raises:
@@ -71,7 +72,7 @@ def candidates(layer: nn.Linear | nn.Conv2d, family: str, places: int) -> list[C
     if not bool(torch.isfinite(layer.weight).all()):
         raise BadInput("its weight holds NaN or infinite values")
     if isinstance(layer, nn.Conv2d):
-        if family not in ("kron", "lowrank"):
+        if family not in ("kron", "lowrank", "tucker"):
             return [_named_convolution(layer, family, places)]
         found = _convolution(layer, family, places)
     elif family == "kron":
@@ -101,15 +102,18 @@ def _named(layer: nn.Linear, text: str, places: int) -> Candidate:
 def channel_ranks(text: str) -> tuple[int, int]:
     """Read the form of a convolution: "lowrank:24x32" is q = 24, p = 32; one number is both.
 
+    "tucker:24x32" is another name of it: a Tucker factorisation of the two channel modes.
+
     Raises:
         BadInput: Anything else.
     """
     name, _, ranks = text.strip().partition(":")
     parts = ranks.split("x")
     whole = all(r.isdecimal() and len(r) < 7 for r in parts)
-    if name != "lowrank" or len(parts) > 2 or not whole:
+    if name not in ("lowrank", "tucker") or len(parts) > 2 or not whole:
         raise BadInput(
-            f"structure '{text[:60]}' is no form of a convolution", hint="for example lowrank:24x32"
+            f"structure '{text[:60]}' is no form of a convolution",
+            hint="for example lowrank:24x32, which is the same as tucker:24x32",
         )
     return int(parts[0]), int(parts[-1])
 
@@ -162,7 +166,7 @@ def _shapes(layer: nn.Linear) -> list[KronSpec]:
 
 
 def _convolution(conv: nn.Conv2d, family: str, places: int) -> Iterator[Candidate]:
-    if family != "lowrank" or conv.groups != 1 or max(conv.kernel_size) == 1:
+    if family == "kron" or conv.groups != 1 or max(conv.kernel_size) == 1:
         return
     W = conv.weight.detach().double()
     into, out = (_tail(_squares(W.transpose(0, m).flatten(1))) for m in (1, 0))

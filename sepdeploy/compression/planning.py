@@ -22,7 +22,7 @@ from sepdeploy.models import Model
 from sepdeploy.records import LayerRecord
 
 MEASURES = ("params", "macs")
-FAMILIES = ("kron", "lowrank")
+FAMILIES = ("kron", "lowrank", "tucker")
 HEAD = "the classifier stays dense unless it is named"
 NOT_ASKED = "not asked for"
 NO_GAIN = "no form of it is smaller without computing more"
@@ -85,8 +85,8 @@ def plan_compression(
     Args:
         model: A trained network; layers that are structured already stay as they are.
         structure: "kron" or "lowrank" for all layers but the classifier (low rank includes
-            convolutions), an explicit form such as "lowrank:40", or forms by layer name or
-            pattern: "fc1=kron:28x28-64x64,fc*=lowrank".
+            convolutions; "tucker" is low rank for these alone), an explicit form such as
+            "lowrank:40", or forms by layer name or pattern: "fc1=kron:28x28-64x64,fc*=lowrank".
         target: "10x" smaller, or a number of parameters (or MACs) of the whole network; needed
             wherever a form is left open.
         measure: "params" or "macs".
@@ -154,6 +154,8 @@ def _families(
     names = [n for n in modules if n != head]
     if layers:
         names = [n for pattern in layers for n in _matching(modules, pattern)]
+    elif wanted.startswith("tucker"):
+        names = [n for n in names if n not in linear]
     elif not wanted.startswith("lowrank") or ":" in wanted:
         names = [n for n in names if n in linear]
     if not names:

@@ -148,6 +148,11 @@ def parse_structure(
     if not colon and "*" in name:
         name, _, terms = name.partition("*")
         options = f"*{terms}"
+    if name == "tucker":
+        raise BadInput(
+            f"structure '{text[:60]}' is a form of convolutions, this layer is linear",
+            hint="write lowrank:40, the same for two modes",
+        )
     if name not in _STRUCTURE_NAMES:
         raise unknown_name("structure", name[:40], _STRUCTURE_NAMES, hint=f"write {GRAMMAR}")
     n_in = math.prod(in_shape)

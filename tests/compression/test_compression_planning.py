@@ -123,6 +123,10 @@ def test_a_convolution_by_name_and_form(convnet):
     assert small.params == plan.params
     assert errors["2"] == pytest.approx(plan.layers[1].relative_error)
     assert plan_compression(convnet, "2=lowrank:5").changes == {"2": "lowrank:5x5"}
+    assert plan_compression(convnet, "2=tucker:4x6") == plan  # another name of the same
+    assert plan_compression(convnet, "tucker", target="1.2x").changes.keys() <= {"0", "2"}
+    with pytest.raises(BadInput, match="form of convolutions"):
+        plan_compression(convnet, "tucker:4x6", layers=["6"])
     for text, message in (
         ("2=lowrank:4x6x8", "no form of a convolution"), ("2=kron:3x4-4x4", "no form of a conv"),
         ("2=lowrank:99", "outside 1 … 12"), ("3=lowrank:2", "grouped"),
