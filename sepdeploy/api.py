@@ -186,7 +186,8 @@ def export(
         BadInput: A file, name or layer that cannot be used.
         Missing: torch is not installed.
     """
-    from sepdeploy.workflows.exporting import EvaluationOptions, ExportOptions, export_model
+    from sepdeploy.workflows.export_options import EvaluationOptions, ExportOptions
+    from sepdeploy.workflows.exporting import export_model
     from sepdeploy.workflows.foreign import export_foreign, is_foreign
     from sepdeploy.workflows.requirements import require_torch
 
@@ -195,7 +196,14 @@ def export(
     )
     if isinstance(model, (str, Path)) and is_foreign(Path(model)):
         folder = Path(model).parent if out_dir is None else Path(out_dir)
-        return export_foreign(Path(model), folder, options=options, seed=seed, notify=notify)
+        return export_foreign(
+            Path(model),
+            folder,
+            options=options,
+            evaluation=EvaluationOptions(data, data_dir),
+            seed=seed,
+            notify=notify,
+        )
     require_torch("export")
     from sepdeploy.models import load, save
 
@@ -472,7 +480,7 @@ def attack(
 
     require_torch("attack a model")
     from sepdeploy.workflows.attacking import attack_model
-    from sepdeploy.workflows.exporting import EvaluationOptions
+    from sepdeploy.workflows.export_options import EvaluationOptions
 
     wanted = EvaluationOptions(data, data_dir, attack, eps, norm, samples)
     return attack_model(Path(model), Path(out), wanted, arch=arch, seed=seed, notify=notify)

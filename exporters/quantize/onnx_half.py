@@ -32,12 +32,14 @@ def store_half(model: ModelProto, scheme: Scheme) -> tuple[ModelProto, tuple[Lay
     """
     result, ledger = copy_model(model), Ledger(scheme)
     casts, kept = [], []
+    readers = {name: node.name for node in reversed(result.graph.node) for name in node.input}
     for name, item in initializers(result.graph).items():
         values = to_array(item) if item.data_type == TensorProto.FLOAT else None
         if values is None or values.size < LEAST_VALUES:
             kept.append(item)
             continue
-        layer = scheme.layer(name)
+        # Names from elsewhere say nothing of a layer: its first reader does.
+        layer = scheme.layer(name if scheme.knows(name) else readers.get(name, name))
         reason = scheme.keep_float.get(layer, "")
         if values.ndim > 1:
             ledger.add(layer, values.size, 4, lower=not reason, reason=reason)

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from sepdeploy.errors import unknown_name
+from sepdeploy.exporters.merging import merged_for_tflite
 from sepdeploy.exporters.tflite_file.convert import convert
 from sepdeploy.exporters.tflite_file.serialize import write_file
 from sepdeploy.exporters.tflite_file.versions import check_target
@@ -26,6 +27,7 @@ def write_tflite(
     target: str = "litert",
     flavour: str = "standard",
     choices: Sequence[LoweringChoice] = (),
+    merge: bool = False,
 ) -> None:
     """Write a model as a .tflite file with a dynamic batch.
 
@@ -41,6 +43,8 @@ def write_tflite(
         flavour: ``standard``, or ``custom``: structured layers as CUSTOM operators, which only a
             runtime with kernels for them can run.
         choices: The planner's form per structured layer; the default form where absent.
+        merge: Multiply small adjacent Kronecker factors together first where the planner
+            reckons with it; False keeps every mode as it stands.
 
     Raises:
         BadInput: The model has something that TFLite or the target has no form for, naming the
@@ -50,6 +54,7 @@ def write_tflite(
     if flavour not in FLAVOURS:
         raise unknown_name("flavour", flavour, FLAVOURS)
     forms = {c.layer: c.form for c in choices}
-    graph = convert(canonical, choices=forms, custom=flavour == "custom")
+    model = merged_for_tflite(canonical) if merge else canonical
+    graph = convert(model, choices=forms, custom=flavour == "custom")
     metadata = {} if entry is None else {METADATA_NAME: entry.encode()}
     write_file(graph, Path(path), metadata=metadata, target=target)

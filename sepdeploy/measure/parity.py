@@ -82,8 +82,6 @@ def check_parity(
         )
     if not len(images) or not np.any(images):
         raise BadInput(f"{path}: parity needs images that are not all zero")
-    if quantization == "fp16":
-        tolerance = max(tolerance, HALF_TOLERANCE)
     integer = quantization not in ("none", "fp16")
     certificates = []
     for way in (way for name in every_runtime(path, runtimes) for way in ways(path, name)):
@@ -97,23 +95,15 @@ def check_parity(
             )
         worst: str | None = None
         for batch, logits in zip(batches, found, strict=True):
-            error, agreement, same = compare(logits, reference)
-            passed = error <= tolerance and same
-            if not passed and not integer and canonical is not None and worst is None:
-                worst = faulty_layer(path, runtime, images, canonical, tolerance)
-            certificate = Parity(
-                runtime=way.name,
-                version=str(facts["version"]),
-                batch=int(batch),
-                max_rel=error,
-                label_agreement=agreement,
-                tolerance=tolerance,
-                inputs=inputs,
-                worst_layer="" if passed else worst or "",
-                passed=passed,
+            certificate = certify(
+                logits,
+                reference,
+                Parity(way.name, str(facts["version"]), int(batch), 0.0, 0.0, tolerance, inputs),
+                quantization=quantization,
             )
-            if integer:
-                certificate = _as_int8(certificate, logits, reference)
+            if not certificate.passed and not integer and canonical is not None:
+                worst = worst or faulty_layer(path, runtime, images, canonical, tolerance)
+                certificate = replace(certificate, worst_layer=worst or "")
             certificates.append(certificate)
     return tuple(certificates)
 
@@ -151,6 +141,31 @@ def check_evaluator(
             )
         )
     return tuple(certificates)
+
+
+def certify(logits: Array, reference: Array, certificate: Parity, *, quantization: str) -> Parity:
+    """Return a certificate with what was found, judged as the quantisation of the file asks.
+
+    Args:
+        logits: (N, classes) of the file.
+        reference: (N, classes) of the model.
+        certificate: Where, in which batches and on what they were computed, and the tolerance
+            of a float file.
+        quantization: Of the file.
+    """
+    error, agreement, same = compare(logits, reference)
+    tolerance = certificate.tolerance
+    if quantization == "fp16":
+        tolerance = max(tolerance, HALF_TOLERANCE)
+    judged = replace(
+        certificate,
+        max_rel=error,
+        label_agreement=agreement,
+        tolerance=tolerance,
+        passed=same and error <= tolerance,
+    )
+    integer = quantization not in ("none", "fp16")
+    return _as_int8(judged, logits, reference) if integer else judged
 
 
 def _as_int8(certificate: Parity, logits: Array, reference: Array) -> Parity:

@@ -9,7 +9,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.files import check_writable, sha256_file
 from sepdeploy.models import load
 from sepdeploy.workflows.evaluation import Notify, choose_attacks, find_test_set, make_pack
-from sepdeploy.workflows.exporting import EvaluationOptions
+from sepdeploy.workflows.export_options import EvaluationOptions
 
 
 def attack_model(

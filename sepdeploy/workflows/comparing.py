@@ -14,7 +14,7 @@ from sepdeploy.errors import BadInput, Missing
 from sepdeploy.files import sha256_file
 from sepdeploy.records import ArtifactRecord, Manifest
 from sepdeploy.workflows.evaluation import Notify, reference_inputs
-from sepdeploy.workflows.exporting import read_manifest
+from sepdeploy.workflows.manifests import read_manifest
 from sepdeploy.workflows.requirements import has_torch
 
 if TYPE_CHECKING:

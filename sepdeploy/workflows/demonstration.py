@@ -12,7 +12,8 @@ from sepdeploy.models import load
 from sepdeploy.records import BenchReport, dump
 from sepdeploy.workflows.benching import BenchOptions, bench_artifacts
 from sepdeploy.workflows.evaluation import Notify
-from sepdeploy.workflows.exporting import EvaluationOptions, ExportOptions, export_model
+from sepdeploy.workflows.export_options import EvaluationOptions, ExportOptions
+from sepdeploy.workflows.exporting import export_model
 from sepdeploy.workflows.training import train_model
 from sepdeploy.workflows.verifying import verify_exports
 

@@ -19,7 +19,7 @@ from sepdeploy.errors import BadInput, Missing
 from sepdeploy.threat import check_norm, parse_attack, parse_eps
 
 if TYPE_CHECKING:
-    from sepdeploy.data import Split
+    from sepdeploy.data import Dataset, Split
     from sepdeploy.models import Model
 
 Notify = Callable[[str], None]
@@ -97,15 +97,15 @@ def choose_attacks(
     return tuple(Attack(str(spec), radius, chosen, seed=seed) for spec in specs)
 
 
-def find_test_set(
+def find_data(
     provenance: dict[str, Any],
     *,
     data: str | None,
     data_dir: str | Path | None,
     shape: tuple[int, ...],
     notify: Notify,
-) -> tuple[str, Split] | None:
-    """Return name and test split of the data set that was asked for or trained on.
+) -> Dataset | None:
+    """Return the data set that was asked for or trained on.
 
     A set that was asked for must load; the one the model was trained on may be absent, which is
     said and answered with None.
@@ -130,7 +130,20 @@ def find_test_set(
             f"data set '{name}' has images {dataset.input.shape}, the model takes {shape}",
             hint="pass the data set the model was trained on with --data",
         )
-    return dataset.name, dataset.test
+    return dataset
+
+
+def find_test_set(
+    provenance: dict[str, Any],
+    *,
+    data: str | None,
+    data_dir: str | Path | None,
+    shape: tuple[int, ...],
+    notify: Notify,
+) -> tuple[str, Split] | None:
+    """Return name and test split of what ``find_data`` finds."""
+    found = find_data(provenance, data=data, data_dir=data_dir, shape=shape, notify=notify)
+    return None if found is None else (found.name, found.test)
 
 
 def torch_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float32]:

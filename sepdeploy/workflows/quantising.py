@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.files import write_bytes
 from sepdeploy.records import LayerPrecision, LayerRecord, LoweringChoice
-from sepdeploy.workflows.evaluation import Notify
+from sepdeploy.workflows.evaluation import Notify, find_data
 
 if TYPE_CHECKING:
     import onnx
 
+    from sepdeploy.data import Dataset
     from sepdeploy.exporters.quantize import Scheme
 
 CALIBRATION_SAMPLES = 128
@@ -95,23 +96,12 @@ def find_calibration(
     Raises:
         BadInput: A set that was asked for cannot be read, or does not fit the model.
     """
-    from sepdeploy.data import load
+    dataset = find_data(provenance, data=data, data_dir=data_dir, shape=shape, notify=notify)
+    return None if dataset is None else calibrate(dataset, samples, seed)
 
-    name = data or provenance.get("data")
-    if not name:
-        return None
-    try:
-        dataset = load(str(name), data_dir)
-    except (BadInput, Missing) as error:
-        if data is not None or data_dir is not None:
-            raise
-        notify(f"data set of the training not at hand: {error.message}")
-        return None
-    if dataset.input.shape != shape:
-        raise BadInput(
-            f"data set '{name}' has images {dataset.input.shape}, the model takes {shape}",
-            hint="pass the data set the model was trained on with --data",
-        )
+
+def calibrate(dataset: Dataset, samples: int, seed: int) -> Calibration:
+    """Return training images of a data set, drawn by a seed."""
     part = dataset.train.take(samples, seed)
     facts = {"data": dataset.name, "split": "train", "n": len(part), "seed": seed}
     return Calibration(part.batch(slice(None)), {**facts, "method": "min-max"})

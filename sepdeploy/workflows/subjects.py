@@ -12,7 +12,7 @@ from sepdeploy.exporters.entry import Entry, read_entry
 from sepdeploy.files import sha256_file
 from sepdeploy.measure.ways import NO_KERNEL_HINT
 from sepdeploy.records import ArtifactRecord, ArtifactRef, Manifest
-from sepdeploy.workflows.exporting import read_manifest
+from sepdeploy.workflows.manifests import read_manifest
 from sepdeploy.workflows.quantising import only_runtimes
 from sepdeploy.workflows.verifying import find_manifests
 

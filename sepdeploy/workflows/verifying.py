@@ -15,7 +15,8 @@ from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.files import sha256_file
 from sepdeploy.records import ArtifactRecord, Manifest
 from sepdeploy.workflows.evaluation import Notify, reference_inputs, torch_logits
-from sepdeploy.workflows.exporting import PARITY_SAMPLES, prove, read_manifest
+from sepdeploy.workflows.manifests import read_manifest
+from sepdeploy.workflows.proving import PARITY_SAMPLES, prove
 from sepdeploy.workflows.quantising import only_runtimes
 from sepdeploy.workflows.requirements import has_torch
 
@@ -142,7 +143,7 @@ def _foreign(
 ) -> list[VerifyItem]:
     """Check a file that was made from somebody else's .onnx file."""
     from sepdeploy.exporters.entry import read_entry
-    from sepdeploy.workflows.foreign import verify_foreign
+    from sepdeploy.workflows.foreign_proof import verify_foreign
 
     path = folder / artifact.path
     return [
@@ -150,7 +151,7 @@ def _foreign(
         _attempt(
             artifact.path,
             "parity",
-            lambda: verify_foreign(model_path, path, _batches([artifact]), seed),
+            lambda: verify_foreign(model_path, path, artifact, _batches([artifact]), seed),
         ),
     ]
 

@@ -12,7 +12,8 @@ import pytest
 from sepdeploy import api, measure, runtimes
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.exporters.quantize import scales
-from sepdeploy.workflows import exporting, quantising
+from sepdeploy.workflows import quantising
+from sepdeploy.workflows.manifests import read_manifest
 
 needs_litert = pytest.mark.skipif(
     "litert" not in runtimes.installed("tflite"), reason="needs LiteRT"
@@ -36,7 +37,7 @@ def test_a_static_export_says_what_it_was_calibrated_with(kron: Any, tmp_path: P
     }  # fmt: skip
     assert {p.layer for p in artifact.precisions} == set(kron.structures)
     assert all(p.criterion == "rel_l2" and p.passed for p in artifact.parity)
-    read = exporting.read_manifest(tmp_path / "net.manifest.json")
+    read = read_manifest(tmp_path / "net.manifest.json")
     assert read.artifacts == manifest.artifacts
     report = api.verify(tmp_path / "net.manifest.json")
     assert report.exit_code == 0, report

@@ -15,7 +15,7 @@ from sepdeploy.exporters.tflite_file import read_tflite, serialize, tables, vers
 from sepdeploy.exporters.tflite_file.graph import BATCH, Graph, Op, Quantization, Tensor
 from sepdeploy.exporters.tflite_file.traps import refuse_traps
 from sepdeploy.measure.int8_parity import MOST_DISTANCE, distance
-from sepdeploy.workflows.exporting import prove
+from sepdeploy.workflows.proving import prove
 
 OLDER = "tflite-runtime-2.14"
 needs_older = pytest.mark.skipif(

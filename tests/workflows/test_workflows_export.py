@@ -14,7 +14,7 @@ import pytest
 import sepdeploy as sd
 from sepdeploy import measure
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
-from sepdeploy.workflows.exporting import read_manifest
+from sepdeploy.workflows.manifests import read_manifest
 from sepdeploy.workflows.staging import move_all, staging
 
 

@@ -7,7 +7,7 @@ from torch import nn
 import sepdeploy as sd
 from sepdeploy import api
 from sepdeploy.exporters import onnx_write
-from sepdeploy.workflows.exporting import read_manifest
+from sepdeploy.workflows.manifests import read_manifest
 
 
 @pytest.fixture

@@ -1,0 +1,51 @@
+"""The file that vouches for an export's other files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sepdeploy.errors import BadInput, SepdeployError
+from sepdeploy.files import read_bytes
+from sepdeploy.records import MANIFEST_SCHEMA, ArtifactRecord, Manifest, parse
+from sepdeploy.workflows.export_options import FORMATS
+
+MAX_MANIFEST = 64 << 20
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest; the files it names must lie beside it.
+
+    Raises:
+        BadInput: Unreadable, not a manifest, or it names no files or files outside its folder.
+    """
+    manifest = parse(
+        Manifest, read_bytes(path, limit=MAX_MANIFEST), schema=MANIFEST_SCHEMA, where=str(path)
+    )
+    if not manifest.artifacts:
+        raise BadInput(f"{path} names no exported file", hint="export the model again")
+    for artifact in manifest.artifacts:
+        if artifact.format not in FORMATS or not artifact.path.endswith(f".{artifact.format}"):
+            raise BadInput(f"{path}: '{artifact.path}' is neither an .onnx nor a .tflite file")
+    names = [a.path for a in manifest.artifacts]
+    names += [a.data.path for a in manifest.artifacts if a.data]
+    names += [manifest.eval_pack.path] if manifest.eval_pack else []
+    for name in names:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise BadInput(f"{path}: names a file outside its folder: '{name}'")
+    return manifest
+
+
+def with_earlier(
+    path: Path, digest: str, new: Sequence[ArtifactRecord]
+) -> tuple[ArtifactRecord, ...]:
+    """Keep what an earlier export of the same model wrote and this one does not replace."""
+    replaced = {a.path for a in new}
+    try:
+        earlier = read_manifest(path)
+    except SepdeployError:
+        return tuple(new)
+    if earlier.model.sha256 != digest:
+        return tuple(new)
+    kept = [a for a in earlier.artifacts if a.path not in replaced]
+    return tuple([a for a in kept if (path.parent / a.path).is_file()] + list(new))

@@ -1,0 +1,121 @@
+"""Somebody else's .onnx file at lower precision."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from sepdeploy import api, runtimes
+from sepdeploy.cli import run
+from sepdeploy.data import load
+from sepdeploy.errors import ArtifactCheckFailed, BadInput
+from sepdeploy.exporters.quantize import scales
+
+pytestmark = pytest.mark.skipif(
+    "litert" not in runtimes.installed("tflite") or not runtimes.installed("onnx"),
+    reason="needs LiteRT and ONNX Runtime",
+)
+
+
+def classifier(path, size=8):
+    """Convolution, pooling, two dense layers; names as they come from elsewhere."""
+    rng = np.random.default_rng(3)
+    side = size // 2
+    held = {
+        "w0": rng.standard_normal((8, 1, 3, 3)) / 3,
+        "b0": rng.standard_normal(8) / 5,
+        "w1": rng.standard_normal((8 * side * side, 32)) / np.sqrt(8 * side * side),
+        "b1": rng.standard_normal(32) / 5,
+        "w2": rng.standard_normal((10, 32)) / np.sqrt(32),
+        "b2": rng.standard_normal(10) / 5,
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "w0", "b0"], ["a"], "stem", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("MaxPool", ["r"], ["p"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "w1"], ["m"], "hidden"),
+        helper.make_node("Add", ["m", "b1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["g"]),
+        helper.make_node("Gemm", ["g", "w2", "b2"], ["scores"], "head", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "elsewhere",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, size, size])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 10])],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in held.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8), path
+    )
+    return path
+
+
+@pytest.fixture
+def source(tmp_path):
+    return classifier(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "static", "fp16"])
+def test_both_formats_stay_close_to_the_file(source, tmp_path, mode):
+    out = tmp_path / "small"
+    before = source.read_bytes()
+    manifest = api.export(source, out_dir=out, quantize=mode, data="digits")
+    assert source.read_bytes() == before
+    assert [a.path for a in manifest.artifacts] == ["net.onnx", "net.tflite"]
+    x = load("digits").test.take(64, 1).batch(slice(None))
+    with runtimes.open(source) as session:
+        wanted = session.run(x)
+    for artifact in manifest.artifacts:
+        assert artifact.quantization == mode
+        assert artifact.file_bytes < source.stat().st_size
+        assert {p.layer for p in artifact.precisions} == {"stem", "hidden", "head"}
+        assert all(p.passed for p in artifact.parity)
+        assert bool(artifact.calibration) == (mode == "static")
+        with runtimes.open(out / artifact.path) as session:
+            found = session.run(x)
+        distance = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+        assert 0 < distance < (1e-3 if mode == "fp16" else 0.06)
+    low = {p.layer: p.precision for p in manifest.artifacts[1].precisions}
+    assert set(low.values()) == {"fp16" if mode == "fp16" else "int8"}
+    report = api.verify(out / "net.manifest.json")
+    assert report.exit_code == 0, report
+    assert {i.result for i in report.items} == {"ok"}
+
+
+def test_beside_the_file_only_the_other_format_is_written(source, tmp_path):
+    before = source.read_bytes()
+    manifest = api.export(source, quantize="dynamic")
+    assert [a.path for a in manifest.artifacts] == ["net.tflite"]
+    assert source.read_bytes() == before
+    with pytest.raises(BadInput, match=r"would replace .*net.onnx") as caught:
+        api.export(source, formats=("onnx",), quantize="dynamic")
+    assert "-o" in caught.value.hint
+    assert source.read_bytes() == before
+
+
+def test_static_needs_images(source, tmp_path, capsys):
+    with pytest.raises(BadInput, match="needs training images") as caught:
+        api.export(source, quantize="static")
+    assert "--data" in caught.value.hint
+    assert run(["export", str(source), "--quantize", "static"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) <= 2
+    assert not (tmp_path / "net.tflite").exists()
+    other = classifier(tmp_path / "large.onnx", size=12)
+    with pytest.raises(BadInput, match=r"images \(1, 8, 8\), the model takes \(1, 12, 12\)"):
+        api.export(other, quantize="static", data="digits")
+
+
+def test_a_wrong_quantised_file_is_never_left(source, tmp_path, monkeypatch):
+    right = scales.quantize_weight
+
+    def shifted(weight, *args, **kwargs):
+        made = right(weight, *args, **kwargs)
+        return scales.Int8Weight(np.roll(made.values, 1, axis=-1), made.scale, made.axis)
+
+    monkeypatch.setattr("sepdeploy.exporters.quantize.tflite_layers.quantize_weight", shifted)
+    with pytest.raises(ArtifactCheckFailed, match=r"another function than the .onnx file"):
+        api.export(source, formats=("tflite",), quantize="dynamic")
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
