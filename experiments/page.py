@@ -69,8 +69,8 @@ def cifar_section(results: list[Result]) -> str:
         "",
         "    SEPDEPLOY_DATA=DIR python -m experiments.cifar",
         "",
-        f"{setting(results)} **Scaled down to a CPU**: three convolutions with batch norm and a large "
-        "head (4096–1024–1024–10), 10,000 of the 50,000 training images, 2,000 test images. "
+        f"{setting(results)} **Scaled down to a CPU**: three convolutions with batch norm and a "
+        "large head (4096–1024–1024–10), 10,000 of the 50,000 training images, 2,000 test images. "
         "The accuracies say what the factored heads keep of this dense net, not what a full "
         "CIFAR-10 training reaches; the full size was not run.",
         "",
