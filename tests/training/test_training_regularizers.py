@@ -299,6 +299,31 @@ def test_condition_numbers_agree_with_the_dense_matrix():
     assert found["4"] is None
 
 
+def test_a_factored_convolution_has_the_condition_number_of_its_core():
+    layer = LowRankConv2d(8, 6, (3, 3), (4, 5))
+    sigma = torch.linalg.svdvals(layer.core.weight.detach().reshape(5, 36).double())
+    found = condition_numbers(nn.Sequential(layer, nn.Flatten()))
+    assert found == {"0": pytest.approx(float(sigma[0] / sigma[-1]), rel=1e-4)}
+
+
+@given(sizes, seeds)
+def test_the_flow_of_the_squared_spectral_term_shrinks_the_norm(n, seed):
+    S = matrix(n + 1, n, seed).requires_grad_()
+    value = spectral_squared_term(S)
+    (gradient,) = torch.autograd.grad(value, S)
+    # d‖S‖²/dt = −2⟨∇R², S⟩ = −8R²
+    shrinks = 2 * float((gradient * S.detach()).sum())
+    assert shrinks == pytest.approx(8 * float(value.detach()), rel=1e-9, abs=1e-9)
+
+
+@given(sizes, seeds, seeds)
+def test_penalties_do_not_depend_on_the_choice_of_bases(n, seed, turn):
+    S = matrix(n + 2, n, seed)
+    P, Q = (torch.linalg.qr(matrix(k, k, turn)).Q for k in (n + 2, n))
+    for name in set(TERMS) - {"l1"}:
+        assert TERMS[name](P @ S @ Q) == pytest.approx(float(TERMS[name](S)), rel=1e-6, abs=1e-6)
+
+
 def test_a_singular_layer_has_no_condition_number():
     layer = KronLinear((2, 2), (2, 2))
     nn.init.zeros_(layer.factors[0])
