@@ -106,11 +106,11 @@ def running_form(model: Model, recipe: Recipe) -> nn.Module:
 
 
 def _compiled(form: nn.Module, model: Model) -> nn.Module:
-    compiled = cast(nn.Module, torch.compile(form))
     images = torch.zeros(TRIAL, *model.input.shape, device=next(model.parameters()).device)
     modes = [m for m in model.modules() if m.training]
-    compiled.eval()
     try:
+        compiled = cast(nn.Module, torch.compile(form))
+        compiled.eval()
         with torch.no_grad():
             compiled(images)
     except RuntimeError as error:

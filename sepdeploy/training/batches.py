@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sepdeploy.attacks.noise import derive_seed
 from sepdeploy.data import Split
+from sepdeploy.training.acceleration import CPU
 from sepdeploy.training.augmentation import augment_images
 from sepdeploy.training.objectives import Batch
 from sepdeploy.training.recipe_fields import Recipe
@@ -63,20 +64,21 @@ class Loader:
         recipe: Its batch size, seed and augmentation.
         split: The training images.
         team: Whose share is prepared.
-        pinned: Whether a GPU will fetch the parts, from page-locked memory.
+        device: What will fetch the parts; for a GPU they wait in page-locked memory.
     """
 
-    def __init__(self, recipe: Recipe, split: Split, team: Team, *, pinned: bool = False) -> None:
+    def __init__(
+        self, recipe: Recipe, split: Split, team: Team, device: torch.device = CPU
+    ) -> None:
         self.recipe = recipe
         self.split = split
         self.team = team
-        self.pinned = pinned
+        self.device = device
 
     def steps(self, order: Tensor, epoch: int, first: int) -> Iterator[list[Part]]:
         """Yield the parts of every step of an epoch from step ``first`` on."""
         batches = torch.split(order, self.recipe.batch_size)[first:]
-        # the one thread stays single: the network's own threads have the other cores
-        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as worker:
+        with ThreadPoolExecutor(1, initializer=self._settle) as worker:
             waiting: list[Future[Any]] = []
             try:
                 for index in batches:
@@ -88,8 +90,14 @@ class Loader:
             finally:
                 worker.shutdown(wait=False, cancel_futures=True)
 
+    def _settle(self) -> None:
+        """Prepare the thread: a single one, since the network's own have the other cores."""
+        torch.set_num_threads(1)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+
     def _parts(self, index: Tensor, epoch: int) -> list[Part]:
         parts = take_parts(self.recipe, self.split, index, epoch, self.team)
-        if not self.pinned:
+        if self.device.type != "cuda":
             return parts
         return [Part(part.batch.pinned(), part.weight) for part in parts]

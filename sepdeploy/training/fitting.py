@@ -100,6 +100,8 @@ def _silent(event: Event) -> None:
 
 @contextmanager
 def _generators_kept(device: torch.device) -> Iterator[None]:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     with torch.random.fork_rng([] if device.type == "cpu" else [device]):
         yield
 

@@ -80,7 +80,7 @@ class Trainer:
         self.stepper = Stepper(
             recipe, model, steps_per_epoch=self.steps_per_epoch, team=team, device=device
         )
-        self.loader = Loader(recipe, sources.train, team, pinned=device.type == "cuda")
+        self.loader = Loader(recipe, sources.train, team, device)
         self.epoch = 0
         self.step = 0
         self.loss_sum = 0.0

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,7 +65,6 @@ def several(tmp_path_factory):
         pytest.skip("needs gloo, and a machine without a GPU")
     folder = tmp_path_factory.mktemp("several")
     jobs = [{"name": name, "recipe": COMMON | more} for name, more in (SAME | TWICE).items()]
-    # "parted" is stopped and resumed under one name: keep what each made
     (folder / "jobs.json").write_text(json.dumps([*jobs, *OTHERS]))
     process = torchrun(CHILD, folder)
     try:
@@ -83,8 +83,8 @@ def alone(tmp_path, monkeypatch):
     short = dataclasses.replace(digits, test=digits.test.take(40))
     monkeypatch.setattr(fitting, "load", lambda name, folder: short)
 
-    def run(**changes):
-        return fit(load_recipe(None, COMMON | changes), out=tmp_path / "alone.pt")
+    def run(resume=False, **changes):
+        return fit(load_recipe(None, COMMON | changes), out=tmp_path / "alone.pt", resume=resume)
 
     return run
 
@@ -151,6 +151,14 @@ def test_one_process_without_a_finite_loss_ends_all_with_one_message(several):
     assert first["nan"]["error"] == second["nan"]["error"]
     assert [first["nan"]["kind"], second["nan"]["kind"]] == ["BadInput", "ToldElsewhere"]
     assert first["kept"] == [0, 3]
+
+
+def test_one_process_resumes_what_two_began(several, alone, tmp_path):
+    folder, _ = several
+    shutil.copy(folder / "nan.training.pt", tmp_path / "alone.training.pt")
+    resumed = alone(resume=True, objective="natural")
+    whole = alone(objective="natural")
+    assert relative(weights(whole.model), weights(resumed.model)) < 1e-6
 
 
 def test_processes_that_differ_are_refused(several):

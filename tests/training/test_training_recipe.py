@@ -133,7 +133,7 @@ def test_differences_name_every_field_but_the_free_ones(name):
         "schedule": "constant", "validation": 0.2, "momentum": 0.5, "regularize": "all",
         "inner": "kl", "align_axes": "class",
         "align_on": "features", "ema": 0.5, "swa": True, "rank_tolerance": 0.1, "mart_beta": 4,
-        "augment": "flip", "prune": "magnitude", "sparsity": 0.7,
+        "augment": "flip", "prune": "magnitude", "sparsity": 0.7, "prune_scope": "network",
         "accelerator": "cpu", "precision": "bf16", "channels_last": True, "compile": True,
     }  # fmt: skip
     new = dataclasses.replace(old, **{name: values.get(name, 5)})
@@ -162,3 +162,8 @@ def test_the_recipes_of_the_documentation_are_valid(name):
     recipe = load_recipe(folder / f"{name}.toml")
     assert name.startswith(recipe.data)
     assert recipe.robust
+
+
+def test_the_guide_names_every_key():
+    guide = Path(__file__).parents[2].joinpath("docs", "training.md").read_text()
+    assert [f.name for f in dataclasses.fields(Recipe) if f"`{f.name}`" not in guide] == []

@@ -265,6 +265,7 @@ def test_a_compiled_training_is_the_same_training(train, quick_compiler):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # what the compiler itself uses
 def test_a_training_through_the_real_compiler(train):
     torch._dynamo.reset()
     plain = train("plain", **ONE, norm="l2", eps=1.0)
