@@ -1,8 +1,9 @@
 """Masks that keep the most important entries of every factor.
 
-A mask keeps the same share of every tensor (as HYDRA does); what is reported is the share of all
-prunable numbers together, not the mean of percentages, in which a tiny tensor would count as
-much as a large one.
+A mask keeps the same share of every tensor (as HYDRA does), or the budget is one for the whole
+network and falls where entries matter least: then small factors keep more of their entries than
+large ones. Either way what is reported is the share of all prunable numbers together, not the
+mean of percentages, in which a tiny tensor would count as much as a large one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from sepdeploy.errors import BadInput
 from sepdeploy.layers import KronLinear, LowRankLinear
 
 Weights = dict[str, Tensor]
+
+PRUNING_SCOPES = ("tensor", "network")
 
 
 def fold_cores(net: nn.Module) -> None:
@@ -54,20 +57,54 @@ def prunable(net: nn.Module) -> Weights:
     return found
 
 
-def top_masks(importance: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
-    """Keep the ⌈(1 − sparsity) · n⌉ entries of largest magnitude of each tensor.
+def top_masks(
+    importance: Mapping[str, Tensor], sparsity: float, scope: str = "tensor"
+) -> dict[str, Tensor]:
+    """Keep the ⌈(1 − sparsity) · n⌉ most important entries, at least one of each tensor.
 
     Equal entries are kept in their order, so that the count is exact.
+
+    Args:
+        importance: Weights or scores; their magnitude counts.
+        sparsity: Share of entries that are dropped.
+        scope: A name of ``PRUNING_SCOPES``: n is the size of each "tensor", or of the whole
+            "network", whose entries are compared by ``relative_scores``.
     """
-    masks = {}
-    for name, values in importance.items():
-        flat = values.detach().abs().flatten()
-        keep = max(1, math.ceil((1 - sparsity) * flat.numel() - 1e-9))
-        order = torch.argsort(flat, descending=True, stable=True)[:keep]
-        mask = torch.zeros(flat.numel(), dtype=torch.bool)
-        mask[order] = True
-        masks[name] = mask.reshape(values.shape)
+    if scope == "tensor":
+        return {name: _largest(x.detach().abs(), sparsity, 1) for name, x in importance.items()}
+    scores = {name: relative_scores(values) for name, values in importance.items()}
+    together = torch.cat([s.flatten() for s in scores.values()])
+    flat = _largest(together, sparsity, len(scores))
+    masks, start = {}, 0
+    for name, of in scores.items():
+        masks[name] = flat[start : start + of.numel()].reshape(of.shape)
+        start += of.numel()
     return masks
+
+
+def relative_scores(values: Tensor) -> Tensor:
+    """w² over the sum of all squares that are not smaller, within a tensor (LAMP, Lee et al. 2021).
+
+    It is the share of what is left of a tensor that would be lost with the entry if the smaller
+    ones are gone already; that compares entries of tensors of any size and scale. The largest
+    entry has the score 1, so no tensor is emptied before the others.
+    """
+    squares = values.detach().double().square().flatten()
+    ascending = torch.argsort(squares, stable=True)
+    remaining = squares[ascending].flip(0).cumsum(0).flip(0)
+    scores = torch.empty_like(squares)
+    scores[ascending] = squares[ascending] / remaining.clamp_min(torch.finfo(torch.double).tiny)
+    scores[ascending[-1]] = 1.0  # also in a tensor of zeros
+    return scores.reshape(values.shape)
+
+
+def _largest(values: Tensor, sparsity: float, least: int) -> Tensor:
+    flat = values.flatten()
+    keep = max(least, math.ceil((1 - sparsity) * flat.numel() - 1e-9))
+    order = torch.argsort(flat, descending=True, stable=True)[:keep]
+    mask = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
+    mask[order] = True
+    return mask.reshape(values.shape)
 
 
 def initial_scores(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -105,12 +105,15 @@ class Pruner:
 
     def _show(self) -> None:
         """Let the network run with the weights of the highest scores."""
-        self._write(top_masks(self.scores, self.recipe.sparsity))
+        self._write(self._masks(self.scores))
+
+    def _masks(self, importance: dict[str, Tensor]) -> dict[str, Tensor]:
+        return top_masks(importance, self.recipe.sparsity, self.recipe.prune_scope)
 
     def _fix(self) -> None:
         if not self.dense:
             self.dense = {name: w.detach().clone() for name, w in self.weights.items()}
-        self.masks = top_masks(self.scores or self.dense, self.recipe.sparsity)
+        self.masks = self._masks(self.scores or self.dense)
         self._write(self.masks)
         self.scores, self.dense, self.optimizer = {}, {}, None
 

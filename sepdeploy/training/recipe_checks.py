@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sepdeploy.compression.masks import PRUNING_SCOPES
 from sepdeploy.compression.request import parse_target, structure_map
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.threat import check_norm, parse_eps
@@ -89,6 +90,7 @@ def _check_names(recipe: Recipe) -> None:
         ("inner", ("", *INNER)),
         ("augment", AUGMENTATIONS),
         ("prune", PRUNING),
+        ("prune_scope", PRUNING_SCOPES),
         ("align_axes", FREQUENCY_AXES),
         ("align_on", ALIGNED),
         ("accelerator", ACCELERATORS),

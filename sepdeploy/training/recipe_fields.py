@@ -70,7 +70,9 @@ class Recipe:
         conv_rank: Channel ranks that the convolutions of a new network start with, 0 = they stay
             plain.
         prune: "magnitude" or "hydra" (scores are learned), "" = no pruning.
-        sparsity: Share of every prunable tensor that is set to zero.
+        sparsity: Share of the prunable weights that is set to zero.
+        prune_scope: The share is one of each "tensor", or of the whole "network", where small
+            tensors then keep more of their entries.
         prune_start: Epochs of pretraining before it.
         prune_epochs: Epochs in which "hydra" learns scores; the rest of the epochs fine-tune.
         ema: Decay of an exponential average of the weights per step, 0 = none.
@@ -131,6 +133,7 @@ class Recipe:
     conv_rank: int = 0
     prune: str = ""
     sparsity: float = 0.5
+    prune_scope: str = "tensor"
     prune_start: int = 0
     prune_epochs: int = 1
     ema: float = 0.0

@@ -1,11 +1,15 @@
 """Masks on factors: counts, learned scores, zeros in the file that is saved."""
 
 import math
+from fractions import Fraction
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
+import sepdeploy as sd
 from sepdeploy.compression.masks import (
     fold_cores,
     initial_scores,
@@ -34,6 +38,43 @@ def test_masks_keep_the_largest(sparsity):
         assert int(mask.sum()) == max(1, math.ceil(round((1 - sparsity) * n, 6)))
         kept, lost = values[name][mask].abs(), values[name][~mask].abs()
         assert not len(lost) or kept.min() >= lost.max()
+
+
+def scores_by_hand(values):
+    """w² over the sum of squares of the entries behind it in ascending order, exactly."""
+    entries = sorted((Fraction(float(v)) ** 2, k) for k, v in enumerate(values.flatten()))
+    squares = [square for square, _ in entries]
+    return {k: square / sum(squares[at:]) for at, (square, k) in enumerate(entries)}
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.4, 0.8, 0.95, 0.999])
+def test_one_budget_for_the_network(sparsity):
+    values = {"a": torch.randn(6, 8), "b": torch.randn(3, 4) * 50, "c": torch.randn(20)}
+    masks = top_masks(values, sparsity, "network")
+    ranked = sorted(
+        ((score, name, k) for name, v in values.items() for k, score in scores_by_hand(v).items()),
+        reverse=True,
+    )
+    keep = max(3, math.ceil(round((1 - sparsity) * 80, 6)))
+    expected = {(name, k) for _, name, k in ranked[:keep]}
+    found = {(n, int(k)) for n, m in masks.items() for k in m.flatten().nonzero()}
+    assert found == expected
+    assert all(m.any() and m.shape == values[n].shape for n, m in masks.items())
+
+
+def test_the_scale_of_a_tensor_does_not_matter_but_its_size():
+    values = {"large": torch.randn(100, 100), "small": torch.randn(10, 10)}
+    masks = top_masks(values, 0.9, "network")
+    scaled = top_masks({"large": values["large"] * 1e-4, "small": values["small"]}, 0.9, "network")
+    assert all(torch.equal(masks[n], scaled[n]) for n in masks)
+    shares = {n: float(m.float().mean()) for n, m in masks.items()}
+    assert shares["small"] > 3 * shares["large"]
+    assert sum(int(m.sum()) for m in masks.values()) == 1010
+
+
+def test_tensors_of_zeros_keep_one_entry():
+    masks = top_masks({"a": torch.zeros(5, 5), "b": torch.randn(10)}, 0.99, "network")
+    assert [int(m.sum()) for m in masks.values()] == [1, 1]
 
 
 def test_sparsity_counts_parameters_not_tensors():
@@ -107,6 +148,8 @@ CHOICES = [
     {"prune": "magnitude", "structure": "kron", "sparsity": 0.75, "prune_start": 1},
     {"prune": "hydra", "structure": "lowrank:8", "sparsity": 0.6, "prune_start": 1,
      "weight_decay": 0.01},
+    {"prune": "hydra", "structure": "dense", "sparsity": 0.9, "prune_start": 1,
+     "prune_scope": "network"},
 ]  # fmt: skip
 
 
@@ -120,6 +163,29 @@ def test_the_saved_model_has_its_zeros(train, choice):
     assert found == pytest.approx(choice["sparsity"], abs=0.01)
     assert model.provenance["sparsity"] == pytest.approx(found)
     assert [e["sparsity"] > 0.5 for e in result.history] == [False, True, True]
+
+
+def test_exported_files_hold_the_zeros(train, tmp_path):
+    choice = {"structure": "fc1=kron,fc2=lowrank:8", "prune_scope": "network", "prune_start": 0}
+    model = train(prune="magnitude", sparsity=0.75, epochs=1, **choice).model
+    kept = {name: int((w != 0).sum()) for name, w in prunable(model.net).items()}
+    assert (
+        len(
+            {
+                round(n / w.numel(), 2)
+                for n, w in zip(kept.values(), prunable(model.net).values(), strict=True)
+            }
+        )
+        > 1
+    )  # no share of each
+    manifest = sd.export(model, tmp_path / "m", formats=["onnx"], eval_pack=False)
+    graph = onnx.load(tmp_path / manifest.artifacts[0].path).graph
+    arrays = [onnx.numpy_helper.to_array(i) for i in graph.initializer]
+    counts = [int(np.count_nonzero(array)) for array in arrays if array.ndim > 1]
+    first, second, *low_rank = kept.values()
+    # a small Kronecker layer may be exported as one matrix, whose zeros are those of A ⊗ B
+    assert {first, second} <= set(counts) or first * second in counts
+    assert set(low_rank) <= set(counts)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -145,6 +211,7 @@ def test_interrupted_and_resumed_to_the_same_bits(train, choice, moment):
         ({"swa": True}, "averaging starts before the masks are fixed"),
         ({"sparsity": 1.0}, "sparsity = 1.0 is outside"),
         ({"prune": "random"}, "unknown prune 'random'"),
+        ({"prune_scope": "layer"}, "unknown prune_scope 'layer'"),
     ],
 )
 def test_wishes_that_make_no_sense(changes, message):
