@@ -194,8 +194,8 @@ def to_array(tensor: TensorProto) -> Array:
 
 
 def tensor(name: str, array: Array) -> TensorProto:
-    """A constant with raw little-endian data."""
-    return numpy_helper.from_array(np.ascontiguousarray(array), name)
+    """A constant with raw little-endian data; a scalar keeps its rank of 0."""
+    return numpy_helper.from_array(np.asarray(array, order="C"), name)
 
 
 def tensor_bytes(item: TensorProto) -> int:

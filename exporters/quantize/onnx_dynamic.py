@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from sepdeploy.exporters.graph import copy_model, initializers, prune, set_nodes
+from sepdeploy.exporters.graph import copy_model, initializers, prune, set_nodes, tensor
 from sepdeploy.exporters.quantize.onnx_products import (
     Product,
     book,
     channel_axis,
     products,
-    scalar_or_tensor,
 )
 from sepdeploy.exporters.quantize.scales import Int8Weight, quantize_weight
 from sepdeploy.exporters.quantize.scheme import Ledger, Scheme
@@ -61,7 +60,7 @@ class _Writer:
 
     def constant(self, name: str, data: object) -> str:
         if name not in self.known:
-            self.graph.initializer.append(scalar_or_tensor(name, data))
+            self.graph.initializer.append(tensor(name, np.asarray(data)))
             self.known.add(name)
         return name
 

@@ -11,7 +11,6 @@ from sepdeploy.exporters.graph import (
     Array,
     attributes,
     initializers,
-    tensor,
     to_array,
 )
 from sepdeploy.exporters.quantize.scheme import Ledger, Scheme
@@ -106,15 +105,3 @@ def channel_axis(product: Product, scheme: Scheme) -> int | None:
     structured = scheme.structures.get(product.layer, "dense") != "dense"
     flat = product.node.op_type == "Conv" or product.values.ndim == 2
     return product.axis if flat and not structured else None
-
-
-def scalar_or_tensor(name: str, data: object) -> TensorProto:
-    """Return a constant that keeps the rank of its numbers, a scalar's included.
-
-    Integer operators insist on scalars where there is one scale for all.
-    """
-    array = np.asarray(data)
-    made = tensor(name, array)
-    del made.dims[:]
-    made.dims.extend(array.shape)
-    return made

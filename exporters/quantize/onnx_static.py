@@ -22,6 +22,7 @@ from sepdeploy.exporters.graph import (
     producers,
     prune,
     set_nodes,
+    tensor,
     to_array,
     use_counts,
 )
@@ -30,7 +31,6 @@ from sepdeploy.exporters.quantize.onnx_products import (
     book,
     channel_axis,
     products,
-    scalar_or_tensor,
 )
 from sepdeploy.exporters.quantize.scales import Affine, quantize_bias, quantize_weight
 from sepdeploy.exporters.quantize.scheme import Ledger, Scheme
@@ -128,7 +128,7 @@ class _Writer:
 
     def constant(self, name: str, data: object) -> str:
         if name not in self.known:
-            self.known[name] = scalar_or_tensor(name, data)
+            self.known[name] = tensor(name, np.asarray(data))
             self.graph.initializer.append(self.known[name])
         return name
 
