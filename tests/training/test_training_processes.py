@@ -35,6 +35,7 @@ TWICE = {  # objectives that pass the network twice before they descend
     "mart": {"objective": "mart", "optimizer": "sgd", "lr": 0.05},
     "fr": {"objective": "fr", "align_axes": "class"},
     "sar": {"objective": "sar"},
+    "bf16": {"objective": "trades", "precision": "bf16", "accumulate": 2},
 }
 OTHERS = [
     {"name": "whole", "batch_norm": True, "recipe": COMMON | {"epochs": 2}},
@@ -115,7 +116,8 @@ def test_two_passes_before_one_descent(several, alone, name):
     # compared in parts of the same size: these attacks start where the sign of a vanishing
     # gradient decides, and hence the last bit of a sum over another batch
     folder, _ = several
-    one = alone(**TWICE[name], accumulate=2)
+    changes = TWICE[name]
+    one = alone(**changes | {"accumulate": 2 * changes.get("accumulate", 1)})
     assert relative(weights(one.model), weights(load(folder / f"{name}.pt"))) < 1e-7
 
 

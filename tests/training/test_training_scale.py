@@ -253,15 +253,13 @@ def quick_compiler(monkeypatch):
 
 
 def test_a_compiled_training_is_the_same_training(train, quick_compiler):
-    common = ONE | {"objective": "trades", "batch_size": 300}
+    common = ONE | {"batch_size": 600}
     plain = train("plain", **common)
-    compiled = train("compiled", **common, compile=True)
-    assert same_bits(weights(plain), weights(compiled))
-    assert compiled.history == plain.history
     with pytest.raises(KeyboardInterrupt):
         train("stopped", **common, compile=True, watch=stop_in(1, 2), every=0)
     resumed = train("stopped", **common, compile=True, resume=True)
     assert same_bits(weights(plain), weights(resumed))
+    assert resumed.history == plain.history
 
 
 @pytest.mark.slow
