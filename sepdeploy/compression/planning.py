@@ -2,7 +2,9 @@
 
 Each layer offers forms with a cost and the energy they lose; the plan starts from the cheapest
 form of every layer and buys energy back where it costs least, until the budget is used up. That
-is the knapsack on the lower convex hull of each layer's forms, optimal up to one step.
+is the knapsack on the lower convex hull of each layer's forms, optimal up to one step. What is
+maximised is the product of the shares that the layers keep: layers follow each other, so one that
+keeps nothing cannot be made good by others that keep everything.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from torch import nn
 
@@ -40,7 +42,7 @@ class LayerPlan:
         params_dense: The same of the layer as it is.
         macs: Multiply-accumulates per sample.
         macs_dense: The same of the layer as it is.
-        relative_error: ‖W − W'‖_F / ‖W‖_F expected; for convolutions an upper bound.
+        relative_error: ‖W − W'‖_F / ‖W‖_F expected; for convolutions a little too high.
         reason: Why it stays dense, "" where it does not.
     """
 
@@ -116,7 +118,8 @@ def plan_compression(
     offers = {n: _offers(n, m, families.get(n), records[n]) for n, m in modules.items()}
     dense = {n: dense_candidate(m, _places(records[n], m)) for n, m in modules.items()}
     fixed = total - sum(_cost(c, measure) for c in dense.values())
-    chosen = _choose(offers, measure, None if limit is None else limit - fixed, fixed)
+    hint = _how_to_reach_more(modules, families, structure)
+    chosen = _choose(offers, measure, None if limit is None else limit - fixed, fixed, hint)
     plans = tuple(
         _layer_plan(n, chosen[n], dense[n], _why_dense(n, modules, families, offers[n]))
         for n in modules
@@ -161,9 +164,29 @@ def _families(
     if not names:
         raise BadInput(
             f"the network has no layer besides its classifier that '{structure}' applies to",
-            hint="name layers with --layers",
+            hint="lowrank has forms for convolutions; or name layers with --layers",
         )
     return dict.fromkeys(names, wanted)
+
+
+def _how_to_reach_more(
+    modules: dict[str, nn.Module], families: dict[str, str], structure: str
+) -> str:
+    """Advice for a budget out of reach: the convolutions may have been left plain."""
+    linear = [n for n in families if isinstance(modules[n], nn.Linear)]
+    plain = [n for n, m in modules.items() if isinstance(m, nn.Conv2d) and n not in families]
+    if linear and plain and structure in FAMILIES:
+        ours, theirs = _pattern(linear), _pattern(plain)
+        if set(_matching(modules, ours)) == set(linear) and _matching(modules, theirs) == plain:
+            text = f"{ours}={structure},{theirs}=lowrank"
+            return f"loosen the target, or factor the convolutions too: --structure '{text}'"
+    return "loosen the target, name more layers with --layers '*', or choose another structure"
+
+
+def _pattern(names: list[str]) -> str:
+    """The names' common beginning and a star."""
+    both = zip(min(names), max(names), strict=False)
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both)) + "*"
 
 
 def _matching(modules: dict[str, nn.Module], pattern: str) -> list[str]:
@@ -195,7 +218,7 @@ def _cost(candidate: Candidate, measure: str) -> int:
 
 
 def _choose(
-    offers: dict[str, list[Candidate]], measure: str, limit: int | None, fixed: int
+    offers: dict[str, list[Candidate]], measure: str, limit: int | None, fixed: int, hint: str
 ) -> dict[str, Candidate]:
     hulls = {name: _hull(forms, measure) for name, forms in offers.items()}
     at = dict.fromkeys(hulls, 0)
@@ -206,13 +229,12 @@ def _choose(
         raise BadInput(
             f"no plan has at most {limit + fixed:,} {measure}; "
             f"the best reachable is {spent + fixed:,}",
-            hint="loosen the target, name more layers with --layers '*', or choose another "
-            "structure",
+            hint=hint,
         )
     # Within one layer the hull's steps are ever less worthwhile, so buying the best step on
     # offer keeps the order.
     steps = [
-        ((a.lost - b.lost) / max(1, _cost(b, measure) - _cost(a, measure)), name, k)
+        ((a.penalty - b.penalty) / max(1, _cost(b, measure) - _cost(a, measure)), name, k)
         for name, hull in hulls.items()
         for k, (a, b) in enumerate(pairwise(hull))
     ]
@@ -241,7 +263,7 @@ def _fill(
 
 
 def _hull(forms: list[Candidate], measure: str) -> list[Candidate]:
-    """The lower convex hull of (cost, lost), cheapest first."""
+    """The lower convex hull of (cost, penalty), cheapest first."""
     hull: list[Candidate] = []
     for form in sorted(forms, key=lambda c: (_cost(c, measure), c.lost)):
         if hull and form.lost >= hull[-1].lost:
@@ -255,7 +277,7 @@ def _hull(forms: list[Candidate], measure: str) -> list[Candidate]:
 def _above(a: Candidate, b: Candidate, c: Candidate, measure: str) -> bool:
     """Whether b lies on or above the line from a to c."""
     ab, ac = (_cost(x, measure) - _cost(a, measure) for x in (b, c))
-    return (a.lost - b.lost) * ac <= (a.lost - c.lost) * ab
+    return (a.penalty - b.penalty) * ac <= (a.penalty - c.penalty) * ab
 
 
 def _why_dense(

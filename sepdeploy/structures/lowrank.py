@@ -42,7 +42,8 @@ class LowRankSpec:
         if self.rank > largest:
             raise BadInput(
                 f"rank {self.rank} of a {self.in_features} → {self.out_features} layer "
-                f"is above the largest possible, {largest}"
+                f"is above the largest possible, {largest}",
+                hint=f"at most {largest}; below half of that the layer is smaller than the dense one",
             )
 
     @property
