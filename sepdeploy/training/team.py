@@ -164,7 +164,7 @@ class Team:
             if self.world == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
             raise BadInput(
-                "another process of this training has ended; its own message says why",
+                "another process of this training has ended; it or torchrun says why",
                 hint="the same command with --resume continues",
             ) from error
 
