@@ -43,7 +43,7 @@ class LowRankSpec:
             raise BadInput(
                 f"rank {self.rank} of a {self.in_features} → {self.out_features} layer "
                 f"is above the largest possible, {largest}",
-                hint=f"at most {largest}; below half of that the layer is smaller than the dense one",
+                hint=f"at most {largest}; below half of that it is smaller than the dense layer",
             )
 
     @property

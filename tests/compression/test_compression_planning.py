@@ -135,7 +135,7 @@ def test_what_a_convolution_is_expected_to_lose(convnet):
 @pytest.mark.parametrize("structure", ["lowrank", "features.*=lowrank,fc*=kron"])
 def test_no_layer_is_given_up_for_others(structure):
     """Random weights, the worst case: every layer loses its energy at a constant price."""
-    model = create("vgg16", InputSpec((3, 32, 32)), 10, base=8, hidden=(128, 128)).eval()
+    model = create("vgg16", InputSpec((3, 32, 32)), 10, base=4, hidden=(64, 64)).eval()
     plan = plan_compression(model, structure, "3x")
     changed = [x.relative_error for x in plan.layers if x.structure != "dense"]
     assert len(changed) > 5
@@ -217,7 +217,7 @@ def test_the_best_reachable_is_reachable(mlp):
 
 
 def test_a_budget_that_needs_the_convolutions():
-    model = create("vgg11", InputSpec((3, 32, 32)), 10, base=8, hidden=(128, 64)).eval()
+    model = create("vgg11", InputSpec((3, 32, 32)), 10, base=4, hidden=(64, 64)).eval()
     with pytest.raises(BadInput, match="the best reachable is") as error:
         plan_compression(model, "kron", "10x")
     advice = "fc*=kron,features.*=lowrank"
