@@ -1,7 +1,8 @@
-"""CIFAR-10 and CIFAR-100 in their python form: batches of flattened 3×32×32 images."""
+"""CIFAR-10 and CIFAR-100: the python archives, batches of flattened images, or image folders."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from sepdeploy.data.dataset import Dataset, Split, make_dataset
 from sepdeploy.data.folders import find_folder
+from sepdeploy.data.image_folder import load_image_folder
 from sepdeploy.data.plain_pickle import read_plain_pickle
 from sepdeploy.errors import BadInput
 
@@ -25,14 +27,15 @@ LAYOUTS: dict[str, tuple[str, tuple[str, ...], str, str, str, str]] = {
 
 
 def load_cifar(name: str, data_dir: Path | None) -> Dataset:
-    """Load CIFAR-10 or CIFAR-100 (fine labels) from the files of the python archive.
+    """Load CIFAR-10 or CIFAR-100 (fine labels) from the files of the python archive, or from PNGs.
 
-    Nothing in the files is executed: see ``plain_pickle``.
+    Nothing in the files is executed: see ``plain_pickle``. Class folders in alphabetical order
+    are the classes of the archives in theirs; only the order of the images differs.
 
     Args:
         name: "cifar10" or "cifar100".
-        data_dir: Folder with the files, or with a subfolder of the archive's or that name; None =
-            SEPDEPLOY_DATA.
+        data_dir: Folder with the files (or ``train/<class>/*.png`` and ``test/<class>/*.png``), or
+            with a subfolder of the archive's or that name; None = SEPDEPLOY_DATA.
 
     Raises:
         BadInput: Folder or file missing, damaged, or holding something else.
@@ -40,6 +43,8 @@ def load_cifar(name: str, data_dir: Path | None) -> Dataset:
     usual, train, test, key, names_file, names_key = LAYOUTS[name]
     folder = find_folder(name, data_dir)
     folder = folder / usual if (folder / usual).is_dir() else folder
+    if (folder / "train").is_dir():
+        return _from_images(name, folder)
     names = _names(folder / names_file, names_key)
     parts = [_read(folder / file, key, len(names)) for file in train]
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -49,6 +54,16 @@ def load_cifar(name: str, data_dir: Path | None) -> Dataset:
         _split(*_read(folder / test, key, len(names))),
         names,
     )
+
+
+def _from_images(name: str, folder: Path) -> Dataset:
+    found = load_image_folder("image-folder", folder)
+    if found.input.shape != SHAPE:
+        raise BadInput(
+            f"{folder}: images are {found.input.shape}, those of {name} {SHAPE}",
+            hint="load other images as image-folder",
+        )
+    return dataclasses.replace(found, name=name)
 
 
 def _split(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Split:
@@ -81,6 +96,7 @@ def _table(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BadInput(
             f"{path.parent}: {path.name} is not there",
-            hint="give the folder of the unpacked python archive with --data-dir",
+            hint="give the folder of the unpacked python archive, or of train/<class>/*.png, "
+            "with --data-dir",
         )
     return read_plain_pickle(path)

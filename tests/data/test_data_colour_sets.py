@@ -1,8 +1,11 @@
 """CIFAR, SVHN and ImageNet-like folders, from small files in the original formats."""
 
+import os
 import pickle
 import struct
+import zipfile
 import zlib
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -256,3 +259,46 @@ def test_more_images_than_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(image_folder, "MAX_BYTES", 100)
     with pytest.raises(BadInput, match="do not fit"):
         load("image-folder:8", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_as_an_image_folder(name, tmp_path):
+    root = tmp_path / name
+    own = {n: picture(root / "train" / n / "x.png", 32, 32, k) for k, n in enumerate("cab")}
+    picture(root / "test" / "b" / "y.png", 32, 32, 9)
+    found = load(name, tmp_path)
+    assert (found.name, found.input.class_names) == (name, ("a", "b", "c"))
+    assert found.train.labels.tolist() == [0, 1, 2]
+    for image, label in zip(found.train.images, "abc", strict=True):
+        assert np.array_equal(image, own[label].transpose(2, 0, 1))
+    assert found.test.labels.tolist() == [1]
+    picture(root / "test" / "b" / "y.png", 16, 16, 9)
+    with pytest.raises(BadInput, match="test images"):
+        load(name, tmp_path)
+    for path in root.rglob("*.png"):
+        picture(path, 16, 16, 0)
+    with pytest.raises(BadInput, match=rf"those of {name} \(3, 32, 32\)"):
+        load(name, tmp_path)
+
+
+def test_real_cifar_pictures(tmp_path):
+    """Published facts: ten classes, and the mean and spread of the channels (of few images)."""
+    archives = sorted(Path(os.environ.get("SEPDEPLOY_DATA") or "/nowhere").glob("cifar10*.zip"))
+    if not archives:
+        pytest.skip("no CIFAR-10 archives in SEPDEPLOY_DATA")
+    taken = Counter()
+    for archive in archives:
+        with zipfile.ZipFile(archive) as files:
+            for member in files.namelist():
+                folder = member.rpartition("/")[0]
+                if member.endswith(".png") and taken[folder] < 40:
+                    taken[folder] += 1
+                    files.extract(member, tmp_path / "cifar10")
+    found = load("cifar10", tmp_path)
+    assert (len(found.train), len(found.test)) == (400, 400)
+    assert found.input.class_names == (
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    )  # fmt: skip
+    assert np.bincount(found.train.labels).tolist() == [40] * 10
+    assert found.input.mean == pytest.approx((0.491, 0.482, 0.447), abs=0.03)
+    assert found.input.std == pytest.approx((0.247, 0.243, 0.262), abs=0.03)
