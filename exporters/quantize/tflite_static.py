@@ -2,6 +2,13 @@
 
 The file still takes and gives float32: QUANTIZE stands in front of the first integer operator,
 DEQUANTIZE behind the last, and both wherever an operator has no integer form here.
+
+In a network with attention only the layers themselves are integer. Its residual stream feeds layer
+norms, which blow the rounding of small rows (a class token) up: a trained ViT was measured at a
+relative distance of 0.07 with integer sums, at 0.03 without. Worse, LiteRT 2.3.0 computes such a
+file wrongly, and says nothing, once it is laid out again for a larger batch: at 32 and 128 samples
+the distance was 0.7 to 1.2, while a fresh interpreter, its own plain kernels and tflite-runtime
+were right.
 """
 
 from __future__ import annotations
@@ -40,12 +47,13 @@ class StaticPass:
     def rewrite(self, graph: Graph) -> None:
         """Rewrite the graph in place."""
         self._float = {id(t): t for t in graph.inputs.values()}
+        between = not _attends(graph)
         for op in graph.ops:
             if self.layers.wanted(op):
                 self._layer(op)
-            elif op.kind in MOVING and id(op.inputs[0]) in self._integer:
+            elif between and op.kind in MOVING and id(op.inputs[0]) in self._integer:
                 self._moving(op)
-            elif op.kind == "ADD" and self._adds_integers(op):
+            elif between and op.kind == "ADD" and self._adds_integers(op):
                 self._add(op)
             else:
                 op.inputs = [self._as_float(t) for t in op.inputs]
@@ -103,6 +111,13 @@ class StaticPass:
     def _add(self, op: Op) -> None:
         op.inputs = [self._as_integer(t) if t.data is None else _constant(t) for t in op.inputs]
         self._finish(op)
+
+
+def _attends(graph: Graph) -> bool:
+    """Whether activations are multiplied by activations."""
+    return any(
+        op.kind == "BATCH_MATMUL" and all(t.data is None for t in op.inputs[:2]) for op in graph.ops
+    )
 
 
 def _constant(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from sepdeploy.commands.shell import DATA, DATA_DIR, EPS, JSON_FILE, NORM, SEED,
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="model.pt, or any .onnx for -f tflite or --quantize")],
+    model: Annotated[Path, typer.Argument(help="model.pt, or any .onnx for -f tflite, --quantize")],
     formats: Annotated[
         list[str] | None, typer.Option("-f", "--format", help="onnx, tflite; repeatable.")
     ] = None,

@@ -17,7 +17,7 @@ from sepdeploy.exporters.domain import DOMAIN, structured_nodes
 from sepdeploy.exporters.graph_layers import graph_layers, graph_macs
 from sepdeploy.exporters.onnx_file import write_onnx
 from sepdeploy.exporters.plan import plan
-from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.tflite_file import read_tflite, write_tflite
 from sepdeploy.exporters.trace import trace
 from sepdeploy.measure.parity import TOLERANCE, batches_for, compare
 from sepdeploy.records import InputSpec
@@ -35,6 +35,16 @@ NETWORKS = {
         {"blocks.*.?": "kron*2", "blocks.*.fc?": "lowrank:5"},
         {"width": 48, "depth": 1, "patch": 8, "modes": "aligned"},
     ),
+}
+# One per Kronecker layer, two for the uneven pool of vgg11, and those of attention.
+TRANSPOSES = {
+    "vgg16_bn": 2,
+    "vgg11": 2,
+    "resnet18": 2,
+    "resnet20": 0,
+    "vit": 8,
+    "vit_kron": 13,
+    "vit_aligned": 10,
 }
 FULL_SIZE = {
     "vgg16-kron": ("vgg16", "kron"),
@@ -90,10 +100,15 @@ def test_onnx_files_compute_the_same(network, flavour, tmp_path):
     check(path, x, reference)
 
 
-def test_tflite_files_compute_the_same(network, tmp_path):
+def test_tflite_files_compute_the_same(network, tmp_path, request):
     _, graph, x, reference = network
     write_tflite(graph, tmp_path / "n.tflite", choices=plan(graph, "tflite"))
     check(tmp_path / "n.tflite", x, reference)
+    kinds = [op.kind for op in read_tflite(tmp_path / "n.tflite").ops]
+    convolutions = [i for i, kind in enumerate(kinds) if kind == "CONV_2D"]
+    assert convolutions
+    assert "TRANSPOSE" not in kinds[: convolutions[-1]]
+    assert kinds.count("TRANSPOSE") == TRANSPOSES[request.node.callspec.params["network"]]
 
 
 def test_graphs_hold_the_layers_by_name_and_no_shape_arithmetic(network):
