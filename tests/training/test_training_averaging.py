@@ -71,6 +71,16 @@ def test_applied_and_taken_back():
     assert model.net[2].momentum == 0.1
 
 
+def test_statistics_are_of_all_images_also_where_these_are_sorted_by_class():
+    sorted_images = split(1000)
+    sorted_images.images[:] *= np.linspace(0, 1, 1000, dtype=np.float32)[:, None, None, None]
+    model = norm_model().train()
+    recompute_statistics(model, sorted_images)
+    hidden = model.net[1]((torch.from_numpy(sorted_images.images).flatten(1) - 0.4) / 0.2)
+    assert torch.allclose(model.net[2].running_mean, hidden.mean(0), atol=2e-2)
+    assert torch.allclose(model.net[2].running_var, hidden.var(0), rtol=2e-2)
+
+
 def test_no_statistics_no_pass(monkeypatch):
     model = wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), (1, 8, 8))
     monkeypatch.setattr(Split, "batch", lambda *a: pytest.fail("not needed"))
