@@ -99,16 +99,21 @@ def plain_onnx(module: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
 
 
 def int8_files(folder: Path, format: str) -> dict[str, Path]:
-    """Write a dense layer of 4096×4096 with the product: float, and quantised in both ways."""
+    """Write a dense layer of 4096×4096 with the product: float, and quantised in both ways.
+
+    And, as "kron", the Kronecker layer of 64×64 ⊗ 64×64 on the same input.
+    """
     torch.manual_seed(0)
-    layer = nn.Sequential(nn.Flatten(), nn.Linear(4096, 4096)).eval()
+    layer = nn.Sequential(nn.Flatten(), nn.Linear(4096, 4096))
+    kron = nn.Sequential(nn.Flatten(), KronLinear((64, 64), (64, 64)))
     images = np.random.default_rng(0).integers(0, 256, (64, 1, 64, 64), dtype=np.uint8)
     labels = np.arange(64)
     data = folder / "uniform.npz"
     np.savez(data, x_train=images, y_train=labels, x_test=images[:8], y_test=labels[:8])
-    found = {}
+    small = sd.wrap(kron, (1, 64, 64)).eval()
+    found = {"kron": ours(small, folder / "kron", formats=(format,))[format]}
     for mode in ("none", "dynamic", "static"):
-        model = sd.wrap(layer, (1, 64, 64))
+        model = sd.wrap(layer, (1, 64, 64)).eval()
         options = {"quantize": mode, "data": str(data)} if mode != "none" else {}
         found[mode] = ours(model, folder / mode, formats=(format,), **options)[format]
     return found
