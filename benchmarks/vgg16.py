@@ -62,12 +62,18 @@ def make(structure: str | None, path: Path) -> int:
     return 4 * sum(p.numel() for p in model.parameters())
 
 
-def seconds(*arguments: str, folder: Path) -> float:
-    """Run the command line tool; return how long the process took."""
+def seconds(*arguments: str, folder: Path) -> tuple[float, float]:
+    """Run the command line tool; return how long the process took, and its time on the cores."""
     env = {k: v for k, v in os.environ.items() if k not in ONE_THREAD}
-    start = time.perf_counter()
+    start, used = time.perf_counter(), _core_seconds()
     subprocess.run([sys.executable, "-m", "sepdeploy", *arguments], cwd=folder, env=env, check=True)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, _core_seconds() - used
+
+
+def _core_seconds() -> float:
+    """Seconds that finished children, and theirs, have spent on the cores."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def growth(folder: Path) -> dict[str, int]:
