@@ -36,11 +36,14 @@ BASE: dict[str, Any] = {
 }
 ATTACK_STEPS = 20
 SEEDS = (0,)
-KRON = "fc1=kron:64x64-32x32,fc2=kron:32x32-32x32"
+WIDE = {"structure": "fc1=kron:64x64-64x64,fc2=kron:64x64-64x64", "hidden": (4096, 4096)}
+NARROW = {"structure": "fc1=kron:64x64-32x32,fc2=kron:32x32-32x32"}
+# Widths of Kronecker heads are free: the dense head stays 1024 wide.
 STRUCTURES: dict[str, dict[str, Any]] = {
     "dense": {},
-    "kron": {"structure": KRON},
-    "kron-condition": {"structure": KRON, "condition": 0.01},
+    "kron-4096": WIDE,
+    "kron-4096-condition": WIDE | {"condition": 0.01},
+    "kron-1024": NARROW,
     "lowrank": {"structure": "fc1=lowrank:24,fc2=lowrank:24"},
     "dlrt": {
         "structure": "fc1=lowrank:32,fc2=lowrank:32",

@@ -10,7 +10,6 @@ from sepdeploy.models.placement import StructureMap, resolve_structures
 from sepdeploy.structures import KronSpec, parse_structure
 
 MAPS = (16, 32, 64)
-HIDDEN = (1024, 1024)
 
 
 class SmallCNN(nn.Module):
@@ -19,7 +18,9 @@ class SmallCNN(nn.Module):
     On 3×32×32 images the dense head holds 99.6 % of 5 278 986 parameters.
     """
 
-    def __init__(self, classes: int, structure: StructureMap) -> None:
+    def __init__(
+        self, classes: int, structure: StructureMap, hidden: tuple[int, ...] = (1024, 1024)
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
@@ -30,7 +31,7 @@ class SmallCNN(nn.Module):
         self.features = nn.Sequential(*layers)
         texts = resolve_structures(structure, ("fc1", "fc2"), keep_dense=("head",))
         shape: tuple[int, ...] = (channels, 64)
-        for name, width in zip(("fc1", "fc2", "head"), (*HIDDEN, classes), strict=True):
+        for name, width in zip(("fc1", "fc2", "head"), (*hidden, classes), strict=True):
             spec = parse_structure(texts[name], shape, width)
             self.add_module(name, make_linear(spec))
             shape = spec.out_shape if isinstance(spec, KronSpec) else (width,)
@@ -44,6 +45,8 @@ class SmallCNN(nn.Module):
         return x if x.dim() == 2 else x.flatten(1)
 
 
-def small_cnn(classes: int, structure: StructureMap = None) -> nn.Module:
-    """The network; see ``SmallCNN``."""
-    return SmallCNN(classes, structure)
+def small_cnn(
+    classes: int, structure: StructureMap = None, hidden: tuple[int, ...] = (1024, 1024)
+) -> nn.Module:
+    """The network; see ``SmallCNN``. ``hidden`` are the two widths of the head."""
+    return SmallCNN(classes, structure, hidden)

@@ -80,7 +80,9 @@ def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
     """
     budget = parse_target(recipe.target)
     structure = structure_map(recipe.structure or ("kron" if budget else "dense"))
-    hidden = recipe.hidden or _written_widths(structure)
+    hidden = recipe.hidden
+    if not hidden and _default_widths(recipe.arch):  # only networks that have such an option
+        hidden = _written_widths(structure)
     options = {"hidden": hidden} if hidden else {}
     if budget is None:
         return NetworkPlan(structure, options)
