@@ -220,3 +220,41 @@ def copy_model(model: ModelProto) -> ModelProto:
     duplicate = onnx.ModelProto()
     duplicate.CopyFrom(model)
     return duplicate
+
+
+def bypass(graph: GraphProto, same: dict[str, str]) -> None:
+    """Let readers of a key read its value; an output of the graph keeps its name."""
+    if not same:
+        return
+    roots = {}
+    for name in same:
+        root = name
+        while root in same:
+            root = same[root]
+        roots[name] = root
+    replace_reads(graph, roots)
+    outputs = {o.name for o in graph.output}
+    fixed = {i.name for i in graph.input} | set(initializers(graph))
+    kept = []
+    for node in graph.node:
+        if len(node.output) and node.output[0] in same:
+            name = node.output[0]
+            if name not in outputs:
+                continue
+            root = roots[name]
+            if root in fixed or root in outputs:  # nothing writes it under another name
+                kept.append(helper.make_node("Identity", [root], [name], name=node.name))
+                continue
+            _take_over(graph, root, name)
+            continue
+        kept.append(node)
+    set_nodes(graph, kept)
+
+
+def _take_over(graph: GraphProto, root: str, name: str) -> None:
+    """The producer of ``root`` writes the graph output ``name`` directly."""
+    for node in graph.node:
+        for i, out in enumerate(node.output):
+            if out == root:
+                node.output[i] = name
+    replace_reads(graph, {root: name})
