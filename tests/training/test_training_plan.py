@@ -97,6 +97,12 @@ def test_explicit_shapes_spell_out_the_widths():
     assert plan(structure="fc2=kron:64x64-32x32").options == {}
 
 
+def test_explicit_shapes_are_no_widths_where_a_network_has_none():
+    found = plan(arch="lenet", structure="fc1=kron:16x25-16x8,fc2=kron:16x8-8x8")
+    assert found.options == {}
+    assert build(found, arch="lenet").params < 61_482
+
+
 def test_given_widths_are_kept():
     assert plan(target="10x", hidden="1024,1024").options == {"hidden": (1024, 1024)}
     with pytest.raises(BadInput, match="smallest reachable is 1,863,690"):
