@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import checker, helper, numpy_helper
+from onnx import TensorProto, checker, helper, numpy_helper
 from onnx_graphs import make_model, ops, run_reference
 
 from sepdeploy.exporters.canonical import clean
@@ -295,3 +295,28 @@ def test_metadata_goes_everywhere():
     model.graph.node[0].doc_string = secret
     strip_metadata(model)
     assert serialize(model) == clean_bytes
+
+
+def test_a_folded_scalar_stays_a_scalar():
+    """Older exporters compute shapes from scalars: sizes multiplied, then made vectors again."""
+    two, three = (numpy_helper.from_array(np.array(n, np.int64), f"c{n}") for n in (2, 3))
+    axes = numpy_helper.from_array(np.array([0], np.int64), "axes")
+    rest = numpy_helper.from_array(np.array([-1], np.int64), "rest")
+    nodes = [
+        helper.make_node("Mul", ["c2", "c3"], ["six"]),
+        helper.make_node("Unsqueeze", ["six", "axes"], ["sixes"]),
+        helper.make_node("Concat", ["rest", "sixes"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["x", "shape"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 6])],
+        [two, three, axes, rest],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    clean(model)
+    (reshape,) = model.graph.node
+    held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    assert held[reshape.input[1]].tolist() == [-1, 6]
