@@ -31,9 +31,8 @@ class TrainSummary:
 
     def lines(self) -> list[str]:
         """Return the summary as a few lines of text."""
-        smaller = (
-            f", {self.params_dense / self.params:.1f}x fewer than dense" if self.params else ""
-        )
+        ratio = self.params_dense / self.params if self.params else 1.0
+        smaller = f", {ratio:.1f}x fewer than dense layers of these widths" if ratio > 1 else ""
         return [
             f"{self.model}: {self.params:,} parameters{smaller}; "
             f"best epoch {self.best_epoch} of {self.epochs} on the held-out split",
