@@ -1,6 +1,7 @@
 """Make `sepdeploy.exporters`, `.runtimes` and `.devices` importable from a bare clone."""
 
 import os
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import sepdeploy
 
 # Tests import ONNX Runtime on their own as well; it reports its use unless told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# Jobs that a shell starts in the background ignore Ctrl-C, and so would their children; tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if find_spec("sepdeploy.exporters") is None:
     sepdeploy.__path__.append(str(Path(__file__).resolve().parent))

@@ -79,6 +79,11 @@ def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
             structure.
     """
     budget = parse_target(recipe.target)
+    if budget is not None and is_foreign(recipe.arch):
+        raise BadInput(
+            f"target = '{recipe.target}' cannot be planned for '{recipe.arch}'",
+            hint="give structure and hidden yourself",
+        )
     structure = structure_map(recipe.structure or ("kron" if budget else "dense"))
     hidden = recipe.hidden
     if not hidden and _default_widths(recipe.arch):  # only networks that have such an option
@@ -86,11 +91,6 @@ def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
     options = {"hidden": hidden} if hidden else {}
     if budget is None:
         return NetworkPlan(structure, options)
-    if is_foreign(recipe.arch):
-        raise BadInput(
-            f"target = '{recipe.target}' cannot be planned for '{recipe.arch}'",
-            hint="give structure and hidden yourself",
-        )
     count = _counter(recipe.arch, input, classes)
     dense = count("dense", {})
     kind, value = budget
