@@ -10,7 +10,7 @@ import sepdeploy
 # Tests import ONNX Runtime on their own as well; it reports its use unless told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# Jobs that a shell starts in the background ignore Ctrl-C, and so would their children; tests press it.
+# A shell starts background jobs with Ctrl-C ignored, and so are their children; tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

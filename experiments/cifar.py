@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.trainings import WORK, Row, main, recipe
 from sepdeploy.data import load
+from sepdeploy.files import atomic_path
 
 IMAGES = {"train": 10_000, "test": 2_000}
 SUBSET = WORK / "cifar10-subset.npz"
@@ -37,19 +38,20 @@ BASE: dict[str, Any] = {
 ATTACK_STEPS = 20
 SEEDS = (0,)
 WIDE = {"structure": "fc1=kron:64x64-64x64,fc2=kron:64x64-64x64", "hidden": (4096, 4096)}
-NARROW = {"structure": "fc1=kron:64x64-32x32,fc2=kron:32x32-32x32"}
+TERMS = {"structure": "fc1=kron:64x64-32x32*8,fc2=kron:32x32-32x32*8"}
 # Widths of Kronecker heads are free: the dense head stays 1024 wide.
 STRUCTURES: dict[str, dict[str, Any]] = {
     "dense": {},
-    "kron-4096": WIDE,
-    "kron-4096-condition": WIDE | {"condition": 0.01},
-    "kron-1024": NARROW,
-    "lowrank": {"structure": "fc1=lowrank:24,fc2=lowrank:24"},
-    "dlrt": {
+    "kron-8-terms": TERMS,
+    "lowrank-64": {"structure": "fc1=lowrank:64,fc2=lowrank:64"},
+    "kron-4096-wide": WIDE,
+    "dlrt-32": {
         "structure": "fc1=lowrank:32,fc2=lowrank:32",
         "rank_tolerance": 0.05,
         "rank_max": 32,
     },
+    "lowrank-24": {"structure": "fc1=lowrank:24,fc2=lowrank:24"},
+    "kron-8-terms-condition": TERMS | {"condition": 0.01},
 }
 
 
@@ -71,7 +73,8 @@ def write_subset(source: Path, target: Path) -> None:
         part = parts[name].take(count, seed=0)
         arrays |= {f"x_{name}": np.asarray(part.images), f"y_{name}": part.labels}
     target.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(target, **arrays)
+    with atomic_path(target) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
 
 
 def rows() -> list[Row]:

@@ -76,9 +76,14 @@ def run_row(row: Row, work: Path) -> dict[str, Any]:
         "condition_numbers": best["condition_numbers"],
         "ranks": best.get("ranks"),
         "train_s": trained - began,
-        "recipe": row.recipe.to_json() | {"data_dir": "", "data": Path(row.recipe.data).name},
+        "recipe": recipe_record(row),
         "machine": machine(),
     }
+
+
+def recipe_record(row: Row) -> dict[str, Any]:
+    """The recipe without the places of this machine."""
+    return row.recipe.to_json() | {"data_dir": "", "data": Path(row.recipe.data).name}
 
 
 def count_params(model: Model) -> int:
@@ -120,6 +125,14 @@ def machine() -> dict[str, Any]:
     }
 
 
+def _finished(row: Row, file: Path) -> bool:
+    """Whether there is a result of this very recipe."""
+    if not file.exists():
+        return False
+    kept, wanted = json.loads(file.read_text())["recipe"], recipe_record(row)
+    return all(kept[key] == wanted.get(key) for key in kept)
+
+
 def run_rows(rows: Sequence[Row], module: str, work: Path, jobs: int) -> list[dict[str, Any]]:
     """Run the rows that have no result yet, ``jobs`` at once, and return all results.
 
@@ -133,7 +146,7 @@ def run_rows(rows: Sequence[Row], module: str, work: Path, jobs: int) -> list[di
 
     def one(row: Row) -> None:
         file = work / f"{row.key}.json"
-        if not file.exists():
+        if not _finished(row, file):
             command = [sys.executable, "-m", module, "--only", row.key, "--work", str(work)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:

@@ -44,7 +44,7 @@ def train(
 ) -> TrainSummary:
     """Train a model by a recipe file, flags, or both (flags win); see ``training.Recipe``.
 
-    Writes ``out``, ``OUT.history.jsonl`` and, until it is finished, ``OUT.checkpoint``.
+    Writes ``out``, ``STEM.history.jsonl`` and, until it is finished, ``STEM.training.pt``.
 
     Args:
         recipe: TOML file, or None for defaults.

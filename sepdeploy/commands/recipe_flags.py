@@ -99,6 +99,9 @@ def _option(name: str, kind: type, text: str, panel: str) -> Any:
     return typer.Option(words, help=text, rich_help_panel=panel)
 
 
+NO_KEYS = frozenset({"recipe", "out", "resume", "on_progress"})  # what api.train takes besides
+
+
 def recipe_values(flags: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """Return what a command line says about the recipe, by the recipe's keys.
 
@@ -115,6 +118,10 @@ def recipe_values(flags: Mapping[str, Any], settings: Sequence[str]) -> dict[str
         name = key.strip().replace("-", "_")
         if not equals or not name:
             raise BadInput(f"--set {setting} is not KEY=VALUE", hint="e.g. --set mart_beta=4")
+        if name in NO_KEYS:
+            raise BadInput(
+                f"--set {name}: not a key of a recipe", hint="sepdeploy train --help has the flags"
+            )
         if name in given:
             raise BadInput(f"'{name}' is given twice on the command line", hint="leave one out")
         given[name] = value.strip()

@@ -97,6 +97,8 @@ def _extremes(found: Spectrum) -> Extremes:
 def _convolution(layer: Convolution) -> Extremes:
     if layer.padding_mode not in ("zeros", "circular"):
         return UNKNOWN  # repeated pixels count more than once
+    if layer.padding_mode == "circular" and not _keeps_places(layer):
+        return UNKNOWN
     kernel = _array(layer.weight)
     if math.prod(kernel.shape[2:]) > 1 or layer.groups > 1:
         return Extremes(sigma_max=convolution_bound(kernel, layer.groups, _overlap(layer)))
@@ -105,6 +107,14 @@ def _convolution(layer: Convolution) -> Extremes:
         return Extremes(sigma_max=largest_singular_value(matrix))
     spec = DenseSpec(matrix.shape[1], matrix.shape[0])
     return _extremes(spec.spectrum([matrix.astype(np.float64)]))
+
+
+def _keeps_places(layer: Convolution) -> bool:
+    """Whether circular padding gives every pixel one place: as many outputs as inputs, at most."""
+    if isinstance(layer.padding, str) or set(layer.stride) != {1}:
+        return False
+    sides = zip(layer.padding, layer.kernel_size, layer.dilation, strict=True)
+    return all(2 * p <= d * (k - 1) for p, k, d in sides)
 
 
 def _overlap(layer: Convolution) -> int:

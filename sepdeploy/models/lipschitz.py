@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from sepdeploy.layers import LowRankConv2d, is_structured
+from sepdeploy.layers import KronLinear, LowRankConv2d, LowRankLinear, is_structured
 from sepdeploy.models.lenet import LeNet
 from sepdeploy.models.mlp import MLP
 from sepdeploy.models.model import Model
@@ -31,6 +31,11 @@ _ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 _WEIGHTED = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d,
     nn.ConvTranspose3d,
+)  # fmt: skip
+
+PLAIN = frozenset(
+    {*GENTLE, *_BATCH_NORMS, nn.LeakyReLU, *_MAX_POOLS, *_MEAN_POOLS, *_ADAPTIVE, *_WEIGHTED,
+     KronLinear, LowRankLinear}
 )  # fmt: skip
 
 
@@ -63,8 +68,9 @@ def lipschitz_bound(model: Model, norms: Mapping[str, float | None]) -> Lipschit
     """
     scale = 1 / min(model.input.std)
     gains: dict[str, float] = {}
+    own = {module: norms.get(name) for name, module in model.net.named_modules()}
     for name, module in _steps(model.net):
-        gain = _gain(name, module, norms)
+        gain = _gain(module, own.get(module))
         if gain is None:
             what = type(module).__name__
             return LipschitzBound(None, scale, reason=f"{name} ({what}) has no known bound")
@@ -77,25 +83,35 @@ def lipschitz_bound(model: Model, norms: Mapping[str, float | None]) -> Lipschit
 
 
 def _steps(net: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules without children, in the order of a chain; a net that is none as one step."""
-    if not isinstance(net, CHAINS):
+    """The modules without children, in the order of a chain; a net that is none as one step.
+
+    A module that stands in it twice is two steps.
+    """
+    if not _is_chain(net):
         return [("net", net)]
     found: list[tuple[str, nn.Module]] = []
     inside: list[str] = []
-    for name, module in net.named_modules():
+    for name, module in net.named_modules(remove_duplicate=False):
         if any(name.startswith(prefix) for prefix in inside):
             continue
-        if isinstance(module, nn.Sequential) or module is net:
+        if _is_chain(module):
             continue
-        if not isinstance(module, LowRankConv2d):
+        if type(module) is not LowRankConv2d:
             inside.append(f"{name}.")  # a user's own module is one step, and an unknown one
             found.append((name, module))
     return found
 
 
-def _gain(name: str, module: nn.Module, norms: Mapping[str, float | None]) -> float | None:
-    if is_structured(module) or type(module) in _WEIGHTED:
-        return norms.get(name)
+def _is_chain(module: nn.Module) -> bool:
+    """Whether a module calls its children in order and nothing else: not so a user's subclass."""
+    return type(module) in CHAINS
+
+
+def _gain(module: nn.Module, norm: float | None) -> float | None:
+    if type(module) not in PLAIN:
+        return None  # a subclass may compute anything
+    if is_structured(module) or isinstance(module, _WEIGHTED):
+        return norm
     if isinstance(module, _BATCH_NORMS):
         return _batch_norm(module)
     if isinstance(module, nn.LeakyReLU):
@@ -103,8 +119,15 @@ def _gain(name: str, module: nn.Module, norms: Mapping[str, float | None]) -> fl
     if isinstance(module, _MAX_POOLS):
         return 1.0 if _disjoint(module) else None
     if isinstance(module, _MEAN_POOLS):
-        return 1.0 if getattr(module, "divisor_override", None) is None else None
-    return 1.0 if isinstance(module, (*GENTLE, *_ADAPTIVE)) else None
+        return 1.0 if _whole_windows(module) else None
+    return 1.0
+
+
+def _whole_windows(pool: nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d) -> bool:
+    """Whether every window is divided by its full size: then no pixel counts more than once."""
+    padding = pool.padding if isinstance(pool.padding, tuple) else (pool.padding,)
+    cut = (max(padding) > 0 and not pool.count_include_pad) or pool.ceil_mode
+    return getattr(pool, "divisor_override", None) is None and not cut
 
 
 def _disjoint(pool: nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d) -> bool:

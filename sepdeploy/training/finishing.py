@@ -15,6 +15,7 @@ from sepdeploy.data import Dataset
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model, save
 from sepdeploy.models import load as load_model
+from sepdeploy.models.factory import is_foreign
 from sepdeploy.threat import AttackSpec
 from sepdeploy.training.acceleration import bring_back
 from sepdeploy.training.checkpoint import checkpoint_path, history_path, read_history
@@ -123,7 +124,8 @@ def already_finished(
     """Load the result of a training that has nothing left to resume; None where there is none."""
     if checkpoint_path(out).exists() or not out.exists():
         return None
-    model = load_model(out)
+    # the recipe comes from the user, so it may name the code that makes the network
+    model = load_model(out, recipe.arch if is_foreign(recipe.arch) else None)
     stored = model.provenance.get("recipe")
     if not isinstance(stored, dict) or model.provenance.get("data_sha256") != data_sha256:
         raise BadInput(

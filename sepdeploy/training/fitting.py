@@ -81,6 +81,10 @@ def fit(
             if team.world > 1:
                 _check_team(recipe, team)
         data_sha256 = dataset.train.sha256()
+        _check_same(recipe, data_sha256, model, team)
+        with team.agreed():
+            if team.first:
+                _make_folder(out.parent)
         if resume:
             found = team.from_first(lambda: already_finished(recipe, out, data_sha256, speak))
             if found is not None:
@@ -104,6 +108,16 @@ def _generators_kept(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     with torch.random.fork_rng([] if device.type == "cpu" else [device]):
         yield
+
+
+def _check_same(recipe: Recipe, data_sha256: str, model: Model | None, team: Team) -> None:
+    """Compare what the processes were given, before any network of theirs talks to another."""
+    own = recipe.to_json()
+    start = "" if model is None or team.world == 1 else state_sha256(model.net.state_dict())
+    team.check_same(
+        {name: own[name] for name in own if name not in FREE_ON_RESUME}
+        | {"images": data_sha256, "starting weights": start}
+    )
 
 
 def _check_team(recipe: Recipe, team: Team) -> None:
@@ -133,8 +147,6 @@ def _trainer(
     on_progress: Callable[[Event], None],
 ) -> Trainer:
     """Make everything that a training needs, nothing of it trained or written yet."""
-    if team.first:
-        _make_folder(out.parent)
     torch.manual_seed(recipe.seed)
     start_sha256 = "" if model is None else state_sha256(model.net.state_dict())
     if model is None:
@@ -162,11 +174,6 @@ def _trainer(
 def _begin(trainer: Trainer, *, resume: bool) -> None:
     """Put a trainer where its training stands, and set its threads."""
     team, identity = trainer.team, trainer.identity
-    own = trainer.recipe.to_json()
-    team.check_same(
-        {name: own[name] for name in own if name not in FREE_ON_RESUME}
-        | {"images": identity["data_sha256"], "starting weights": identity["start_sha256"]}
-    )
     checkpoint = team.from_first(lambda: _read_state(trainer)) if resume else None
     if checkpoint is not None:
         with team.agreed():

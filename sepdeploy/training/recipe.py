@@ -47,7 +47,7 @@ def load_recipe(
         try:
             text = read_bytes(Path(path), limit=MAX_RECIPE_BYTES).decode("utf-8")
             values = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:  # not UTF-8, not TOML, or a number of thousands of digits
             raise BadInput(
                 f"{path} is not a TOML recipe: {error}",
                 hint='a recipe holds lines such as: objective = "pgd-at"',
@@ -105,7 +105,7 @@ def _convert(name: str, kind: str, value: Any, where: str) -> Any:
             return int(value)
         if kind == "float" and isinstance(value, (int, float, str)) and value is not True:
             return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     raise BadInput(
         f"{where}: {name} = {value!r:.60} is not {_EXPECTED.get(name) or _EXPECTED[kind]}"

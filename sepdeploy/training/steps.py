@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sepdeploy.attacks.noise import derive_seed
 from sepdeploy.compression.masks import fold_cores
+from sepdeploy.errors import BadInput
 from sepdeploy.models import Model
 from sepdeploy.training.acceleration import CPU, moved, place, running_form
 from sepdeploy.training.averaging import Average
@@ -20,7 +21,7 @@ from sepdeploy.training.batches import Part
 from sepdeploy.training.checkpoint import State
 from sepdeploy.training.dynamic_rank import cores_of, dynamics_of, match_ranks
 from sepdeploy.training.matrices import regularized_matrices
-from sepdeploy.training.objectives import OBJECTIVES, TrainingAttack
+from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack
 from sepdeploy.training.optimizers import make_optimizer
 from sepdeploy.training.pruning import Pruner
 from sepdeploy.training.recipe_fields import Recipe
@@ -128,12 +129,11 @@ class Stepper:
 
     def _backward(self, parts: Sequence[Part], attack: TrainingAttack) -> tuple[float, float]:
         """Leave the gradient of the whole optimiser batch in the parameters, if it is finite."""
-        objective = OBJECTIVES[self.recipe.objective]
         loss = torch.zeros((), device=self.device)
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
             with nullcontext() if last else without_exchange(self.network):
-                own = objective(self.network, part.batch.to(self.device), attack) * part.weight
+                own = self._loss(part.batch.to(self.device), attack) * part.weight
                 loss += own.detach()
                 if not last:
                     self._descend(own)
@@ -142,6 +142,18 @@ class Stepper:
         if math.isfinite(sum(value)):
             self._descend(own, extra)
         return value
+
+    def _loss(self, batch: Batch, attack: TrainingAttack) -> Tensor:
+        try:
+            return OBJECTIVES[self.recipe.objective](self.network, batch, attack)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise BadInput(
+                "batch normalisation met a part of a batch with one image",
+                hint="choose a batch_size that leaves no single image for the last batch of an "
+                "epoch, each process and each part of it",
+            ) from error
 
     def _descend(self, loss: Tensor, extra: Tensor | None = None) -> None:
         # the exchange takes the mean over processes, and shares of a batch have to be summed;

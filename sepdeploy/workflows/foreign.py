@@ -24,7 +24,7 @@ from sepdeploy.records import (
 from sepdeploy.workflows.evaluation import Notify, find_data
 from sepdeploy.workflows.export_options import EvaluationOptions, ExportOptions
 from sepdeploy.workflows.foreign_proof import Reference, make_reference, prove_foreign
-from sepdeploy.workflows.manifests import read_manifest
+from sepdeploy.workflows.manifests import read_manifest, with_earlier
 from sepdeploy.workflows.quantising import (
     Calibration,
     Order,
@@ -135,12 +135,13 @@ def export_foreign(
     job = _Job(foreign, options, reference, calibration, notify)
     with staging(out_dir, stem) as folder:
         artifacts = tuple(_write(job, name, folder / f"{stem}.{name}") for name in formats)
+        digest = sha256_file(path)
         manifest = Manifest(
             stem=stem,
-            model=FileRef(os.path.relpath(path.resolve(), out_dir.resolve()), sha256_file(path)),
+            model=FileRef(os.path.relpath(path.resolve(), out_dir.resolve()), digest),
             input=foreign.input,
             layers=foreign.layers,
-            artifacts=artifacts,
+            artifacts=with_earlier(out_dir / f"{stem}.manifest.json", digest, artifacts),
             provenance={"source": "onnx"},
             tool={"name": "sepdeploy", "version": __version__},
         )

@@ -63,7 +63,7 @@ def train_model(
         params=model.params,
         params_dense=model.params_dense,
         best_epoch=result.best_epoch,
-        epochs=recipe.epochs,
+        epochs=int(model.provenance["epochs"]),
         provenance=dict(model.provenance),
     )
 

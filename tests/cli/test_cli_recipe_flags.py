@@ -82,6 +82,8 @@ def test_the_command_line_beats_the_file(read, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--set", "mart_betta=4"], "unknown key 'mart_betta'; closest: mart_beta"),
+        (["--set", "out=other.pt"], "--set out: not a key of a recipe"),
+        (["--set", "on_progress=1"], "--set on_progress: not a key of a recipe"),
         (["--set", "mart_beta"], "--set mart_beta is not KEY=VALUE"),
         (["--set", "=4"], "is not KEY=VALUE"),
         (["--set", "swa=perhaps"], "swa = 'perhaps' is not true or false"),

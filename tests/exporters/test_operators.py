@@ -100,7 +100,9 @@ def group_of(name):
     return NAMES[start : start + GROUP]
 
 
-@pytest.mark.parametrize("runtime", FORMATS)
+@pytest.mark.parametrize(
+    "runtime", ["onnxruntime", "litert", pytest.param("tflite-runtime", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_module_keeps_its_numbers(name, runtime, folder):
     if runtime not in runtimes.installed(FORMATS[runtime]):

@@ -153,16 +153,54 @@ class Residual(nn.Module):
         return x + self.inner(x)
 
 
+class Around(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Tripled(nn.ReLU):
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+def circular(kernel, padding, stride=1):
+    return nn.Conv2d(1, 1, kernel, stride=stride, padding=padding, padding_mode="circular")
+
+
+def test_a_layer_applied_twice_counts_twice():
+    twice = nn.Linear(4, 4)
+    model = wrap(nn.Sequential(nn.Flatten(), twice, nn.ReLU(), twice).eval(), (1, 2, 2))
+    found = lipschitz_bound(model, {r.name: r.sigma_max for r in model.layer_records()})
+    norm = float(torch.linalg.matrix_norm(twice.weight.detach(), 2))
+    assert found.bound == pytest.approx(norm**2, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "net",
     [
+        nn.Sequential(nn.Flatten(), Around(nn.Linear(4, 4))),
+        nn.Sequential(nn.Flatten(), Tripled(), nn.Linear(4, 2)),
+        nn.Sequential(nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.Flatten()),
+        nn.Sequential(circular(1, 2), nn.Flatten()),
+        nn.Sequential(circular(2, 1, stride=2), nn.Flatten()),
         nn.Sequential(nn.Flatten(), Residual(), nn.Linear(4, 2)),
         nn.Sequential(nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 2)),
         nn.Sequential(nn.MaxPool2d(2, 1, 1), nn.Flatten(), nn.Linear(9, 2)),
         nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9, 2)),
         nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten(), nn.Linear(4, 2)),
     ],
-    ids=["residual", "layer norm", "overlapping pool", "enlarging pool", "batch statistics"],
+    ids=[
+        "own chain",
+        "own activation",
+        "cut mean pool",
+        "larger circle",
+        "strided circle",
+        "residual",
+        "layer norm",
+        "overlapping pool",
+        "enlarging pool",
+        "batch statistics",
+    ],
 )
 def test_networks_without_a_bound(net):
     model = wrap(net.eval(), (1, 2, 2))

@@ -389,7 +389,7 @@ def test_a_whole_training(train):
 
 
 @pytest.mark.parametrize("moment", [(1, 2), (2, 3)])
-@pytest.mark.parametrize("arch", ["mlp", "lenet"])
+@pytest.mark.parametrize("arch", ["mlp", pytest.param("lenet", marks=pytest.mark.slow)])
 def test_interrupted_and_resumed_to_the_same_bits(train, moment, arch):
     choices = DYNAMIC if arch == "mlp" else DYNAMIC | {"arch": "lenet", "conv_rank": 4,
                                                        "hidden": ""}  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from sepdeploy import attacks
 from sepdeploy.attacks.noise import derive_seed
@@ -252,3 +253,20 @@ def test_epoch_noise_differs_and_is_derived(train, monkeypatch):
     )
     train()
     assert list(dict.fromkeys(seeds)) == [derive_seed(11, NOISE, e) for e in range(3)]
+
+
+def tiny(classes):
+    """A user's own network, with batch normalisation."""
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, classes))
+
+
+def test_a_finished_training_of_the_users_own_network_is_loaded(train):
+    arch = f"{__name__}:tiny"
+    first = train("own", arch=arch, structure="", hidden="")
+    again = train("own", resume=True, arch=arch, structure="", hidden="")
+    assert same_bits(state(first.model), state(again.model))
+
+
+def test_batch_normalisation_of_one_image_is_bad_input(train):
+    with pytest.raises(BadInput, match="one image"):
+        train(arch=f"{__name__}:tiny", structure="", hidden="", batch_size=32, accumulate=32)

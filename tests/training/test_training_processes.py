@@ -18,6 +18,8 @@ from sepdeploy.models import load
 from sepdeploy.training import fit, fitting, load_recipe
 from sepdeploy.training.team import ALONE, Team
 
+pytestmark = pytest.mark.slow  # two processes that import torch take half a minute
+
 CHILD = Path(__file__).with_name("several_processes.py")
 COMMON = {
     "structure": "kron", "hidden": "64,36", "epochs": 1, "batch_size": 128, "steps": 3,
@@ -43,6 +45,7 @@ OTHERS = [
     {"name": "parted", "batch_norm": True, "recipe": COMMON | {"epochs": 2}, "resume": True},
     {"name": "nan", "recipe": COMMON | {"objective": "natural"}, "break": [1, 4]},
     {"name": "unlike", "recipe": COMMON, "rank1": {"seed": 12}},
+    {"name": "wider", "recipe": COMMON, "rank1": {"hidden": [24, 16]}},
     {"name": "missing", "recipe": COMMON, "rank1": {"accelerator": "cuda"}},
     {"name": "adaptive", "recipe": COMMON | {"structure": "lowrank:8", "rank_tolerance": 0.1}},
     {"name": "mixed", "recipe": COMMON | {"objective": "fr"}},
@@ -167,6 +170,7 @@ def test_processes_that_differ_are_refused(several):
     _, tables = several
     for table in tables:
         assert "process 1 was given another seed than process 0" in table["unlike"]["error"]
+        assert "process 1 was given another hidden than process 0" in table["wider"]["error"]
         assert "torch sees no GPU" in table["missing"]["error"]
     assert tables[0]["missing"]["error"].startswith("process 1: ")
     assert [t["missing"]["kind"] for t in tables] == ["Missing", "ToldElsewhere"]

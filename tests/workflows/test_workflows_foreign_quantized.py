@@ -119,3 +119,11 @@ def test_a_wrong_quantised_file_is_never_left(source, tmp_path, monkeypatch):
     with pytest.raises(ArtifactCheckFailed, match=r"another function than the .onnx file"):
         api.export(source, formats=("tflite",), quantize="dynamic")
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_second_export_keeps_what_the_first_wrote(source, tmp_path):
+    out = tmp_path / "q"
+    api.export(source, out_dir=out, quantize="dynamic")
+    manifest = api.export(source, out_dir=out, formats=("tflite",))
+    assert sorted(a.path for a in manifest.artifacts) == ["net.onnx", "net.tflite"]
+    assert (out / "net.onnx").is_file()
