@@ -30,6 +30,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "mart_beta": (0, 1e6),
     "align_weight": (0, 1e6),
     "align_start": (0, 1_000_000),
+    "eps_warmup": (0, 1_000_000),
     "ema": (0, 0.999999),
     "average_start": (0, 1_000_000),
     "patience": (0, 1_000_000),

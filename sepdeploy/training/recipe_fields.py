@@ -45,6 +45,8 @@ class Recipe:
             batches of 128; SAR's is not published.
         align_axes: Fourier transform of FR: over "batch-class" as published, or "class".
         align_on: What SAR aligns: "logits", or "features" (the last feature map).
+        eps_warmup: First epochs, in which the radius of the training attack (and its step) grows
+            in equal shares. Large radii stop small networks from starting at all.
         align_start: Epochs of plain PGD-AT before the spectral term sets in.
         epochs: Passes over the training images.
         batch_size: Images per optimiser step.
@@ -110,6 +112,7 @@ class Recipe:
     align_weight: float = 0.1
     align_axes: str = "batch-class"
     align_on: str = "logits"
+    eps_warmup: int = 0
     align_start: int = 0
     epochs: int = 10
     batch_size: int = 128

@@ -178,11 +178,12 @@ class Stepper:
         """Return the inner attack of an epoch."""
         recipe = self.recipe
         seed = derive_seed(recipe.seed, NOISE, epoch)
+        share = min(1.0, (epoch + 1) / (recipe.eps_warmup + 1))
         return TrainingAttack(
-            recipe.eps,
+            share * recipe.eps,
             recipe.norm,
             recipe.steps,
-            recipe.attack_step,
+            share * recipe.attack_step,
             seed,
             trades_beta=recipe.trades_beta,
             mart_beta=recipe.mart_beta,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -270,3 +271,10 @@ def test_a_finished_training_of_the_users_own_network_is_loaded(train):
 def test_batch_normalisation_of_one_image_is_bad_input(train):
     with pytest.raises(BadInput, match="one image"):
         train(arch=f"{__name__}:tiny", structure="", hidden="", batch_size=32, accumulate=32)
+
+
+def test_the_radius_grows_in_the_first_epochs():
+    recipe = load_recipe(None, {"eps": 0.3, "steps": 6, "eps_warmup": 2, "step_size": 0.06})
+    attacks_of = [steps.Stepper.attack(SimpleNamespace(recipe=recipe), epoch) for epoch in range(4)]
+    assert [a.eps for a in attacks_of] == pytest.approx([0.1, 0.2, 0.3, 0.3])
+    assert [a.step_size for a in attacks_of] == pytest.approx([0.02, 0.04, 0.06, 0.06])
