@@ -5,7 +5,7 @@
 Three seeds at two radii: dense, Kronecker nets with and without the condition term, low-rank nets
 of the same sizes, dynamical low-rank training, and magnitude pruning to the smallest size. Every
 net has the same recipe (PGD-7 adversarial training, one-cycle); only the structure differs.
-Finished rows are kept in the work folder; the last call writes ``results/mnist.json``.
+Finished rows are kept in the work folder, and in ``results/mnist.json`` after every call.
 """
 
 from __future__ import annotations

@@ -52,14 +52,15 @@ def mnist_section(results: list[Result]) -> str:
         f"{setting(results)} Dense is 784–1024–1024–10. `kron-N` nets have two hidden Kronecker "
         "layers of one term and a dense classifier, and differ in width; `condition` adds the "
         "scale-free condition term with coefficient 0.01. `lowrank-N` nets have plain factored "
-        "layers, `dlrt` dynamical ones. `pruned` keeps the weights of largest magnitude of a dense "
-        "net (1024 wide for 98×, 256 wide for 213×; all but the classifier are pruned over one "
-        "budget) after two of the three epochs.",
+        "layers, `dlrt` dynamical ones. `pruned` nets are dense (1024 wide for 98×, 256 wide "
+        "for 213×); after two epochs their weights of largest magnitude are kept, by one budget "
+        "for all layers but the classifier (LAMP scores, a stronger rule than one threshold).",
         "",
     ]
     for eps in sorted({r["eps"] for r in results}):
         chosen = [r for r in results if r["eps"] == eps]
-        text += [f"### ε = {eps:g} (L∞)", "", *table(chosen), "", *mnist_bars(chosen), ""]
+        text += [f"### ε = {eps:g} (L∞)", "", schedule(chosen), "", *table(chosen), ""]
+        text += [*mnist_bars(chosen), ""]
     return "\n".join(text)
 
 
@@ -74,6 +75,8 @@ def cifar_section(results: list[Result]) -> str:
         "large head (4096–1024–1024–10), 10,000 of the 50,000 training images, 2,000 test images. "
         "The accuracies say what the factored heads keep of this dense net, not what a full "
         "CIFAR-10 training reaches; the full size was not run.",
+        "",
+        schedule(results),
         "",
         *table(results),
         "",
@@ -136,10 +139,18 @@ def setting(results: Sequence[Result]) -> str:
     return (
         f"{', '.join(dates)}; {machine['processor']}, one thread, torch {machine['torch']}, "
         f"Python {machine['python']}; seeds {', '.join(map(str, seeds))}. Recipe: "
-        f"{recipe['objective']}, {recipe['steps']} steps, {recipe['epochs']} epochs, batches of "
+        f"{recipe['objective']}, {recipe['steps']} steps, batches of "
         f"{recipe['batch_size']}, {recipe['optimizer']}, {recipe['schedule']}; "
         f"{results[0]['attack']} on {results[0]['test_images']:,} test images."
     )
+
+
+def schedule(results: Sequence[Result]) -> str:
+    """Epochs, and those in which the radius grows."""
+    recipe = results[0]["recipe"]
+    warm = recipe.get("eps_warmup", 0)
+    growing = f", the radius growing over the first {warm}" if warm else ""
+    return f"{recipe['epochs']} epochs{growing}."
 
 
 def table(results: Sequence[Result]) -> list[str]:

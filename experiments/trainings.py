@@ -133,8 +133,8 @@ def _finished(row: Row, file: Path) -> bool:
     return all(kept[key] == wanted.get(key) for key in kept)
 
 
-def run_rows(rows: Sequence[Row], module: str, work: Path, jobs: int) -> list[dict[str, Any]]:
-    """Run the rows that have no result yet, ``jobs`` at once, and return all results.
+def run_rows(rows: Sequence[Row], module: str, work: Path, jobs: int) -> None:
+    """Run the rows that have no result yet, ``jobs`` at once.
 
     Args:
         rows: In order of importance: a table that is stopped holds the first of them.
@@ -161,16 +161,20 @@ def run_rows(rows: Sequence[Row], module: str, work: Path, jobs: int) -> list[di
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, rows))
-    files = [work / f"{row.key}.json" for row in rows]
-    return [json.loads(file.read_text()) for file in files if file.exists()]
+
+
+def finished_rows(rows: Sequence[Row], work: Path) -> list[dict[str, Any]]:
+    """The results that are there, in the order of the rows."""
+    files = {row: work / f"{row.key}.json" for row in rows}
+    return [json.loads(file.read_text()) for row, file in files.items() if _finished(row, file)]
 
 
 def main(rows: Sequence[Row], module: str, title: str) -> int:
-    """Run a script of rows from the command line; write ``results/TITLE.json``."""
+    """Run a script of rows from the command line; write what is finished to ``results``."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}")
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of models and results")
-    parser.add_argument("--match", default="", help="only rows whose key contains this")
+    parser.add_argument("--match", default="", help="run only rows whose key contains this")
     parser.add_argument("--only", default="", help="run one row in this process")
     chosen = parser.parse_args()
     if chosen.only:
@@ -180,8 +184,9 @@ def main(rows: Sequence[Row], module: str, title: str) -> int:
         with atomic_path(chosen.work / f"{row.key}.json") as temporary:
             temporary.write_text(json.dumps(found, indent=1))
         return 0
-    results = run_rows([r for r in rows if chosen.match in r.key], module, chosen.work, chosen.jobs)
-    if not chosen.match and results:
+    run_rows([r for r in rows if chosen.match in r.key], module, chosen.work, chosen.jobs)
+    results = finished_rows(rows, chosen.work)
+    if results:
         RESULTS.mkdir(exist_ok=True)
         with atomic_path(RESULTS / f"{title}.json") as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n")
