@@ -13,7 +13,6 @@ from sepdeploy.data import Split, load
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model, create
 from sepdeploy.training.dynamic_rank import (
-    RankDynamics,
     cores_of,
     match_ranks,
     ranks_of,
@@ -21,6 +20,7 @@ from sepdeploy.training.dynamic_rank import (
 )
 from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack
 from sepdeploy.training.optimizers import make_optimizer
+from sepdeploy.training.rank_windows import RankDynamics
 
 RANK, EVERY = 40, 10
 WARM_WINDOWS = 60  # steps of training before anything is timed: the gradients' spectrum flattens

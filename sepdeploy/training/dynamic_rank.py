@@ -25,18 +25,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sepdeploy.errors import BadInput
 from sepdeploy.layers import LowRankConv2d, LowRankLinear
-from sepdeploy.models import Model
-from sepdeploy.training.recipe_fields import Recipe
 
 SMALLEST_RANK = 2
 SQUARED_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq"})
 ENERGY = 0.99  # share of the gradients' squared norm outside the bases that is taken in
 NEGLIGIBLE = 1e-12  # of a gradient's squared norm: what is left of a direction that is no news
-WIDTH = (
-    8  # augmented ranks are rounded up to a multiple: matrix products of such widths are quicker
-)
+WIDTH = 8  # augmented ranks are rounded up to a multiple: products of such widths are quicker
 BENT = 2e-6  # |UᵀU − I| above this calls for a new basis; float32 rounding alone gives 3e-7
 
 LowRank = LowRankLinear | LowRankConv2d
@@ -61,7 +56,19 @@ def ranks_of(net: nn.Module) -> dict[str, list[int]]:
 
 def cores_of(net: nn.Module) -> list[Tensor]:
     """The core of every low-rank layer."""
-    return [_core(layer) for layer in low_rank_layers(net).values()]
+    return [core_of(layer) for layer in low_rank_layers(net).values()]
+
+
+def bases(layer: LowRank) -> tuple[Tensor, Tensor]:
+    """The parameters of both bases, as they are stored."""
+    if isinstance(layer, LowRankConv2d):
+        return layer.reduce.weight, layer.expand.weight
+    return layer.U, layer.V
+
+
+def core_of(layer: LowRank) -> Tensor:
+    """The parameter of the core, as it is stored."""
+    return layer.core.weight if isinstance(layer, LowRankConv2d) else layer.S
 
 
 def start_with_decay(net: nn.Module) -> None:
@@ -100,8 +107,8 @@ class Factors:
 
 def read_factors(layer: LowRank) -> Factors:
     """Return a layer's factors in double precision."""
-    U, V = _bases(layer)
-    core = _core(layer).detach()
+    U, V = bases(layer)
+    core = core_of(layer).detach()
     return Factors(_basis(U).double(), _to_modes(layer, core).double(), _basis(V, True).double())
 
 
@@ -120,7 +127,7 @@ def augment(
         Number of directions added to both bases together.
     """
     old = read_factors(layer)
-    U, V = _bases(layer)
+    U, V = bases(layer)
     if U.grad is None or V.grad is None:
         return 0
     new_u = _Outside.of(old.U, _basis(U.grad).double())
@@ -229,116 +236,6 @@ def truncate(
     _each_moment(layer, optimizer, turned)
 
 
-class RankDynamics:
-    """When bases are augmented and truncated during a training.
-
-    Between epochs all layers are truncated, so that what is judged and kept is the deployed form.
-
-    Args:
-        net: Network with at least one low-rank layer.
-        optimizer: The one that trains it.
-        tolerance: τ.
-        every: Steps of a window: one augmentation, then core steps, truncation with the last.
-        largest: Largest rank after a truncation, 0 = each layer's own size.
-        energy: Share of the gradients outside the bases that an augmentation takes in.
-    """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        *,
-        tolerance: float,
-        every: int,
-        largest: int,
-        energy: float = ENERGY,
-    ) -> None:
-        self.layers = list(low_rank_layers(net).values())
-        self.optimizer = optimizer
-        self.tolerance = tolerance
-        self.every = every
-        self.largest = largest
-        self.energy = energy
-        self.adaptive = not isinstance(optimizer, torch.optim.SGD)
-
-    def before(self, step: int, steps: int, *, frozen: bool) -> bool:
-        """Prepare for step ``step`` (from 0) of an epoch; return whether it augments.
-
-        Bases get gradients only where they are about to be augmented. An augmentation that no
-        core step of the epoch would follow is left out.
-        """
-        augmenting = not frozen and step % self.every == 0 and step + 1 < steps
-        for layer in self.layers:
-            for basis in _bases(layer):
-                basis.requires_grad_(augmenting)
-        if self.adaptive:
-            self._scale_rates()
-        return augmenting
-
-    def _scale_rates(self) -> None:
-        """Let core steps move W as far as steps of W itself would.
-
-        An adaptive optimiser moves every entry by about the learning rate: √(n·m) of them in a
-        dense W, but only √(u·v) of them in a core between orthonormal bases. Plain gradient
-        descent needs no such factor: its core step is the projection of its step of W.
-        """
-        by_core = {id(_core(layer)): layer for layer in self.layers}
-        for group in self.optimizer.param_groups:
-            layer = by_core.get(id(group["params"][0])) if "scale" in group else None
-            if layer is not None:
-                U, V = _bases(layer)
-                n, m = (max(b.shape[0], b.shape[1]) for b in (U, V))
-                u, v = (min(b.shape[0], b.shape[1]) for b in (U, V))
-                group["scale"] = math.sqrt(n * m / (u * v))
-
-    def augment(self) -> None:
-        """Augment all layers by the gradients of the batch, which trains none of their factors."""
-        for layer in self.layers:
-            augment(layer, self.optimizer, energy=self.energy)
-            for parameter in (*_bases(layer), _core(layer)):
-                parameter.grad = None
-
-    def after(self, step: int, steps: int, *, frozen: bool) -> None:
-        """Truncate at the end of a window and of an epoch."""
-        if not frozen and (step % self.every == self.every - 1 or step + 1 == steps):
-            for layer in self.layers:
-                truncate(layer, self.tolerance, largest=self.largest, optimizer=self.optimizer)
-
-
-def dynamics_of(
-    recipe: Recipe, model: Model, optimizer: torch.optim.Optimizer
-) -> RankDynamics | None:
-    """Return the dynamics that a recipe asks for, None where ranks stay.
-
-    Raises:
-        BadInput: The network has no low-rank layer.
-    """
-    if not recipe.rank_tolerance:
-        return None
-    if not low_rank_layers(model.net):
-        raise BadInput(
-            "rank_tolerance is set and the network has no low-rank layer",
-            hint='structure = "lowrank:40" for linear layers, conv_rank = 40 for convolutions',
-        )
-    return RankDynamics(
-        model.net,
-        optimizer,
-        tolerance=recipe.rank_tolerance,
-        every=recipe.rank_every,
-        largest=recipe.rank_max,
-    )
-
-
-def _bases(layer: LowRank) -> tuple[Tensor, Tensor]:
-    if isinstance(layer, LowRankConv2d):
-        return layer.reduce.weight, layer.expand.weight
-    return layer.U, layer.V
-
-
-def _core(layer: LowRank) -> Tensor:
-    return layer.core.weight if isinstance(layer, LowRankConv2d) else layer.S
-
-
 def _basis(stored: Tensor, output: bool = False) -> Tensor:
     """A basis (n, r) from how it is stored: as it is, or as the weight of a 1×1 convolution."""
     value = stored.detach()
@@ -401,7 +298,7 @@ def _each_moment(
     optimizer: torch.optim.Optimizer | None,
     change: Callable[[str, Tensor], Tensor],
 ) -> None:
-    state = {} if optimizer is None else optimizer.state.get(_core(layer), {})
+    state = {} if optimizer is None else optimizer.state.get(core_of(layer), {})
     for name, value in state.items():
         if isinstance(value, Tensor) and value.dim() > 1:
             changed = change(name, _to_modes(layer, value).double())

@@ -19,11 +19,12 @@ from sepdeploy.training.acceleration import CPU, moved, place, running_form
 from sepdeploy.training.averaging import Average
 from sepdeploy.training.batches import Part
 from sepdeploy.training.checkpoint import State
-from sepdeploy.training.dynamic_rank import cores_of, dynamics_of, match_ranks
+from sepdeploy.training.dynamic_rank import cores_of, match_ranks
 from sepdeploy.training.matrices import regularized_matrices
 from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack
 from sepdeploy.training.optimizers import make_optimizer
 from sepdeploy.training.pruning import Pruner
+from sepdeploy.training.rank_windows import dynamics_of
 from sepdeploy.training.recipe_fields import Recipe
 from sepdeploy.training.regularizers import penalty
 from sepdeploy.training.schedule import learning_rate

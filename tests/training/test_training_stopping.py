@@ -3,7 +3,7 @@
 import pytest
 
 from sepdeploy.training import loop
-from sepdeploy.training.dynamic_rank import RankDynamics
+from sepdeploy.training.rank_windows import RankDynamics
 from sepdeploy.training.recipe_fields import Recipe
 from sepdeploy.training.stopping import may_be_kept, planned_epochs, ranks_frozen
 

@@ -1,0 +1,120 @@
+"""Windows of dynamical low-rank training: when bases are augmented and truncated."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from sepdeploy.errors import BadInput
+from sepdeploy.models import Model
+from sepdeploy.training.dynamic_rank import (
+    ENERGY,
+    augment,
+    bases,
+    core_of,
+    low_rank_layers,
+    truncate,
+)
+from sepdeploy.training.recipe_fields import Recipe
+
+
+class RankDynamics:
+    """When bases are augmented and truncated during a training.
+
+    Between epochs all layers are truncated, so that what is judged and kept is the deployed form.
+
+    Args:
+        net: Network with at least one low-rank layer.
+        optimizer: The one that trains it.
+        tolerance: τ.
+        every: Steps of a window: one augmentation, then core steps, truncation with the last.
+        largest: Largest rank after a truncation, 0 = each layer's own size.
+        energy: Share of the gradients outside the bases that an augmentation takes in.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        tolerance: float,
+        every: int,
+        largest: int,
+        energy: float = ENERGY,
+    ) -> None:
+        self.layers = list(low_rank_layers(net).values())
+        self.optimizer = optimizer
+        self.tolerance = tolerance
+        self.every = every
+        self.largest = largest
+        self.energy = energy
+        self.adaptive = not isinstance(optimizer, torch.optim.SGD)
+
+    def before(self, step: int, steps: int, *, frozen: bool) -> bool:
+        """Prepare for step ``step`` (from 0) of an epoch; return whether it augments.
+
+        Bases get gradients only where they are about to be augmented. An augmentation that no
+        core step of the epoch would follow is left out.
+        """
+        augmenting = not frozen and step % self.every == 0 and step + 1 < steps
+        for layer in self.layers:
+            for basis in bases(layer):
+                basis.requires_grad_(augmenting)
+        if self.adaptive:
+            self._scale_rates()
+        return augmenting
+
+    def _scale_rates(self) -> None:
+        """Let core steps move W as far as steps of W itself would.
+
+        An adaptive optimiser moves every entry by about the learning rate: √(n·m) of them in a
+        dense W, but only √(u·v) of them in a core between orthonormal bases. Plain gradient
+        descent needs no such factor: its core step is the projection of its step of W.
+        """
+        by_core = {id(core_of(layer)): layer for layer in self.layers}
+        for group in self.optimizer.param_groups:
+            layer = by_core.get(id(group["params"][0])) if "scale" in group else None
+            if layer is not None:
+                U, V = bases(layer)
+                n, m = (max(b.shape[0], b.shape[1]) for b in (U, V))
+                u, v = (min(b.shape[0], b.shape[1]) for b in (U, V))
+                group["scale"] = math.sqrt(n * m / (u * v))
+
+    def augment(self) -> None:
+        """Augment all layers by the gradients of the batch, which trains none of their factors."""
+        for layer in self.layers:
+            augment(layer, self.optimizer, energy=self.energy)
+            for parameter in (*bases(layer), core_of(layer)):
+                parameter.grad = None
+
+    def after(self, step: int, steps: int, *, frozen: bool) -> None:
+        """Truncate at the end of a window and of an epoch."""
+        if not frozen and (step % self.every == self.every - 1 or step + 1 == steps):
+            for layer in self.layers:
+                truncate(layer, self.tolerance, largest=self.largest, optimizer=self.optimizer)
+
+
+def dynamics_of(
+    recipe: Recipe, model: Model, optimizer: torch.optim.Optimizer
+) -> RankDynamics | None:
+    """Return the dynamics that a recipe asks for, None where ranks stay.
+
+    Raises:
+        BadInput: The network has no low-rank layer.
+    """
+    if not recipe.rank_tolerance:
+        return None
+    if not low_rank_layers(model.net):
+        raise BadInput(
+            "rank_tolerance is set and the network has no low-rank layer",
+            hint='structure = "lowrank:40" for linear layers, conv_rank = 40 for convolutions',
+        )
+    return RankDynamics(
+        model.net,
+        optimizer,
+        tolerance=recipe.rank_tolerance,
+        every=recipe.rank_every,
+        largest=recipe.rank_max,
+    )

@@ -1,0 +1,183 @@
+"""Dynamical low-rank training: windows of steps, and whole trainings."""
+
+import math
+
+import pytest
+import torch
+from low_rank_cases import LAYERS, core_of, linear, orthonormality, with_gradients
+from torch import nn
+
+from sepdeploy.compression import factorize_convolutions
+from sepdeploy.errors import BadInput
+from sepdeploy.layers import LowRankLinear
+from sepdeploy.models import load
+from sepdeploy.training import load_recipe
+from sepdeploy.training.dynamic_rank import (
+    ranks_of,
+    read_factors,
+)
+from sepdeploy.training.rank_windows import RankDynamics
+
+DYNAMIC = {
+    "structure": "lowrank:6", "rank_tolerance": 0.004, "rank_every": 3, "batch_size": 128,
+    "weight_decay": 0.01, "spectral": 0.01,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(2)
+
+
+def test_bases_stay_orthonormal_over_many_windows():
+    layer, x = linear()
+    target = torch.randn(9, 14)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=3e-2, weight_decay=0.1)
+    dynamics = RankDynamics(layer, optimizer, tolerance=0.02, every=4, largest=6)
+    bias, ranks = layer.bias.detach().clone(), set()
+    for step in range(400):
+        optimizer.zero_grad()
+        augmenting = dynamics.before(step, 1000, frozen=False)
+        (layer(x) - target).square().mean().backward()
+        if augmenting:
+            dynamics.augment()
+        optimizer.step()
+        dynamics.after(step, 1000, frozen=False)
+        ranks.add(layer.spec.rank)
+    factors = read_factors(layer)
+    assert max(orthonormality(factors.U), orthonormality(factors.V)) <= 1e-5
+    assert max(ranks) > 6  # between truncations, so that a full layer can still turn
+    assert layer.spec.rank <= 6
+    assert (layer.bias - bias).abs().min() > 1e-3  # biases train
+    assert (layer(x) - target).square().mean() < target.square().mean() / 2
+
+
+@LAYERS
+def test_a_layer_at_its_largest_rank_still_turns(make):
+    layer, x = make()
+    dims = ranks_of(layer)["net"]
+    core = core_of(layer)
+    optimizer = torch.optim.SGD([core], lr=1e-2)
+    dynamics = RankDynamics(layer, optimizer, tolerance=1e-6, every=3, largest=dims[0])
+    spans = [b @ b.T for b in (read_factors(layer).U, read_factors(layer).V)]
+    for step in range(9):
+        optimizer.zero_grad()
+        augmenting = dynamics.before(step, 100, frozen=False)
+        with_gradients(layer, x)
+        if augmenting:
+            dynamics.augment()
+        optimizer.step()
+        dynamics.after(step, 100, frozen=False)
+    after = read_factors(layer)
+    assert max(ranks_of(layer)["net"]) <= dims[0]
+    for span, basis in zip(spans, (after.U, after.V), strict=True):
+        # part of the new basis lies outside the span of the old one
+        assert (basis - span @ basis).norm() > 0.05
+
+
+def test_bases_take_no_gradient_but_where_they_are_augmented():
+    layer, x = linear()
+    optimizer = torch.optim.SGD([layer.S], lr=1e-2)
+    dynamics = RankDynamics(layer, optimizer, tolerance=0.1, every=4, largest=0)
+    for step, wanted in ((0, True), (1, False), (3, False), (4, True)):
+        layer.zero_grad()
+        assert dynamics.before(step, 100, frozen=False) == wanted
+        with_gradients(layer, x)
+        assert (layer.U.grad is not None) == (layer.V.grad is not None) == wanted
+        assert layer.S.grad is not None
+    assert not dynamics.before(4, 100, frozen=True)
+
+
+def test_biases_of_convolutions_train_and_grouped_ones_stay_plain():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, groups=8),
+        nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 6, 1),
+    )  # fmt: skip
+    assert list(factorize_convolutions(net, 4)) == ["1"]
+    assert [type(m).__name__ for m in net] == ["Conv2d", "LowRankConv2d"] + ["Conv2d"] * 3
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    dynamics = RankDynamics(net, optimizer, tolerance=0.05, every=3, largest=0)
+    biases = [
+        m.bias.detach().clone() for m in net.modules() if getattr(m, "bias", None) is not None
+    ]
+    x = torch.randn(4, 3, 9, 9)
+    for step in range(6):
+        optimizer.zero_grad()
+        augmenting = dynamics.before(step, 100, frozen=False)
+        net(x).square().mean().backward()
+        if augmenting:
+            dynamics.augment()
+        optimizer.step()
+        dynamics.after(step, 100, frozen=False)
+    after = [p for name, p in net.named_parameters() if name.endswith("bias")]
+    assert len(after) == 5
+    assert all(not torch.equal(a, b) for a, b in zip(after, biases, strict=True))
+
+
+def test_core_steps_are_as_large_as_steps_of_the_weight():
+    layer = LowRankLinear(200, 150, 5)
+    for kind, expected in ((torch.optim.AdamW, math.sqrt(200 * 150) / 5), (torch.optim.SGD, 1.0)):
+        optimizer = kind([{"params": [layer.S], "scale": 1.0}], lr=0.1)
+        RankDynamics(layer, optimizer, tolerance=0.1, every=4, largest=0).before(1, 9, frozen=True)
+        assert optimizer.param_groups[0]["scale"] == pytest.approx(expected)
+    optimizer = torch.optim.AdamW([layer.S], lr=1e-3 * math.sqrt(200 * 150) / 5)
+    before = layer.dense_weight().detach()
+    layer.S.grad = torch.randn(5, 5)
+    optimizer.step()
+    moved = (layer.dense_weight().detach() - before).norm()
+    assert float(moved) == pytest.approx(1e-3 * math.sqrt(200 * 150), rel=0.1)
+
+
+def test_a_whole_training(train):
+    result = train(**DYNAMIC)
+    ranks = [tuple(r for pair in entry["ranks"].values() for r in pair) for entry in result.history]
+    assert ranks[0] != (6, 6)
+    assert ranks[-1] == ranks[-2]  # the last epoch keeps them
+    events = [e for e in train.events if e.kind == "epoch"]
+    assert events[-1].ranks == ranks[-1]
+    assert "smaller" in str(events[-1])
+    model = load(result.path)
+    assert events[result.best_epoch - 1].compression == pytest.approx(
+        model.params_dense / model.params
+    )
+    for layer in model.structured_layers().values():
+        U, V = layer.factors()  # S is folded wherever the layer is deployed
+        x = torch.randn(3, layer.spec.in_features)
+        assert torch.allclose(layer(x), x @ U @ V.T + layer.bias, atol=1e-5)
+        assert max(orthonormality(layer.U), orthonormality(layer.V)) <= 1e-5
+    assert all(p.requires_grad for p in result.model.parameters())
+    assert math.isfinite(result.history[-1]["spectral"])
+
+
+@pytest.mark.parametrize("moment", [(1, 2), (2, 3)])
+@pytest.mark.parametrize("arch", ["mlp", pytest.param("lenet", marks=pytest.mark.slow)])
+def test_interrupted_and_resumed_to_the_same_bits(train, moment, arch):
+    choices = DYNAMIC if arch == "mlp" else DYNAMIC | {"arch": "lenet", "conv_rank": 4,
+                                                       "hidden": ""}  # fmt: skip
+
+    def interrupt(event):
+        if event.kind == "step" and (event.epoch, event.step) == moment:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("stopped", watch=interrupt, every=0, **choices)
+    resumed = train("stopped", resume=True, **choices)
+    whole = train("whole", **choices)
+    first, second = resumed.model.net.state_dict(), whole.model.net.state_dict()
+    assert all(torch.equal(first[k], second[k]) for k in second)
+    assert resumed.history == whole.history
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, 2, math.nan])
+def test_a_tolerance_outside_its_range(value):
+    with pytest.raises(BadInput, match="rank_tolerance"):
+        load_recipe(None, {"rank_tolerance": value})
+
+
+def test_nothing_to_adapt(train):
+    with pytest.raises(BadInput, match="no low-rank layer"):
+        train(structure="kron", rank_tolerance=0.1)
+    with pytest.raises(BadInput, match="no convolution"):
+        train(conv_rank=4)
+    with pytest.raises(BadInput, match="above the largest possible"):
+        train(structure="lowrank:100")
