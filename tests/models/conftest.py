@@ -1,5 +1,7 @@
 import pytest
+import torch
 
+from sepdeploy.models import create, save
 from sepdeploy.records import InputSpec
 
 
@@ -16,3 +18,15 @@ def mnist():
 @pytest.fixture
 def cifar():
     return InputSpec((3, 32, 32), mean=(0.49, 0.48, 0.45), std=(0.2, 0.2, 0.21))
+
+
+@pytest.fixture
+def model(digit):
+    torch.manual_seed(0)
+    return create("mlp", digit, 10, {"fc1": "kron", "fc2": "lowrank:3"}, hidden=(16, 12)).eval()
+
+
+@pytest.fixture
+def path(model, tmp_path):
+    save(model, tmp_path / "model.pt")
+    return tmp_path / "model.pt"
