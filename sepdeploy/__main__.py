@@ -17,6 +17,11 @@ def main() -> None:
     except KeyboardInterrupt:  # before the command line could see it
         sys.stderr.write("error: interrupted\n")
         code = 130
+    if code == 130:
+        # CPython holds a Ctrl-C that fell into text given to exec (a dataclass of a library that
+        # is being imported) for unhandled even where it was caught, and `python -m` then dies of
+        # SIGINT instead of ending with our code. Running any other text clears that mark.
+        exec("")
     sys.exit(code)
 
 

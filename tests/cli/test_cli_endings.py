@@ -152,6 +152,26 @@ def test_ctrl_c_that_a_library_turns_into_its_own_error_is_still_an_interruption
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_ctrl_c_inside_text_a_library_executes_ends_with_our_exit_code(tmp_path: Path) -> None:
+    program = """
+import sepdeploy.__main__ as process
+import sepdeploy.cli as line
+
+def run():
+    try:
+        exec("raise KeyboardInterrupt")
+    except KeyboardInterrupt:
+        return 130
+
+line.run = run
+process.main()
+"""
+    (tmp_path / "pressed.py").write_text(program)
+    search = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-m", "pressed"], env=search, timeout=60)
+    assert done.returncode == 130  # and not -2, killed by the signal
+
+
 def test_an_interrupted_training_names_the_way_on(call, monkeypatch: pytest.MonkeyPatch) -> None:
     def press(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
