@@ -1,58 +1,13 @@
-#include "layer.h"
-
 #include <algorithm>
-#include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <numeric>
+
+#include "packing.h"
 
 namespace sepdeploy {
 namespace {
 
-constexpr size_t LINE = 64;              // bytes of a cache line
-constexpr long PADDING = 16;             // floats behind a buffer that whole vectors may read
-constexpr long SCRATCH_FLOATS = 65536;   // of a block of samples, so that it stays in the cache
-constexpr long FEW_ROWS = 8;             // of a sample: so few fill no tile
-constexpr long MOST = 1L << 40;          // elements of anything
-
-long round_up(long n, long unit) { return (n + unit - 1) / unit * unit; }
-
-// The width of equal pieces of n that are at most `most` wide, a multiple of `unit`.
-long even_piece(long n, long most, long unit) {
-    const long units = (n + unit - 1) / unit, limit = most / unit;
-    const long pieces = (units + limit - 1) / limit;
-    return (units + pieces - 1) / pieces * unit;
-}
-
-// Scratch memory of this thread, kept from call to call.
-float *scratch(size_t count) {
-    static thread_local Buffer kept;
-    if (kept.size() < count) kept = Buffer(count);
-    return kept.data();
-}
-
-// Read along its rows by broadcasts: panels of `rows` rows, the depth running slowest inside.
-// weight(row, k) with k running over all segments.
-template <class Weight>
-Buffer pack_left(long rows, long depth, long tile, Weight weight) {
-    Buffer packed(static_cast<size_t>(round_up(rows, tile) * depth + PADDING));
-    float *at = packed.data();
-    for (long row = 0; row < rows; row += tile)
-        for (long k = 0; k < depth; ++k)
-            for (long i = 0; i < tile; ++i) *at++ = row + i < rows ? weight(row + i, k) : 0.0f;
-    return packed;
-}
-
-// Read along its columns by vectors: panels of `tile` columns.
-template <class Weight>
-Buffer pack_right(long columns, long depth, long tile, Weight weight) {
-    Buffer packed(static_cast<size_t>(round_up(columns, tile) * depth + PADDING));
-    float *at = packed.data();
-    for (long n = 0; n < columns; n += tile)
-        for (long k = 0; k < depth; ++k)
-            for (long j = 0; j < tile; ++j) *at++ = n + j < columns ? weight(n + j, k) : 0.0f;
-    return packed;
-}
+constexpr long FEW_ROWS = 8;  // of a sample: so few fill no tile
 
 enum class Form {
     rows,     // the mode runs fastest: its vectors are rows, the weights stand on the right
@@ -389,102 +344,7 @@ private:
     bool reads_over_ = false;  // whole vectors are read beyond the end of the input
 };
 
-// A thin and deep first product runs as dot products along the inputs; one that fills its vectors
-// only if it is very deep.
-constexpr long MOST_DOTS = 24, DEEP = 256, VERY_DEEP = 2048;
-
-class LowRank final : public Layer {
-public:
-    LowRank(long inputs, long outputs, long rank, const float *u, const float *v, const float *bias)
-        : set_(kernels()), rank_(rank) {
-        inputs_ = inputs;
-        outputs_ = outputs;
-        const long most = set_.lanes * set_.tile_vectors;
-        dots_ = rank <= MOST_DOTS && inputs >= (rank % set_.lanes ? DEEP : VERY_DEEP);
-        const auto left = [&](long r, long k) { return u[k * rank + r]; };
-        if (dots_) {
-            row_ = round_up(inputs, PADDING);
-            u_ = Buffer(static_cast<size_t>(rank * row_));
-            std::fill(u_.data(), u_.data() + rank * row_, 0.0f);
-            for (long r = 0; r < rank; ++r)
-                for (long k = 0; k < inputs; ++k) u_.data()[r * row_ + k] = left(r, k);
-        } else {
-            inner_columns_ = even_piece(rank, most, set_.lanes);
-            u_ = pack_right(rank, inputs, inner_columns_, left);
-        }
-        outer_columns_ = even_piece(outputs, most, set_.lanes);
-        v_ = pack_right(outputs, rank, outer_columns_,
-                        [&](long o, long k) { return v[o * rank + k]; });
-        if (bias && std::any_of(bias, bias + outputs, [](float b) { return b != 0; })) {
-            bias_ = Buffer(static_cast<size_t>(outputs + PADDING));
-            std::copy(bias, bias + outputs, bias_.data());
-        }
-    }
-
-    double work() const override {
-        return static_cast<double>(rank_) * static_cast<double>(inputs_ + outputs_);
-    }
-
-    void run(const float *x, float *y, long samples) const override {
-        float *inner = scratch(static_cast<size_t>(samples * rank_ + PADDING));
-        if (dots_) {
-            Dots d;
-            d.rows = samples;
-            d.columns = rank_;
-            d.depth = inputs_;
-            d.a = x;
-            d.a_row = inputs_;
-            d.b = u_.data();
-            d.b_row = row_;
-            d.c = inner;
-            d.c_row = rank_;
-            set_.dots(d);
-        } else {
-            set_.product(dense(x, samples, inputs_, u_, rank_, inner_columns_, inner));
-        }
-        Product p = dense(inner, samples, rank_, v_, outputs_, outer_columns_, y);
-        p.init = bias_.data();
-        set_.product(p);
-    }
-
-private:
-    Product dense(const float *x, long samples, long depth, const Buffer &weights, long columns,
-                  long tile, float *y) const {
-        Product p;
-        p.rows = samples;
-        p.columns = columns;
-        p.depth = depth;
-        p.tile_rows = even_piece(samples, set_.tile_rows[tile / set_.lanes], 1);
-        p.tile_columns = tile;
-        p.a = x;
-        p.a_row = depth;
-        p.a_step = 1;
-        p.a_tile = p.tile_rows * depth;
-        p.b = weights.data();
-        p.b_step = tile;
-        p.b_tile = tile * depth;
-        p.c = y;
-        p.c_row = columns;
-        return p;
-    }
-
-    const Kernels &set_;
-    const long rank_;
-    bool dots_ = false;
-    long row_ = 0, inner_columns_ = 1, outer_columns_ = 1;
-    Buffer u_, v_, bias_;
-};
-
 }  // namespace
-
-Buffer::Buffer(size_t count) : size_(count) {
-    memory_.reset(std::malloc(count * sizeof(float) + LINE));
-    if (!memory_) throw std::bad_alloc();
-    const auto at = reinterpret_cast<std::uintptr_t>(memory_.get());
-    data_ = reinterpret_cast<float *>((at + LINE - 1) / LINE * LINE);
-}
-
-void Buffer::Free::operator()(void *p) const { std::free(p); }
 
 std::unique_ptr<Layer> make_kron(const KronShape &shape, const std::vector<const float *> &factors,
                                  const float *bias) {
@@ -505,13 +365,6 @@ std::unique_ptr<Layer> make_kron(const KronShape &shape, const std::vector<const
         known.push_back(std::move(f));
     }
     return std::make_unique<Kron>(shape, std::move(known), bias);
-}
-
-std::unique_ptr<Layer> make_lowrank(long inputs, long outputs, long rank, const float *u,
-                                    const float *v, const float *bias) {
-    if (inputs < 1 || outputs < 1 || rank < 1 || inputs > MOST / rank || outputs > MOST / rank)
-        return nullptr;
-    return std::make_unique<LowRank>(inputs, outputs, rank, u, v, bias);
 }
 
 }  // namespace sepdeploy

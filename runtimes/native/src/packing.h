@@ -1,0 +1,49 @@
+// Weights in the order that the kernels read them, and memory to work in.
+#pragma once
+
+#include <algorithm>
+
+#include "layer.h"
+
+namespace sepdeploy {
+
+constexpr long PADDING = 16;            // floats behind a buffer that whole vectors may read
+constexpr long SCRATCH_FLOATS = 65536;  // of a block of samples, so that it stays in the cache
+constexpr long MOST = 1L << 40;         // elements of anything
+
+inline long round_up(long n, long unit) { return (n + unit - 1) / unit * unit; }
+
+// The width of equal pieces of n that are at most `most` wide, a multiple of `unit`.
+inline long even_piece(long n, long most, long unit) {
+    const long units = (n + unit - 1) / unit, limit = most / unit;
+    const long pieces = (units + limit - 1) / limit;
+    return (units + pieces - 1) / pieces * unit;
+}
+
+// Scratch memory of this thread, kept from call to call.
+float *scratch(size_t count);
+
+// Read along its rows by broadcasts: panels of `rows` rows, the depth running slowest inside.
+// weight(row, k) with k running over all segments.
+template <class Weight>
+Buffer pack_left(long rows, long depth, long tile, Weight weight) {
+    Buffer packed(static_cast<size_t>(round_up(rows, tile) * depth + PADDING));
+    float *at = packed.data();
+    for (long row = 0; row < rows; row += tile)
+        for (long k = 0; k < depth; ++k)
+            for (long i = 0; i < tile; ++i) *at++ = row + i < rows ? weight(row + i, k) : 0.0f;
+    return packed;
+}
+
+// Read along its columns by vectors: panels of `tile` columns.
+template <class Weight>
+Buffer pack_right(long columns, long depth, long tile, Weight weight) {
+    Buffer packed(static_cast<size_t>(round_up(columns, tile) * depth + PADDING));
+    float *at = packed.data();
+    for (long n = 0; n < columns; n += tile)
+        for (long k = 0; k < depth; ++k)
+            for (long j = 0; j < tile; ++j) *at++ = n + j < columns ? weight(n + j, k) : 0.0f;
+    return packed;
+}
+
+}  // namespace sepdeploy
