@@ -34,17 +34,22 @@ def fold_cores(net: nn.Module) -> None:
             layer.S.requires_grad_(False)
 
 
-def prunable(net: nn.Module) -> Weights:
-    """The tensors that masks act on, by name: factors and plain weights but the classifier's.
+def prunable(net: nn.Module, *, classifier: bool = False) -> Weights:
+    """The tensors that masks act on, by name: factors and plain weights.
+
+    Args:
+        net: The network.
+        classifier: Its last linear layer too, which otherwise stays whole.
 
     Raises:
         BadInput: There are none.
     """
     found: Weights = {}
     linear = [m for m in net.modules() if isinstance(m, (nn.Linear, KronLinear, LowRankLinear))]
+    whole = None if classifier or not linear else linear[-1]
     for name, module in net.named_modules():
         prefix = f"{name}." if name else ""
-        if module is (linear[-1] if linear else None):
+        if module is whole:
             continue
         if isinstance(module, KronLinear):
             found |= {f"{prefix}factors.{k}": f for k, f in enumerate(module.factors)}

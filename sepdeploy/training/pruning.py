@@ -29,7 +29,7 @@ class Pruner:
 
     def __init__(self, net: nn.Module, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.weights = prunable(net)
+        self.weights = prunable(net, classifier=recipe.prune_classifier)
         self.masks: dict[str, Tensor] = {}
         self.scores: dict[str, Tensor] = {}
         self.dense: dict[str, Tensor] = {}

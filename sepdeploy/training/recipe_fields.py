@@ -75,6 +75,7 @@ class Recipe:
         sparsity: Share of the prunable weights that is set to zero.
         prune_scope: The share is one of each "tensor", or of the whole "network", where small
             tensors then keep more of their entries.
+        prune_classifier: The last linear layer, which otherwise stays whole, is pruned too.
         prune_start: Epochs of pretraining before it.
         prune_epochs: Epochs in which "hydra" learns scores; the rest of the epochs fine-tune.
         ema: Decay of an exponential average of the weights per step, 0 = none.
@@ -137,6 +138,7 @@ class Recipe:
     prune: str = ""
     sparsity: float = 0.5
     prune_scope: str = "tensor"
+    prune_classifier: bool = False
     prune_start: int = 0
     prune_epochs: int = 1
     ema: float = 0.0

@@ -91,6 +91,7 @@ def test_what_is_prunable():
         "0.weight", "1.reduce.weight", "1.core.weight", "1.expand.weight", "2.factors.0",
         "2.factors.1", "3.U", "3.V", "4.weight",
     ]  # fmt: skip
+    assert list(prunable(net, classifier=True)) == [*prunable(net), "5.weight"]
     with pytest.raises(BadInput, match="nothing to prune"):
         prunable(nn.Linear(3, 2))
 
@@ -163,6 +164,15 @@ def test_the_saved_model_has_its_zeros(train, choice):
     assert found == pytest.approx(choice["sparsity"], abs=0.01)
     assert model.provenance["sparsity"] == pytest.approx(found)
     assert [e["sparsity"] > 0.5 for e in result.history] == [False, True, True]
+
+
+def test_the_classifier_is_pruned_on_demand(train):
+    choice = {"prune": "magnitude", "prune_scope": "network", "epochs": 1, "sparsity": 0.99}
+    net = train(**choice, prune_classifier=True).model.net
+    weights = prunable(net, classifier=True)
+    total = sum(w.numel() for w in weights.values())
+    assert sum(int((w != 0).sum()) for w in weights.values()) == math.ceil(0.01 * total)
+    assert not (train(**choice).model.net.head.weight == 0).any()
 
 
 def test_exported_files_hold_the_zeros(train, tmp_path):
