@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file.reader import is_tflite, read_metadata
+from sepdeploy.exporters.tflite_file.reader import read_metadata
+from sepdeploy.flatbuffer import is_tflite
 
 ENTRY_NAME = "sepdeploy"
 MAX_ENTRY_BYTES = 64 << 20

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 from sepdeploy.errors import BadInput, Missing, unknown_name
+from sepdeploy.flatbuffer import is_tflite
 from sepdeploy.runtimes.base import Runtime, Session
 from sepdeploy.runtimes.litert import open_tflite
 from sepdeploy.runtimes.native.claims import SETUP, Claim, claim_onnx, claim_tflite
@@ -67,7 +68,7 @@ def file_format(path: str | os.PathLike[str]) -> str:
             head = file.read(8)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
-    if head[4:8] == b"TFL3":
+    if is_tflite(head):
         return "tflite"
     if path.suffix == ".onnx" and head:
         return "onnx"

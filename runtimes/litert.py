@@ -6,8 +6,8 @@ import mmap
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
+from sepdeploy.flatbuffer import DamagedError, metadata
 from sepdeploy.runtimes.base import ENTRY_KEY, OpenSession, translate
-from sepdeploy.runtimes.flatbuffer import DamagedError, metadata
 from sepdeploy.runtimes.native.claims import Claim
 from sepdeploy.runtimes.runner import RunnerError, TfliteModel
 

@@ -6,7 +6,6 @@ from sepdeploy.exporters.tflite_file.reader import (
     OpInfo,
     TensorInfo,
     TfliteFile,
-    is_tflite,
     read_metadata,
     read_tflite,
 )
@@ -17,7 +16,6 @@ __all__ = [
     "OpInfo",
     "TensorInfo",
     "TfliteFile",
-    "is_tflite",
     "read_metadata",
     "read_tflite",
     "write_tflite",

@@ -7,7 +7,6 @@ the file's size, and anything out of bounds is `BadInput`; no file can make a re
 from __future__ import annotations
 
 import mmap
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +17,21 @@ from pathlib import Path
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.schema import (
     CUSTOM_CODE,
-    FILE_IDENTIFIER,
     MAX_FILE_BYTES,
     OPS,
     PLACEHOLDER_CODE,
     TYPE_NAMES,
+)
+from sepdeploy.flatbuffer import (
+    BUFFER_DATA,
+    MODEL_BUFFERS,
+    MODEL_CODES,
+    MODEL_GRAPHS,
+    MODEL_METADATA,
+    DamagedError,
+    Data,
+    Table,
+    metadata,
 )
 
 Source = str | PathLike[str] | bytes
@@ -100,18 +109,18 @@ def read_tflite(source: Source) -> TfliteFile:
         BadInput: Not a .tflite file, or one whose offsets do not hold.
     """
     with _opened(source) as data:
-        model = _root(data)
-        buffers = [_data_size(data, t) for t in model.tables(4)]
-        graphs = model.tables(2)
+        model = Table.root(data)
+        buffers = [_data_size(data, t) for t in model.tables(MODEL_BUFFERS)]
+        graphs = model.tables(MODEL_GRAPHS)
         if not graphs:
-            raise _broken("it has no subgraph")
-        codes = [_operator_code(t) for t in model.tables(1)]
+            raise DamagedError("it has no subgraph")
+        codes = [_operator_code(t) for t in model.tables(MODEL_CODES)]
         graph = graphs[0]
         tensors = tuple(_tensor(i, t, buffers) for i, t in enumerate(graph.tables(0)))
         ops = tuple(_operator(t, codes, len(tensors)) for t in graph.tables(3))
-        names = tuple(t.string(0) for t in model.tables(6))
-        inputs = _indices(graph.ints(1), len(tensors))
-        outputs = _indices(graph.ints(2), len(tensors))
+        names = tuple(t.text(0) for t in model.tables(MODEL_METADATA))
+        inputs = _indices(graph.integers(1), len(tensors))
+        outputs = _indices(graph.integers(2), len(tensors))
         return TfliteFile(tensors, ops, inputs, outputs, names)
 
 
@@ -126,38 +135,34 @@ def read_metadata(source: Source, name: str) -> bytes | None:
         BadInput: Not a .tflite file, or one whose offsets do not hold.
     """
     with _opened(source) as data:
-        model = _root(data)
-        for entry in model.tables(6):
-            if entry.string(0) != name:
-                continue
-            buffers = model.tables(4)
-            index = entry.u32(1)
-            if index >= len(buffers):
-                raise _broken(f"metadata '{name}' points outside the buffers")
-            return buffers[index].bytes(0)
-        return None
-
-
-def is_tflite(head: bytes) -> bool:
-    """Whether a file that starts with these bytes (8 or more) says that it is a .tflite file."""
-    return head[4:8] == FILE_IDENTIFIER
-
-
-Data = bytes | mmap.mmap
+        found = metadata(data, name)
+    return None if found is None else found.encode()
 
 
 @contextmanager
 def _opened(source: Source) -> Iterator[Data]:
-    if isinstance(source, bytes):
-        yield source
-        return
-    path = Path(source)
+    """Yield the file's bytes; damage found while they are read becomes `BadInput`."""
+    try:
+        if isinstance(source, bytes):
+            yield source
+        else:
+            with _mapped(Path(source)) as data:
+                yield data
+    except DamagedError as error:
+        raise BadInput(
+            f"not a usable .tflite file: {error}",
+            hint="it may be truncated; export or copy it again",
+        ) from error
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[Data]:
     try:
         size = path.stat().st_size
         if size < 8:
-            raise _broken(f"{path} has only {size} bytes")
+            raise DamagedError(f"{path} has only {size} bytes")
         if size > MAX_FILE_BYTES:
-            raise _broken(f"{path} is larger than 2 GiB")
+            raise DamagedError(f"{path} is larger than 2 GiB")
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as m:
             yield m
     except OSError as error:
@@ -166,117 +171,44 @@ def _opened(source: Source) -> Iterator[Data]:
         ) from error
 
 
-def _broken(what: str) -> BadInput:
-    return BadInput(
-        f"not a usable .tflite file: {what}", hint="it may be truncated; export or copy it again"
-    )
-
-
-class _Table:
-    """A flatbuffer table; reads only inside the file."""
-
-    def __init__(self, data: Data, position: int) -> None:
-        self.data = data
-        self.position = position
-        vtable = position - _unpack(data, "<i", position)
-        self.slots = _unpack(data, "<H", vtable)
-        if self.slots < 4 or self.slots % 2:
-            raise _broken("a table has no valid list of fields")
-        self.vtable = vtable
-
-    def field(self, slot: int) -> int | None:
-        """Return the position of a field, or None where it has its default."""
-        at = 4 + 2 * slot
-        if at + 2 > self.slots:
-            return None
-        offset = _unpack(self.data, "<H", self.vtable + at)
-        return self.position + offset if offset else None
-
-    def number(self, slot: int, form: str, default: int) -> int:
-        position = self.field(slot)
-        return default if position is None else _unpack(self.data, form, position)
-
-    def u32(self, slot: int) -> int:
-        return self.number(slot, "<I", 0)
-
-    def vector(self, slot: int, width: int) -> tuple[int, int]:
-        """Return the position of a vector's elements and their number (0, 0 where absent)."""
-        position = self.field(slot)
-        if position is None:
-            return 0, 0
-        start = position + _unpack(self.data, "<I", position)
-        count = _unpack(self.data, "<I", start)
-        if start + 4 + count * width > len(self.data):
-            raise _broken("a vector reaches past its end")
-        return start + 4, count
-
-    def tables(self, slot: int) -> list[_Table]:
-        start, count = self.vector(slot, 4)
-        positions = [start + 4 * i for i in range(count)]
-        return [_Table(self.data, p + _unpack(self.data, "<I", p)) for p in positions]
-
-    def ints(self, slot: int) -> tuple[int, ...]:
-        start, count = self.vector(slot, 4)
-        return struct.unpack_from(f"<{count}i", self.data, start) if count else ()
-
-    def bytes(self, slot: int) -> bytes:
-        start, count = self.vector(slot, 1)
-        return self.data[start : start + count]
-
-    def string(self, slot: int) -> str:
-        return self.bytes(slot).decode("utf-8", "replace")
-
-
-def _unpack(data: Data, form: str, position: int) -> int:
-    if position < 0 or position + struct.calcsize(form) > len(data):
-        raise _broken("an offset points past its end")
-    return int(struct.unpack_from(form, data, position)[0])
-
-
-def _root(data: Data) -> _Table:
-    if len(data) < 8 or not is_tflite(data[:8]):
-        raise _broken("it lacks the identifier TFL3")
-    return _Table(data, _unpack(data, "<I", 0))
-
-
-def _data_size(data: Data, buffer: _Table) -> int:
+def _data_size(data: Data, buffer: Table) -> int:
     offset, size = buffer.number(1, "<Q", 0), buffer.number(2, "<Q", 0)
     if offset > 1:  # data kept behind the flatbuffer, as in files larger than 2 GiB
         if offset + size > len(data):
-            raise _broken("a buffer reaches past its end")
+            raise DamagedError("a buffer reaches past its end")
         return size
-    return buffer.vector(0, 1)[1]
+    return buffer.vector(BUFFER_DATA, 1)[1]
 
 
-def _operator_code(table: _Table) -> tuple[int, str, int]:
+def _operator_code(table: Table) -> tuple[int, str, int]:
     old, new = table.number(0, "<b", 0), table.number(3, "<i", 0)
     code = max(old, new) if old != PLACEHOLDER_CODE else new
-    return code, table.string(1), table.number(2, "<i", 1)
+    return code, table.text(1), table.number(2, "<i", 1)
 
 
-def _operator(table: _Table, codes: list[tuple[int, str, int]], tensors: int) -> OpInfo:
-    index = table.u32(0)
+def _operator(table: Table, codes: list[tuple[int, str, int]], tensors: int) -> OpInfo:
+    index = table.number(0)
     if index >= len(codes):
-        raise _broken("an operator has no operator code")
+        raise DamagedError("an operator has no operator code")
     code, custom_name, version = codes[index]
     custom = code == CUSTOM_CODE
     kind = custom_name if custom else _OP_NAMES.get(code, f"BUILTIN_{code}")
-    inputs, outputs = _indices(table.ints(1), tensors), _indices(table.ints(2), tensors)
+    inputs, outputs = _indices(table.integers(1), tensors), _indices(table.integers(2), tensors)
     return OpInfo(kind, version, inputs, outputs, custom)
 
 
 def _indices(indices: tuple[int, ...], tensors: int) -> tuple[int, ...]:
     if any(not -1 <= i < tensors for i in indices):
-        raise _broken("an operator or the graph names a tensor that is not there")
+        raise DamagedError("an operator or the graph names a tensor that is not there")
     return indices
 
 
-def _tensor(index: int, table: _Table, buffers: list[int]) -> TensorInfo:
-    buffer = table.u32(2)
+def _tensor(index: int, table: Table, buffers: list[int]) -> TensorInfo:
+    buffer = table.number(2)
     if buffer >= len(buffers):
-        raise _broken(f"tensor {index} points outside the buffers")
-    shape = table.ints(7) or table.ints(0)
+        raise DamagedError(f"tensor {index} points outside the buffers")
+    shape = table.integers(7) or table.integers(0)
     if len(shape) > MAX_RANK:
-        raise _broken(f"tensor {index} has {len(shape)} dimensions")
+        raise DamagedError(f"tensor {index} has {len(shape)} dimensions")
     dtype = TYPE_NAMES.get(table.number(1, "<b", 0), "unknown")
-    return TensorInfo(index, table.string(3), shape, dtype, buffer, buffers[buffer])
+    return TensorInfo(index, table.text(3), shape, dtype, buffer, buffers[buffer])

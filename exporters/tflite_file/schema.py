@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-FILE_IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 ALIGNMENT = 64
 MAX_FILE_BYTES = (1 << 31) - 1

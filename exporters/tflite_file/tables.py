@@ -19,7 +19,6 @@ from sepdeploy.exporters.tflite_file.graph import (
 )
 from sepdeploy.exporters.tflite_file.schema import (
     ACTIVATIONS,
-    FILE_IDENTIFIER,
     OPS,
     PADDINGS,
     PLACEHOLDER_CODE,
@@ -29,6 +28,7 @@ from sepdeploy.exporters.tflite_file.schema import (
     tensor_type,
 )
 from sepdeploy.exporters.tflite_file.versions import op_version
+from sepdeploy.flatbuffer import IDENTIFIER
 
 DESCRIPTION = "sepdeploy"
 SIGNATURE_KEY = "serving_default"
@@ -71,7 +71,7 @@ class TableWriter:
             ("offset", 6, self.offsets(named)),
             ("offset", 7, self.offsets([signature_def])),
         ]
-        b.Finish(self.table(8, fields), FILE_IDENTIFIER)
+        b.Finish(self.table(8, fields), IDENTIFIER)
         out = bytearray(b.Output())
         return out, [_field_position(out, len(out) - offset) for offset in buffers[1:]]
 

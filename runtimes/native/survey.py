@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.runtimes.flatbuffer import DamagedError, Data, Table
+from sepdeploy.flatbuffer import MODEL_CODES, MODEL_GRAPHS, DamagedError, Data, Table
 
 DOMAIN = "ai.sepdeploy"
 OPS = ("KronLinear", "LowRankLinear")
 FLOAT = 1  # onnx.TensorProto.FLOAT
 
 # Field numbers of the TFLite schema's tables.
-MODEL_CODES, MODEL_GRAPHS = 1, 2
 CODE_CUSTOM = 1
 GRAPH_OPERATORS = 3
 OPERATOR_CODE = 0

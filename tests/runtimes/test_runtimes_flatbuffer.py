@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput
-from sepdeploy.runtimes.flatbuffer import DamagedError, metadata
+from sepdeploy.exporters.tflite_file import read_metadata
+from sepdeploy.flatbuffer import BUFFER_DATA, MODEL_BUFFERS, DamagedError, Table, metadata
 
 TEXT = '{"input": {"shape": [3]}} σ'
 
@@ -80,9 +81,46 @@ def test_damaged_tables_are_one_line(tmp_path, file):
         runtimes.open(path)
 
 
-def test_text_that_is_no_text_is_damage(file):
+def odd_fields(file):
+    """The root table's list of fields is one byte longer than its entries."""
+    root = int.from_bytes(file[:4], "little")
+    fields = root - int.from_bytes(file[root : root + 4], "little", signed=True)
+    return file[:fields] + bytes([file[fields] + 1]) + file[fields + 1 :]
+
+
+def no_text(file):
     at = file.index(TEXT.encode())
-    damaged = file[:at] + b"\xff" + file[at + 1 :]
+    return file[:at] + b"\xff" + file[at + 1 :]
+
+
+def no_name(file):
+    at = file.index(b"sepdeploy\0")
+    return file[:at] + b"\xff" + file[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [odd_fields, no_text, no_name])
+def test_a_session_and_an_inspection_refuse_the_same_damage(file, damage, tmp_path):
+    damaged = damage(file)
+    assert damaged != file
+    path = tmp_path / "m.tflite"
+    path.write_bytes(damaged)
+    with pytest.raises(DamagedError):
+        metadata(damaged, "sepdeploy")
+    with pytest.raises(BadInput, match="its tables are damaged"):
+        runtimes.open(path)
+    with pytest.raises(BadInput, match="not a usable"):
+        read_metadata(path, "sepdeploy")
+
+
+def test_a_table_that_nobody_asked_for_must_hold_as_well(tmp_path):
+    """A whole vector of tables is read at once, so all of them are looked at."""
+    flat = tflite_builder.Tflite()
+    x = flat.tensor("input", (1, 3))
+    flat.metadata("sepdeploy", TEXT)
+    file = flat.save(tmp_path / "m.tflite", [x], [x]).read_bytes()
+    unused, used = Table.root(file).tables(MODEL_BUFFERS)
+    assert metadata(file, "sepdeploy") == TEXT == used.text(BUFFER_DATA)
+    damaged = file[: unused.at] + b"\xff\xff\xff\x7f" + file[unused.at + 4 :]
     with pytest.raises(DamagedError):
         metadata(damaged, "sepdeploy")
 
