@@ -21,14 +21,14 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from sepdeploy import runtimes
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import BadInput, SepdeployError
 from sepdeploy.exporters.domain import DOMAIN
 from sepdeploy.exporters.entry import read_entry
 from sepdeploy.exporters.tflite_file.reader import read_tflite
 from sepdeploy.measure.child import run_logits
-from sepdeploy.measure.layerwise import runtime_values
 from sepdeploy.measure.oracle import oracle_graph, oracle_values
 from sepdeploy.measure.resident_graph import ResidentGraph, tflite_file
+from sepdeploy.measure.values import PROTOBUF_LIMIT, runtime_values
 
 Array = npt.NDArray[np.float32]
 SAMPLES = 8
@@ -161,6 +161,36 @@ def worst_layer(rows: Sequence[LayerFidelity]) -> str:
     """
     rated = [(r.layer == LOGITS, r.sqnr_db, r.layer) for r in rows if r.sqnr_db is not None]
     return min(rated)[2] if rated else ""
+
+
+def faulty_layer(
+    path: str | os.PathLike[str],
+    runtime: str,
+    images: Array,
+    canonical: ModelProto,
+    tolerance: float,
+) -> str:
+    """Return the layer where an artifact begins to deviate, "" where none or it cannot be told.
+
+    An error travels on through the layers behind and may grow there, so the first layer beyond
+    the tolerance is the one at fault, not the worst. It only explains a failure that is known
+    already, so what it cannot run is no failure of its own.
+
+    Args:
+        path: The artifact.
+        runtime: A name of ``runtimes.RUNTIMES``.
+        images: As in ``compare_with_oracle``.
+        canonical: The canonical graph with its weights.
+        tolerance: Largest max|Δ| / max|reference| of a right layer.
+    """
+    if canonical.ByteSize() > PROTOBUF_LIMIT:  # no runtime takes the oracle of such a graph
+        return ""
+    try:
+        rows = compare_with_oracle(path, runtime, images, canonical)
+    except SepdeployError:
+        return ""
+    wrong = (r.layer for r in rows[:-1] if r.max_rel is None or r.max_rel > tolerance)
+    return next(wrong, "")
 
 
 def described_graph(path: str | os.PathLike[str]) -> ModelProto:

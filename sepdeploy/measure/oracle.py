@@ -25,7 +25,7 @@ from sepdeploy.exporters.graph import (
 )
 from sepdeploy.exporters.plan import plan
 from sepdeploy.measure.child import scratch
-from sepdeploy.measure.layerwise import declare_outputs, runtime_values
+from sepdeploy.measure.values import declare_outputs, runtime_values
 
 Array = npt.NDArray[np.float32]
 MAX_DENSE_VALUES = 1 << 28  # of all multiplied-out matrices together, 1 GiB

@@ -12,8 +12,8 @@ from onnx import ModelProto
 
 from sepdeploy.errors import BadInput
 from sepdeploy.measure.child import every_runtime, run_logits
+from sepdeploy.measure.fidelity import faulty_layer
 from sepdeploy.measure.int8_parity import HALF_TOLERANCE, MOST_DISTANCE, distance
-from sepdeploy.measure.layerwise import faulty_layer
 from sepdeploy.measure.ways import REFERENCE_EVALUATOR, ways
 from sepdeploy.records import InputSpec, Parity
 
@@ -62,8 +62,8 @@ def check_parity(
         batches: Batch sizes.
         tolerance: Largest max|Δlogit| / max|reference logit| that passes.
         inputs: "data" or "synthetic", written into the certificate.
-        canonical: The canonical graph with its weights: where parity fails, the layer at fault
-            is looked for and named.
+        canonical: The canonical graph with its weights: where parity of a float file fails, the
+            layer at fault is looked for and named.
         quantization: Of the file: "none" and "fp16" are judged by ``tolerance`` (wider for
             "fp16"), all others by ``int8_parity``.
 
@@ -102,8 +102,10 @@ def check_parity(
                 quantization=quantization,
             )
             if not certificate.passed and not integer and canonical is not None:
-                worst = worst or faulty_layer(path, runtime, images, canonical, tolerance)
-                certificate = replace(certificate, worst_layer=worst or "")
+                if worst is None:
+                    bound = certificate.tolerance
+                    worst = faulty_layer(path, runtime, images, canonical, bound)
+                certificate = replace(certificate, worst_layer=worst)
             certificates.append(certificate)
     return tuple(certificates)
 

@@ -73,6 +73,7 @@ def write_artifact(name: str, flavour: str, job: Job, path: Path) -> ArtifactRec
         precisions=quantized.precisions,
         only=quantized.runtimes,
         batches=proof.batches,
+        canonical=job.canonical,
     )
     images = len(job.input.shape) == 3
     data = _external_data(path)

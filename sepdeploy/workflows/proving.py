@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.records import LayerPrecision, LayerRecord, Parity, Residency
+
+if TYPE_CHECKING:
+    import onnx
 
 PARITY_SAMPLES = 32
 # Function bodies are also run by onnx's own evaluator, as far as that is bearable.
@@ -42,6 +46,7 @@ def prove(
     precisions: Sequence[LayerPrecision] = (),
     only: Sequence[str] = (),
     batches: Sequence[int] = (),
+    canonical: onnx.ModelProto | None = None,
 ) -> tuple[tuple[Parity, ...], tuple[Residency, ...], tuple[str, ...]]:
     """Check one artifact: parity in every installed runtime, then what stays resident.
 
@@ -56,6 +61,7 @@ def prove(
         precisions: Of its layers.
         only: The runtimes that the file is for, where that is not all.
         batches: Batch sizes, by default those for a small network.
+        canonical: The graph that it was made from, by which a failure names the layer at fault.
 
     Returns:
         Certificates, residency per structured layer, and notes on what could not be checked.
@@ -77,6 +83,7 @@ def prove(
             runtimes=able,
             batches=batches or BATCHES,
             inputs=kind,
+            canonical=canonical,
             quantization=quantization,
         )
         if sum(layer.macs for layer in layers) <= EVALUATOR_MACS and measure.has_custom_nodes(path):
@@ -108,7 +115,7 @@ def prove(
 def _miss(certificate: Parity) -> str:
     """Return how a certificate misses its bound."""
     if certificate.criterion == "max_rel":
-        where = f", worst layer {certificate.worst_layer}" if certificate.worst_layer else ""
+        where = f", first in layer '{certificate.worst_layer}'" if certificate.worst_layer else ""
         return f"parity {certificate.max_rel:.2e} exceeds {certificate.tolerance:.0e}{where}"
     return (
         f"the quantised logits are another function: relative distance {certificate.rel_l2:.2f} "
