@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sepdeploy import api, runtimes
+from sepdeploy import api, measure, runtimes
 from sepdeploy.cli import run
 from sepdeploy.data import load
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
@@ -82,6 +82,28 @@ def test_both_formats_stay_close_to_the_file(source, tmp_path, mode):
     report = api.verify(out / "net.manifest.json")
     assert report.exit_code == 0, report
     assert {i.result for i in report.items} == {"ok"}
+
+
+def test_auto_keeps_the_layer_float_that_int8_makes_slower(source, tmp_path, monkeypatch):
+    hidden = 8 * 4 * 4 * 32
+
+    def stopwatch(models, runtime, timing):
+        times = {}
+        for name, path in models.items():
+            held = onnx.load(str(path)).graph.initializer
+            sizes = [np.prod(t.dims) for t in held if t.data_type == TensorProto.INT8 and t.dims]
+            times[name] = [1.0 + sum(0.5 if n == hidden else -0.2 for n in sizes)] * 5
+        return times, {}
+
+    monkeypatch.setattr(measure, "time_models", stopwatch)
+    out = tmp_path / "small"
+    (artifact,) = api.export(source, out_dir=out, formats=("onnx",), quantize="auto").artifacts
+    assert {p.layer: p.precision for p in artifact.precisions} == {
+        "stem": "float32", "hidden": "float32", "head": "int8",
+    }  # fmt: skip
+    assert artifact.quantization == "auto"
+    assert all(p.passed for p in artifact.parity)
+    assert api.verify(out / "net.manifest.json").exit_code == 0
 
 
 def test_beside_the_file_only_the_other_format_is_written(source, tmp_path):
