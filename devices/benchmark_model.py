@@ -65,7 +65,6 @@ def run_benchmark_model(
     *,
     threads: int = 1,
     runs: int = 50,
-    warmup: int = 5,
     cores: Sequence[int] = (),
 ) -> BenchmarkModelTimes:
     """Time a TFLite file with a user's ``benchmark_model``.
@@ -76,7 +75,6 @@ def run_benchmark_model(
         model: The ``.tflite`` file.
         threads: Threads of the interpreter.
         runs: Least number of timed inferences.
-        warmup: Inferences before them.
         cores: Cores to bind to; see ``judgement.big_cores``.
 
     Raises:
@@ -95,7 +93,7 @@ def run_benchmark_model(
             *launcher.argv,
             f"--graph={graph}",
             f"--num_threads={threads}",
-            f"--warmup_runs={warmup}",
+            "--warmup_runs=5",
             f"--num_runs={runs}",
         ],
         timeout=TIMEOUT_S,

@@ -295,7 +295,6 @@ def measure(
     jobs: Sequence[tuple[str, Mapping[str, Any]]],
     *,
     profile: DeviceProfile | None = None,
-    timeout: float = JOB_TIMEOUT_S,
     steady: bool = True,
     on_job: Callable[[str], None] = lambda name: None,
     pause: float = RECONNECT_PAUSE_S,
@@ -307,7 +306,6 @@ def measure(
         launcher: What is started there.
         jobs: (name, job) in the order in which they are done; see ``DeviceRunner.run_job``.
         profile: What the device should be; None makes no claim.
-        timeout: Seconds for each job.
         steady: Whether a device that was slowed down voids the run; a sustained run looks for
             exactly that and says False.
         on_job: Told the name of each job as it starts.
@@ -333,7 +331,7 @@ def measure(
     for name, job in jobs:
         on_job(name)
         try:
-            results[name] = runner.run_job(job, timeout=timeout)
+            results[name] = runner.run_job(job)
         except SepdeployError as failure:
             error = failure
             break

@@ -59,7 +59,6 @@ from typing import Any
 
 import numpy as np
 
-JOB_SCHEMA = "sepdeploy.job/1"
 EXIT_CODES = {"bad-input": 2, "missing": 4, "internal": 70}
 F32 = np.dtype(np.float32)
 WEIGHTS_FILE = "optimized.weights"  # constants of an optimised graph, beside it

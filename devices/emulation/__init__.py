@@ -1,7 +1,7 @@
 """The real ARM runtimes on an emulated core: numerics, instruction counts, memory; never a time.
 
-``setup_device`` fetches and builds what is needed, ``open_device`` opens it without a network;
-``logits``, ``count_instructions``, ``peak_memory`` and ``measurements`` take what it returns.
+``setup_device`` fetches and builds what is needed, ``device_transport`` opens it without a network;
+``logits``, ``count_instructions``, ``peak_memory`` and ``measurements`` take an ``Emulator`` of it.
 """
 
 from sepdeploy.devices.emulation.cores import CORES, EmulatedCore, emulated_core
@@ -21,8 +21,6 @@ from sepdeploy.devices.emulation.setup import (
     SetupPlan,
     can_emulate,
     device_transport,
-    open_device,
-    open_emulator,
     qemu_transport,
     setup,
     setup_device,
@@ -47,8 +45,6 @@ __all__ = [
     "emulated_core",
     "logits",
     "measurements",
-    "open_device",
-    "open_emulator",
     "peak_memory",
     "qemu_transport",
     "runtime_for",

@@ -76,7 +76,7 @@ def logits(emulator: Emulator, path: Path, inputs: Floats, *, batch: int = 32) -
     """Run samples through an artifact in the ARM runtime.
 
     Args:
-        emulator: From ``open_emulator``.
+        emulator: Of ``qemu_transport`` or ``device_transport``.
         path: ``.onnx`` (ONNX Runtime) or ``.tflite`` (LiteRT).
         inputs: float32 (N, C, H, W) or (N, features).
         batch: Samples at a time.
@@ -111,7 +111,7 @@ def count_instructions(
     one process in a few gives some ten instructions more or fewer.
 
     Args:
-        emulator: From ``open_emulator``.
+        emulator: Of ``qemu_transport`` or ``device_transport``.
         path: As in ``logits``.
         sample: float32 (1, ...) to run; a fixed random one when None.
         optimize: Whether the runtime optimises the graph (ONNX Runtime only).
@@ -183,9 +183,7 @@ def peak_memory(emulator: Emulator, path: Path) -> Outcome[int]:
     return _found(emulator, path, work)
 
 
-def measurements(
-    emulator: Emulator, path: Path, *, sample: Floats | None = None
-) -> tuple[Measurement, ...]:
+def measurements(emulator: Emulator, path: Path) -> tuple[Measurement, ...]:
     """Return ``instructions`` and ``peak_rss_bytes`` of an artifact, kind EMULATED.
 
     A finding becomes a measurement without a value whose ``reason`` says it.
@@ -194,7 +192,7 @@ def measurements(
         BadInput: The file is not usable.
         Missing: The emulator is not complete.
     """
-    counted = count_instructions(emulator, path, sample=sample)
+    counted = count_instructions(emulator, path)
     found = []
     if counted.value is None:
         found.append(_absent("instructions", "instructions", counted))

@@ -10,7 +10,6 @@ from sepdeploy.devices.bundle.build import Bundle
 from sepdeploy.devices.bundle.pins import RUNTIMES
 from sepdeploy.devices.bundle.tools import find_compiler, find_tool
 from sepdeploy.devices.emulation.cores import emulated_core
-from sepdeploy.devices.emulation.emulator import Emulator
 from sepdeploy.devices.emulation.qemu import PLUGIN_VERSION, counting_plugin, find_qemu
 from sepdeploy.devices.emulation.view import Board, board_view
 from sepdeploy.devices.profile import DeviceProfile
@@ -137,16 +136,6 @@ def _runtimes(bundle: Bundle) -> dict[str, str]:
     return {name: bundle.versions[name] for name in RUNTIMES if name in bundle.versions}
 
 
-def open_emulator(core: str, *, device: str = "rpi4", board: Board = DEFAULT_BOARD) -> Emulator:
-    """Return the emulator of a core that was set up before; nothing is downloaded.
-
-    Raises:
-        BadInput: Unknown core.
-        Missing: Not set up; the hint is the command that does it.
-    """
-    return Emulator(qemu_transport(core, device=device, board=board))
-
-
 def can_emulate(profile: DeviceProfile) -> bool:
     """Whether a device's profile names a core to emulate."""
     return bool(profile.emulate)
@@ -184,8 +173,3 @@ def setup_device(profile: DeviceProfile, *, say: Say = lambda line: None) -> Non
 def device_transport(profile: DeviceProfile) -> QemuTransport:
     """Return the way to a device's emulated core; see ``qemu_transport``."""
     return qemu_transport(core_of(profile), device=profile.id, board=board_of(profile))
-
-
-def open_device(profile: DeviceProfile) -> Emulator:
-    """Return the emulator of a device; see ``open_emulator``."""
-    return Emulator(device_transport(profile))

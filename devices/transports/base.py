@@ -141,11 +141,9 @@ class Transport(ABC):
     ) -> None:
         self.close()
 
-    def shell(
-        self, script: str, *, stdin: bytes = b"", timeout: float = RUN_TIMEOUT_S
-    ) -> Completed:
+    def shell(self, script: str, *, timeout: float = RUN_TIMEOUT_S) -> Completed:
         """Run a line of POSIX shell on the device; see ``run``."""
-        return self.run(["sh", "-c", script], stdin=stdin, timeout=timeout)
+        return self.run(["sh", "-c", script], timeout=timeout)
 
     @property
     def where(self) -> str:

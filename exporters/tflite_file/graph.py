@@ -31,9 +31,9 @@ def is_batch(dim: int) -> bool:
     return dim != 0 and dim % BATCH == 0
 
 
-def concrete(shape: Iterable[int], batch: int = 1) -> Shape:
-    """Return a shape with the batch filled in."""
-    return tuple(d // BATCH * batch if is_batch(d) else d for d in shape)
+def concrete(shape: Iterable[int]) -> Shape:
+    """Return a shape for a batch of one."""
+    return tuple(d // BATCH if is_batch(d) else d for d in shape)
 
 
 def signature(shape: Iterable[int]) -> Shape:

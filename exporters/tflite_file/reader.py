@@ -77,27 +77,6 @@ class TfliteFile:
         """Return how often each operator occurs."""
         return Counter(op.kind for op in self.ops)
 
-    def constant_bytes(self, layer: str | None = None) -> int:
-        """Return the bytes of constants, of one layer (by tensor name prefix) or of all.
-
-        A buffer that several tensors share counts once.
-        """
-        own = {
-            t.buffer: t.constant_bytes
-            for t in self.tensors
-            if layer is None or t.name == layer or t.name.startswith(f"{layer}/")
-        }
-        return sum(own.values())
-
-    def float_constant_bytes(self, layer: str) -> int:
-        """Return the bytes of a layer's floating-point constants, shared buffers once."""
-        own = {
-            t.buffer: t.constant_bytes
-            for t in self.tensors
-            if t.dtype.startswith("float") and t.name.startswith(f"{layer}/")
-        }
-        return sum(own.values())
-
 
 def read_tflite(source: Source) -> TfliteFile:
     """Return the structure of a .tflite file.

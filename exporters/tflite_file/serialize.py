@@ -73,11 +73,6 @@ def write_file(
             stream.write(chunk)
 
 
-def to_bytes(graph: Graph, *, metadata: Mapping[str, bytes], target: str = "litert") -> bytes:
-    """Return the file's bytes; for small graphs and tests."""
-    return b"".join(lay_out(graph, metadata=metadata, target=target).chunks())
-
-
 def lay_out(graph: Graph, *, metadata: Mapping[str, bytes], target: str) -> Layout:
     """Build the flatbuffer and place the constants behind it.
 

@@ -16,14 +16,13 @@ from sepdeploy.runtimes.native.library import LIBRARY, RECORD, SCHEMA, NativeSta
 Say = Callable[[str], None]
 
 
-def build_native(*, force: bool = False, say: Say = lambda line: None) -> NativeStatus:
+def build_native(*, say: Say = lambda line: None) -> NativeStatus:
     """Build the library for this machine, or return what is there already.
 
     The compiled library is tried out in a child process, by itself and in every installed
     runtime; what it fails in does not get to use it.
 
     Args:
-        force: Build again even if there is a library.
         say: Gets a line before each step that takes time.
 
     Raises:
@@ -34,7 +33,7 @@ def build_native(*, force: bool = False, say: Say = lambda line: None) -> Native
     if library.switched_off():
         raise BadInput(f"native kernels are switched off by {library.SWITCH}", hint="unset it")
     found = library.native_status()
-    if found.state == "ready" and not force:
+    if found.state == "ready":
         return prove_again(found, say=say)
     compiler = toolchain.find_compiler()
     folder = library.build_folder()

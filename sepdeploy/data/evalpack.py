@@ -6,7 +6,6 @@ on both, and where all of it came from. Plain arrays in an ``.npz``; never pickl
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tokenize
 import zipfile
@@ -75,11 +74,6 @@ def as_float(images: NDArray[Any]) -> NDArray[np.float32]:
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(255)
     return np.ascontiguousarray(images, dtype=np.float32)
-
-
-def digest_images(images: NDArray[Any]) -> str:
-    """Return the SHA-256 of the float32 form of images, so that packs can be told apart."""
-    return hashlib.sha256(as_float(images).tobytes()).hexdigest()
 
 
 def fits(shape: tuple[int, ...], classes: int, *, uint8: bool, attacked: bool) -> int:

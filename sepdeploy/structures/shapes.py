@@ -61,9 +61,9 @@ def suggest_shapes(n_in: int, n_out: int, d: int = 2) -> list[KronSpec]:
 
 
 def nearest_shapes(
-    in_shape: Sequence[int], out_shape: Sequence[int], n_in: int, n_out: int, count: int = 3
+    in_shape: Sequence[int], out_shape: Sequence[int], n_in: int, n_out: int
 ) -> list[KronSpec]:
-    """The shapes n_in → n_out nearest to modes that do not fit, by the ratios of their sizes."""
+    """The three shapes n_in → n_out nearest to modes that do not fit, by their sizes' ratios."""
     d = min(len(in_shape), 4)
     wanted = [math.log(max(1, n)) for n in (*in_shape[:d], *out_shape[:d])]
 
@@ -71,7 +71,7 @@ def nearest_shapes(
         found = (*spec.in_shape, *spec.out_shape)
         return sum(abs(math.log(n) - w) for n, w in zip(found, wanted, strict=True))
 
-    return sorted(suggest_shapes(n_in, n_out, d), key=distance)[:count]
+    return sorted(suggest_shapes(n_in, n_out, d), key=distance)[:3]
 
 
 def own_shape(in_shape: Sequence[int], n_out: int) -> KronSpec:

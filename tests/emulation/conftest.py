@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sepdeploy.devices.bundle.tools import find_compiler
-from sepdeploy.devices.emulation import Emulator, open_emulator
+from sepdeploy.devices.emulation import Emulator, qemu_transport
 from sepdeploy.errors import Missing
 from sepdeploy.exporters.tflite_file import write_tflite
 
@@ -37,7 +37,7 @@ def emulator() -> Iterator[Callable[[str], Emulator]]:
 
     def open_core(core: str) -> Emulator:
         try:
-            opened.append(open_emulator(core))
+            opened.append(Emulator(qemu_transport(core)))
         except Missing as error:
             pytest.skip(f"no emulation: {error.message}; {error.hint}")
         return opened[-1]

@@ -22,9 +22,9 @@ from sepdeploy.devices.bundle.pins import DEBIAN_PACKAGES, LIBRARIES
 from sepdeploy.devices.emulation import (
     CORES,
     can_emulate,
+    device_transport,
     emulated_core,
-    open_device,
-    open_emulator,
+    qemu_transport,
     setup,
     setup_plan,
 )
@@ -103,7 +103,7 @@ def test_missing_programs_are_named_with_the_command_that_installs_them(
         setup("cortex-a53")
     assert "apt-get install -y qemu-user" in caught.value.hint
     with pytest.raises(Missing):
-        open_emulator("cortex-a53")
+        qemu_transport("cortex-a53")
 
 
 def test_what_was_not_set_up_is_not_opened(empty_cache: Path) -> None:
@@ -311,4 +311,4 @@ def test_the_board_is_the_devices_own() -> None:
 
 def test_a_device_without_cores_is_not_emulated() -> None:
     with pytest.raises(Missing, match="host cannot be emulated"):
-        open_device(profile("host"))
+        device_transport(profile("host"))

@@ -156,7 +156,7 @@ def test_a_low_rank_layer_is_its_dense_matrix(tmp_path: Path, form: str) -> None
         choices=(LoweringChoice("low", "lowrank", form),),
     )
     assert file.op_counts() == {"FULLY_CONNECTED": 2 if form == "fc" else 1}
-    assert file.constant_bytes("low") > 0
+    assert any(t.constant_bytes > 0 for t in file.tensors if t.name.startswith("low/"))
 
 
 @pytest.mark.parametrize("structure", ["kron", "lowrank", "gemm"])
