@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from benchmarks import page
 from sepdeploy import runtimes
 from sepdeploy.exporters.dense import dense_reference
 from sepdeploy.exporters.domain import DOMAIN
@@ -43,12 +44,12 @@ WARM_RUNS = 2  # before a block: the others have emptied the caches
 BLOCKS = 60  # a round is the median of so many
 
 
-def kron_model(spec: KronSpec, seed: int = 0) -> ModelProto:
+def kron_model(spec: KronSpec) -> ModelProto:
     """Return the canonical graph of one Kronecker layer without a bias.
 
     Its input keeps the modes, (N, *in_shape), as the input of a network's first layer does.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     factors = {
         f"layer.factors.{i}": rng.standard_normal(shape, dtype=np.float32) / math.sqrt(shape[-1])
         for i, shape in enumerate(spec.factor_shapes)
@@ -105,14 +106,14 @@ def write_pair(spec: KronSpec, format: str, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def time_block(run: Callable[[], object], seconds: float = BLOCK_S) -> Callable[[], float]:
-    """Return a function that gives the seconds per run, over a block of about ``seconds``."""
+def time_block(run: Callable[[], object]) -> Callable[[], float]:
+    """Return a function that gives the seconds per run, over a block of about ``BLOCK_S``."""
     single = []
     for _ in range(5):
         start = time.perf_counter()
         run()
         single.append(time.perf_counter() - start)
-    repeats = range(max(1, round(seconds / max(min(single), 1e-7))))
+    repeats = range(max(1, round(BLOCK_S / max(min(single), 1e-7))))
 
     def block() -> float:
         start = time.perf_counter_ns()
@@ -225,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{given.side}×{given.side}) against dense, batch {given.batch}, one thread, through "
         f"Session.run, medians of {given.rounds} interleaved rounds"
     )
-    print(f"{Kind.HOST}: {facts['cpu']}, {facts['cores']} cores, load {facts['load']}")
+    print(f"{Kind.HOST}: {page.machine(facts)}")
     print(table(results))
     print(
         "× bound: the dense layer's time over the time to read its weights once at the probed "

@@ -20,8 +20,8 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -123,16 +123,45 @@ def bench_layer(
         yield _cell(label, spec, runtime, form, paths, batch)
 
 
+def measure_cells(
+    names: list[str],
+    chosen: list[tuple[str, Spec]],
+    batches: tuple[int, ...],
+    again: int,
+    folder: Path,
+) -> Iterator[Cell]:
+    """Time layers in every runtime; a broken cell up to ``again`` times more.
+
+    A disturbed pass does not repeat, a wrong rule does.
+    """
+    for runtime, size in itertools.product(names, SIZES):
+        own = [x for x in chosen if (x[1].in_features, x[1].out_features) == size]
+        dense = folder / f"dense.{runtimes.RUNTIMES[runtime].format}"
+        if own:
+            write_dense(*size, dense)
+        for label, spec in own:
+            bench = partial(bench_layer, label, spec, runtime, dense, folder)
+            for cell in bench(batches):
+                yield _confirmed(cell, bench, again)
+
+
+def _confirmed(cell: Cell, bench: Callable[[tuple[int, ...]], Iterator[Cell]], again: int) -> Cell:
+    while cell.broken and again > 0:
+        again -= 1
+        (cell,) = bench((cell.batch,))
+    return cell
+
+
 def _cell(
     label: str, spec: Spec, runtime: str, form: str, paths: dict[str, Path], batch: int
 ) -> Cell:
-    first, _ = time_models(paths, runtime, _timing(FAST, batch))
+    first, _ = time_models(paths, runtime, replace(FAST, batch=batch))
     medians = {name: float(np.median(samples)) for name, samples in first.items()}
     best = min(medians, key=lambda name: medians[name])
     if best != RULE and paths[best].read_bytes() == paths[RULE].read_bytes():
         best = RULE
     final = {name: paths[name] for name in dict.fromkeys((RULE, best, DENSE))}
-    second, _ = time_models(final, runtime, _timing(CAREFUL, batch))
+    second, _ = time_models(final, runtime, replace(CAREFUL, batch=batch))
     arrays = {name: np.array(samples) * 1000 for name, samples in second.items()}
     return Cell(
         runtime,
@@ -147,10 +176,6 @@ def _cell(
         float(np.median(arrays[RULE] / arrays[best])),
         float(np.median(arrays[RULE] / arrays[DENSE])),
     )
-
-
-def _timing(timing: Timing, batch: int) -> Timing:
-    return Timing(**{**vars(timing), "batch": batch})
 
 
 def row(cell: Cell) -> str:
@@ -220,28 +245,15 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     names = given.runtime or [n for n in ("onnxruntime", "litert") if n in runtimes.versions()]
     facts = host_facts()
-    print(f"{Kind.HOST}: {facts['cpu']}, {facts['cores']} cores, load {facts['load']}, one thread")
+    print(f"{Kind.HOST}: {page.machine(facts)}, one thread")
     print(HEAD)
     cells: list[Cell] = []
     chosen = [x for x in layers() if given.only in f"{x[1].in_features}x{x[1].out_features} {x[0]}"]
-    with tempfile.TemporaryDirectory(prefix="sepdeploy-") as name:
-        folder = Path(name)
-        for runtime, size in itertools.product(names, SIZES):
-            dense = folder / f"dense.{runtimes.RUNTIMES[runtime].format}"
-            own = [x for x in chosen if (x[1].in_features, x[1].out_features) == size]
-            if own:
-                write_dense(*size, dense)
-            for label, spec in own:
-                batches = tuple(given.batch or BATCHES)
-                for cell in bench_layer(label, spec, runtime, dense, folder, batches):
-                    again = given.again
-                    while (
-                        cell.broken and again > 0
-                    ):  # a disturbed pass does not repeat, a rule does
-                        again -= 1
-                        (cell,) = bench_layer(label, spec, runtime, dense, folder, (cell.batch,))
-                    cells.append(cell)
-                    print(row(cell), flush=True)
+    batches = tuple(given.batch or BATCHES)
+    with tempfile.TemporaryDirectory(prefix="sepdeploy-") as folder:
+        for cell in measure_cells(names, chosen, batches, given.again, Path(folder)):
+            cells.append(cell)
+            print(row(cell), flush=True)
     lines, holds = verdict(cells)
     print("\n".join([*lines, "every bar holds" if holds else "a bar is broken"]))
     if given.json is not None:
@@ -250,7 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.write is not None:
         added = [Cell(**c) for path in given.add for c in json.loads(path.read_text())["cells"]]
         text = section([*cells, *added])
-        page.put("lowering", text, "python -m benchmarks.lowering", facts, given.write)
+        page.put("lowering", text, "python -m benchmarks.lowering --write", facts, given.write)
     return 0 if holds else 1
 
 

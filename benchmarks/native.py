@@ -21,7 +21,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -125,10 +125,10 @@ def _cell(
     spec: Spec, runtime: str, batch: int, handed: bool, rule: str, paths: dict[str, Path]
 ) -> Cell:
     standard = {name: path for name, path in paths.items() if name != FUSED}
-    first, _ = time_models(standard, runtime, _timing(FIND, batch))
+    first, _ = time_models(standard, runtime, replace(FIND, batch=batch))
     best = min(first, key=lambda name: float(np.median(first[name])))
     final = {name: paths[name] for name in dict.fromkeys((RULE, best, FUSED))}
-    second, facts = time_models(final, runtime, _timing(COMPARE, batch))
+    second, facts = time_models(final, runtime, replace(COMPARE, batch=batch))
     arrays = {name: np.array(samples) * 1000 for name, samples in second.items()}
     return Cell(
         runtime,
@@ -143,10 +143,6 @@ def _cell(
         float(np.median(arrays[best] / arrays[FUSED])),
         int(facts.get("native_calls", 0)),
     )
-
-
-def _timing(timing: Timing, batch: int) -> Timing:
-    return Timing(**{**vars(timing), "batch": batch})
 
 
 def layer_gain(cells: list[Cell]) -> float:
@@ -254,7 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"no native kernels for {', '.join(missing)}: sepdeploy devices setup host")
         return 4
     facts = host_facts()
-    print(f"{Kind.HOST}: {facts['cpu']}, {facts['cores']} cores, load {facts['load']}, one thread")
+    print(f"{Kind.HOST}: {page.machine(facts)}, one thread")
     print(f"kernels built by {native_status().compiler}")
     print(HEAD)
     specs = [spec for _, spec in layers()] + list(EXTRA)

@@ -22,10 +22,19 @@ SECTIONS = {
     "litert-torch": "Whole networks against litert-torch",
     "native": "Our op in native kernels",
     "lowering": "The planner's choice against every form",
+    "vgg16": "VGG-16 as a whole",
 }
 
 
-def put(name: str, body: str, command: str, facts: dict[str, Any], page: Path = PAGE) -> None:
+def put(
+    name: str,
+    body: str,
+    command: str,
+    facts: dict[str, Any],
+    page: Path = PAGE,
+    *,
+    threads: str = "one thread",
+) -> None:
     """Replace a section of the page, and leave the others as they are.
 
     Args:
@@ -34,10 +43,11 @@ def put(name: str, body: str, command: str, facts: dict[str, Any], page: Path = 
         command: What measured it.
         facts: As ``sepdeploy.measure.host_facts`` gives them, from before the measurement.
         page: The file; it is made where it does not exist.
+        threads: How many threads did the work, in words.
     """
     head, sections = _split(page.read_text() if page.is_file() else "# Benchmarks\n")
     title = SECTIONS[name]
-    sections[title] = f"{title}\n\n{_origin(command, facts)}\n\n{body.strip()}\n\n"
+    sections[title] = f"{title}\n\n{_origin(command, facts, threads)}\n\n{body.strip()}\n\n"
     order = list(SECTIONS.values())
     ranked = sorted(sections, key=lambda t: order.index(t) if t in order else len(order))
     text = head + "".join(HEADING + sections[title] for title in ranked)
@@ -51,13 +61,19 @@ def _split(text: str) -> tuple[str, dict[str, str]]:
     return head.lstrip("\n").rstrip("\n") + "\n\n", found
 
 
-def _origin(command: str, facts: dict[str, Any]) -> str:
+def machine(facts: dict[str, Any]) -> str:
+    """Return processor, cores and load in words."""
+    cores = "1 core" if facts["cores"] == 1 else f"{facts['cores']} cores"
+    return f"{facts['cpu']}, {cores}, load {facts['load']}"
+
+
+def _origin(command: str, facts: dict[str, Any], threads: str) -> str:
     versions = {"sepdeploy": __version__, **runtimes.versions()}
     versions |= {"numpy": str(facts["numpy"]), "python": str(facts["python"])}
     with contextlib.suppress(PackageNotFoundError):
         versions["torch"] = version("torch")
     listed = ", ".join(f"{name} {number}" for name, number in versions.items())
     return (
-        f"`{command}`, {datetime.date.today().isoformat()}. {Kind.HOST}: {facts['cpu']}, "
-        f"{facts['cores']} cores, load {facts['load']}, one thread.\n{listed}."
+        f"`{command}`, {datetime.date.today().isoformat()}. {Kind.HOST}: {machine(facts)}, "
+        f"{threads}.\n{listed}."
     )

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks import page
 from benchmarks.dynamic import dynamic_rows
 from benchmarks.ratios import Ratio, table, take_turns
 from sepdeploy import __version__
@@ -204,7 +205,7 @@ def document(rows: list[Ratio], facts: dict[str, Any], rounds: int) -> str:
 
 Written by `python -m benchmarks.training --write` on {datetime.date.today().isoformat()}.
 
-Kind {Kind.HOST}: {facts["cpu"]}, {facts["cores"]} cores, load {facts["load"]}; one thread, float32,
+Kind {Kind.HOST}: {page.machine(facts)}; one thread, float32,
 batch {SAMPLES}. {", ".join(listed)}.
 
 All runs of a block take turns in one process, {rounds} rounds. Times are processor time (what other

@@ -59,6 +59,25 @@ def test_bars_are_applied():
     assert "1 broken" in lowering.verdict([replace(CELL, regret=1.2)])[0][0]
 
 
+def test_a_broken_cell_is_timed_again_and_no_more_than_asked(tmp_path, monkeypatch):
+    regrets = iter([1.2, 1.0, 1.2, 1.2, 1.2])
+    asked = []
+
+    def bench(label, spec, runtime, dense, folder, batches):
+        assert dense.parent == folder
+        asked.append((label, batches))
+        for batch in batches:
+            yield replace(CELL, layer=label, batch=batch, regret=next(regrets))
+
+    monkeypatch.setattr(lowering, "bench_layer", bench)
+    monkeypatch.setattr(lowering, "write_dense", lambda n_in, n_out, path: None)
+    chosen = [(label, LowRankSpec(784, 512, 2)) for label in "ab"]
+    names = [next(iter(FORMATS.values()))]
+    cells = list(lowering.measure_cells(names, chosen, (32,), 2, tmp_path))
+    assert asked == [(label, (32,)) for label in "aabbb"]
+    assert [(c.layer, c.broken) for c in cells] == [("a", False), ("b", True)]
+
+
 def test_it_prints_a_line_per_cell(capsys, monkeypatch):
     quick = Timing(min_rounds=2, min_seconds=0.0, max_seconds=0.1, block_us=20.0, warmup=1)
     monkeypatch.setattr(lowering, "FAST", quick)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from benchmarks import converters, limits, lowering, native, page
+from benchmarks import converters, limits, lowering, native, page, vgg16
 from sepdeploy import runtimes
 from sepdeploy.structures import KronSpec
 
@@ -41,6 +41,37 @@ def test_a_section_says_what_measured_it_and_where(tmp_path):
         assert part in text
     for name, version in runtimes.versions().items():
         assert f"{name} {version}" in text
+
+
+def test_a_machine_of_one_core_has_one_core():
+    assert page.machine(FACTS) == "some CPU, 2 cores, load 0.1"
+    assert page.machine({**FACTS, "cores": 1}) == "some CPU, 1 core, load 0.1"
+
+
+def test_the_network_as_a_whole_writes_its_section(tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def seconds(*arguments, folder):
+        calls.append(arguments[0])
+        return (20.0, 15.0) if arguments[0] == "export" else (9.0, 8.0)
+
+    monkeypatch.setattr(vgg16, "make", lambda structure, path: 64 << 20)
+    monkeypatch.setattr(vgg16, "seconds", seconds)
+    monkeypatch.setattr(vgg16, "growth", lambda folder: {"grown": 128 << 20, "child": 1 << 20})
+    monkeypatch.setattr(vgg16.sys, "platform", "linux")
+    target = tmp_path / "page.md"
+    assert vgg16.main(["--write", str(target)]) == 0
+    assert calls == ["export", "verify"]
+    text = target.read_text()
+    assert titles(text) == [page.SECTIONS["vgg16"]]
+    for part in ("`python -m benchmarks.vgg16 --write`", "all cores", "64 MiB", "29.0 s (bar 30 s)",
+                 "128 MiB = 2.00× weights (bar 3×)"):  # fmt: skip
+        assert part in text
+    assert "one thread" not in text
+    monkeypatch.setattr(vgg16, "growth", lambda folder: {"grown": 193 << 20, "child": 1 << 20})
+    assert vgg16.main([]) == 1
+    assert vgg16.main(["--head", "dense"]) == 0
+    assert "bar" not in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_cells_measured_before_make_the_native_section(tmp_path):
