@@ -113,15 +113,15 @@ def compress(
     from sepdeploy.workflows.compressing import CompressOptions, compress_file, split_layers
 
     options = CompressOptions(
-        structure,
-        target or "",
-        budget,
-        split_layers(layers),
-        None if finetune is None else Path(finetune),
-        resume,
-        dry_run,
-        None if data_dir is None else str(data_dir),
-        seed,
+        structure=structure,
+        target=target or "",
+        measure=budget,
+        layers=split_layers(layers),
+        finetune=None if finetune is None else Path(finetune),
+        resume=resume,
+        dry_run=dry_run,
+        data_dir=None if data_dir is None else str(data_dir),
+        seed=seed,
     )
     return compress_file(
         Path(model),

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sepdeploy.files import sha256_file
-from sepdeploy.records import ArtifactRecord, FileRef, InputSpec, LayerRecord, LoweringChoice
+from sepdeploy.records import (
+    ArtifactRecord,
+    FileRef,
+    InputSpec,
+    LayerRecord,
+    LoweringChoice,
+    Parity,
+    Residency,
+)
 from sepdeploy.workflows.evaluation import Notify
 from sepdeploy.workflows.export_options import CUSTOM_TFLITE, ExportOptions
-from sepdeploy.workflows.proving import Proof, prove
 from sepdeploy.workflows.quantising import Calibration, Order, Quantized, write_quantized
 
 if TYPE_CHECKING:
     import onnx
 
+# Certificates, residency per structured layer, and notes on what could not be checked.
+Proven = tuple[tuple[Parity, ...], tuple[Residency, ...], tuple[str, ...]]
+
 
 @dataclass(frozen=True)
 class Job:
-    """What all files of one export have in common."""
+    """What all files of one export have in common; ``prove`` raises where a file is wrong."""
 
     canonical: onnx.ModelProto
     layers: tuple[LayerRecord, ...]
     input: InputSpec
     options: ExportOptions
-    proof: Proof
+    prove: Callable[[Path, Quantized], Proven]
     notify: Notify
     calibration: Calibration | None = None
 
@@ -50,31 +61,18 @@ def write_artifact(name: str, flavour: str, job: Job, path: Path) -> ArtifactRec
         _write_float(name, flavour, job, path, entry, choices)
     else:
         order = Order(
-            job.canonical,
-            name,
-            options.quantize,
-            job.layers,
-            choices,
-            entry,
-            options.tflite_target,
-            options.simplify,
-            job.calibration,
+            canonical=job.canonical,
+            format=name,
+            mode=options.quantize,
+            layers=job.layers,
+            choices=choices,
+            entry=entry,
+            target=options.tflite_target,
+            simplify=options.simplify,
+            calibration=job.calibration,
         )
         quantized = write_quantized(order, path, job.notify)
-    proof = job.proof
-    parity, residency, notes = prove(
-        path,
-        name,
-        job.layers,
-        proof.images,
-        proof.logits,
-        proof.kind,
-        quantization=options.quantize,
-        precisions=quantized.precisions,
-        only=quantized.runtimes,
-        batches=proof.batches,
-        canonical=job.canonical,
-    )
+    parity, residency, notes = job.prove(path, quantized)
     images = len(job.input.shape) == 3
     data = _external_data(path)
     return ArtifactRecord(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from sepdeploy.data.evalpack import EvalPack, write_pack
 from sepdeploy.errors import BadInput
 from sepdeploy.files import sha256_file, write_text
 from sepdeploy.records import FileRef, InputSpec, Manifest, dump
-from sepdeploy.workflows.artifacts import Job, write_artifact
+from sepdeploy.workflows.artifacts import Job, Proven, write_artifact
 from sepdeploy.workflows.evaluation import (
     Notify,
     choose_attacks,
@@ -29,8 +28,8 @@ from sepdeploy.workflows.evaluation import (
 )
 from sepdeploy.workflows.export_options import EvaluationOptions, ExportOptions
 from sepdeploy.workflows.manifests import with_earlier
-from sepdeploy.workflows.proving import Proof
-from sepdeploy.workflows.quantising import Calibration, find_calibration
+from sepdeploy.workflows.proving import prove
+from sepdeploy.workflows.quantising import Calibration, Quantized, find_calibration
 from sepdeploy.workflows.staging import move_all, staging
 
 if TYPE_CHECKING:
@@ -82,12 +81,26 @@ def export_model(
     gc.collect()
     batches = batches_for(graph_macs(canonical))  # attention counts as well
     n = max(batches)
-    job = Job(
-        canonical, layers, input, options, Proof(images[:n], logits[:n], kind, batches), notify
-    )
+    calibration = None
     if options.quantize in ("static", "auto"):
-        found = _calibration(provenance, input, options, evaluation, seed, notify)
-        job = replace(job, calibration=found)
+        calibration = _calibration(provenance, input, options, evaluation, seed, notify)
+
+    def proven(path: Path, made: Quantized) -> Proven:
+        return prove(
+            path,
+            path.suffix[1:],
+            layers,
+            images[:n],
+            logits[:n],
+            kind,
+            quantization=options.quantize,
+            precisions=made.precisions,
+            only=made.runtimes,
+            batches=batches,
+            canonical=canonical,
+        )
+
+    job = Job(canonical, layers, input, options, proven, notify, calibration)
     with staging(out_dir, stem) as folder:
         artifacts = tuple(
             write_artifact(name, flavour, job, folder / f"{stem}{suffix}")

@@ -21,18 +21,12 @@ from sepdeploy.records import (
     Manifest,
     dump,
 )
+from sepdeploy.workflows.artifacts import Job, Proven, write_artifact
 from sepdeploy.workflows.evaluation import Notify, find_data
 from sepdeploy.workflows.export_options import EvaluationOptions, ExportOptions
-from sepdeploy.workflows.foreign_proof import Reference, make_reference, prove_foreign
+from sepdeploy.workflows.foreign_proof import make_reference, prove_foreign
 from sepdeploy.workflows.manifests import read_manifest, with_earlier
-from sepdeploy.workflows.quantising import (
-    Calibration,
-    Order,
-    Quantized,
-    calibrate,
-    no_images,
-    write_quantized,
-)
+from sepdeploy.workflows.quantising import Quantized, calibrate, no_images
 from sepdeploy.workflows.staging import move_all, staging
 
 if TYPE_CHECKING:
@@ -132,9 +126,14 @@ def export_foreign(
     if options.quantize == "static" and calibration is None:
         raise no_images()
     reference = make_reference(path, foreign.input.shape, batches, seed, images)
-    job = _Job(foreign, options, reference, calibration, notify)
+
+    def proven(file: Path, _: Quantized) -> Proven:
+        parity, notes = prove_foreign(file, reference, options.quantize, foreign.graph)
+        return parity, (), notes  # nothing in it is structured
+
+    job = Job(foreign.graph, foreign.layers, foreign.input, options, proven, notify, calibration)
     with staging(out_dir, stem) as folder:
-        artifacts = tuple(_write(job, name, folder / f"{stem}.{name}") for name in formats)
+        artifacts = tuple(_write(name, job, folder / f"{stem}.{name}", path) for name in formats)
         digest = sha256_file(path)
         manifest = Manifest(
             stem=stem,
@@ -188,63 +187,8 @@ def _refuse_clash(path: Path, manifest_path: Path) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What all files of one export have in common."""
-
-    foreign: ForeignModel
-    options: ExportOptions
-    reference: Reference
-    calibration: Calibration | None
-    notify: Notify
-
-
-def _write(job: _Job, name: str, path: Path) -> ArtifactRecord:
-    from sepdeploy.exporters.entry import make_entry
-    from sepdeploy.exporters.onnx_write import file_bytes
-    from sepdeploy.exporters.plan import plan
-
-    foreign, options = job.foreign, job.options
-    target, mode = options.tflite_target, options.quantize
-    choices = plan(foreign.graph, name, target=target, quantized=mode != "none")
-    entry = make_entry(foreign.graph, foreign.input, foreign.layers)
-    made = Quantized()
+def _write(name: str, job: Job, path: Path, source: Path) -> ArtifactRecord:
     try:
-        if mode == "none":
-            from sepdeploy.exporters.tflite_file import write_tflite
-
-            write_tflite(
-                foreign.graph, path, entry=entry, target=target, choices=choices, merge=True
-            )
-        else:
-            order = Order(
-                foreign.graph,
-                name,
-                mode,
-                foreign.layers,
-                choices,
-                entry,
-                target,
-                options.simplify,
-                job.calibration,
-            )
-            made = write_quantized(order, path, job.notify)
+        return write_artifact(name, "standard", job, path)
     except BadInput as error:
-        raise BadInput(f"{foreign.path}: {error.message}", hint=error.hint) from error
-    parity, notes = prove_foreign(path, job.reference, mode)
-    images = len(foreign.input.shape) == 3
-    return ArtifactRecord(
-        path=path.name,
-        format=name,
-        flavour="standard",
-        quantization=mode,
-        sha256=sha256_file(path),
-        file_bytes=file_bytes(path),
-        input_layout=("NCHW" if name == "onnx" else "NHWC") if images else "NF",
-        input_dtype="float32",
-        lowerings=choices,
-        parity=parity,
-        notes=(*made.notes, *notes),
-        precisions=made.precisions,
-        calibration=made.calibration,
-    )
+        raise BadInput(f"{source}: {error.message}", hint=error.hint) from error

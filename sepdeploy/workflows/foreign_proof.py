@@ -7,8 +7,9 @@ program made of its graph stands on that side of the comparison.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,11 @@ from numpy.typing import NDArray
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.records import ArtifactRecord, Parity
 from sepdeploy.workflows.evaluation import find_data
+from sepdeploy.workflows.proving import fault
 from sepdeploy.workflows.quantising import only_runtimes
+
+if TYPE_CHECKING:
+    import onnx
 
 RUNTIME = "onnxruntime"
 
@@ -74,10 +79,21 @@ def make_reference(
 
 
 def prove_foreign(
-    path: Path, reference: Reference, mode: str
+    path: Path, reference: Reference, mode: str, canonical: onnx.ModelProto | None = None
 ) -> tuple[tuple[Parity, ...], tuple[str, ...]]:
-    """Compare an exported file with the foreign one, in every runtime that it is for."""
+    """Compare an exported file with the foreign one, in every runtime that it is for.
+
+    Args:
+        path: The exported file.
+        reference: What the foreign file answers.
+        mode: Quantisation of the exported file.
+        canonical: The graph that it was made from, by which a failure names the layer at fault.
+
+    Raises:
+        ArtifactCheckFailed: They differ, or a runtime refuses the file.
+    """
     from sepdeploy import measure, runtimes
+    from sepdeploy.measure.fidelity import faulty_layer
     from sepdeploy.measure.parity import TOLERANCE, certify
 
     only = only_runtimes(path)
@@ -101,6 +117,10 @@ def prove_foreign(
                 quantization=mode,
             )
             if not certificate.passed:
+                if canonical is not None and certificate.criterion == "max_rel":
+                    images = reference.images[: max(reference.batches)]
+                    worst = faulty_layer(path, runtime, images, canonical, certificate.tolerance)
+                    certificate = replace(certificate, worst_layer=worst)
                 raise ArtifactCheckFailed(
                     f"{path.name} in {runtime}, batch {batch}: {_miss(certificate)}",
                     hint="nothing was written; report this file, it must export correctly"
@@ -115,7 +135,7 @@ def _miss(certificate: Parity) -> str:
     if certificate.criterion == "max_rel":
         return (
             f"{certificate.max_rel:.2e} away from the .onnx file, more than "
-            f"{certificate.tolerance:.0e}"
+            f"{certificate.tolerance:.0e}{fault(certificate)}"
         )
     return (
         f"another function than the .onnx file: relative distance {certificate.rel_l2:.2f} (at "

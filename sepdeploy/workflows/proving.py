@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,19 +18,6 @@ if TYPE_CHECKING:
 PARITY_SAMPLES = 32
 # Function bodies are also run by onnx's own evaluator, as far as that is bearable.
 EVALUATOR_MACS, EVALUATOR_SAMPLES = 20_000_000, 3
-
-
-@dataclass(frozen=True)
-class Proof:
-    """Inputs (N, *shape), what the model says to them, and how both are to be compared.
-
-    ``kind`` is "data" or "synthetic".
-    """
-
-    images: NDArray[np.float32]
-    logits: NDArray[np.float32]
-    kind: str
-    batches: tuple[int, ...]
 
 
 def prove(
@@ -115,10 +101,18 @@ def prove(
 def _miss(certificate: Parity) -> str:
     """Return how a certificate misses its bound."""
     if certificate.criterion == "max_rel":
-        where = f", first in layer '{certificate.worst_layer}'" if certificate.worst_layer else ""
-        return f"parity {certificate.max_rel:.2e} exceeds {certificate.tolerance:.0e}{where}"
+        return (
+            f"parity {certificate.max_rel:.2e} exceeds {certificate.tolerance:.0e}"
+            f"{fault(certificate)}"
+        )
     return (
         f"the quantised logits are another function: relative distance {certificate.rel_l2:.2f} "
         f"(at most {certificate.tolerance}), cosine {certificate.cosine:.2f}, "
         f"{certificate.label_agreement:.0%} of labels agree"
     )
+
+
+def fault(certificate: Parity) -> str:
+    """Return where a certificate says that an error begins, as the end of a message."""
+    worst = certificate.worst_layer
+    return f", first in layer '{worst}'" if worst else ""

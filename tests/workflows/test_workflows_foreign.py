@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sepdeploy import api, runtimes
 from sepdeploy.cli import run
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
+from sepdeploy.exporters import tflite_file
 from sepdeploy.exporters.entry import read_entry
 from sepdeploy.workflows import foreign_proof
 from sepdeploy.workflows.manifests import read_manifest
@@ -103,6 +104,22 @@ def test_a_wrong_file_is_never_left(source, tmp_path, monkeypatch):
     with pytest.raises(ArtifactCheckFailed, match=r"det.tflite in .* away from the .onnx file"):
         api.export(source)
     assert [p.name for p in tmp_path.iterdir()] == ["det.onnx"]
+
+
+@pytest.mark.parametrize("batch", ["N", 2])
+def test_the_layer_that_was_written_wrong_is_named(tmp_path, monkeypatch, batch):
+    real = tflite_file.write_tflite
+
+    def wrong(graph, *args, **kwargs):
+        model = onnx.ModelProto()
+        model.CopyFrom(graph)
+        bias = next(t for t in model.graph.initializer if t.name == "b")
+        bias.raw_data = np.zeros(6, np.float32).tobytes()
+        return real(model, *args, **kwargs)
+
+    monkeypatch.setattr(tflite_file, "write_tflite", wrong)
+    with pytest.raises(ArtifactCheckFailed, match=r"the .onnx file.*first in layer 'conv'$"):
+        api.export(detector(tmp_path / "det.onnx", batch=batch))
 
 
 @pytest.mark.parametrize(
