@@ -94,10 +94,7 @@ def build() -> typer.Typer:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code.
-
-    Raises whatever went wrong only where ``--debug`` asks for the traceback.
-    """
+    """Run one command line and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or (len(words) == 1 and words[0] in GROUPS):  # no command: show them all
         return _call([*words, "--help"]) or USAGE

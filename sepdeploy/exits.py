@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -60,7 +61,7 @@ def interrupted(command: str = "") -> int:
 def explain(failure: Exception, *, debug: bool = False) -> int:
     """Print what went wrong and what to do next, and return the exit code.
 
-    With ``debug`` a failure is raised again, for its traceback; a mistyped command has none.
+    With ``debug`` the traceback comes first; a mistyped command has none.
     """
     from sepdeploy import console
 
@@ -73,8 +74,8 @@ def explain(failure: Exception, *, debug: bool = False) -> int:
         path = where.command_path if where is not None else "sepdeploy"
         console.error(failure.format_message(), f"{path} --help")
         return USAGE
-    if debug:
-        raise failure
+    if debug:  # only shown: the exit code stays that of the failure
+        traceback.print_exception(failure)
     if isinstance(failure, SepdeployError):
         console.error(failure.message, failure.hint)
         return failure.exit_code
