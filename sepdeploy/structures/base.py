@@ -110,6 +110,23 @@ class Structure(Protocol):
         ...
 
 
+class Counted:
+    """The counts that follow from a spec's others in the same way for every family."""
+
+    @property
+    def dense_macs(self: Structure) -> int:
+        """n_in · n_out."""
+        return self.in_features * self.out_features
+
+    def params(self: Structure, bias: bool) -> int:
+        """Weights, plus n_out with a bias."""
+        return self.weight_params + (self.out_features if bias else 0)
+
+    def dense_params(self: Structure, bias: bool) -> int:
+        """Weights of the dense layer, plus n_out with a bias."""
+        return self.dense_macs + (self.out_features if bias else 0)
+
+
 def check_count(value: Any, what: str, limit: int = MAX_FEATURES) -> int:
     """Return ``value`` as an int within 1 … limit.
 

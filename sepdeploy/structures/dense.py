@@ -10,6 +10,7 @@ import numpy as np
 
 from sepdeploy.structures.base import (
     Array,
+    Counted,
     Projection,
     Spectrum,
     check_count,
@@ -20,7 +21,7 @@ from sepdeploy.structures.spectra import full_rank_spectrum
 
 
 @dataclass(frozen=True)
-class DenseSpec:
+class DenseSpec(Counted):
     """W stored as it is, shape (n_out, n_in)."""
 
     in_features: int
@@ -45,19 +46,6 @@ class DenseSpec:
     def macs(self) -> int:
         """n_in · n_out."""
         return self.weight_params
-
-    @property
-    def dense_macs(self) -> int:
-        """n_in · n_out."""
-        return self.weight_params
-
-    def params(self, bias: bool) -> int:
-        """Weights, plus n_out with a bias."""
-        return self.weight_params + (self.out_features if bias else 0)
-
-    def dense_params(self, bias: bool) -> int:
-        """The same as ``params``."""
-        return self.params(bias)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

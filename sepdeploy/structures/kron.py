@@ -21,6 +21,7 @@ from sepdeploy.structures.base import (
     MAX_MODES,
     MAX_TERMS,
     Array,
+    Counted,
     Projection,
     Spectrum,
     check_count,
@@ -41,7 +42,7 @@ def _check_shape(shape: Any, what: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class KronSpec:
+class KronSpec(Counted):
     """A sum of ``terms`` Kronecker products with factors A_m of shape (terms, o_m, i_m)."""
 
     in_shape: tuple[int, ...]
@@ -94,19 +95,6 @@ class KronSpec:
     def macs(self) -> int:
         """Per sample, in ``order``; each term costs as much as one."""
         return self.terms * contraction_macs(self.in_shape, self.out_shape, self.order)
-
-    @property
-    def dense_macs(self) -> int:
-        """n_in · n_out."""
-        return self.in_features * self.out_features
-
-    def params(self, bias: bool) -> int:
-        """Weights, plus n_out with a bias."""
-        return self.weight_params + (self.out_features if bias else 0)
-
-    def dense_params(self, bias: bool) -> int:
-        """Weights of the dense layer, plus n_out with a bias."""
-        return self.dense_macs + (self.out_features if bias else 0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -11,6 +11,7 @@ import numpy as np
 from sepdeploy.errors import BadInput
 from sepdeploy.structures.base import (
     Array,
+    Counted,
     Projection,
     Spectrum,
     check_count,
@@ -22,7 +23,7 @@ from sepdeploy.structures.spectra import full_rank_spectrum
 
 
 @dataclass(frozen=True)
-class LowRankSpec:
+class LowRankSpec(Counted):
     """y = (x U) Vᵀ + b.
 
     In training the layer keeps U S Vᵀ with a free core S; this is the deployed form, S folded
@@ -60,19 +61,6 @@ class LowRankSpec:
     def macs(self) -> int:
         """The rank times n_in + n_out."""
         return self.weight_params
-
-    @property
-    def dense_macs(self) -> int:
-        """n_in · n_out."""
-        return self.in_features * self.out_features
-
-    def params(self, bias: bool) -> int:
-        """Weights, plus n_out with a bias."""
-        return self.weight_params + (self.out_features if bias else 0)
-
-    def dense_params(self, bias: bool) -> int:
-        """Weights of the dense layer, plus n_out with a bias."""
-        return self.dense_macs + (self.out_features if bias else 0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
