@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.devices.transports.base import RUN_TIMEOUT_S, Completed, Transport
+from sepdeploy.devices.transports.base import RUN_TIMEOUT_S, Completed
+from sepdeploy.devices.transports.folder import FolderTransport
 from sepdeploy.devices.transports.process import execute
-from sepdeploy.errors import BadInput, Missing
-from sepdeploy.files import atomic_path
+from sepdeploy.errors import BadInput
 
 
-class LocalTransport(Transport):
+class LocalTransport(FolderTransport):
     """Runs programs here, in a folder of their own.
 
     Args:
@@ -29,13 +28,6 @@ class LocalTransport(Transport):
             self.workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadInput(f"cannot make the folder {workdir}: {error.strerror}") from error
-
-    def push(self, local: Path, remote: str, *, executable: bool = False) -> None:
-        """Copy a file into the folder."""
-        with atomic_path(self.workdir / remote) as temporary:
-            shutil.copyfile(local, temporary)
-        if executable:
-            (self.workdir / remote).chmod(0o755)
 
     def run(
         self,
@@ -57,14 +49,6 @@ class LocalTransport(Transport):
             folder=self.workdir,
             subject=f"{self.where}: {argv[0]}",
         )
-
-    def pull(self, remote: str, local: Path) -> None:
-        """Copy a file out of the folder."""
-        source = self.workdir / remote
-        if not source.is_file():
-            raise Missing(f"{self.where}: no file {remote}")
-        with atomic_path(local) as temporary:
-            shutil.copyfile(source, temporary)
 
     def facts(self) -> dict[str, Any]:
         """Return the name of the transport and of this machine's architecture."""

@@ -9,17 +9,16 @@ its own.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.devices.transports.base import RUN_TIMEOUT_S, Completed, Transport
+from sepdeploy.devices.transports.base import RUN_TIMEOUT_S, Completed
+from sepdeploy.devices.transports.folder import FolderTransport
 from sepdeploy.devices.transports.process import execute
 from sepdeploy.errors import BadInput, Missing
-from sepdeploy.files import atomic_path
 
 ENVIRONMENT = {"HOME": "/", "LC_ALL": "C", "PATH": "/usr/bin:/bin", "TF_CPP_MIN_LOG_LEVEL": "3"}
 AARCH64 = (183).to_bytes(2, "little")  # the machine field of an ELF header
@@ -50,7 +49,7 @@ class Machine:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class QemuTransport(Transport):
+class QemuTransport(FolderTransport):
     """Runs single AArch64 programs; there is no shell and no other program.
 
     ``run(["count", PROGRAM, …])`` counts the instructions between the program's markers into the
@@ -73,13 +72,6 @@ class QemuTransport(Transport):
             ) from error
         self.workdir = Path(self._folder.name)
         (self.workdir / BUNDLE).symlink_to(machine.bundle)
-
-    def push(self, local: Path, remote: str, *, executable: bool = False) -> None:
-        """Copy a file into the folder."""
-        with atomic_path(self.workdir / remote) as temporary:
-            shutil.copyfile(local, temporary)
-        if executable:
-            (self.workdir / remote).chmod(0o755)
 
     def run(
         self,
@@ -118,14 +110,6 @@ class QemuTransport(Transport):
         if start[:4] != b"\x7fELF" or start[18:20] != AARCH64:
             return Completed(126, b"", f"{program}: Exec format error (not AArch64)".encode())
         return None
-
-    def pull(self, remote: str, local: Path) -> None:
-        """Copy a file out of the folder."""
-        source = self.workdir / remote
-        if not source.is_file():
-            raise Missing(f"{self.where}: no file {remote}")
-        with atomic_path(local) as temporary:
-            shutil.copyfile(source, temporary)
 
     def facts(self) -> dict[str, Any]:
         """Return what numbers from this transport depend on."""
