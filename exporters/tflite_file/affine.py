@@ -8,13 +8,13 @@ behind a layer normalisation. Whatever cannot absorb them gets a MUL and an ADD.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sepdeploy.exporters.tflite_file.builder import Builder
-from sepdeploy.exporters.tflite_file.context import Item
+from sepdeploy.exporters.tflite_file.context import Context, Item
 from sepdeploy.exporters.tflite_file.elementwise import binary
 from sepdeploy.exporters.tflite_file.graph import BATCH, Array, Shape, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
@@ -40,6 +40,7 @@ class Scaled:
 
 
 Lazy = Item | Scaled
+Converter = Callable[[Context, Node, Sequence[Item | None]], Sequence[Lazy]]
 
 
 def settle(b: Builder, item: Lazy | None) -> Item | None:

@@ -9,13 +9,13 @@ import onnx
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import affine, layout
 from sepdeploy.exporters.tflite_file.absorb import absorb
-from sepdeploy.exporters.tflite_file.affine import Lazy, Scaled
+from sepdeploy.exporters.tflite_file.affine import Converter, Lazy, Scaled
 from sepdeploy.exporters.tflite_file.context import Context, Item
 from sepdeploy.exporters.tflite_file.fold import fold
 from sepdeploy.exporters.tflite_file.fuse import fuse
 from sepdeploy.exporters.tflite_file.graph import Graph, Tensor
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
-from sepdeploy.exporters.tflite_file.ops import CONVERTERS, NEAREST, RELABELLING, Converter
+from sepdeploy.exporters.tflite_file.ops import CONVERTERS, NEAREST, RELABELLING
 from sepdeploy.exporters.tflite_file.rewrite import rewrite
 from sepdeploy.exporters.tflite_file.source import Node, Source, layer_name, read_model
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from sepdeploy.exporters.tflite_file.affine import Lazy
-from sepdeploy.exporters.tflite_file.context import Context, Item
+from sepdeploy.exporters.tflite_file.affine import Converter
 from sepdeploy.exporters.tflite_file.ops import (
     activation,
     arithmetic,
@@ -23,14 +20,12 @@ from sepdeploy.exporters.tflite_file.ops import (
     shape,
     structured,
 )
-from sepdeploy.exporters.tflite_file.source import DOMAIN, Node
-
-Converter = Callable[[Context, Node, Sequence[Item | None]], Sequence[Lazy]]
+from sepdeploy.exporters.tflite_file.source import DOMAIN
 
 _STANDARD: dict[str, Converter] = {
     "Abs": arithmetic.unary_op("ABS"),
     "Add": arithmetic.binary_op("ADD"),
-    "And": arithmetic.compare_op("LOGICAL_AND"),
+    "And": arithmetic.binary_op("LOGICAL_AND", dtype=bool),
     "ArgMax": reduce.arg_op("ARG_MAX"),
     "ArgMin": reduce.arg_op("ARG_MIN"),
     "AveragePool": pool.average_pool,
@@ -49,7 +44,7 @@ _STANDARD: dict[str, Converter] = {
     "Dropout": shape.identity,
     "Einsum": einsum.einsum,
     "Elu": activation.elu,
-    "Equal": arithmetic.compare_op("EQUAL"),
+    "Equal": arithmetic.binary_op("EQUAL", dtype=bool),
     "Erf": activation.erf,
     "Exp": arithmetic.unary_op("EXP"),
     "Expand": shape.expand,
@@ -61,8 +56,8 @@ _STANDARD: dict[str, Converter] = {
     "Gemm": linear.gemm,
     "GlobalAveragePool": pool.global_average_pool,
     "GlobalMaxPool": pool.global_max_pool,
-    "Greater": arithmetic.compare_op("GREATER"),
-    "GreaterOrEqual": arithmetic.compare_op("GREATER_EQUAL"),
+    "Greater": arithmetic.binary_op("GREATER", dtype=bool),
+    "GreaterOrEqual": arithmetic.binary_op("GREATER_EQUAL", dtype=bool),
     "GroupNormalization": normalize.group_norm,
     "HardSigmoid": activation.hard_sigmoid,
     "HardSwish": activation.hard_swish,
@@ -71,8 +66,8 @@ _STANDARD: dict[str, Converter] = {
     "IsNaN": arithmetic.is_nan,
     "LayerNormalization": normalize.layer_norm,
     "LeakyRelu": activation.leaky_relu,
-    "Less": arithmetic.compare_op("LESS"),
-    "LessOrEqual": arithmetic.compare_op("LESS_EQUAL"),
+    "Less": arithmetic.binary_op("LESS", dtype=bool),
+    "LessOrEqual": arithmetic.binary_op("LESS_EQUAL", dtype=bool),
     "Log": arithmetic.unary_op("LOG"),
     "LogSoftmax": reduce.softmax_op("LOG_SOFTMAX"),
     "MatMul": linear.matmul,
@@ -84,7 +79,7 @@ _STANDARD: dict[str, Converter] = {
     "Mul": arithmetic.binary_op("MUL"),
     "Neg": arithmetic.unary_op("NEG"),
     "Not": arithmetic.unary_op("LOGICAL_NOT"),
-    "Or": arithmetic.compare_op("LOGICAL_OR"),
+    "Or": arithmetic.binary_op("LOGICAL_OR", dtype=bool),
     "PRelu": activation.prelu,
     "Pad": select.pad,
     "Pow": arithmetic.power,

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import DTypeLike
 
 from sepdeploy.errors import BadInput
+from sepdeploy.exporters.tflite_file.affine import Converter
 from sepdeploy.exporters.tflite_file.context import Context, Item
 from sepdeploy.exporters.tflite_file.elementwise import align, binary, unary
 from sepdeploy.exporters.tflite_file.graph import Array
 from sepdeploy.exporters.tflite_file.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.source import Node
-
-Converter = Callable[[Context, Node, Sequence[Item | None]], list[Item]]
 
 
 def scalar(value: float) -> Constant:
@@ -23,22 +23,17 @@ def scalar(value: float) -> Constant:
     return Constant(np.array([value], np.float32), (1,))
 
 
-def binary_op(kind: str) -> Converter:
-    """Return the converter to a TFLite operator of two operands."""
+def binary_op(kind: str, *, dtype: DTypeLike = None) -> Converter:
+    """Return the converter to a TFLite operator of two operands.
+
+    Args:
+        kind: The operator.
+        dtype: Type of the result, where it is not that of the operands.
+    """
 
     def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
         x, y = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
-        return [binary(ctx.b, kind, x, y)]
-
-    return convert
-
-
-def compare_op(kind: str) -> Converter:
-    """Return the converter to a TFLite comparison."""
-
-    def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
-        x, y = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
-        return [binary(ctx.b, kind, x, y, dtype=bool)]
+        return [binary(ctx.b, kind, x, y, dtype=dtype)]
 
     return convert
 

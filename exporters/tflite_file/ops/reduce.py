@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file import layout
+from sepdeploy.exporters.tflite_file.affine import Converter
 from sepdeploy.exporters.tflite_file.builder import FLOAT
 from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
 from sepdeploy.exporters.tflite_file.elementwise import binary, unary
@@ -17,19 +18,14 @@ from sepdeploy.exporters.tflite_file.layout import Value
 from sepdeploy.exporters.tflite_file.limits import MAX_PLAIN_RANK
 from sepdeploy.exporters.tflite_file.source import Node
 
-Converter = Callable[[Context, Node, Sequence[Item | None]], list[Item]]
-
 
 def reduce_op(kind: str) -> Converter:
     """Return the converter of a reduction (axes as attribute or as input)."""
 
     def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
-        x = ctx.value(node, inputs, 0)
-        axes = _axes(ctx, node, inputs, len(x.shape))
+        x, axes, keep = _operands(ctx, node, inputs)
         if axes is None:
             return [x]
-        keep = ctx.integer(node, "keepdims", 1) == 1
-        _refuse_batch(node, x, axes)
         return [reduce_value(ctx, kind, x, axes, keep=keep)]
 
     return convert
@@ -44,12 +40,9 @@ def composed_reduce(before: str, after: str) -> Converter:
     """
 
     def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
-        x = ctx.value(node, inputs, 0)
-        axes = _axes(ctx, node, inputs, len(x.shape))
+        x, axes, keep = _operands(ctx, node, inputs)
         if axes is None:
             raise BadInput(f"{node} reduces nothing", hint="name the axes to reduce over")
-        _refuse_batch(node, x, axes)
-        keep = ctx.integer(node, "keepdims", 1) == 1
         largest = None
         if before == "EXP":  # the largest is taken out, so that nothing overflows
             largest = reduce_value(ctx, "REDUCE_MAX", x, axes, keep=True)
@@ -62,6 +55,16 @@ def composed_reduce(before: str, after: str) -> Converter:
         return [y]
 
     return convert
+
+
+def _operands(
+    ctx: Context, node: Node, inputs: Sequence[Item | None]
+) -> tuple[Value, list[int] | None, bool]:
+    """Return what is reduced, the axes (None for none of them), and whether they stay as size 1."""
+    x = ctx.value(node, inputs, 0)
+    axes = _axes(ctx, node, inputs, len(x.shape))
+    _refuse_batch(node, x, axes or ())
+    return x, axes, ctx.integer(node, "keepdims", 1) == 1
 
 
 def _axes(ctx: Context, node: Node, inputs: Sequence[Item | None], rank: int) -> list[int] | None:
