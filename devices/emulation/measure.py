@@ -36,6 +36,11 @@ class Outcome(Generic[T]):
     facts: dict[str, Any]
     finding: str = ""
 
+    def absent(self, metric: str, unit: str) -> Measurement:
+        """Return the measurement without a value that gives the finding as its reason."""
+        details = {"reason": self.finding, **self.facts}
+        return Measurement(metric, None, unit, Kind.EMULATED, n=0, details=details)
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -195,7 +200,7 @@ def measurements(emulator: Emulator, path: Path) -> tuple[Measurement, ...]:
     counted = count_instructions(emulator, path)
     found = []
     if counted.value is None:
-        found.append(_absent("instructions", "instructions", counted))
+        found.append(counted.absent("instructions", "instructions"))
     else:
         parts = {name: getattr(counted.value, name) for name in CLASSES[1:]}
         details = {**parts, "batch": 1, "inferences": f"{FIRST}-{LAST}", **counted.facts}
@@ -213,7 +218,7 @@ def measurements(emulator: Emulator, path: Path) -> tuple[Measurement, ...]:
         )
     memory = peak_memory(emulator, path)
     if memory.value is None:
-        found.append(_absent("peak_rss_bytes", "bytes", memory))
+        found.append(memory.absent("peak_rss_bytes", "bytes"))
     else:
         found.append(
             Measurement(
@@ -221,11 +226,6 @@ def measurements(emulator: Emulator, path: Path) -> tuple[Measurement, ...]:
             )
         )
     return tuple(found)
-
-
-def _absent(metric: str, unit: str, outcome: Outcome[Any]) -> Measurement:
-    details = {"reason": outcome.finding, **outcome.facts}
-    return Measurement(metric, None, unit, Kind.EMULATED, n=0, details=details)
 
 
 def _found(emulator: Emulator, path: Path, work: Callable[[str], T]) -> Outcome[T]:

@@ -26,9 +26,7 @@ def clean_accuracy(
     images: Images,
     labels: Labels,
     *,
-    threads: int = 1,
     batch: int = 32,
-    kind: Kind = Kind.HOST,
     details: Mapping[str, Any] | None = None,
 ) -> Measurement:
     """Measure ``clean_accuracy``: the fraction of images that the artifact labels rightly.
@@ -38,9 +36,7 @@ def clean_accuracy(
         runtime: A name of ``runtimes.RUNTIMES``.
         images: float32 (N, *shape) in [0, 1], NCHW or NF.
         labels: (N,), class numbers.
-        threads: Threads of the runtime.
         batch: Samples per run.
-        kind: HOST, EMULATED or MEASURED.
         details: Further fields of the measurement.
 
     Raises:
@@ -48,11 +44,9 @@ def clean_accuracy(
         Missing: The runtime is not installed.
     """
     labels = _checked(images, labels)
-    digest = {"images_sha256": images_digest(images, labels)}
-    outcomes, facts = judge(path, runtime, images, labels, threads=threads, batch=batch)
-    return outcome_measurement(
-        "clean_accuracy", outcomes, kind, {**(details or {}), **digest, **facts}
-    )
+    logits, _ = run_logits(path, runtime, images, batches=(batch,))
+    known = {**(details or {}), "batch": batch, "threads": 1}
+    return accuracy("clean_accuracy", logits[0], images, labels, Kind.HOST, known, where=path)
 
 
 def adversarial_accuracy(
@@ -68,9 +62,7 @@ def adversarial_accuracy(
     steps: int = 0,
     restarts: int = 1,
     seed: int = 0,
-    threads: int = 1,
     batch: int = 32,
-    kind: Kind = Kind.HOST,
     details: Mapping[str, Any] | None = None,
 ) -> Measurement:
     """Measure ``adversarial_accuracy`` on examples that were made for the artifact's twin.
@@ -88,9 +80,7 @@ def adversarial_accuracy(
         steps: Steps of the attack.
         restarts: Restarts of the attack.
         seed: Seed of the attack.
-        threads: Threads of the runtime.
         batch: Samples per run.
-        kind: HOST, EMULATED or MEASURED.
         details: Further fields of the measurement.
 
     Raises:
@@ -100,46 +90,46 @@ def adversarial_accuracy(
     labels = _checked(images, labels)
     _checked(adversarial, labels)
     check_distance(images, adversarial, eps, norm)
-    outcomes, facts = judge(path, runtime, adversarial, labels, threads=threads, batch=batch)
+    logits, _ = run_logits(path, runtime, adversarial, batches=(batch,))
     made = {"attack": attack, "eps": eps, "norm": norm, "steps": steps, "restarts": restarts}
-    digest = {"seed": seed, "images_sha256": images_digest(images, labels)}
-    return outcome_measurement(
-        "adversarial_accuracy", outcomes, kind, {**(details or {}), **made, **digest, **facts}
-    )
+    known = {**(details or {}), **made, "seed": seed, "batch": batch, "threads": 1}
+    return accuracy("adversarial_accuracy", logits[0], images, labels, Kind.HOST, known, where=path)
 
 
-def judge(
-    path: str | os.PathLike[str],
-    runtime: str,
+def accuracy(
+    metric: str,
+    logits: Images,
     images: Images,
     labels: Labels,
+    kind: Kind,
+    details: Mapping[str, Any],
     *,
-    threads: int = 1,
-    batch: int = 32,
-) -> tuple[npt.NDArray[np.int64], dict[str, Any]]:
-    """Run images through an artifact and return 1 where it is right, 0 elsewhere, per image.
+    where: str | os.PathLike[str],
+) -> Measurement:
+    """Return an accuracy from logits, wherever they were computed.
 
-    Logits that are not finite count as wrong. Also returns the batch size and the threads.
+    It carries 1 per image that is labelled rightly, 0 per other, and Wilson's 95 % interval.
+    Logits that are not finite count as wrong.
+
+    Args:
+        metric: "clean_accuracy" or "adversarial_accuracy".
+        logits: (N, classes).
+        images: The clean images, whose digest pairs results by image.
+        labels: (N,), class numbers.
+        kind: HOST, EMULATED or MEASURED.
+        details: Further fields of the measurement.
+        where: The artifact.
 
     Raises:
-        BadInput: The file is not usable, or it has fewer classes than the labels name.
-        Missing: The runtime is not installed.
+        BadInput: The artifact has fewer classes than the labels name.
     """
-    logits, _ = run_logits(path, runtime, images, batches=(batch,), threads=threads)
     classes = logits.shape[-1]
-    if logits.ndim != 3 or int(labels.max()) >= classes:
+    if logits.ndim != 2 or int(labels.max()) >= classes:
         raise BadInput(
-            f"{path}: gives {classes} classes, the labels go up to {int(labels.max())}",
+            f"{where}: gives {classes} classes, the labels go up to {int(labels.max())}",
             hint="is this the data set that the model was trained on?",
         )
-    right = (logits[0].argmax(axis=1) == labels) & np.isfinite(logits[0]).all(axis=1)
-    return right.astype(np.int64), {"batch": batch, "threads": threads}
-
-
-def outcome_measurement(
-    metric: str, outcomes: npt.NDArray[np.int64], kind: Kind, details: Mapping[str, Any]
-) -> Measurement:
-    """Return an accuracy with its outcome per image and Wilson's 95 % interval."""
+    outcomes = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
     n, right = len(outcomes), int(outcomes.sum())
     return Measurement(
         metric,
@@ -149,7 +139,7 @@ def outcome_measurement(
         n=n,
         ci=wilson_interval(right, n),
         samples=tuple(int(o) for o in outcomes),
-        details=dict(details),
+        details={**details, "images_sha256": images_digest(images, labels)},
     )
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sepdeploy import measure
 from sepdeploy.devices.emulation import Emulator, Outcome, logits, measurements, runtime_for
-from sepdeploy.measure.accuracy import images_digest, outcome_measurement
+from sepdeploy.measure.accuracy import accuracy
 from sepdeploy.measure.parity import compare
 from sepdeploy.records import Kind, Measurement
 from sepdeploy.workflows.judging import JudgingSet
@@ -31,18 +31,18 @@ def emulate(
     if judged:
         clean = logits(emulator, path, judged[0].images)
         found.append(_agreement(path, judged[0].images, clean))
-        found.append(_accuracy("clean_accuracy", judged[0], clean, {}))
+        found.append(_accuracy("clean_accuracy", path, judged[0], clean, {}))
     for judging in judged:
         if judging.adversarial is not None:
             attacked = logits(emulator, path, judging.adversarial)
-            found.append(_accuracy("adversarial_accuracy", judging, attacked, judging.attack))
+            found.append(_accuracy("adversarial_accuracy", path, judging, attacked, judging.attack))
     return tuple(found)
 
 
 def _agreement(path: Path, images: Floats, arm: Outcome[Floats]) -> Measurement:
     """Compare the logits of the ARM kernels with those of this machine's."""
     if arm.value is None:
-        return _absent("parity_max_rel", "ratio", arm)
+        return arm.absent("parity_max_rel", "ratio")
     host, _ = measure.run_logits(path, runtime_for(path), images)
     error, agreement, _ = compare(arm.value, host[0])
     details = {"label_agreement": agreement, "against": "the host's kernels", **arm.facts}
@@ -52,21 +52,11 @@ def _agreement(path: Path, images: Floats, arm: Outcome[Floats]) -> Measurement:
 
 
 def _accuracy(
-    metric: str, judging: JudgingSet, found: Outcome[Floats], attack: dict[str, object]
+    metric: str, path: Path, judging: JudgingSet, found: Outcome[Floats], attack: dict[str, object]
 ) -> Measurement:
     if found.value is None:
-        return _absent(metric, "fraction", found)
-    right = (found.value.argmax(1) == judging.labels) & np.isfinite(found.value).all(1)
-    details = {
-        "data": judging.data,
-        "images_from": judging.source,
-        "images_sha256": images_digest(judging.images, judging.labels),
-        **attack,
-        **found.facts,
-    }
-    return outcome_measurement(metric, right.astype(np.int64), Kind.EMULATED, details)
-
-
-def _absent(metric: str, unit: str, outcome: Outcome[Floats]) -> Measurement:
-    details = {"reason": outcome.finding, **outcome.facts}
-    return Measurement(metric, None, unit, Kind.EMULATED, n=0, details=details)
+        return found.absent(metric, "fraction")
+    details = {**judging.origin(), **attack, **found.facts}
+    return accuracy(
+        metric, found.value, judging.images, judging.labels, Kind.EMULATED, details, where=path
+    )

@@ -48,6 +48,10 @@ class JudgingSet:
     adversarial: NDArray[np.float32] | None = None
     attack: dict[str, Any] = field(default_factory=dict)
 
+    def origin(self) -> dict[str, Any]:
+        """Return where the images come from, as details of a measurement."""
+        return {"data": self.data, "images_from": self.source}
+
 
 def judging_sets(
     manifest_path: Path | None,

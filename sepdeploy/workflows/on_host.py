@@ -177,7 +177,7 @@ def write_plain(graph: ModelProto, path: Path) -> None:
 
 
 def _accuracy(path: Path, runtime: str, judging: JudgingSet, *, clean: bool) -> list[Measurement]:
-    details = {"data": judging.data, "images_from": judging.source}
+    details = judging.origin()
     images, labels = judging.images, judging.labels
     found: list[Measurement] = []
     if clean:

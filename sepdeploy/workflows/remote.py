@@ -28,9 +28,9 @@ from sepdeploy.devices.measured import measure as run_jobs
 from sepdeploy.devices.sustained import sample_times, sustained
 from sepdeploy.devices.transports.base import Transport
 from sepdeploy.errors import SepdeployError
-from sepdeploy.measure.accuracy import images_digest, outcome_measurement
+from sepdeploy.measure.accuracy import accuracy
 from sepdeploy.measure.latency import Timing, latency_pair
-from sepdeploy.records import Kind, Measurement, to_json
+from sepdeploy.records import Measurement, to_json
 from sepdeploy.runtimes import runner
 from sepdeploy.workflows.evaluation import Notify
 from sepdeploy.workflows.judging import JudgingSet
@@ -187,13 +187,25 @@ def _measurements(
         yield Measurement("load_ms", float(result["load_ms"]), "ms", run.kind, details=dict(void))
     if "latency" in run.results:
         yield from _latency(run, jobs, timing, void)
-    if "clean" in run.results and jobs.judged:
-        yield _accuracy("clean_accuracy", jobs.judged[0], folder / "clean-logits.npy", run.kind, {})
-    for index, judging in enumerate(jobs.judged):
-        name = f"attack{index}"
+    yield from _accuracies(run, jobs, folder)
+
+
+def _accuracies(run: DeviceRun, jobs: RemoteJobs, folder: Path) -> Iterator[Measurement]:
+    """Judge the logits that the device gave."""
+    judged: list[tuple[str, str, JudgingSet, dict[str, Any]]] = [
+        ("clean", "clean_accuracy", judging, {}) for judging in jobs.judged[:1]
+    ]
+    judged += [
+        (f"attack{index}", "adversarial_accuracy", judging, judging.attack)
+        for index, judging in enumerate(jobs.judged)
+    ]
+    for name, metric, judging, attack in judged:
         if name in run.results:
-            file = folder / f"{name}-logits.npy"
-            yield _accuracy("adversarial_accuracy", judging, file, run.kind, judging.attack)
+            logits = np.load(folder / f"{name}-logits.npy", allow_pickle=False)[0]
+            yield accuracy(
+                metric, logits, judging.images, judging.labels, run.kind,
+                judging.origin() | attack, where=jobs.path,
+            )  # fmt: skip
 
 
 def _latency(
@@ -211,17 +223,3 @@ def _latency(
             found.metric, found.value, found.unit, found.kind, found.n, found.ci, found.samples,
             {**found.details, **extra},
         )  # fmt: skip
-
-
-def _accuracy(
-    metric: str, judging: JudgingSet, file: Path, kind: Kind, attack: dict[str, Any]
-) -> Measurement:
-    logits: NDArray[np.float32] = np.load(file, allow_pickle=False)[0]
-    right = (logits.argmax(1) == judging.labels) & np.isfinite(logits).all(1)
-    details = {
-        "data": judging.data,
-        "images_from": judging.source,
-        "images_sha256": images_digest(judging.images, judging.labels),
-        **attack,
-    }
-    return outcome_measurement(metric, right.astype(np.int64), kind, details)

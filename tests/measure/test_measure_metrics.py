@@ -185,14 +185,16 @@ def test_examples_must_be_images_of_the_same_shape():
         accuracy.check_distance(images, images * np.nan, 0.1, "linf")
 
 
-def test_logits_that_are_not_finite_are_wrong(artifacts, images, monkeypatch):
+@pytest.mark.parametrize("kind", [Kind.HOST, Kind.EMULATED, Kind.MEASURED])
+def test_logits_that_are_not_finite_are_wrong(images, kind):
     """argmax of NaN is 0, which must not count as class 0."""
-    logits = np.zeros((1, 3, 10), np.float32)
-    logits[0, :, 0] = 1
-    logits[0, 1, 4] = np.nan
-    monkeypatch.setattr(accuracy, "run_logits", lambda *a, **k: (logits, {}))
-    outcomes, _ = accuracy.judge("x.onnx", "onnxruntime", images[:3], np.zeros(3, np.int64))
-    assert outcomes.tolist() == [1, 0, 1]
+    logits = np.zeros((3, 10), np.float32)
+    logits[:, 0] = 1
+    logits[1, 4] = np.nan
+    labels = np.zeros(3, np.int64)
+    found = accuracy.accuracy("clean_accuracy", logits, images[:3], labels, kind, {}, where="x")
+    assert found.samples == (1, 0, 1)
+    assert found.kind is kind
 
 
 def test_labels_must_fit(artifacts, images):
