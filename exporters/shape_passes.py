@@ -99,12 +99,12 @@ def fix_expands(graph: GraphProto) -> None:
     known = initializers(graph)
     readers = readers_of(graph)
     outputs = {o.name for o in graph.output}
-    same = {}
+    same: dict[str, str] = {}
     for node in graph.node:
         if node.op_type != "Expand" or node.domain:
             continue
         before, after = dims.get(node.input[0]), dims.get(node.output[0])
-        if before is None or after is None:
+        if before is None or after is None or len(before) > len(after):
             continue
         told = (1,) * (len(after) - len(before)) + before
         carried = all(a is not None or b is None for a, b in zip(after, told, strict=True))
@@ -115,6 +115,8 @@ def fix_expands(graph: GraphProto) -> None:
             and all(_broadcasts(n, node.output[0], after, dims) for n in readers[node.output[0]])
         ):
             same[node.output[0]] = node.input[0]
+            if not idle:  # from here on nobody may count on the shape it had
+                dims.pop(node.output[0])
         elif carried and one_open and node.input[1] not in known:
             name = f"{node.output[0]}/shape"
             target = np.array([1 if d is None else d for d in after], np.int64)
@@ -129,9 +131,8 @@ def _broadcasts(node: NodeProto, name: str, dims: Dims, known: dict[str, Dims]) 
     if node.op_type not in BROADCASTING or node.domain:
         return False
     others = [known.get(n) for n in node.input if n != name]
-    return (
-        len(others) == len(node.input) - 1 and dims in others and sum(d is None for d in dims) < 2
-    )
+    alone = len(others) == len(node.input) - 1
+    return alone and dims in others and sum(d is None for d in dims) < 2
 
 
 def lift_activations(graph: GraphProto) -> None:

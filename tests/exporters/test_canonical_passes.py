@@ -60,6 +60,30 @@ def test_a_reshape_that_copies_a_dimension_is_not_joined():
     assert ops(cleaned(nodes, constants, (12,), (2, 3, 2))) == ["Reshape", "Reshape"]
 
 
+def test_one_of_two_expansions_that_meet_stays():
+    """Either may go as long as the other one brings the shape; both at once may not."""
+    nodes = [
+        node("ReduceMax", ["input", "axes"], "high"),
+        node("ReduceMin", ["input", "axes"], "low"),
+        node("Expand", ["high", "wide"], "a"),
+        node("Expand", ["low", "wide"], "b"),
+        node("Add", ["a", "b"], "logits"),
+    ]
+    constants = {"axes": shape(1), "wide": shape(1, 3, 1)}
+    model = cleaned(nodes, constants, (2, 4), (3, 4))
+    assert ops(model) == ["ReduceMax", "ReduceMin", "Expand", "Add"]
+
+
+def test_an_expansion_that_others_make_up_for_goes():
+    nodes = [
+        node("ReduceMax", ["input", "axes"], "high"),
+        node("Expand", ["high", "wide"], "a"),
+        node("Sub", ["input", "a"], "logits"),
+    ]
+    constants = {"axes": shape(1), "wide": shape(1, 2, 1)}
+    assert ops(cleaned(nodes, constants, (2, 4), (2, 4))) == ["ReduceMax", "Sub"]
+
+
 def test_a_reshape_to_the_same_shape_goes():
     nodes = [
         node("Relu", ["input"], "a"),
