@@ -5,9 +5,13 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+import sepdeploy
 
 ROOT = Path(__file__).resolve().parents[2]
 MAPPED = ("exporters", "runtimes", "devices")
@@ -28,20 +32,20 @@ ALLOWED: dict[str, set[str]] = {
     "runtimes": set(),
     "devices": set(),
     "attacks": set(),
-    "training": {"structures", "layers", "models", "data", "attacks", "compression"},
-    "compression": {"structures", "layers", "models", "data"},
-    "measure": {"structures", "exporters", "runtimes", "devices", "attacks", "data"},
-    "gate": {"measure"},  # its statistics module only, see GATE_MEASURE
-    "reports": {"gate", "devices", "workflows"},  # workflows: record classes, for type checking
+    "training": {"layers", "models", "data", "attacks", "compression"},
+    "compression": {"structures", "layers", "models"},
+    "measure": {"structures", "exporters", "runtimes", "devices"},
+    "gate": {"measure"},  # its statistics module only
+    "reports": {"gate", "devices", "workflows"},  # workflows: for type checking only
     "workflows": {
-        "structures", "layers", "models", "data", "attacks", "training", "compression",
-        "exporters", "runtimes", "devices", "measure", "gate", "reports",
+        "models", "data", "attacks", "training", "compression", "exporters", "runtimes",
+        "devices", "measure",
     },
     "api": {"workflows", "models", "gate"},
     "console": set(),
-    "commands": {"api", "console", "reports", "devices", "records", "gate", "training"},
+    "commands": {"api", "console", "reports", "devices", "gate", "training"},
     "exits": {"console"},
-    "cli": {"commands", "console", "exits"},
+    "cli": {"commands", "exits"},
     "__main__": {"cli"},
     "__init__": {"api", "models", "runtimes"},
 }  # fmt: skip
@@ -54,9 +58,9 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
         "sepdeploy/layers", "sepdeploy/models", "sepdeploy/training", "sepdeploy/compression",
         "sepdeploy/attacks", "exporters/trace.py", "sepdeploy/workflows",
     ),
-    "onnxruntime": ("runtimes/ort.py", "runtimes/runner.py"),
-    "ai_edge_litert": ("runtimes/litert.py", "runtimes/runner.py"),
-    "tflite_runtime": ("runtimes/litert.py", "runtimes/runner.py"),
+    "onnxruntime": ("runtimes/runner.py",),
+    "ai_edge_litert": ("runtimes/runner.py",),
+    "tflite_runtime": ("runtimes/runner.py",),
     "onnxsim": ("exporters",),
     "onnxscript": ("exporters",),
     "rich": ("sepdeploy/console.py", "sepdeploy/reports/terminal"),
@@ -80,8 +84,27 @@ def part_of(path: Path) -> str:
 
 
 def imports_of(path: Path) -> set[str]:
+    return names_in(path, ast.walk(ast.parse(path.read_text())))
+
+
+def imports_on_loading(path: Path) -> set[str]:
+    """Modules that a file imports when it is imported: not in functions, not for type checkers."""
+    return names_in(path, run_on_loading(ast.parse(path.read_text())))
+
+
+def run_on_loading(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from run_on_loading(node)
+
+
+def names_in(path: Path, nodes: Iterable[ast.AST]) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -93,16 +116,39 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
+def parts_imported(path: Path) -> set[str]:
+    """Parts of sepdeploy that a file imports, also those that it loads by their names."""
+    modules = imports_of(path)
+    if path == ROOT / "sepdeploy/__init__.py":
+        modules |= set(sepdeploy._PUBLIC.values())
+    return {m.split(".")[1] for m in modules if m.startswith("sepdeploy.")}
+
+
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_imports_only_what_the_table_allows(path: Path) -> None:
     part, name = part_of(path), str(path.relative_to(ROOT))
     assert part in ALLOWED, f"add {part} to the import table here and in ARCHITECTURE.md"
     allowed = ALLOWED[part] | LEAVES | {part, "__version__"} | EXTRA_BY_FILE.get(name, set())
     for module in imports_of(path):
-        top, _, rest = module.partition(".")
+        top = module.partition(".")[0]
         assert top not in MAPPED, f"{name}: import sepdeploy.{top}, not {top}"
-        if top == "sepdeploy" and rest:
-            assert rest.split(".")[0] in allowed, f"{name} may not import {module}"
+    refused = parts_imported(path) - allowed
+    assert not refused, f"{name} may not import {sorted(refused)}"
+
+
+def test_every_allowance_is_used() -> None:
+    unused = {part: set(allowed) for part, allowed in ALLOWED.items()}
+    extra = {name: set(allowed) for name, allowed in EXTRA_BY_FILE.items()}
+    for path in sources():
+        imported = parts_imported(path)
+        unused[part_of(path)] -= imported
+        extra.get(str(path.relative_to(ROOT)), set()).difference_update(imported)
+    left = {place: parts for place, parts in (unused | extra).items() if parts}
+    assert not left, f"nothing needs this any more: {left}"
+
+
+def test_the_table_has_no_cycle() -> None:
+    TopologicalSorter(ALLOWED).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("package", THIRD_PARTY)
@@ -112,6 +158,40 @@ def test_a_third_party_package_stays_in_its_place(package: str) -> None:
         name = str(path.relative_to(ROOT))
         if any(module.split(".")[0] == package for module in imports_of(path)):
             assert name.startswith(places or ("nowhere",)), f"{name} may not import {package}"
+
+
+@pytest.mark.parametrize("package", THIRD_PARTY)
+def test_every_place_of_a_third_party_package_needs_it(package: str) -> None:
+    users = {
+        str(path.relative_to(ROOT))
+        for path in sources()
+        if any(module.split(".")[0] == package for module in imports_of(path))
+    }
+    for place in THIRD_PARTY[package]:
+        assert any(user.startswith(place) for user in users), f"{place} needs no {package}"
+
+
+@pytest.mark.parametrize(
+    ("part", "module"), [("workflows", "torch"), ("reports", "sepdeploy.workflows")]
+)
+def test_what_a_part_may_not_import_on_loading(part: str, module: str) -> None:
+    """Workflows run without torch where they can; reports know theirs for type checking only."""
+    own = [path for path in sources() if part_of(path) == part]
+    assert any(m.startswith(module) for path in own for m in imports_of(path))
+    for path in own:
+        loaded = {m for m in imports_on_loading(path) if f"{m}.".startswith(f"{module}.")}
+        assert not loaded, f"{path.relative_to(ROOT)} imports {sorted(loaded)} at its top"
+
+
+def test_an_import_on_loading_is_told_from_a_later_one(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(
+        "import a\nif TYPE_CHECKING:\n    import b\nif x:\n    import c.d\n"
+        "def f():\n    import e\nclass C:\n    import g\n    def h(self):\n        import i\n"
+        "try:\n    from j import k\nexcept ImportError:\n    import l\n"
+    )
+    assert imports_on_loading(path) == {"a", "c.d", "g", "j", "l"}
+    assert imports_of(path) == {*"abegijl", "c.d"}
 
 
 def test_gate_takes_only_the_statistics_of_measure() -> None:
