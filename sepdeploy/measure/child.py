@@ -89,7 +89,6 @@ def run_logits(
     batches: Sequence[int] = (32,),
     threads: int = 1,
     native: Mapping[str, str] | None = None,
-    timeout: float = TIMEOUT_S,
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
     """Run samples through an artifact in a child process.
 
@@ -100,7 +99,6 @@ def run_logits(
         batches: All N samples are run once for each of these batch sizes.
         threads: Threads of the runtime.
         native: What runs its custom nodes (``runner``); by default the best there is.
-        timeout: Seconds.
 
     Returns:
         Logits (len(batches), N, classes), and the runner's result with its facts.
@@ -122,7 +120,7 @@ def run_logits(
             "output": str(target),
             **({} if native is None else {"native": dict(native)}),
         }
-        result = run_job(job, timeout=timeout)
+        result = run_job(job)
         logits: npt.NDArray[np.float32] = np.load(target, allow_pickle=False)
     return logits, result
 

@@ -116,7 +116,6 @@ def compare_artifacts(
     images: Array,
     *,
     runtime: str | None = None,
-    other_runtime: str | None = None,
 ) -> tuple[LayerFidelity, ...]:
     """Compare two artifacts at every layer whose name both have, and at the logits.
 
@@ -124,8 +123,7 @@ def compare_artifacts(
         path: The artifact that is judged.
         other: The artifact that is the reference.
         images: float32 (N, *shape) in [0, 1]; the first eight are used.
-        runtime: Of ``path``; by default the first one installed.
-        other_runtime: Of ``other``; by default the first one installed.
+        runtime: Of ``path``; by default the first one installed, as for ``other``.
 
     Returns:
         The layers that could be compared, in the order of ``path``; the logits last.
@@ -135,7 +133,7 @@ def compare_artifacts(
         Missing: A runtime is not installed.
     """
     images = images[:SAMPLES]
-    files = ((path, runtimes.choose(path, runtime)), (other, runtimes.choose(other, other_runtime)))
+    files = ((path, runtimes.choose(path, runtime)), (other, runtimes.choose(other, None)))
     found, outputs = [], []
     all_places = [{p.layer: p for p in layer_places(described_graph(file))} for file, _ in files]
     shared = [layer for layer in all_places[0] if layer in all_places[1]]

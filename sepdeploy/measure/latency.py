@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,6 @@ def measure_latency(
     dense: PathLike | None = None,
     why_no_dense: str = "no dense reference",
     timing: Timing | None = None,
-    kind: Kind = Kind.HOST,
 ) -> tuple[Measurement, Measurement]:
     """Measure ``latency_ms`` and ``latency_vs_dense`` of an artifact.
 
@@ -95,7 +94,6 @@ def measure_latency(
         dense: The same network with dense layers, same format and input; timed in turns.
         why_no_dense: The reason given where there is none.
         timing: How; by default batch 1, one thread.
-        kind: HOST, or MEASURED on a real device.
 
     Raises:
         BadInput: A file is not usable.
@@ -104,7 +102,7 @@ def measure_latency(
     timing = timing or Timing()
     models = {"artifact": path} | ({} if dense is None else {"dense": dense})
     samples, result = time_models(models, runtime, timing)
-    return latency_pair(samples, result, timing, kind, why_no_dense=why_no_dense)
+    return latency_pair(samples, result, timing, Kind.HOST, why_no_dense=why_no_dense)
 
 
 def latency_pair(
@@ -182,12 +180,7 @@ def _kernels(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def compare_latency(
-    new: PathLike,
-    old: PathLike,
-    runtime: str,
-    *,
-    timing: Timing | None = None,
-    kind: Kind = Kind.HOST,
+    new: PathLike, old: PathLike, runtime: str, *, timing: Timing | None = None
 ) -> Measurement:
     """Measure ``latency_ms`` of a new artifact in turns with an old one.
 
@@ -200,7 +193,7 @@ def compare_latency(
     """
     timing = timing or Timing()
     samples, result = time_models({"new": new, "old": old}, runtime, timing)
-    plain = latency_measurement(samples["new"], result, timing, kind)
+    plain = latency_measurement(samples["new"], result, timing, Kind.HOST)
     details = {
         **plain.details,
         "interleaved": True,
@@ -208,6 +201,4 @@ def compare_latency(
         "old_samples": samples["old"],
         "new_samples": samples["new"],
     }
-    return Measurement(
-        plain.metric, plain.value, plain.unit, kind, plain.n, plain.ci, plain.samples, details
-    )
+    return replace(plain, details=details)

@@ -16,7 +16,6 @@ def measure_memory(
     threads: int = 1,
     batch: int = 1,
     repeats: int = 3,
-    kind: Kind = Kind.HOST,
 ) -> tuple[Measurement, Measurement]:
     """Measure ``peak_rss_bytes`` and ``load_ms`` of an artifact.
 
@@ -30,7 +29,6 @@ def measure_memory(
         threads: Threads of the runtime.
         batch: Samples per run.
         repeats: Number of processes.
-        kind: HOST, or MEASURED on a real device.
 
     Raises:
         BadInput: The file is not usable.
@@ -52,7 +50,7 @@ def measure_memory(
         "peak_rss_bytes",
         int(middle["peak_rss_bytes"]),
         "bytes",
-        kind,
+        Kind.HOST,
         n=len(peaks),
         samples=tuple(peaks),
         details={
@@ -67,7 +65,7 @@ def measure_memory(
         "load_ms",
         load.median,
         "ms",
-        kind,
+        Kind.HOST,
         n=load.n,
         samples=tuple(loads),
         details={**shared, "mad": load.mad, "first_run_ms": float(middle["first_run_ms"])},

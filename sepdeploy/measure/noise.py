@@ -12,11 +12,7 @@ RUNS = 3  # fresh processes; the spread between them is what a second bench woul
 
 
 def measure_noise(
-    path: str | os.PathLike[str],
-    runtime: str,
-    *,
-    timing: Timing | None = None,
-    kind: Kind = Kind.HOST,
+    path: str | os.PathLike[str], runtime: str, *, timing: Timing | None = None
 ) -> Measurement:
     """Measure ``noise_floor`` by timing an artifact in turns with itself (A/A rounds).
 
@@ -39,7 +35,7 @@ def measure_noise(
         "noise_floor",
         floor.separate,
         "ratio",
-        kind,
+        Kind.HOST,
         n=sum(len(a) for a, _ in runs),
         details={
             "interleaved": floor.interleaved,

@@ -115,7 +115,6 @@ def check_evaluator(
     images: Array,
     reference: Array,
     *,
-    tolerance: float = TOLERANCE,
     inputs: str = "data",
 ) -> tuple[Parity, ...]:
     """Compare an .onnx file in onnx's own slow evaluator with reference logits.
@@ -124,7 +123,6 @@ def check_evaluator(
         path: The artifact.
         images: (N, *shape), few of them.
         reference: (N, classes).
-        tolerance: As in ``check_parity``.
         inputs: As in ``check_parity``.
 
     Raises:
@@ -135,11 +133,11 @@ def check_evaluator(
     certificates = []
     for batch, logits in zip(batches, found, strict=True):
         error, agreement, same = compare(logits, reference)
-        passed = error <= tolerance and same
+        passed = error <= TOLERANCE and same
         version = str(facts["version"])
         certificates.append(
             Parity(
-                REFERENCE_EVALUATOR, version, batch, error, agreement, tolerance, inputs, "", passed
+                REFERENCE_EVALUATOR, version, batch, error, agreement, TOLERANCE, inputs, "", passed
             )
         )
     return tuple(certificates)

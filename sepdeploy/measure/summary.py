@@ -12,6 +12,7 @@ import numpy.typing as npt
 Values = Sequence[float] | npt.NDArray[np.float64]
 
 EXACT_SAMPLES = 2000  # above it the binomial is as good as normal
+DRAWS = 500  # of a bootstrap
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
 
@@ -70,9 +71,7 @@ def _median_rank(n: int) -> int:
     return max(1, k)
 
 
-def ratio_interval(
-    numerator: Values, denominator: Values, *, draws: int = 500, seed: int = 0
-) -> tuple[float, float]:
+def ratio_interval(numerator: Values, denominator: Values) -> tuple[float, float]:
     """Return a 95 % interval of median(numerator) / median(denominator), by a paired bootstrap.
 
     The two series were taken in turns; rounds are drawn with replacement, both members of a round
@@ -85,16 +84,16 @@ def ratio_interval(
     if a.size != b.size or not a.size:
         message = "a paired interval needs two series of the same length"
         raise ValueError(message)
-    chosen = np.random.default_rng(seed).integers(0, a.size, (draws, a.size))
+    chosen = np.random.default_rng(0).integers(0, a.size, (DRAWS, a.size))
     ratios = np.median(a[chosen], axis=1) / np.median(b[chosen], axis=1)
     low, high = np.percentile(ratios, (2.5, 97.5))
     return float(low), float(high)
 
 
-def wilson_interval(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion (Wilson 1927), 95 % by default.
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of a proportion (Wilson 1927).
 
-    The interval holds the p with |p̂ − p| <= z·sqrt(p(1 − p)/n).
+    The interval holds the p with |p̂ − p| <= z·sqrt(p(1 − p)/n), z = ``Z95``.
 
     Raises:
         ValueError: ``n`` is not positive or ``successes`` is not within 0..n.
@@ -102,7 +101,7 @@ def wilson_interval(successes: int, n: int, z: float = Z95) -> tuple[float, floa
     if n < 1 or not 0 <= successes <= n:
         message = f"a proportion needs 0 <= successes <= n, n > 0; found {successes} of {n}"
         raise ValueError(message)
-    p = successes / n
+    p, z = successes / n, Z95
     scale = 1 + z * z / n
     centre = (p + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))

@@ -44,9 +44,8 @@ def test_without_a_dense_form_the_reason_stands_there(artifacts):
         "onnxruntime",
         why_no_dense="the file is dense itself",
         timing=measure.Timing(**QUICK),
-        kind=Kind.MEASURED,
     )
-    assert own.kind is Kind.MEASURED
+    assert own.kind is Kind.HOST
     assert ratio.value is None
     assert ratio.details["reason"] == "the file is dense itself"
 
