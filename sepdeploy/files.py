@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from sepdeploy.errors import BadInput
 
 CHUNK = 1 << 20
+# Without O_NONBLOCK the opening of a pipe itself waits for a writer; Windows knows O_BINARY only.
+READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 WRITE_HINT = "is the folder there, writable, and not full? else choose another path"
 
 
@@ -19,18 +23,45 @@ def sha256_file(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file.
 
     Raises:
-        BadInput: The file cannot be read.
+        BadInput: The file cannot be read, or is none.
     """
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
             while chunk := stream.read(CHUNK):
                 digest.update(chunk)
     except OSError as error:
-        raise BadInput(
-            f"cannot read {path}: {error.strerror}", hint="check the path and its permissions"
-        ) from error
+        raise _unreadable(path, error) from error
     return digest.hexdigest()
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file, or what a link points at, for reading if it is a plain file.
+
+    A pipe that nobody writes to would block for ever, a device might never end.
+
+    Raises:
+        BadInput: Missing, unreadable, or no plain file.
+    """
+    try:
+        handle = os.open(path, READING)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise BadInput(f"cannot read {path}: Is a directory", hint="name a file in it")
+    raise BadInput(
+        f"cannot read {path}: not a regular file", hint="copy its content into a file first"
+    )
+
+
+def _unreadable(path: Path, error: OSError) -> BadInput:
+    return BadInput(
+        f"cannot read {path}: {error.strerror}", hint="check the path and its permissions"
+    )
 
 
 def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
@@ -41,16 +72,21 @@ def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
         limit: Refuse files larger than this many bytes.
 
     Raises:
-        BadInput: Missing, unreadable, a folder, or too large.
+        BadInput: Missing, unreadable, no plain file, or too large.
     """
     try:
-        if limit is not None and path.stat().st_size > limit:
-            raise BadInput(f"{path} is larger than {limit} bytes")
-        return path.read_bytes()
+        with open_plain(path) as stream:
+            if limit is None:
+                return stream.read()
+            size = os.fstat(stream.fileno()).st_size
+            data = stream.read(size + 1) if size <= limit else b""
+            if size < len(data) <= limit:  # it grows, or the system does not know its size
+                data += stream.read(limit + 1 - len(data))
     except OSError as error:
-        raise BadInput(
-            f"cannot read {path}: {error.strerror}", hint="check the path and its permissions"
-        ) from error
+        raise _unreadable(path, error) from error
+    if max(size, len(data)) > limit:
+        raise BadInput(f"{path} is larger than {limit} bytes", hint="is it the right file?")
+    return data
 
 
 def file_beside(path: Path, location: str) -> Path:

@@ -16,6 +16,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.files import (
     atomic_path,
     check_writable,
+    open_plain,
     read_bytes,
     sha256_file,
     write_bytes,
@@ -126,3 +127,33 @@ def test_a_file_above_the_limit_is_not_read(tmp_path: Path) -> None:
         read_bytes(tmp_path / "a", limit=4)
     with pytest.raises(BadInput, match="No such file"):
         read_bytes(tmp_path / "none", limit=4)
+
+
+def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
+    pipe, device = tmp_path / "pipe", tmp_path / "device"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    for path in (pipe, device):
+        for read in (lambda p: read_bytes(p, limit=9), read_bytes, sha256_file, open_plain):
+            with pytest.raises(BadInput, match="not a regular file"):
+                read(path)
+
+
+def test_a_limit_counts_what_is_read_not_what_the_system_says(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"12345")
+    assert read_bytes(path, limit=5) == b"12345"
+    with pytest.raises(BadInput, match="larger than 4 bytes"):
+        read_bytes(path, limit=4)
+    unsized = Path("/proc/self/status")  # plain, and of size 0 until it is read
+    if not unsized.is_file():
+        pytest.skip("no /proc here")
+    assert read_bytes(unsized, limit=1 << 20).startswith(b"Name:")
+    with pytest.raises(BadInput, match="larger than 9 bytes"):
+        read_bytes(unsized, limit=9)
+
+
+def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert read_bytes(tmp_path / "b", limit=2) == b"12"
