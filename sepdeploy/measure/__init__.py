@@ -7,7 +7,7 @@ from sepdeploy.measure.host import host_facts
 from sepdeploy.measure.latency import Timing, compare_latency, measure_latency, time_models
 from sepdeploy.measure.memory import measure_memory
 from sepdeploy.measure.noise import measure_noise
-from sepdeploy.measure.parity import check_evaluator, check_parity, synthetic_inputs
+from sepdeploy.measure.parity import check_evaluator, check_parity
 from sepdeploy.measure.residency import check_residency, measure_resident
 from sepdeploy.measure.ways import has_custom_nodes
 
@@ -30,6 +30,5 @@ __all__ = [
     "run_job",
     "run_logits",
     "scratch",
-    "synthetic_inputs",
     "time_models",
 ]

@@ -15,7 +15,7 @@ from sepdeploy.measure.child import every_runtime, run_logits
 from sepdeploy.measure.fidelity import faulty_layer
 from sepdeploy.measure.int8_parity import HALF_TOLERANCE, MOST_DISTANCE, distance
 from sepdeploy.measure.ways import REFERENCE_EVALUATOR, ways
-from sepdeploy.records import InputSpec, Parity
+from sepdeploy.records import Parity
 
 BATCHES = (1, 3, 32)
 LARGE_MACS = 10**9  # of one sample; above, batches of 32 would take minutes
@@ -23,11 +23,6 @@ TOLERANCE = 1e-5  # fp32, DESIGN §5
 LEAST_COSINE = 0.9  # of logits centred over the batch: below it the output is another function
 
 Array = npt.NDArray[np.float32]
-
-
-def synthetic_inputs(spec: InputSpec, n: int = max(BATCHES), seed: int = 0) -> Array:
-    """Return ``n`` seeded uniform samples in [0, 1), for when no data is at hand."""
-    return np.random.default_rng(seed).random((n, *spec.shape), dtype=np.float32)
 
 
 def batches_for(macs: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.records import ArtifactRecord, Parity
-from sepdeploy.workflows.evaluation import find_data
+from sepdeploy.workflows.evaluation import find_data, reference_inputs
 from sepdeploy.workflows.proving import fault
 from sepdeploy.workflows.quantising import only_runtimes
 
@@ -67,11 +67,12 @@ def make_reference(
 
     Inputs outside the calibrated ranges say nothing about a file of static quantisation.
     """
-    n, kind = max(batches), "data"
-    if images is None or len(images) < n:
-        rng, kind = np.random.default_rng(seed), "synthetic"
-        images = rng.random((n, *shape), dtype=np.float32)
-        images[(n + 1) // 2 :] = rng.standard_normal((n // 2, *shape), dtype=np.float32)
+    n = max(batches)
+    enough = images is not None and len(images) >= n
+    images, kind = reference_inputs(shape, images if enough else None, n, seed)
+    if kind == "synthetic":
+        normal = np.random.default_rng([seed, 1])  # another stream than the uniform ones
+        images[(n + 1) // 2 :] = normal.standard_normal((n // 2, *shape), dtype=np.float32)
     outputs = onnx_logits(path, images, batches[-1:])
     if not np.isfinite(outputs).all():
         raise BadInput(f"{path} gives values that are not finite", hint="is it fully trained?")

@@ -8,7 +8,6 @@ from sepdeploy.errors import BadInput, Missing
 from sepdeploy.measure import fidelity
 from sepdeploy.measure.fidelity import faulty_layer
 from sepdeploy.measure.parity import compare
-from sepdeploy.records import InputSpec
 
 FORMATS = ["onnx", *(["tflite"] if runtimes.installed("tflite") else [])]
 
@@ -192,13 +191,3 @@ def test_no_runtime_installed(artifacts, network, images, monkeypatch):
     monkeypatch.setattr(runtimes.Runtime, "version", lambda self: None)
     with pytest.raises(Missing, match="no runtime"):
         measure.check_parity(artifacts["onnx"], images, network.logits(images))
-
-
-def test_synthetic_inputs_are_seeded_and_in_range():
-    spec = InputSpec((3, 4, 5))
-    one, two = measure.synthetic_inputs(spec, 6), measure.synthetic_inputs(spec, 6)
-    np.testing.assert_array_equal(one, two)
-    assert one.shape == (6, 3, 4, 5)
-    assert one.dtype == np.float32
-    assert 0 <= one.min() < one.max() < 1
-    assert not np.array_equal(one, measure.synthetic_inputs(spec, 6, seed=1))

@@ -100,8 +100,9 @@ def test_a_pack_that_would_be_too_large_is_reduced_and_that_is_said(
 def test_inputs_of_parity_are_never_zero() -> None:
     made, kind = reference_inputs((1, 2, 2), None, 4, 0)
     assert kind == "synthetic"
-    assert made.shape == (4, 1, 2, 2)
-    assert made.min() > 0
+    assert (made.shape, made.dtype) == ((4, 1, 2, 2), np.float32)
+    assert 0 < made.min() < made.max() < 1
+    assert not np.array_equal(made, reference_inputs((1, 2, 2), None, 4, 1)[0])
     np.testing.assert_array_equal(made, reference_inputs((1, 2, 2), (), 4, 0)[0])
 
 
