@@ -6,6 +6,8 @@ The ImageNet layout is the same with ``val`` for ``test`` and images of many siz
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,20 @@ import numpy.typing as npt
 from sepdeploy.data.dataset import Dataset, Split, make_dataset
 from sepdeploy.data.folders import find_folder
 from sepdeploy.errors import BadInput, Missing
+from sepdeploy.files import open_plain
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif"})
 TEST_FOLDERS = ("test", "val", "validation")
 MAX_SIZE = 1024  # pixels per side that images are brought to
 MAX_BYTES = 1 << 33  # of all images of a split: they are held in memory
-GREY = frozenset({"1", "L", "I", "I;16", "F", "LA"})
+GREY = frozenset({"1", "L", "LA"})
+DEEP = ("I", "F")  # how the modes of grey images with more than 8 bits begin
+BITS, PHOTOMETRIC = 258, 262  # tags of a TIFF file
+# Everything that Pillow answers damaged and hostile files with, beside its own error.
+UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, MemoryError,
+    NotImplementedError, SyntaxError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 def load_image_folder(name: str, data_dir: Path | None) -> Dataset:
@@ -100,7 +110,13 @@ def _split(
             f"{MAX_BYTES >> 30} GiB of memory",
             hint="choose a smaller size: image-folder:64",
         )
-    images = np.empty((len(paths), *first.shape), dtype=np.uint8)
+    try:
+        images = np.empty((len(paths), *first.shape), dtype=np.uint8)
+    except MemoryError as error:
+        raise BadInput(
+            f"{len(paths):,} images of {_size(first)} pixels do not fit in memory",
+            hint="choose a smaller size: image-folder:64",
+        ) from error
     for row, (_, path) in enumerate(paths):
         image = _read(path, grey=grey, size=size)
         if image.shape != first.shape:
@@ -122,10 +138,10 @@ def _all_grey(paths: list[Path]) -> bool:
     from_pillow = _pillow()
     for path in paths:
         try:
-            with from_pillow.open(path) as image:
-                if image.mode not in GREY:
+            with open_plain(path) as stream, from_pillow.open(stream) as image:
+                if image.mode not in GREY and not image.mode.startswith(DEEP):
                     return False
-        except (OSError, ValueError, SyntaxError, from_pillow.DecompressionBombError) as error:
+        except (*UNREADABLE, from_pillow.DecompressionBombError) as error:
             raise _damaged(path, error) from error
     return True
 
@@ -134,23 +150,55 @@ def _read(path: Path, *, grey: bool, size: int) -> npt.NDArray[np.uint8]:
     """Return one image as (C, H, W), scaled and cropped to size×size unless that is 0."""
     from_pillow = _pillow()
     try:
-        with from_pillow.open(path) as image:
-            converted = image.convert("L" if grey else "RGB")
+        with open_plain(path) as stream, from_pillow.open(stream) as image:
+            deep = image.mode.startswith(DEEP)
+            shallow = from_pillow.fromarray(_eight_bits(image, path)) if deep else image
+            converted = shallow.convert("L" if grey else "RGB")
             fitted = _fit(converted, size, from_pillow) if size else converted
             pixels = np.asarray(fitted, dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError, from_pillow.DecompressionBombError) as error:
+    except (*UNREADABLE, from_pillow.DecompressionBombError) as error:
         raise _damaged(path, error) from error
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
 
 
+def _eight_bits(image: Any, path: Path) -> npt.NDArray[np.uint8]:
+    """Scale the values of a deep grey image to 0 … 255; Pillow would cut off all above 255."""
+    white = _white(image)
+    if not white:
+        raise BadInput(
+            f"{path}: grey values in mode {image.mode}, whose black and white are not known",
+            hint="save it with 8 or 16 unsigned bits a pixel",
+        )
+    values = np.asarray(image).astype(np.uint32)
+    return ((values * 255 + white // 2) // white).astype(np.uint8)
+
+
+def _white(image: Any) -> int:
+    """The value of white in a deep grey image; 0 = not known."""
+    # Formats without deeper values than 16 bits, whichever mode a version of Pillow gives them.
+    if image.format in ("PNG", "PPM") and image.mode.startswith("I"):
+        return 0xFFFF
+    if image.format == "TIFF" and image.mode.startswith("I;16"):
+        bits, zero_is_black = image.tag_v2.get(BITS, (16,))[0], image.tag_v2.get(PHOTOMETRIC) == 1
+        return (1 << bits) - 1 if zero_is_black else 0
+    return 0
+
+
 def _fit(image: Any, size: int, from_pillow: Any) -> Any:
+    """Scale the shorter side to ``size`` and keep the middle.
+
+    Only the middle is computed: of a file of a few bytes that is thousands of times longer than
+    wide, the whole would not fit in memory.
+    """
     width, height = image.size
     scale = size / min(width, height)
     scaled = (max(size, round(width * scale)), max(size, round(height * scale)))
-    if scaled != image.size:
-        image = image.resize(scaled, from_pillow.Resampling.BILINEAR)
     left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    box = (
+        left * width / scaled[0], top * height / scaled[1],
+        (left + size) * width / scaled[0], (top + size) * height / scaled[1],
+    )  # fmt: skip
+    return image.resize((size, size), from_pillow.Resampling.BILINEAR, box=box)
 
 
 def _damaged(path: Path, error: Exception) -> BadInput:
