@@ -18,13 +18,12 @@ from sepdeploy.devices import DeviceProfile, profile
 from sepdeploy.devices.transports import Replay
 from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError, unknown_name
 from sepdeploy.records import BenchReport, Kind, Result, from_json, to_json
+from sepdeploy.workflows.bench_options import BenchOptions
 from sepdeploy.workflows.evaluation import Notify
 from sepdeploy.workflows.judging import JudgingSet, judging_sets
 from sepdeploy.workflows.on_device import DeviceBench, open_replay
-from sepdeploy.workflows.on_host import BenchOptions, dense_form, host_result
+from sepdeploy.workflows.on_host import dense_form, host_result
 from sepdeploy.workflows.subjects import Subject, choose_runtimes, find_subjects, no_runtime
-
-__all__ = ["BenchOptions", "bench_artifacts"]
 
 REPLAY = "replay:"  # --device replay:FILE
 

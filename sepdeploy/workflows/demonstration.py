@@ -10,7 +10,8 @@ from sepdeploy.errors import ArtifactCheckFailed
 from sepdeploy.files import write_text
 from sepdeploy.models import load
 from sepdeploy.records import BenchReport, dump
-from sepdeploy.workflows.benching import BenchOptions, bench_artifacts
+from sepdeploy.workflows.bench_options import BenchOptions
+from sepdeploy.workflows.benching import bench_artifacts
 from sepdeploy.workflows.evaluation import Notify
 from sepdeploy.workflows.export_options import EvaluationOptions, ExportOptions
 from sepdeploy.workflows.exporting import export_model

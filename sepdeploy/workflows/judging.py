@@ -18,6 +18,7 @@ from sepdeploy.data.evalpack import EvalPack, read_pack
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.files import sha256_file
 from sepdeploy.records import Manifest
+from sepdeploy.workflows.bench_options import BenchOptions
 from sepdeploy.workflows.evaluation import (
     Attack,
     Notify,
@@ -30,7 +31,6 @@ from sepdeploy.workflows.requirements import has_torch
 
 if TYPE_CHECKING:
     from sepdeploy.models import Model
-    from sepdeploy.workflows.on_host import BenchOptions
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import datetime
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from sepdeploy.devices import DeviceProfile
 from sepdeploy.devices.connect import connect, is_addressed
@@ -22,13 +22,11 @@ from sepdeploy.devices.transports.base import Transport
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.measure.operations import artifact_operations
 from sepdeploy.records import Kind, Measurement, Result, RuntimeRef, from_json
+from sepdeploy.workflows.bench_options import BenchOptions
 from sepdeploy.workflows.emulating import emulate
 from sepdeploy.workflows.evaluation import Notify
 from sepdeploy.workflows.judging import JudgingSet
 from sepdeploy.workflows.remote import RemoteJobs, measure_remotely
-
-if TYPE_CHECKING:
-    from sepdeploy.workflows.on_host import BenchOptions
 
 EMULATOR = "qemu"  # name of the emulator's transport
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import platform
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
 
 from sepdeploy import measure, runtimes
-from sepdeploy.errors import BadInput
 from sepdeploy.exporters.dense import dense_reference
 from sepdeploy.exporters.entry import Entry
 from sepdeploy.exporters.onnx_file import write_onnx
@@ -19,53 +17,11 @@ from sepdeploy.exporters.onnx_write import file_bytes
 from sepdeploy.exporters.plan import plan
 from sepdeploy.exporters.tflite_file import write_tflite
 from sepdeploy.records import Kind, Measurement, Result, RuntimeRef
+from sepdeploy.workflows.bench_options import BenchOptions
 from sepdeploy.workflows.judging import JudgingSet
-from sepdeploy.workflows.subjects import SUFFIXES, Subject
+from sepdeploy.workflows.subjects import Subject
 
 FLOAT = 1  # onnx.TensorProto.FLOAT
-MAX_THREADS = 256  # runtimes hang or die while they start a million of them
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """What is measured and how; the fields are those of the command line."""
-
-    device: str = "host"
-    attack: str | None = None
-    eps: str | float | None = None
-    norm: str | None = None
-    samples: int = 1000
-    data: str | None = None
-    data_dir: str | Path | None = None
-    runtime: str | None = None
-    threads: int = 1
-    batch: int = 1
-    dense: Path | None = None
-    against: Path | None = None
-    calibrate: bool = False
-    host: str | None = None
-    serial: str | None = None
-    runner: Path | None = None
-    sustained: float = 0.0
-    record: Path | None = None
-    save_anchor: bool = False
-    require: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for flag, path in (("--dense", self.dense), ("--against", self.against)):
-            if path is not None and path.suffix not in SUFFIXES:
-                raise BadInput(
-                    f"{flag} {path} is neither an .onnx nor a .tflite file",
-                    hint="give an exported file of the same format",
-                )
-            if path is not None and not path.is_file():
-                raise BadInput(f"{flag} {path} does not exist", hint="check the path")
-        if not 1 <= self.threads <= MAX_THREADS:
-            raise BadInput(
-                f"{self.threads} threads are outside 1 .. {MAX_THREADS}",
-                hint="more threads than cores only make it slower",
-            )
 
 
 def host_result(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,9 @@ from sepdeploy.measure.accuracy import accuracy
 from sepdeploy.measure.latency import Timing, latency_pair
 from sepdeploy.records import Measurement, to_json
 from sepdeploy.runtimes import runner
+from sepdeploy.workflows.bench_options import BenchOptions
 from sepdeploy.workflows.evaluation import Notify
 from sepdeploy.workflows.judging import JudgingSet
-
-if TYPE_CHECKING:
-    from sepdeploy.workflows.on_host import BenchOptions
 
 ACCURACY_BATCH = 32
 BENCHMARK_MODEL = "benchmark_model"  # Google's program, recognised by its name

@@ -57,6 +57,85 @@ def source(tmp_path):
     return classifier(tmp_path / "net.onnx")
 
 
+def tied(path, products):
+    """Dense layers in a row that read one square weight; each is (op, bias, transB)."""
+    rng = np.random.default_rng(4)
+    held = {"w": rng.standard_normal((64, 64)) / 8, "b": rng.standard_normal(64) / 5}
+    held["c"] = held["b"] * 300  # moves the scale that a weight gets
+    nodes, value = [helper.make_node("Flatten", ["image"], ["f"])], "f"
+    for i, (op, bias, turned) in enumerate(products):
+        nodes.append(helper.make_node(op, [value, "w", *bias], [f"h{i}"], f"dense{i}"))
+        if turned:
+            nodes[-1].attribute.append(helper.make_attribute("transB", 1))
+        nodes.append(helper.make_node("Tanh", [f"h{i}"], [f"t{i}"]))
+        value = f"t{i}"
+    nodes[-1].output[0] = "y"
+    return written(path, nodes, held, "y", (1, 8, 8), 64)
+
+
+def written(path, nodes, held, output, shape, width):
+    graph = helper.make_graph(
+        nodes,
+        "elsewhere",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", *shape])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", width])],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in held.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+TURNED, PLAIN, FLAT = ("Gemm", "b", True), ("Gemm", "b", False), ("MatMul", "", False)
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "static"])
+@pytest.mark.parametrize(
+    "products",
+    [
+        (TURNED, PLAIN, FLAT),
+        (TURNED, TURNED),
+        (FLAT, FLAT),
+        (TURNED, ("Gemm", "c", True)),
+        (("Gemm", "", True), ("Gemm", "", True), PLAIN),
+    ],
+    ids=["both ways", "twice", "twice flat", "two biases", "no bias"],
+)
+def test_a_weight_may_serve_several_products(tmp_path, mode, products):
+    source = tied(tmp_path / "net.onnx", products)
+    out = tmp_path / "out"
+    made = api.export(source, formats=("onnx",), out_dir=out, quantize=mode, data="digits")
+    (artifact,) = made.artifacts
+    assert {p.precision for p in artifact.precisions} == {"int8"}
+    assert all(p.passed for p in artifact.parity)
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "static"])
+def test_a_tied_autoencoder_of_several_widths(tmp_path, mode):
+    rng = np.random.default_rng(5)
+    held = {"w": rng.standard_normal((4, 64)) / 8, "b": rng.standard_normal(4) / 5}
+    held["c"] = rng.standard_normal(64) / 5
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["f"]),
+        helper.make_node("Gemm", ["f", "w", "b"], ["h"], "encoder", transB=1),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "w", "c"], ["y"], "decoder"),
+    ]
+    source = written(tmp_path / "net.onnx", nodes, held, "y", (1, 8, 8), 64)
+    out = tmp_path / "out"
+    made = api.export(source, formats=("onnx",), out_dir=out, quantize=mode, data="digits")
+    assert {p.layer: p.precision for p in made.artifacts[0].precisions} == {
+        "encoder": "int8",
+        "decoder": "int8",
+    }
+
+
+def test_a_weight_that_would_need_many_copies_stays_float(tmp_path):
+    source = tied(tmp_path / "net.onnx", [FLAT] * 4)
+    with pytest.raises(BadInput, match="serves more than 3 products"):
+        api.export(source, formats=("onnx",), out_dir=tmp_path / "out", quantize="dynamic")
+
+
 @pytest.mark.parametrize("mode", ["dynamic", "static", "fp16"])
 def test_both_formats_stay_close_to_the_file(source, tmp_path, mode):
     out = tmp_path / "small"
