@@ -88,6 +88,7 @@ def run(job):
     except SepdeployError as error:
         found = {"error": error.message, "kind": type(error).__name__, "code": error.exit_code}
     else:
+        assert "stop" not in job, "it was to stop before its end"
         found = {
             "sha256": state_sha256(result.model.net.state_dict()),
             "history": result.history,

@@ -224,9 +224,3 @@ def test_shapes_of_a_state_dict_are_taken_over():
     match_ranks(net, other.state_dict())
     net.load_state_dict(other.state_dict())
     assert ranks_of(net) == {"0": [2], "1": [6, 3]}
-
-
-DYNAMIC = {
-    "structure": "lowrank:6", "rank_tolerance": 0.004, "rank_every": 3, "batch_size": 128,
-    "weight_decay": 0.01, "spectral": 0.01,
-}  # fmt: skip

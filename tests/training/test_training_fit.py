@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from compared_trainings import same_bits, state
 from torch import nn
 
 from sepdeploy import attacks
@@ -18,14 +19,6 @@ from sepdeploy.threat import parse_attack
 from sepdeploy.training import finishing, fit, fitting, history_path, load_recipe, loop, steps
 from sepdeploy.training.checkpoint import read_history
 from sepdeploy.training.sources import NOISE
-
-
-def state(model):
-    return model.net.state_dict()
-
-
-def same_bits(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 def test_robust_training_makes_a_robust_model(tmp_path):
@@ -278,3 +271,17 @@ def test_the_radius_grows_in_the_first_epochs():
     attacks_of = [steps.Stepper.attack(SimpleNamespace(recipe=recipe), epoch) for epoch in range(4)]
     assert [a.eps for a in attacks_of] == pytest.approx([0.1, 0.2, 0.3, 0.3])
     assert [a.step_size for a in attacks_of] == pytest.approx([0.02, 0.04, 0.06, 0.06])
+
+
+def test_the_attack_is_the_one_of_the_recipe():
+    values = {
+        "norm": "l2", "steps": 6, "trades_beta": 3.0, "mart_beta": 2.0, "inner": "margin",
+        "align_weight": 0.7, "align_axes": "class", "align_on": "features",
+    }  # fmt: skip
+    recipe = load_recipe(None, values | {"objective": "sar", "align_start": 2})
+    before, after = (
+        steps.Stepper.attack(SimpleNamespace(recipe=recipe), epoch) for epoch in (1, 2)
+    )
+    assert {name: getattr(after, name) for name in values} == values
+    assert dataclasses.replace(before, seed=after.seed, align_weight=0.7) == after
+    assert before.align_weight == 0

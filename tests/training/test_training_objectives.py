@@ -85,8 +85,7 @@ def test_the_trades_gradient_flows_through_both_arguments():
     beta = 5.0
     found = OBJECTIVES["trades"](model, batch, TrainingAttack(0.1, "linf", 5, 0.03, 4, beta))
     (gradient,) = torch.autograd.grad(found, model.weight)
-    # recover the adversarial images: with beta = 0 nothing else changes
-    seen = []
+    seen = []  # the adversarial images come last
     handle = model.register_forward_pre_hook(lambda m, x: seen.append(x[0].detach().clone()))
     OBJECTIVES["trades"](model, batch, TrainingAttack(0.1, "linf", 5, 0.03, 4, beta))
     handle.remove()
@@ -148,20 +147,20 @@ def test_batch_statistics_see_adversarial_images_once():
 @pytest.mark.parametrize("name", ["pgd-at", "trades"])
 def test_noise_follows_the_sample_not_the_batch(name):
     batch = make_batch(8)
-    seen = {}
 
-    def adversarial_images(part):
+    def adversarial_images(part, seed=4):
         model = linear()
         inputs = []
         model.register_forward_pre_hook(lambda m, x: inputs.append(x[0].detach().clone()))
-        attack = TrainingAttack(0.1, "linf", 1, 0.001, 4)  # the start survives one small step
+        attack = TrainingAttack(0.1, "linf", 1, 0.001, seed)  # the start survives one small step
         OBJECTIVES[name](model, part, attack)
         return inputs[-1]
 
-    seen["whole"] = adversarial_images(batch)
+    whole = adversarial_images(batch)
     index = torch.tensor([6, 1])
     part = Batch(batch.images[index], batch.labels[index], batch.ids[index])
-    assert torch.equal(adversarial_images(part), seen["whole"][index])
+    assert torch.equal(adversarial_images(part), whole[index])
+    assert (adversarial_images(batch, seed=5) != whole).any(dim=1).all()  # there is noise
 
 
 def test_modes_are_restored_after_an_error():

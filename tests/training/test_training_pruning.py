@@ -200,17 +200,8 @@ def test_exported_files_hold_the_zeros(train, tmp_path):
 
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("moment", [(1, 3), (2, 3), (3, 1)])
-def test_interrupted_and_resumed_to_the_same_bits(train, choice, moment):
-    def interrupt(event):
-        if event.kind == "step" and (event.epoch, event.step) == moment:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train("stopped", watch=interrupt, every=0, **choice)
-    resumed, whole = train("stopped", resume=True, **choice), train("whole", **choice)
-    a, b = resumed.model.net.state_dict(), whole.model.net.state_dict()
-    assert all(torch.equal(a[k], b[k]) for k in b)
-    assert resumed.history == whole.history
+def test_interrupted_and_resumed_to_the_same_bits(resumed_and_whole, choice, moment):
+    resumed_and_whole(moment, **choice)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.layers import LowRankLinear
 from sepdeploy.models import load
 from sepdeploy.training import load_recipe
-from sepdeploy.training.dynamic_rank import (
-    ranks_of,
-    read_factors,
-)
+from sepdeploy.training.dynamic_rank import ranks_of, read_factors
 from sepdeploy.training.rank_windows import RankDynamics
 
 DYNAMIC = {
@@ -151,21 +148,10 @@ def test_a_whole_training(train):
 
 @pytest.mark.parametrize("moment", [(1, 2), (2, 3)])
 @pytest.mark.parametrize("arch", ["mlp", pytest.param("lenet", marks=pytest.mark.slow)])
-def test_interrupted_and_resumed_to_the_same_bits(train, moment, arch):
+def test_interrupted_and_resumed_to_the_same_bits(resumed_and_whole, moment, arch):
     choices = DYNAMIC if arch == "mlp" else DYNAMIC | {"arch": "lenet", "conv_rank": 4,
                                                        "hidden": ""}  # fmt: skip
-
-    def interrupt(event):
-        if event.kind == "step" and (event.epoch, event.step) == moment:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train("stopped", watch=interrupt, every=0, **choices)
-    resumed = train("stopped", resume=True, **choices)
-    whole = train("whole", **choices)
-    first, second = resumed.model.net.state_dict(), whole.model.net.state_dict()
-    assert all(torch.equal(first[k], second[k]) for k in second)
-    assert resumed.history == whole.history
+    resumed_and_whole(moment, **choices)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0, 2, math.nan])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compared_trainings import same_bits, state
 from torch import nn
 
 from sepdeploy.errors import BadInput
@@ -23,14 +24,6 @@ RECIPE = {
     "hidden": "64,36", "epochs": 3, "batch_size": 128, "steps": 2, "threads": 1, "seed": 11,
     "lr": 0.02,
 }  # fmt: skip
-
-
-def state(model):
-    return model.net.state_dict()
-
-
-def same_bits(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 def child(recipe, out, *, resume=False, every=1e9, kill_at=None):
@@ -59,7 +52,10 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path, choices, every, left):
     assert not out.exists()
     found = read_checkpoint(checkpoint_path(out))
     assert (found.epoch, found.step) == left
-    resumed = fit(load_recipe(None, recipe), out=out, resume=True)
+    events = []
+    resumed = fit(load_recipe(None, recipe), out=out, resume=True, on_progress=events.append)
+    where = f"resuming in epoch {left[0] + 1}, step {left[1] + 1}"
+    assert where in [e.message for e in events]
     whole = fit(load_recipe(None, recipe), out=tmp_path / "whole.pt")
     assert same_bits(state(resumed.model), state(whole.model))
     assert resumed.history == whole.history == read_history(history_path(out))
@@ -91,23 +87,8 @@ def test_killed_at_any_moment_again_and_again(tmp_path):
 
 
 @pytest.mark.parametrize("moment", [(1, 1), (2, 3), (3, 6)])
-def test_interrupted_by_hand(train, moment):
-    def interrupt(event):
-        if event.kind == "step" and (event.epoch, event.step) == moment:
-            raise KeyboardInterrupt
-
-    threads, generator = torch.get_num_threads(), torch.get_rng_state()
-    with pytest.raises(KeyboardInterrupt):
-        train("stopped", watch=interrupt, every=0)
-    assert torch.get_num_threads() == threads
-    assert torch.equal(torch.get_rng_state(), generator)
-    assert not (train.folder / "stopped.pt").exists()
-    resumed = train("stopped", resume=True)
-    notes = [e.message for e in train.events if e.kind == "note"]
-    assert any("resuming in epoch" in note for note in notes)
-    whole = train("whole")
-    assert same_bits(state(resumed.model), state(whole.model))
-    assert resumed.history == whole.history
+def test_interrupted_by_hand(resumed_and_whole, moment):
+    resumed_and_whole(moment)
 
 
 def test_interrupted_between_the_last_epoch_and_the_report(train, monkeypatch):
@@ -131,19 +112,8 @@ def dropout_model(seed=0):
     return wrap(net, (1, 8, 8))
 
 
-def test_dropout_and_batch_statistics_resume_too(train):
-    def interrupt(event):
-        if event.kind == "step" and (event.epoch, event.step) == (2, 3):
-            raise KeyboardInterrupt
-
-    torch.manual_seed(99)  # what the caller's generator holds must not matter
-    with pytest.raises(KeyboardInterrupt):
-        train("stopped", watch=interrupt, model=dropout_model(), every=0)
-    torch.manual_seed(1)
-    resumed = train("stopped", resume=True, model=dropout_model())
-    whole = train("whole", model=dropout_model())
-    assert same_bits(state(resumed.model), state(whole.model))
-    assert resumed.history == whole.history
+def test_dropout_and_batch_statistics_resume_too(resumed_and_whole):
+    resumed_and_whole((2, 3), make_model=dropout_model)
 
 
 def test_other_starting_weights_are_refused(train):
@@ -191,6 +161,7 @@ def test_the_threads_of_the_environment_do_not_matter(train):
     with cpu_threads(2):
         resumed = train("stopped", resume=True)
         whole = train("whole")
+    assert "resuming in epoch 2, step 1" in [e.message for e in train.events]
     assert same_bits(state(resumed.model), state(whole.model))
 
 
@@ -252,9 +223,9 @@ def test_a_pickle_that_runs_code_is_refused(train):
 
 @pytest.mark.parametrize("kind", ["loss", "penalty"])
 def test_divergence_keeps_the_last_good_state(train, monkeypatch, kind):
+    calls = []
     if kind == "loss":
         objective = steps.OBJECTIVES["pgd-at"]
-        calls = []
 
         def sometimes_nan(model, batch, attack):
             calls.append(1)
@@ -262,26 +233,22 @@ def test_divergence_keeps_the_last_good_state(train, monkeypatch, kind):
             return objective(model, batch, attack) * factor
 
         monkeypatch.setitem(steps.OBJECTIVES, "pgd-at", sometimes_nan)
-        where = "epoch 2, step 3 of 6"
     else:
-        calls = []
 
         def infinite(matrices, coefficients):
             calls.append(1)
             return torch.tensor(float("inf")) if len(calls) == 9 else None
 
         monkeypatch.setattr(steps, "penalty", infinite)
-        where = "epoch 2, step 3 of 6"
     with pytest.raises(BadInput) as error:
         train("diverged", every=0)
-    assert where in error.value.message
+    assert "epoch 2, step 3 of 6" in error.value.message
     assert "diverged.training.pt keeps the last good state" in error.value.message
     assert not (train.folder / "diverged.pt").exists()
     kept = read_checkpoint(checkpoint_path(train.folder / "diverged.pt"))
     assert (kept.epoch, kept.step) == (1, 2)
     assert all(torch.isfinite(t).all() for t in kept.model.values())
     assert kept.best_epoch == 1
-    monkeypatch.undo()
 
 
 def test_divergence_for_real(train):

@@ -134,3 +134,5 @@ def test_noise_belongs_to_the_sample(model, batch, name):
     whole = adversarial(model, batch, attack)
     half = Batch(batch.images[8:], batch.labels[8:], batch.ids[8:])
     assert torch.allclose(adversarial(model, half, attack), whole[8:], atol=1e-5)
+    other = adversarial(model, batch, attack_with(inner=name, seed=4))
+    assert torch.equal(other, whole) == (name == "fgsm")  # which starts at the image itself

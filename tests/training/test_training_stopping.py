@@ -1,6 +1,7 @@
 """Early stopping, and the finish with frozen ranks that it does not skip."""
 
 import pytest
+from compared_trainings import stop_in
 
 from sepdeploy.training import loop
 from sepdeploy.training.rank_windows import RankDynamics
@@ -89,14 +90,10 @@ def test_adaptive_ranks_get_their_finish(train, declining, monkeypatch):
 def test_the_finish_resumes(train, declining):
     whole = train("whole", **RECIPE)
     declining()
-
-    def stop(event):
-        if event.kind == "step" and (event.epoch, event.step) == (3, 4):
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train("stopped", **RECIPE, watch=stop, every=0)
+        train("stopped", **RECIPE, watch=stop_in(3, 4), every=0)
     resumed = train("stopped", **RECIPE, resume=True)
+    assert "resuming in epoch 3, step 4" in [e.message for e in train.events]
     assert len(resumed.history) == len(whole.history) == 4
     for mine, theirs in zip(resumed.history, whole.history, strict=True):
         assert mine["loss"] == theirs["loss"]
