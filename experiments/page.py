@@ -15,6 +15,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from experiments.trainings import RESULTS
+from sepdeploy.training.optimizers import OPTIMIZERS
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 Result = dict[str, Any]
@@ -61,7 +62,7 @@ def mnist_section(results: list[Result]) -> str:
     ]
     for eps in sorted({r["eps"] for r in results}):
         chosen = [r for r in results if r["eps"] == eps]
-        text += [f"### ε = {eps:g} (L∞)", "", schedule(chosen), "", *table(chosen), ""]
+        text += [f"### {radius(chosen)}", "", schedule(chosen), "", *table(chosen), ""]
         text += [*mnist_bars(chosen), ""]
     return "\n".join(text)
 
@@ -78,7 +79,7 @@ def cifar_section(results: list[Result]) -> str:
         "The accuracies say what the factored heads keep of this dense net, not what a full "
         "CIFAR-10 training reaches; the full size was not run.",
         "",
-        schedule(results),
+        f"{radius(results)}. {schedule(results)}",
         "",
         *table(results),
         "",
@@ -114,7 +115,7 @@ def mnist_bars(results: Sequence[Result]) -> list[str]:
             if before and after:
                 lines.append(
                     f"* {'met' if before >= 2 * after else '**missed**'} – {name}: κ at least "
-                    f"halved: {before:.2g} to {after:.2g}"
+                    f"halved: {condition(before)} to {condition(after)}"
                 )
     lines += dynamic_bars(results)
     for pruned in (n for n in found if n.startswith("pruned")):
@@ -141,7 +142,8 @@ def dynamic_bars(results: Sequence[Result]) -> list[str]:
 
 def bar(what: str, holds: bool, loss: float, limit: float) -> str:
     """A line about a loss in points and the most that is allowed."""
-    return f"* {'met' if holds and loss <= limit else '**missed**'} – {what}: lost {loss:.2f}"
+    change = f"lost {loss:.2f}" if loss >= 0 else f"gained {-loss:.2f}"
+    return f"* {'met' if holds and loss <= limit else '**missed**'} – {what}: {change}"
 
 
 def setting(results: Sequence[Result]) -> str:
@@ -149,13 +151,23 @@ def setting(results: Sequence[Result]) -> str:
     recipe, machine = results[0]["recipe"], results[0]["machine"]
     dates = sorted({r["machine"]["date"] for r in results})
     seeds = sorted({r["seed"] for r in results})
+    augmented = f", augmentation {recipe['augment']}" if recipe["augment"] else ""
+    rate = recipe["lr"] or OPTIMIZERS[recipe["optimizer"]].default_lr
+    attack, images = results[0]["attack"], results[0]["test_images"]
     return (
         f"{', '.join(dates)}; {machine['processor']}, one thread, torch {machine['torch']}, "
         f"Python {machine['python']}; seeds {', '.join(map(str, seeds))}. Recipe: "
-        f"{recipe['objective']}, {recipe['steps']} steps, batches of "
-        f"{recipe['batch_size']}, {recipe['optimizer']}, {recipe['schedule']}; "
-        f"{results[0]['attack']} on {results[0]['test_images']:,} test images."
+        f"{recipe['objective']}, {recipe['steps']} steps, batches of {recipe['batch_size']}, "
+        f"{recipe['optimizer']}, {recipe['schedule']}, learning rate {rate:g}{augmented}; "
+        f"{attack} on {images:,} test images."
     )
+
+
+def radius(results: Sequence[Result]) -> str:
+    """Radius and norm of the attacks."""
+    eps, norm = results[0]["eps"], results[0]["recipe"]["norm"]
+    pixels = f"{255 * eps:.0f}/255" if abs(255 * eps - round(255 * eps)) < 1e-9 else f"{eps:g}"
+    return f"ε = {pixels} ({ {'linf': 'L∞', 'l2': 'L2'}[norm] })"
 
 
 def schedule(results: Sequence[Result]) -> str:
@@ -179,7 +191,7 @@ def table(results: Sequence[Result]) -> list[str]:
             f"| {name} | {median(r['params'] for r in rows):,.0f} | {ratio(results, name):.0f}× "
             f"| {len(rows)} | {spread(rows, 'clean')} | {spread(rows, 'robust')} | "
             + ("" if name == "dense" else f"{-loss(results, name):+.2f}")
-            + f" | {'–' if value is None else f'{value:.2g}'} |"
+            + f" | {'–' if value is None else condition(value)} |"
         )
     return lines
 
@@ -220,6 +232,11 @@ def kappa(rows: Sequence[Result]) -> float | None:
         if not layer.endswith("head") and value is not None
     ]
     return median(values) if values else None
+
+
+def condition(value: float) -> str:
+    """A condition number; beyond double precision the matrix is singular."""
+    return "∞" if value > 1e16 else f"{value:.2g}"
 
 
 def spread(rows: Sequence[Result], key: str) -> str:
