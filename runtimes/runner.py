@@ -903,6 +903,8 @@ def _limit_memory(limit: int) -> None:
     if limit > 0:
         import resource
 
+        _, most = resource.getrlimit(resource.RLIMIT_AS)  # may only be lowered
+        limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 

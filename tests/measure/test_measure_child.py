@@ -183,3 +183,14 @@ def test_jobs_without_files_have_a_subject(fake_runner):
     models = [{"path": "a.onnx"}, {"path": "b.onnx"}]
     with pytest.raises(BadInput, match=r"^a\.onnx, b\.onnx: "):
         measure.run_job({"mode": "latency", "runtime": "onnxruntime", "models": models})
+
+
+def test_a_harder_limit_of_the_shell_is_kept():
+    program = (
+        "import resource; from sepdeploy.runtimes import runner; "
+        "most = 32 << 30; resource.setrlimit(resource.RLIMIT_AS, (most, most)); "
+        "runner._limit_memory(most + 1); print(resource.getrlimit(resource.RLIMIT_AS)[0] == most); "
+        "runner._limit_memory(most // 2); print(resource.getrlimit(resource.RLIMIT_AS)[0] < most)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True"], done.stderr
