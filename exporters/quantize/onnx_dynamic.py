@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from sepdeploy.exporters.graph import copy_model, initializers, prune, set_nodes, tensor
+from sepdeploy.exporters.graph import copy_model, prune, set_nodes
 from sepdeploy.exporters.quantize.onnx_products import (
+    Constants,
     Product,
     book,
     channel_axis,
@@ -54,25 +55,20 @@ def quantize_dynamic(
 
 class _Writer:
     def __init__(self, model: ModelProto) -> None:
-        self.graph = model.graph
-        self.known = set(initializers(model.graph))
+        self.constants = Constants(model.graph)
         self.activations: dict[str, tuple[str, str, str]] = {}
 
-    def constant(self, name: str, data: object) -> str:
-        if name not in self.known:
-            self.graph.initializer.append(tensor(name, np.asarray(data)))
-            self.known.add(name)
-        return name
-
     def product(self, product: Product, axis: int | None) -> list[NodeProto]:
-        node, prefix = product.node, f"{product.node.name}/int8"
+        node = product.node
+        prefix = self.constants.unused(f"{node.name or node.output[0]}/int8")
         nodes: list[NodeProto] = []
         source = node.input[0]
         if source not in self.activations:
-            names = tuple(f"{source}/int8/{part}" for part in ("values", "scale", "zero"))
+            parts = ("values", "scale", "zero")
+            names = [self.constants.unused(f"{source}/int8/{part}") for part in parts]
             self.activations[source] = (names[0], names[1], names[2])
             made = helper.make_node(
-                "DynamicQuantizeLinear", [source], list(names), name=f"{prefix}/Quantize"
+                "DynamicQuantizeLinear", [source], names, name=f"{prefix}/Quantize"
             )
             nodes.append(made)
         values, scale, zero = self.activations[source]
@@ -80,10 +76,10 @@ class _Writer:
         if product.transposed:
             weight = Int8Weight(np.ascontiguousarray(weight.values.T), weight.scale, 1)
         stem = product.weight
-        inputs = [values, self.constant(f"{stem}.int8", weight.values), zero]
+        inputs = [values, self.constants.own(f"{stem}.int8", weight.values), zero]
         zeros = np.zeros(weight.scale.shape, np.int8)
-        inputs.append(self.constant(f"{stem}.zero", zeros))
-        weight_scale = self.constant(f"{stem}.scale", weight.scale)
+        inputs.append(self.constants.own(f"{stem}.zero", zeros))
+        weight_scale = self.constants.shared(f"{stem}.scale", weight.scale)
         chain: list[tuple[str, list[str], dict[str, Any]]] = [
             ("MatMulInteger", inputs, {}),
             ("Cast", [f"{prefix}/MatMulInteger"], {"to": TensorProto.FLOAT}),

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from sepdeploy.exporters.graph import (
     Array,
     attributes,
     initializers,
+    tensor,
     to_array,
 )
 from sepdeploy.exporters.quantize.scheme import Ledger, Scheme
 
 LEFT = "its constant stands on the left of the product, where int8 was measured slower"
+COPIES = 3  # of a weight as int8 that are still smaller than one as float32
+SHARED = f"its weight serves more than {COPIES} products, and the runtime wants a copy for each"
 SCALE_BYTES = 9  # scale and zero point of the weight, scale of the bias
 ODD = "its product is scaled or transposed in a way that has no integer form"
 
@@ -48,10 +52,52 @@ class Product:
         return self.node.op_type == "Gemm" and bool(attributes(self.node).get("transB", 0))
 
 
+class Constants:
+    """Adds constants to a graph, different ones never under one name."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        self.graph = graph
+        self.known = initializers(graph)
+        self._taken = {name for node in graph.node for name in node.output} | set(self.known)
+        self._taken |= {i.name for i in graph.input}
+
+    def unused(self, name: str) -> str:
+        """Return a name that no value has, and keep it."""
+        found, count = name, 1
+        while found in self._taken:
+            count += 1
+            found = f"{name}.{count}"
+        self._taken.add(found)
+        return found
+
+    def own(self, name: str, data: object) -> str:
+        """Return the name of a constant that only one product reads.
+
+        ONNX Runtime gives int8 weights and their zero points a new name when it rewrites them for
+        x86 cores, and refuses a file in which it meets one of them twice.
+        """
+        item = tensor(self.unused(name), np.asarray(data))
+        self.known[item.name] = item
+        self.graph.initializer.append(item)
+        return item.name
+
+    def shared(self, name: str, data: object) -> str:
+        """Return the name of a constant that may be there already."""
+        item, count = tensor(name, np.asarray(data)), 1
+        while item.name in self._taken:
+            if self.known.get(item.name) == item:
+                return item.name
+            count += 1
+            item.name = f"{name}.{count}"
+        return self.own(item.name, data)
+
+
 def products(model: ModelProto, scheme: Scheme) -> list[Product]:
     """Return the products of a graph in its order."""
     known = initializers(model.graph)
-    return [p for node in model.graph.node if (p := _product(node, known, scheme)) is not None]
+    found = [p for node in model.graph.node if (p := _product(node, known, scheme)) is not None]
+    uses = Counter(p.weight for p in found)
+    return [replace(p, odd=p.odd or SHARED) if uses[p.weight] > COPIES else p for p in found]
 
 
 def _product(node: NodeProto, known: dict[str, TensorProto], scheme: Scheme) -> Product | None:

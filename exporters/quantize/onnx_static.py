@@ -18,15 +18,14 @@ from onnx import ModelProto, NodeProto, helper
 
 from sepdeploy.exporters.graph import (
     copy_model,
-    initializers,
     producers,
     prune,
     set_nodes,
-    tensor,
     to_array,
     use_counts,
 )
 from sepdeploy.exporters.quantize.onnx_products import (
+    Constants,
     Product,
     book,
     channel_axis,
@@ -104,7 +103,7 @@ def _trace_back(name: str, source: dict[str, NodeProto], plan: _Plan) -> None:
 class _Writer:
     def __init__(self, model: ModelProto, scheme: Scheme, plan: _Plan) -> None:
         self.graph, self.scheme, self.plan = model.graph, scheme, plan
-        self.known = initializers(model.graph)
+        self.constants = Constants(model.graph)
         self.nodes: list[NodeProto] = []
         self.storage = {name: scheme.storage(root) for name, root in plan.roots.items()}
 
@@ -126,18 +125,12 @@ class _Writer:
                     self.pair(name)
         set_nodes(self.graph, self.nodes)
 
-    def constant(self, name: str, data: object) -> str:
-        if name not in self.known:
-            self.known[name] = tensor(name, np.asarray(data))
-            self.graph.initializer.append(self.known[name])
-        return name
-
     def pair(self, name: str) -> None:
         """Write an activation as uint8 and back."""
         how: Affine = self.storage[name]
         root = self.plan.roots[name]
-        scale = self.constant(f"{root}/scale", np.float32(how.scale))
-        zero = self.constant(f"{root}/zero", np.uint8(how.zero + UNSIGNED))
+        scale = self.constants.shared(f"{root}/scale", np.float32(how.scale))
+        zero = self.constants.shared(f"{root}/zero", np.uint8(how.zero + UNSIGNED))
         stored = f"{name}/uint8"
         for kind, read, made in (
             ("QuantizeLinear", name, stored),
@@ -151,7 +144,7 @@ class _Writer:
         """Write weight and bias as integers; return the values to read in their place."""
         axis = channel_axis(product, self.scheme)
         scale = self.storage[product.node.input[0]].scale
-        bias = to_array(self.known[product.bias]) if product.bias else None
+        bias = to_array(self.constants.known[product.bias]) if product.bias else None
         if product.node.op_type == "MatMul":
             bias = None
         weight = quantize_weight(product.values, axis, bias=bias, input_scale=scale)
@@ -165,14 +158,13 @@ class _Writer:
         return found
 
     def dequantize(self, name: str, values: object, scale: object, axis: int | None) -> str:
-        stored = self.constant(f"{name}.int", values)
         zeros = np.zeros(np.shape(scale), np.asarray(values).dtype)  # type: ignore[arg-type]
-        reads = [stored, self.constant(f"{name}.scale", scale)]
-        reads.append(self.constant(f"{name}.zero", zeros))
+        parts = (("int", values), ("scale", scale), ("zero", zeros))
+        reads = [self.constants.own(f"{name}.{part}", data) for part, data in parts]
         attrs = {} if axis is None else {"axis": axis}
-        made = f"{name}.dequantized"
-        if all(node.output[0] != made for node in self.nodes):
-            node = helper.make_node("DequantizeLinear", reads, [made], name=f"{name}/Dequantize")
-            node.attribute.extend(helper.make_attribute(k, v) for k, v in attrs.items())
-            self.nodes.append(node)
+        made = self.constants.unused(f"{name}.dequantized")
+        title = f"{made.removesuffix('.dequantized')}/Dequantize"
+        node = helper.make_node("DequantizeLinear", reads, [made], name=title)
+        node.attribute.extend(helper.make_attribute(k, v) for k, v in attrs.items())
+        self.nodes.append(node)
         return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,30 @@ def test_a_static_export_says_what_it_was_calibrated_with(kron: Any, tmp_path: P
     first = (tmp_path / "net.onnx").read_bytes()
     export(kron, tmp_path, "static", calibration_samples=32, seed=5)
     assert (tmp_path / "net.onnx").read_bytes() == first
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "static"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_one_layer_may_be_called_twice_or_tied(tmp_path: Path, mode: str, bias: bool) -> None:
+    torch = pytest.importorskip("torch")
+    from sepdeploy.models import Model
+    from sepdeploy.records import InputSpec
+
+    class Tied(torch.nn.Module):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.twice = torch.nn.Linear(8, 8, bias=bias)
+            self.down = torch.nn.Linear(64, 4)
+
+        def forward(self, x: Any) -> Any:
+            x = torch.relu(self.twice(torch.relu(self.twice(x.squeeze(1)))))
+            return torch.relu(self.down(x.flatten(1))) @ self.down.weight
+
+    torch.manual_seed(0)
+    model = Model(Tied(), InputSpec((1, 8, 8))).eval()
+    (artifact,) = export(SimpleNamespace(model=model), tmp_path, mode).artifacts
+    assert {p.precision for p in artifact.precisions} == {"int8"}
+    assert all(p.passed for p in artifact.parity)
 
 
 def test_calibration_never_sees_a_test_image(kron: Any) -> None:
