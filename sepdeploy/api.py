@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sepdeploy.errors import BadInput
 from sepdeploy.records import BenchReport, Manifest
 
 if TYPE_CHECKING:
@@ -187,41 +186,30 @@ def export(
         Missing: torch is not installed.
     """
     from sepdeploy.workflows.export_options import EvaluationOptions, ExportOptions
-    from sepdeploy.workflows.exporting import export_model
-    from sepdeploy.workflows.foreign import export_foreign, is_foreign
-    from sepdeploy.workflows.requirements import require_torch
+    from sepdeploy.workflows.exporting import export_any
 
-    options = ExportOptions(
-        tuple(formats), flavour, tflite_target, simplify, quantize, calibration_samples
-    )
-    if isinstance(model, (str, Path)) and is_foreign(Path(model)):
-        folder = Path(model).parent if out_dir is None else Path(out_dir)
-        return export_foreign(
-            Path(model),
-            folder,
-            options=options,
-            evaluation=EvaluationOptions(data, data_dir),
-            seed=seed,
-            notify=notify,
-        )
-    require_torch("export")
-    from sepdeploy.models import load, save
-
-    if not isinstance(model, (str, Path)):
-        if stem is None:
-            raise BadInput("exporting a model in memory needs a stem", hint="export(model, 'name')")
-        path = Path(f"{stem}.pt")
-        save(model, path)
-    elif stem is not None:
-        raise BadInput("stem names a model in memory; a model file has its own name")
-    else:
-        path = Path(model)
-    return export_model(
-        load(path, arch=arch) if isinstance(model, (str, Path)) else model,  # no name keeps it
-        path,
-        Path(out_dir) if out_dir is not None else path.parent,
-        options=options,
-        evaluation=EvaluationOptions(data, data_dir, attack, eps, norm, samples, eval_pack),
+    return export_any(
+        model,
+        stem,
+        None if out_dir is None else Path(out_dir),
+        arch=arch,
+        options=ExportOptions(
+            formats=tuple(formats),
+            flavour=flavour,
+            tflite_target=tflite_target,
+            simplify=simplify,
+            quantize=quantize,
+            calibration_samples=calibration_samples,
+        ),
+        evaluation=EvaluationOptions(
+            data=data,
+            data_dir=data_dir,
+            attack=attack,
+            eps=eps,
+            norm=norm,
+            samples=samples,
+            wanted=eval_pack,
+        ),
         seed=seed,
         notify=notify,
     )

@@ -27,13 +27,72 @@ from sepdeploy.workflows.evaluation import (
     torch_logits,
 )
 from sepdeploy.workflows.export_options import EvaluationOptions, ExportOptions
+from sepdeploy.workflows.foreign import export_foreign, is_foreign
 from sepdeploy.workflows.manifests import with_earlier
 from sepdeploy.workflows.proving import prove
 from sepdeploy.workflows.quantising import Calibration, Quantized, find_calibration
+from sepdeploy.workflows.requirements import require_torch
 from sepdeploy.workflows.staging import move_all, staging
 
 if TYPE_CHECKING:
     from sepdeploy.models import Model
+
+
+def export_any(
+    model: Model | str | Path,
+    stem: str | Path | None,
+    out_dir: Path | None,
+    *,
+    arch: str | None,
+    options: ExportOptions,
+    evaluation: EvaluationOptions,
+    seed: int,
+    notify: Notify,
+) -> Manifest:
+    """Export a model file, a model in memory (saved first), or somebody else's .onnx file.
+
+    Args:
+        model: The model or its file.
+        stem: Path without suffix of a model in memory; None for a file.
+        out_dir: Folder of the exported files; None is that of the model file.
+        arch: ``package.module:factory`` of a model file with the user's own architecture.
+        options: Formats and flavours.
+        evaluation: Evaluation pack; of a foreign file, the data of its calibration.
+        seed: Seed of images, attacks and synthetic inputs.
+        notify: Told what goes on.
+
+    Raises:
+        ArtifactCheckFailed: A written file is wrong; nothing was left.
+        BadInput: The model cannot be used, or it has no name or two.
+        Missing: torch is not installed, or for a foreign file ONNX Runtime.
+    """
+    if isinstance(model, (str, Path)):
+        path = Path(model)
+        if stem is not None:
+            raise BadInput("stem names a model in memory; a model file has its own name")
+    elif stem is None:
+        raise BadInput("exporting a model in memory needs a stem", hint="export(model, 'name')")
+    else:
+        path = Path(f"{stem}.pt")
+    folder = path.parent if out_dir is None else out_dir
+    if is_foreign(path):
+        return export_foreign(
+            path, folder, options=options, evaluation=evaluation, seed=seed, notify=notify
+        )
+    require_torch("export")
+    from sepdeploy.models import load, save
+
+    if not isinstance(model, (str, Path)):
+        save(model, path)
+    return export_model(
+        load(path, arch=arch) if isinstance(model, (str, Path)) else model,  # no name keeps it
+        path,
+        folder,
+        options=options,
+        evaluation=evaluation,
+        seed=seed,
+        notify=notify,
+    )
 
 
 def export_model(

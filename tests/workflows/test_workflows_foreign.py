@@ -148,6 +148,11 @@ def test_an_operator_outside_is_named(tmp_path, node, match):
         api.export(source)
 
 
+def test_it_has_its_own_name(source):
+    with pytest.raises(BadInput, match="has its own name"):
+        api.export(source, "other")
+
+
 def test_only_tflite_comes_of_it(source):
     with pytest.raises(BadInput, match="an ONNX file already"):
         api.export(source, formats=("onnx",))
