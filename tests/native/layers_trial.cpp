@@ -1,8 +1,13 @@
 // Random layers of a native library against sums written out: prints the kernel set and the worst
-// relative error. Runs where there is no Python, on an emulated processor for example.
+// relative error. Runs where there is no Python, on an emulated processor for example. Reading or
+// writing beyond the samples ends the program.
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <random>
 #include <vector>
 
@@ -35,28 +40,51 @@ static double distance(const std::vector<double> &wanted, const std::vector<floa
     return std::isfinite(error) ? error / size : 1e9;
 }
 
+// Floats that end where a page begins that must not be touched.
+class Guarded {
+public:
+    explicit Guarded(const std::vector<float> &values) : count_(values.size()) {
+        const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+        const size_t bytes = count_ * sizeof(float), room = (bytes + page - 1) / page * page;
+        size_ = room + page;
+        memory_ = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory_ == MAP_FAILED) std::abort();
+        char *end = static_cast<char *>(memory_) + room;
+        if (mprotect(end, page, PROT_NONE)) std::abort();
+        data_ = reinterpret_cast<float *>(end - bytes);
+        std::copy(values.begin(), values.end(), data_);
+    }
+    ~Guarded() { munmap(memory_, size_); }
+    Guarded(const Guarded &) = delete;
+    Guarded &operator=(const Guarded &) = delete;
+    float *data() const { return data_; }
+    std::vector<float> values() const { return {data_, data_ + count_}; }
+
+private:
+    size_t count_, size_;
+    void *memory_;
+    float *data_;
+};
+
 static std::vector<float> run(void *layer, const std::vector<float> &x, long rows, long outputs) {
-    std::vector<float> y(static_cast<size_t>(rows * outputs), NAN);
-    sepdeploy_native_run(layer, x.data(), y.data(), rows);
+    const Guarded from(x), to(std::vector<float>(static_cast<size_t>(rows * outputs), NAN));
+    sepdeploy_native_run(layer, from.data(), to.data(), rows);
     sepdeploy_native_free(layer);
-    return y;
+    return to.values();
 }
 
-static double kron_trial() {
-    const long modes = below(3), terms = below(3), side = modes == 1 ? 60 : modes == 2 ? 20 : 8;
-    std::vector<long> in, out;
+static double kron_trial(const std::vector<long> &in, const std::vector<long> &out, long terms,
+                         long rows) {
+    const long modes = static_cast<long>(in.size());
     std::vector<std::vector<float>> factors;
     std::vector<const float *> pointers;
     long inputs = 1, outputs = 1;
     for (long m = 0; m < modes; ++m) {
-        in.push_back(below(side));
-        out.push_back(below(side));
-        inputs *= in.back();
-        outputs *= out.back();
-        factors.push_back(normal(terms * in.back() * out.back()));
+        inputs *= in[m];
+        outputs *= out[m];
+        factors.push_back(normal(terms * in[m] * out[m]));
     }
     for (const auto &f : factors) pointers.push_back(f.data());
-    const long rows = below(9);
     const std::vector<float> bias = normal(outputs), x = normal(rows * inputs);
     std::vector<double> wanted;
     for (long n = 0; n < rows; ++n)
@@ -81,6 +109,22 @@ static double kron_trial() {
     return distance(wanted, run(layer, x, rows, outputs));
 }
 
+static double any_kron_trial() {
+    const long modes = below(3), terms = below(3), side = modes == 1 ? 60 : modes == 2 ? 20 : 8;
+    std::vector<long> in, out;
+    for (long m = 0; m < modes; ++m) {
+        in.push_back(below(side));
+        out.push_back(below(side));
+    }
+    return kron_trial(in, out, terms, below(9));
+}
+
+// So few inputs and so many outputs that samples run one by one and a vector is longer than a
+// sample: what it reads must end with the samples even where it begins before the last of them.
+static double wide_trial(long first, long second) {
+    return kron_trial({first, second}, {270, 227}, 2, 7);
+}
+
 static double lowrank_trial() {
     const long inputs = below(300), outputs = below(60), rank = below(40), rows = below(9);
     const std::vector<float> u = normal(inputs * rank), v = normal(outputs * rank),
@@ -102,6 +146,8 @@ static double lowrank_trial() {
 
 int main() {
     double worst = 0;
-    for (int i = 0; i < 60; ++i) worst = std::max({worst, kron_trial(), lowrank_trial()});
+    for (int i = 0; i < 60; ++i) worst = std::max({worst, any_kron_trial(), lowrank_trial()});
+    for (long first : {1, 2, 4})
+        for (long second : {1, 2, 3}) worst = std::max(worst, wide_trial(first, second));
     std::printf("%s %g\n", sepdeploy_native_set(), worst);
 }

@@ -169,7 +169,8 @@ public:
             const long count = std::min(block, samples - done);
             const float *from = x + done * inputs_;
             float *next = memory, *other = memory + half;
-            if (reads_over_ && done + count == samples) {
+            // A sample may be shorter than a vector: so may all of them behind this block.
+            if (reads_over_ && (samples - done - count) * inputs_ < PADDING) {
                 std::memcpy(other, from, sizeof(float) * static_cast<size_t>(count * inputs_));
                 from = other;
             }
