@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
+from sepdeploy.flatbuffer import is_tflite
 from sepdeploy.records import INSPECT_SCHEMA, InputSpec, LayerRecord
 from sepdeploy.workflows.factored import merge_factored
 
@@ -65,7 +66,7 @@ def sniff(path: Path) -> str:
             head = stream.read(8)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}", hint="check the path") from error
-    if head[4:8] == b"TFL3":
+    if is_tflite(head):
         return "tflite"
     if head[:4] == b"PK\x03\x04" and path.suffix != ".npz":
         return "pt"
