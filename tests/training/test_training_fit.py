@@ -22,7 +22,8 @@ from sepdeploy.training.sources import NOISE
 
 
 def test_robust_training_makes_a_robust_model(tmp_path):
-    common = {"structure": "kron", "hidden": "144,144", "epochs": 8, "lr": 0.01, "threads": 1}
+    common = {"structure": "kron", "hidden": "144,144", "epochs": 5, "steps": 3, "lr": 0.01,
+              "threads": 1}  # fmt: skip
     clean, robust = {}, {}
     for objective in ("natural", "pgd-at", "trades"):
         recipe = load_recipe(None, common | {"objective": objective})
