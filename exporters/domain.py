@@ -140,12 +140,22 @@ def structured_nodes(model: ModelProto) -> Iterator[NodeProto]:
     """
     for node in model.graph.node:
         if node.domain == DOMAIN:
-            if node.op_type not in OPS:
-                raise BadInput(
-                    f"node '{node.name}' has unknown op {DOMAIN}.{node.op_type}",
-                    hint="was the file written by a newer version of sepdeploy?",
-                )
+            known_op(node)
             yield node
+
+
+def known_op(node: NodeProto) -> Op:
+    """The op of a node of the domain.
+
+    Raises:
+        BadInput: This version does not know it.
+    """
+    if node.op_type not in OPS:
+        raise BadInput(
+            f"node '{node.name}' has unknown op {DOMAIN}.{node.op_type}",
+            hint="was the file written by a newer version of sepdeploy?",
+        )
+    return OPS[node.op_type]
 
 
 def constant_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
@@ -161,10 +171,11 @@ def node_spec(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Structu
         shapes: Shapes of the graph's constants (``constant_shapes``).
 
     Raises:
-        BadInput: The shapes of its constants contradict its attributes.
+        BadInput: An unknown op, or the shapes of its constants contradict its attributes.
     """
+    op = known_op(node)
     try:
-        return OPS[node.op_type].spec(node, shapes)
+        return op.spec(node, shapes)
     except (TypeError, ValueError) as error:  # an attribute of another type
         raise BadInput(f"node '{node.name}' ({node.op_type}): {error}") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -134,22 +134,36 @@ def prune(graph: GraphProto) -> None:
 
 
 def sort_nodes(graph: GraphProto) -> None:
-    """Order nodes so that each comes after what it reads; the given order decides ties."""
-    waiting = list(graph.node)
-    written = {name for node in waiting for name in node.output if name}
-    ordered: list[NodeProto] = []
-    while waiting:
-        later: list[NodeProto] = []
-        for node in waiting:
-            ready = not any(name in written for name in read_names(node))
-            (ordered if ready else later).append(node)
-            if ready:
-                written.difference_update(node.output)
-        if len(later) == len(waiting):
-            message = f"graph has a cycle through node '{later[0].name}'"
-            raise ValueError(message)
-        waiting = later
-    set_nodes(graph, ordered)
+    """Order nodes so that each comes after what it reads; the given order decides ties.
+
+    Raises:
+        ValueError: The graph has a cycle.
+    """
+    nodes = list(graph.node)
+    writers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    sources = [{writers[n] for n in read_names(node) if n in writers} for node in nodes]
+    readers: defaultdict[int, list[int]] = defaultdict(list)
+    for i, found in enumerate(sources):
+        for source in found:
+            readers[source].append(i)
+    waits = [len(found) for found in sources]
+    ready = deque(i for i, count in enumerate(waits) if not count)
+    # How often one would go through the list before a node's turn comes.
+    rounds = [0] * len(nodes)
+    done = 0
+    while ready:
+        i = ready.popleft()
+        done += 1
+        for reader in readers[i]:
+            rounds[reader] = max(rounds[reader], rounds[i] + (i > reader))
+            waits[reader] -= 1
+            if not waits[reader]:
+                ready.append(reader)
+    if done < len(nodes):
+        stuck = next(i for i, count in enumerate(waits) if count)
+        message = f"the graph has a cycle through or before node '{nodes[stuck].name}'"
+        raise ValueError(message)
+    set_nodes(graph, [nodes[i] for i in sorted(range(len(nodes)), key=lambda i: (rounds[i], i))])
 
 
 def strip_metadata(model: ModelProto) -> None:

@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import onnx
-from onnx import ModelProto, ValueInfoProto, inliner, version_converter
+from onnx import ModelProto, ValueInfoProto, checker, inliner, version_converter
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.canonical import clean
-from sepdeploy.exporters.domain import DOMAIN, IR_VERSION, OPSET, ensure_domain
-from sepdeploy.exporters.graph import prune, strip_metadata
+from sepdeploy.exporters.domain import (
+    DOMAIN,
+    IR_VERSION,
+    OPSET,
+    ensure_domain,
+    known_op,
+    register_schemas,
+)
+from sepdeploy.exporters.graph import prune, sort_nodes, strip_metadata
+from sepdeploy.exporters.onnx_source import DAMAGED
 from sepdeploy.exporters.weights import Weights, as_inputs, from_inputs, settle
 
 MIN_OPSET = 11
+OUTPUT = "logits"
 STANDARD = ("", "ai.onnx")
 
 
@@ -23,7 +32,7 @@ def normalize(
     """Bring a foreign model into canonical form.
 
     Functions are inlined, the opset is converted, constants are folded, the first dimension of
-    the input is called "batch" where it is open, and only the first output is kept.
+    the input is called "batch" where it is open, and one output is kept: "logits", else the first.
 
     Args:
         light: The model as ``onnx_source.read_onnx`` gives it.
@@ -36,17 +45,15 @@ def normalize(
 
     Raises:
         BadInput: Not one input, an opset that is too old, an operator of another domain, or a
-            graph that contradicts itself.
+            graph that is not valid ONNX.
     """
     model = _inlined(light, where)
     strip_metadata(model)
+    del model.graph.value_info[:]  # inferred again, in our names and without its errors
     _check_operators(model, where)
     _one_input(model, where)
-    if len(model.graph.output) > 1:
-        names = [o.name for o in model.graph.output]
-        notify(f"{where} has {len(names)} outputs: the first, '{names[0]}', is kept")
-        del model.graph.output[1:]
-        prune(model.graph)
+    _check_graph(model, where)
+    _one_output(model, where, notify)
     _name_batch(model)
     if _converted(model):
         clean(model, weights)
@@ -89,7 +96,7 @@ def _inlined(light: ModelProto, where: str) -> ModelProto:
         own = sorted({(f.domain, f.name) for f in light.functions if f.domain == DOMAIN})
         try:
             model = inliner.inline_selected_functions(model, own, exclude=True)
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, checker.ValidationError) as error:
             raise BadInput(f"{where}: its functions cannot be inlined: {_line(error)}") from error
     del model.functions[:]  # of our own domain they are only a fallback
     from_inputs(model, light)
@@ -98,7 +105,9 @@ def _inlined(light: ModelProto, where: str) -> ModelProto:
 
 def _check_operators(model: ModelProto, where: str) -> None:
     for node in model.graph.node:
-        if node.domain not in (*STANDARD, DOMAIN):
+        if node.domain == DOMAIN:
+            known_op(node)
+        elif node.domain not in STANDARD:
             raise BadInput(
                 f"{where}: operator {node.domain}.{node.op_type} (node '{node.name}') is no "
                 "standard ONNX",
@@ -112,6 +121,30 @@ def _check_operators(model: ModelProto, where: str) -> None:
         )
 
 
+def _check_graph(model: ModelProto, where: str) -> None:
+    """Sort the nodes; refuse what is no valid graph: the passes count on inputs that are there.
+
+    What ONNX Runtime does without is not asked for: order, a name of the graph, shapes of outputs,
+    the rules of another version of the file format.
+    """
+    try:
+        sort_nodes(model.graph)
+    except ValueError as error:
+        raise BadInput(f"{where}: {error}", hint=DAMAGED) from error
+    register_schemas()
+    copy = as_inputs(model)
+    copy.ir_version = IR_VERSION
+    copy.graph.name = copy.graph.name or "graph"
+    for info in (*copy.graph.input, *copy.graph.output):
+        if info.type.HasField("tensor_type"):
+            info.type.tensor_type.shape.SetInParent()
+    try:
+        checker.check_model(copy)
+    except (checker.ValidationError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).partition("==>")[0].split())
+        raise BadInput(f"{where} is not valid ONNX: {said}", hint=DAMAGED) from error
+
+
 def _one_input(model: ModelProto, where: str) -> None:
     constants = {t.name for t in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in constants]
@@ -122,6 +155,19 @@ def _one_input(model: ModelProto, where: str) -> None:
     model.graph.input.extend(inputs)
 
 
+def _one_output(model: ModelProto, where: str, notify: Callable[[str], None]) -> None:
+    """Keep the output that a session on the file gives (``runtimes/runner.py``)."""
+    outputs = list(model.graph.output)
+    if len(outputs) == 1:
+        return
+    kept = next((o for o in outputs if o.name == OUTPUT), outputs[0])
+    which = f"'{kept.name}'" if kept.name == OUTPUT else f"the first, '{kept.name}',"
+    notify(f"{where} has {len(outputs)} outputs: {which} is kept")
+    del model.graph.output[:]
+    model.graph.output.append(kept)
+    prune(model.graph)
+
+
 def _name_batch(model: ModelProto) -> None:
     """Call the open first dimension "batch" wherever its old name stands."""
     first = model.graph.input[0].type.tensor_type.shape.dim
@@ -129,7 +175,6 @@ def _name_batch(model: ModelProto) -> None:
         return
     old = first[0].dim_param
     first[0].dim_param = "batch"
-    del model.graph.value_info[:]  # inferred again, in the new name
     for info in model.graph.output:
         _rename_dims(info, old)
 

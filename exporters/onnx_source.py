@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
@@ -20,7 +21,7 @@ MAX_GRAPH_BYTES = 2**31 - 1
 MAX_NODES = 100_000
 MAX_NESTING = 64  # of messages; a real graph has fewer than 20
 
-_DAMAGED = "copy or export it again; onnx.checker.check_model says more"
+DAMAGED = "copy or export it again; onnx.checker.check_model says more"
 
 
 def read_onnx(path: Path) -> tuple[ModelProto, Weights]:
@@ -39,7 +40,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, Weights]:
     """
     model = _parse(path)
     if not model.graph.node or not model.graph.output:
-        raise BadInput(f"{path}: the graph is empty", hint=_DAMAGED)
+        raise BadInput(f"{path}: the graph is empty", hint=DAMAGED)
     if len(model.graph.node) > MAX_NODES:
         raise BadInput(f"{path}: the graph has more than {MAX_NODES} nodes")
     if model.graph.sparse_initializer:
@@ -69,10 +70,10 @@ def _parse(path: Path) -> ModelProto:
         model.ParseFromString(data)
     except DecodeError as error:
         raise BadInput(
-            f"{path} is not an ONNX file, or not a complete one", hint=_DAMAGED
+            f"{path} is not an ONNX file, or not a complete one", hint=DAMAGED
         ) from error
     if not model.HasField("graph") or not model.opset_import:
-        raise BadInput(f"{path} is not an ONNX file, or not a complete one", hint=_DAMAGED)
+        raise BadInput(f"{path} is not an ONNX file, or not a complete one", hint=DAMAGED)
     return model
 
 
@@ -96,7 +97,7 @@ def _check_size(item: TensorProto, path: Path) -> None:
         raise BadInput(
             f"{path}: weight '{item.name[:60]}' has other data than its shape "
             f"{list(item.dims)[:8]} asks for",
-            hint=_DAMAGED,
+            hint=DAMAGED,
         ) from error
     assert elements == math.prod(item.dims), "numpy reshaped it"
 
@@ -140,9 +141,12 @@ def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], offset: in
 def _other_tensors(message: Any, depth: int = 0) -> Iterator[TensorProto]:
     """Every tensor below a message but the weights of the main graph that were dealt with."""
     if depth > MAX_NESTING:
-        raise BadInput("the ONNX file nests its graphs too deeply", hint=_DAMAGED)
+        raise BadInput("the ONNX file nests its graphs too deeply", hint=DAMAGED)
     for field, value in message.ListFields():
         if field.message_type is None:
+            texts = value if field.type == FieldDescriptor.TYPE_STRING else ()
+            if any(isinstance(t, bytes) for t in ([texts] if isinstance(texts, bytes) else texts)):
+                raise BadInput("the ONNX file has a name that is no text", hint=DAMAGED)
             continue
         for child in value if hasattr(value, "__len__") else (value,):
             if child.DESCRIPTOR.name != "TensorProto":

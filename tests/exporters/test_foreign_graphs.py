@@ -8,8 +8,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from sepdeploy import runtimes
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.domain import OPSET
+from sepdeploy.exporters.domain import DOMAIN, OPSET
 from sepdeploy.exporters.graph_layers import graph_layers, graph_macs
 from sepdeploy.exporters.normalize import fixed_batch, input_shape, normalize
 from sepdeploy.exporters.onnx_source import read_onnx
@@ -135,6 +136,21 @@ def test_only_the_first_output_is_kept_and_that_is_said(tmp_path):
     found = canonical_of(stored(tmp_path, model), said.append)
     assert [o.name for o in found.graph.output] == ["y"]
     assert "has 2 outputs: the first, 'y', is kept" in said[0]
+
+
+def test_of_several_outputs_logits_are_kept_as_a_session_gives_them(tmp_path):
+    model = small_net()
+    model.graph.output.append(helper.make_tensor_value_info("r", F32, None))
+    model.graph.node[0].output[0] = model.graph.node[1].input[0] = "logits"
+    model.graph.output.append(helper.make_tensor_value_info("logits", F32, None))
+    said = []
+    path = stored(tmp_path, model)
+    found = canonical_of(path, said.append)
+    assert [o.name for o in found.graph.output] == ["logits"]
+    assert said == ["m.onnx has 3 outputs: 'logits' is kept"]
+    with runtimes.open(path) as session:
+        x = np.ones((2, 3, 8, 8), np.float32)
+        assert np.allclose(session.run(x), onnx_run(found, x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_fixed_batch_stays(tmp_path):
@@ -302,6 +318,81 @@ def test_files_that_make_no_sense_are_refused_in_one_line(tmp_path, change, matc
     with pytest.raises(BadInput, match=match) as caught:
         canonical_of(stored(tmp_path, model))
     assert "\n" not in caught.value.message
+
+
+RELU = helper.make_node("Relu", ["image"], ["y"])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "match"),
+    [
+        ([("Add", ["image", "b"], ["a"]), ("Neg", ["a"], ["b"])], "has a cycle"),
+        ([("FooLinear", ["image"], ["y"], "ai.sepdeploy")], "unknown op ai.sepdeploy.FooLinear"),
+        ([("LowRankLinear", ["image"], [], "ai.sepdeploy")], "not valid ONNX"),
+        ([("Conv", [], ["y"])], "not valid ONNX: .*input size 0"),
+        ([("Relu", ["image"], [])], "not valid ONNX: .*output size 0"),
+        ([("Gather", ["image"], ["a"])], "not valid ONNX: .*input size 1"),
+        ([("Gather", ["image", ""], ["a"])], "not valid ONNX: .*empty string"),
+        ([("Reshape", ["image"], ["a"])], "not valid ONNX"),
+        ([("Shape", [], ["a"])], "not valid ONNX"),
+        ([("Neg", ["nothing"], ["a"])], "not valid ONNX: .*'nothing'"),
+        ([("Neg", ["image"], ["y"])], "not valid ONNX: .*multiple times"),
+        ([("Relux", ["image"], ["a"])], "not valid ONNX: No Op registered"),
+    ],
+)
+def test_graphs_that_cannot_be_are_refused_in_one_line(tmp_path, nodes, match):
+    made = [helper.make_node(*n[:3], "", domain=(*n, "")[3]) for n in nodes]
+    model = foreign([RELU, *made], {})
+    model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    with pytest.raises(BadInput, match=match) as caught:
+        canonical_of(stored(tmp_path, model))
+    assert "\n" not in caught.value.message
+    assert "m.onnx" in caught.value.message or "unknown op" in match
+
+
+def test_nodes_in_any_order_are_read_as_the_runtime_reads_them(tmp_path):
+    model = small_net()
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes[::-1])
+    model.graph.ClearField("name")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    path = stored(tmp_path, model)
+    assert agree(path, canonical_of(path))
+
+
+def test_functions_that_call_themselves_or_lack_an_input_are_refused(tmp_path):
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("someone", 1)]
+    for body, match in (
+        (helper.make_node("Own", ["X"], ["Y"], domain="someone"), "cannot be inlined: Cycle"),
+        (helper.make_node("Gather", ["X", "Z"], ["Y"]), "not valid ONNX"),
+    ):
+        own = helper.make_function("someone", "Own", ["X", "Z"], ["Y"], [body], opsets)
+        call = helper.make_node("Own", ["image"], ["y"], domain="someone")
+        with pytest.raises(BadInput, match=match):
+            canonical_of(stored(tmp_path, foreign([call], {}, functions=[own])))
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    path = stored(tmp_path, small_net(big=False))
+    path.write_bytes(path.read_bytes().replace(b"classifier", b"classi\xff\xfeer"))
+    with pytest.raises(BadInput, match="a name that is no text"):
+        canonical_of(path)
+
+
+@pytest.mark.parametrize("batch", ["N", 2])
+def test_shapes_that_a_file_notes_wrongly_do_no_harm(tmp_path, batch):
+    """The runtime only warns of them."""
+    model = small_net(shape=(batch, 3, 8, 8))
+    model.graph.value_info.append(helper.make_tensor_value_info("s", F32, [batch, 3]))
+    nodes = [helper.make_node("Reshape", ["y", "whole"], ["z"])]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2, -1, 1]), "whole"))
+    model.graph.output[0].name = "z"
+    model.graph.value_info.append(helper.make_tensor_value_info("y", F32, [batch, 200, 1]))
+    model.graph.value_info.append(helper.make_tensor_value_info("z", F32, [batch, 200, 1]))
+    path = stored(tmp_path, model)
+    assert agree(path, canonical_of(path))
 
 
 def test_open_sizes_are_refused(tmp_path):
