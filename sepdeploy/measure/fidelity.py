@@ -181,7 +181,7 @@ def faulty_layer(
         canonical: The canonical graph with its weights.
         tolerance: Largest max|Δ| / max|reference| of a right layer.
     """
-    if canonical.ByteSize() > PROTOBUF_LIMIT:  # no runtime takes the oracle of such a graph
+    if canonical.ByteSize() > PROTOBUF_LIMIT // 2:  # the oracle adds up to 1 GiB of dense matrices
         return ""
     try:
         rows = compare_with_oracle(path, runtime, images, canonical)

@@ -87,6 +87,18 @@ def test_looking_for_the_layer_never_hides_the_failure(artifacts, network, image
     assert (found.passed, found.worst_layer) == (False, "")
 
 
+def test_a_graph_whose_oracle_no_file_holds_is_not_looked_at(
+    network, images, tmp_path, monkeypatch
+):
+    wrong = network.write(tmp_path / "wrong.onnx", canonical=network.scaled("head.weight", 1.1))
+    canonical = network.canonical()
+    found = (wrong, "onnxruntime", images, canonical, 1e-5)
+    monkeypatch.setattr(fidelity, "PROTOBUF_LIMIT", 2 * canonical.ByteSize())
+    assert faulty_layer(*found) == "head"
+    monkeypatch.setattr(fidelity, "PROTOBUF_LIMIT", 2 * canonical.ByteSize() - 1)
+    assert faulty_layer(*found) == ""
+
+
 def test_max_rel_is_the_largest_error_over_the_largest_reference(network, images, tmp_path):
     """A head bias that is off by δ moves one class of every image by δ."""
     canonical = network.scaled("head.bias", 1)
