@@ -72,7 +72,7 @@ def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
         limit: Refuse files larger than this many bytes.
 
     Raises:
-        BadInput: Missing, unreadable, no plain file, or too large.
+        BadInput: Missing, unreadable, no plain file, or too large for the limit or for memory.
     """
     try:
         with open_plain(path) as stream:
@@ -84,6 +84,8 @@ def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
                 data += stream.read(limit + 1 - len(data))
     except OSError as error:
         raise _unreadable(path, error) from error
+    except MemoryError as error:
+        raise BadInput(f"{path} does not fit in memory", hint="is it the right file?") from error
     if max(size, len(data)) > limit:
         raise BadInput(f"{path} is larger than {limit} bytes", hint="is it the right file?")
     return data

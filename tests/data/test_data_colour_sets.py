@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sepdeploy.data import load
+from sepdeploy.data import load, matlab
 from sepdeploy.data.matlab import read_arrays
 from sepdeploy.data.plain_pickle import read_plain_pickle
 from sepdeploy.errors import BadInput
@@ -214,6 +214,72 @@ def test_matlab_files_with_flipped_bytes(tmp_path, seed):
     path.write_bytes(bytes(data))
     with suppress(BadInput):  # nothing else may be raised
         read_arrays(path)
+
+
+def mat(*parts):
+    return b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM" + b"".join(parts)
+
+
+def many_parts(n):
+    return element(14, element(6, b"1234") * n)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([element(15, zlib.compress(element(15, zlib.compress(matrix("X", np.ones((2, 2)))))))],
+         "a deflated element inside a deflated one"),
+        ([element(15, zlib.compress(struct.pack("<II", 14, 1 << 30) + bytes(99)))],
+         "more than 536870912 bytes of arrays"),
+        ([element(15, zlib.compress(matrix("X", np.ones((9, 9))) + bytes(99)))], "longer than"),
+        ([element(15, zlib.compress(b"1234"))], "cut off"),
+        ([matrix("X", np.ones((1, 1)))] * 1025, "more than 1024 elements"),
+        ([element(14, element(6, bytes(8)) + element(5, struct.pack("<33i", *[1] * 33))
+                  + element(1, b"X") + element(9, bytes(8)))], "more than 32 dimensions"),
+    ],
+)  # fmt: skip
+def test_matlab_files_that_ask_for_too_much(tmp_path, parts, message):
+    path = tmp_path / "m.mat"
+    path.write_bytes(mat(*parts))
+    with pytest.raises(BadInput, match=message) as error:
+        read_arrays(path)
+    assert "\n" not in error.value.message
+    assert error.value.hint
+
+
+def test_all_that_a_matlab_file_inflates_to_is_counted(tmp_path, monkeypatch):
+    arrays = {name: np.zeros((100, 10)) for name in "abc"}
+    path = tmp_path / "m.mat"
+    path.write_bytes(mat_file(arrays, deflate=True))
+    assert read_arrays(path).keys() == arrays.keys()
+    monkeypatch.setattr(matlab, "MAX_BYTES", 20_000)
+    with pytest.raises(BadInput, match="more than 20000 bytes of arrays"):
+        read_arrays(path)
+
+
+def test_cells_of_many_parts_are_passed_over_unread(tmp_path, monkeypatch):
+    taken, elements = [], matlab._elements
+
+    def counted(data, order):
+        for found in elements(data, order):
+            taken.append(found[0])
+            yield found
+
+    monkeypatch.setattr(matlab, "_elements", counted)
+    (tmp_path / "m.mat").write_bytes(mat(many_parts(100_000), matrix("y", np.ones((2, 1)))))
+    assert read_arrays(tmp_path / "m.mat").keys() == {"y"}
+    assert len(taken) < 20
+
+
+@pytest.mark.parametrize("raises", [MemoryError, RecursionError])
+def test_a_matlab_file_for_a_larger_machine(tmp_path, monkeypatch, raises):
+    def fail(*_):
+        raise raises
+
+    (tmp_path / "m.mat").write_bytes(mat_file({"X": np.ones((2, 2))}))
+    monkeypatch.setattr(matlab, "_matrix", fail)
+    with pytest.raises(BadInput, match=r"m\.mat: too large for memory"):
+        read_arrays(tmp_path / "m.mat")
 
 
 def test_another_version_of_matlab(tmp_path):

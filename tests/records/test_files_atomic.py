@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
 import threading
@@ -157,3 +158,22 @@ def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"12")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     assert read_bytes(tmp_path / "b", limit=2) == b"12"
+
+
+def test_a_file_larger_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoRoom(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise MemoryError
+
+        def fileno(self) -> int:
+            return handle
+
+    (tmp_path / "a").write_bytes(b"1")
+    handle = os.open(tmp_path / "a", os.O_RDONLY)
+    monkeypatch.setattr("sepdeploy.files.open_plain", lambda path: NoRoom())
+    try:
+        for limit in (None, 5):
+            with pytest.raises(BadInput, match="does not fit in memory"):
+                read_bytes(tmp_path / "a", limit=limit)
+    finally:
+        os.close(handle)
