@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sepdeploy.data.dataset import Dataset, Split, make_dataset
 from sepdeploy.data.folders import find_folder
 from sepdeploy.data.image_folder import load_image_folder
-from sepdeploy.data.plain_pickle import read_plain_pickle
+from sepdeploy.data.plain_pickle import read_plain_pickle, short_text
 from sepdeploy.errors import BadInput
 
 SHAPE = (3, 32, 32)
@@ -89,7 +89,10 @@ def _names(path: Path, key: str) -> tuple[str, ...]:
     names = _table(path).get(key)
     if not isinstance(names, list) or not names:
         raise BadInput(f"{path}: '{key}' is no list of class names", hint="fetch it again")
-    return tuple(n.decode("utf-8", "replace") if isinstance(n, bytes) else str(n) for n in names)
+    found = tuple(text for n in names if (text := short_text(n)) is not None)
+    if len(found) < len(names):
+        raise BadInput(f"{path}: a class name in '{key}' is no short text", hint="fetch it again")
+    return found
 
 
 def _table(path: Path) -> dict[str, Any]:

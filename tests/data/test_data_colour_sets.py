@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sepdeploy.data import load, matlab
+from sepdeploy.data import load, matlab, plain_pickle
 from sepdeploy.data.matlab import read_arrays
 from sepdeploy.data.plain_pickle import read_plain_pickle
 from sepdeploy.errors import BadInput
@@ -116,6 +116,65 @@ def test_damaged_and_hostile_pickles(tmp_path, data):
     with pytest.raises(BadInput) as error:
         read_plain_pickle(tmp_path / "x")
     assert "\n" not in error.value.message
+
+
+def laughs(levels, last=b""):
+    """A dictionary whose key is a tuple of two tuples of two tuples …, each there once."""
+    return b"\x80\x02}N" + b"".join(b"\x85q\x01h\x01" if k == 0 else b"\x86q\x01h\x01"
+                                    for k in range(levels)) + b"\x86" + last + b"Ns."  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (laughs(40), "a tuple of more than 1024 values"),
+        (laughs(40, b"(e"), "a tuple of more than 1024 values"),
+        (b"\x80\x02}N" + b"\x85" * 1_000_000 + b"Ns.", "a tuple of more than 1024 values"),
+        (b"\x80\x02}N\x85" + b"2\x86" * 40 + b"Ns.", "DUP, which is refused"),
+        (b"\x80\x04}(K\x01\x91Ns.", "FROZENSET, which is refused"),
+        (b"\x80\x02}N\x85Ns.", "a key that is no short text"),
+        (b"\x80\x02}K\x01Ns.", "a key that is no short text"),
+        (pickle.dumps({"x" * 257: 1}), "a key that is no short text"),
+        (b"\x80\x02s.", "an empty stack"),
+        # A tuple that other operations touch, and leave as it is, stays what it weighs.
+        (b"\x80\x02}" + b"N\x85" + b"(eq\x01h\x01\x86" * 40 + b"Ns.", "more than 1024 values"),
+        (b"\x80\x02}" + b"N\x85" + b"(uq\x01h\x01\x86" * 40 + b"Ns.", "more than 1024 values"),
+        (b"\x80\x02}" + b"N\x85" + b"Nbq\x01h\x01\x86" * 40 + b"Ns.", "more than 1024 values"),
+    ],
+)  # fmt: skip
+def test_pickles_that_describe_more_than_there_is_time_for(tmp_path, data, message):
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(BadInput, match=message):
+        read_plain_pickle(tmp_path / "x")
+
+
+def test_operations_are_counted(tmp_path, monkeypatch):
+    dump(tmp_path / "x", {"a": list(range(50))})
+    assert read_plain_pickle(tmp_path / "x") == {"a": list(range(50))}
+    monkeypatch.setattr(plain_pickle, "MAX_OPERATIONS", 40)
+    with pytest.raises(BadInput, match="more than 40 operations"):
+        read_plain_pickle(tmp_path / "x")
+
+
+@pytest.mark.parametrize("shape", [[2, 3], (1,) * 33, (1 << 40, 0), (True, 6), ((6,),)])
+def test_arrays_with_odd_shapes(tmp_path, shape):
+    class Odd:
+        def __reduce__(self):
+            build, arguments, state = np.zeros(6, np.uint8).__reduce__()
+            return build, arguments, (state[0], shape, *state[2:])
+
+    dump(tmp_path / "x", {"data": Odd()})
+    with pytest.raises(BadInput, match="an array without"):
+        read_plain_pickle(tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", [3, ("a", "b"), None, "x" * 257, ["a"]])
+def test_class_names_are_short_texts(cifar10, name):
+    folder, _ = cifar10
+    names = [f"c{k}" for k in range(9)]
+    dump(folder / "cifar-10-batches-py" / "batches.meta", {"label_names": [*names, name]})
+    with pytest.raises(BadInput, match="a class name in 'label_names' is no short text"):
+        load("cifar10", folder)
 
 
 @pytest.mark.parametrize(
