@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, helper
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from sepdeploy.exporters.domain import IR_VERSION, OPSET
@@ -15,6 +18,7 @@ from sepdeploy.exporters.graph import (
     tensor_bytes,
     to_array,
 )
+from sepdeploy.exporters.shapes import value_dims_of
 from sepdeploy.exporters.weights import HELD_BYTES, Weights, hold, is_held
 
 SMALL_BYTES = 4096  # shape arithmetic and scalars are always folded
@@ -24,7 +28,25 @@ NEVER_FOLDED = {
     "RandomNormalLike",
     "RandomUniformLike",
     "Multinomial",
+    "Bernoulli",
 }
+# Of unknown size, but no larger than eight bytes per dimension and element of what they read.
+_BOUNDED = {"NonZero", "Unique", "Compress"}
+# A few bytes of attributes (pads, dilations, samples per bin) make these fill the memory.
+_HUNGRY = {"Conv", "ConvInteger", "ConvTranspose", "DeformConv", "QLinearConv", "Col2Im"}
+_HUNGRY |= {"AveragePool", "LpPool", "MaxPool", "MaxUnpool", "MaxRoiPool", "RoiAlign", "STFT"}
+_MOST_WORK = 1 << 24  # multiplications of an Einsum
+_FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def lift_constants(graph: GraphProto) -> None:
@@ -78,7 +100,7 @@ def fold_constants(graph: GraphProto, weights: Weights | None = None) -> None:
         if results is None:
             kept.append(node)
             continue
-        for name, result in zip(node.output, results, strict=True):
+        for name, result in zip(filter(None, node.output), results, strict=True):
             if weights is not None and result.nbytes > HELD_BYTES:
                 known[name] = hold(name, result, weights)
             else:
@@ -91,36 +113,56 @@ def _within_limit(
     node: NodeProto, known: dict[str, TensorProto], names: list[str], weights: Weights
 ) -> list[Array] | None:
     limit = max(SMALL_BYTES, sum(tensor_bytes(known[n]) for n in names))
-    arrays = [weights[n] if is_held(known[n]) else to_array(known[n]) for n in names]
-    results = _evaluate(node, arrays, names)
-    return results if results and sum(r.nbytes for r in results) <= limit else None
-
-
-def _evaluate(node: NodeProto, arrays: list[Array], names: list[str]) -> list[Array] | None:
-    # A bound on the work, too: Expand or Tile of a scalar could ask for any amount of memory.
-    if node.op_type == "Range" and not 0 <= _steps(*arrays) <= SMALL_BYTES:
+    arrays = {n: weights[n] if is_held(known[n]) else to_array(known[n]) for n in names}
+    # Before anything is computed: two small constants may broadcast to more than all memory.
+    if not _promised_bytes(node, arrays) <= limit:
         return None
-    if node.op_type in ("Expand", "Tile", "ConstantOfShape"):
-        size = float(np.prod(arrays[-1].astype(np.float64))) if arrays[-1].dtype.kind == "i" else 0
-        if size > SMALL_BYTES:
-            return None
+    try:
+        with np.errstate(all="ignore"):
+            results = ReferenceEvaluator(_alone(node, arrays)).run(None, arrays)
+    except _FAILURES:
+        return None  # an op the reference lacks simply stays in the graph
+    found = [np.asarray(r) for r in results]
+    return found if found and sum(r.nbytes for r in found) <= limit else None
+
+
+def _promised_bytes(node: NodeProto, arrays: dict[str, Array]) -> float:
+    """Bytes of a node's results by the shapes it reads; infinite where they say nothing.
+
+    Infinite as well for operators that need more memory, or time, than what comes out tells.
+    """
+    if node.op_type in _BOUNDED:
+        return 0
+    work = math.prod(a.size for a in arrays.values()) if node.op_type == "Einsum" else 0
+    if node.op_type in _HUNGRY or work > _MOST_WORK:
+        return math.inf
+    light = _alone(node, arrays, told=True)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return math.inf
+    total = 0
+    for info in inferred.output:
+        dims = value_dims_of(info)
+        kind = info.type.tensor_type.elem_type
+        if dims is None or kind not in helper.get_all_tensor_dtypes():
+            return math.inf
+        sizes = [d for d in dims if d is not None]
+        if len(sizes) < len(dims) or kind == TensorProto.STRING:
+            return math.inf
+        total += math.prod(sizes) * helper.tensor_dtype_to_np_dtype(kind).itemsize
+    return total
+
+
+def _alone(node: NodeProto, arrays: dict[str, Array], *, told: bool = False) -> ModelProto:
+    """A model of one node; ``told`` small inputs are constants."""
     infos = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-        for n, a in dict(zip(names, arrays, strict=True)).items()
+        for n, a in arrays.items()
     ]
-    outs = [helper.make_empty_tensor_value_info(n) for n in node.output]
-    graph = helper.make_graph([node], "fold", infos, outs)
-    model = helper.make_model(
+    outs = [helper.make_empty_tensor_value_info(n) for n in node.output if n]
+    small = [tensor(n, a) for n, a in arrays.items() if told and a.nbytes <= SMALL_BYTES]
+    graph = helper.make_graph([node], "fold", infos, outs, small)
+    return helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
-    try:
-        found = ReferenceEvaluator(model).run(None, dict(zip(names, arrays, strict=True)))
-    except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError):
-        return None  # an op the reference lacks simply stays in the graph
-    return [np.asarray(f) for f in found]
-
-
-def _steps(start: Array, limit: Array, delta: Array) -> float:
-    """Number of values of a Range, -1 for one that makes no sense."""
-    step = float(delta.item())
-    return (float(limit.item()) - float(start.item())) / step if step else -1.0

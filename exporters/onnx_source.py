@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.graph import Array, to_array
-from sepdeploy.exporters.weights import Weights, detach, is_held, is_large, placeholder
+from sepdeploy.exporters.weights import Weights, detach, is_large, placeholder
 from sepdeploy.files import file_beside, read_bytes
 
 MAX_GRAPH_BYTES = 2**31 - 1
@@ -45,6 +45,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, Weights]:
         raise BadInput(f"{path}: the graph has more than {MAX_NODES} nodes")
     if model.graph.sparse_initializer:
         raise BadInput(f"{path}: a weight is sparse", hint="store the weights as dense tensors")
+    others = list(_other_tensors(model))  # all text is checked on the way
     weights: Weights = {}
     for item in model.graph.initializer:
         _check_type(item, path)
@@ -52,12 +53,15 @@ def read_onnx(path: Path) -> tuple[ModelProto, Weights]:
             _read_external(item, path, weights)
         else:
             _check_size(item, path)
-    for item in _other_tensors(model):
+    for item in others:
         if _is_external(item):
             raise BadInput(
                 f"{path}: constant '{item.name}' inside a node keeps its data in another file",
                 hint="only weights of the graph may do so",
             )
+        if item.data_type != TensorProto.STRING:
+            _check_type(item, path)
+            _check_size(item, path)
     light, inline = detach(model)
     weights |= {name: to_array(item) for name, item in inline.items()}
     return light, weights
@@ -84,9 +88,9 @@ def _is_external(item: TensorProto) -> bool:
 def _check_type(item: TensorProto, path: Path) -> None:
     known = item.data_type in helper.get_all_tensor_dtypes()
     if not known or item.data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
-        raise BadInput(f"{path}: weight '{item.name[:60]}' has no numeric type")
+        raise BadInput(f"{path}: constant '{item.name[:60]}' has no numeric type")
     if any(d < 0 for d in item.dims):
-        raise BadInput(f"{path}: weight '{item.name[:60]}' has shape {list(item.dims)[:8]}")
+        raise BadInput(f"{path}: constant '{item.name[:60]}' has shape {list(item.dims)[:8]}")
 
 
 def _check_size(item: TensorProto, path: Path) -> None:
@@ -95,7 +99,7 @@ def _check_size(item: TensorProto, path: Path) -> None:
         elements = to_array(item).size
     except (ValueError, TypeError, KeyError) as error:
         raise BadInput(
-            f"{path}: weight '{item.name[:60]}' has other data than its shape "
+            f"{path}: constant '{item.name[:60]}' has other data than its shape "
             f"{list(item.dims)[:8]} asks for",
             hint=DAMAGED,
         ) from error
@@ -139,17 +143,29 @@ def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], offset: in
 
 
 def _other_tensors(message: Any, depth: int = 0) -> Iterator[TensorProto]:
-    """Every tensor below a message but the weights of the main graph that were dealt with."""
+    """Every tensor below a message but the weights of the main graph.
+
+    Raises:
+        BadInput: The messages nest too deeply, or a text is none.
+    """
     if depth > MAX_NESTING:
         raise BadInput("the ONNX file nests its graphs too deeply", hint=DAMAGED)
     for field, value in message.ListFields():
+        several = hasattr(value, "__len__") and not isinstance(value, (str, bytes))
         if field.message_type is None:
-            texts = value if field.type == FieldDescriptor.TYPE_STRING else ()
-            if any(isinstance(t, bytes) for t in ([texts] if isinstance(texts, bytes) else texts)):
-                raise BadInput("the ONNX file has a name that is no text", hint=DAMAGED)
+            if field.type == FieldDescriptor.TYPE_STRING:
+                _check_text(value if several else (value,))
             continue
-        for child in value if hasattr(value, "__len__") else (value,):
+        for child in value if several else (value,):
             if child.DESCRIPTOR.name != "TensorProto":
                 yield from _other_tensors(child, depth + 1)
-            elif not is_held(child):
+                continue
+            entries = [text for e in child.external_data for text in (e.key, e.value)]
+            _check_text((child.name, *entries))
+            if not (depth == 1 and field.name == "initializer"):
                 yield child
+
+
+def _check_text(texts: Iterable[object]) -> None:
+    if not all(isinstance(text, str) for text in texts):
+        raise BadInput("the ONNX file has a name that is no text", hint=DAMAGED)

@@ -6,6 +6,7 @@ program made of its graph stands on that side of the comparison.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,8 +67,18 @@ def make_reference(
     """Run the foreign file on images, else on uniform inputs in [0, 1] and normal ones, half each.
 
     Inputs outside the calibrated ranges say nothing about a file of static quantisation.
+
+    Raises:
+        BadInput: The inputs fit into no memory, or the outputs are not finite.
     """
+    from sepdeploy.runtimes.runner import MOST_VALUES
+
     n = max(batches)
+    if n * math.prod(shape) > MOST_VALUES:
+        raise BadInput(
+            f"{path}: an input of {[n, *shape]} fits into no memory",
+            hint="export the model with an open batch, or a small one",
+        )
     enough = images is not None and len(images) >= n
     images, kind = reference_inputs(shape, images if enough else None, n, seed)
     if kind == "synthetic":

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, checker, helper, numpy_helper
 from onnx_graphs import make_model, ops, run_reference
 
+from sepdeploy.exporters import folding
 from sepdeploy.exporters.canonical import clean
 from sepdeploy.exporters.folding import fold_constants
 from sepdeploy.exporters.graph import (
@@ -303,6 +304,67 @@ def test_sorting_brings_any_order_into_one_that_runs(order):
     model = make_model([nodes[i] for i in order], {}, (2,), (2,))
     sort_nodes(model.graph)
     assert [n.name for n in model.graph.node] == [n.name for n in nodes]
+
+
+@pytest.mark.parametrize(
+    ("op", "constants", "attrs"),
+    [
+        ("Add", {"a": np.ones((60_000, 1), np.float32), "b": np.ones((1, 60_000), np.float32)}, {}),
+        ("Pad", {"a": np.ones((2, 2), np.float32), "p": shape(0, 0, 2**36, 0)}, {}),
+        ("OneHot", {"a": shape(0), "d": shape(2**36), "v": np.float32([0, 1])}, {}),
+        ("Range", {"a": np.int64(0), "b": np.int64(2**40), "c": np.int64(1)}, {}),
+        ("Range", {"a": shape(0, 1), "b": np.int64(2**40), "c": np.int64(1)}, {}),
+        ("Expand", {"a": np.float32([1]), "s": shape(2**20, 2**20)}, {}),
+        ("Tile", {"a": np.float32([1]), "s": shape(2**40)}, {}),
+        ("ConstantOfShape", {"s": shape(2**40)}, {}),
+        (
+            "Conv",
+            {"a": np.ones((1, 1, 9, 9), np.float32), "w": np.ones((1, 1, 2, 2), np.float32)},
+            {"dilations": [2**36, 2**36], "pads": [2**36] * 4, "strides": [2**36] * 2},
+        ),
+        (
+            "Einsum",
+            {c: np.ones(5000, np.float32) for c in "abc"},
+            {"equation": "i,j,k->"},
+        ),
+        ("Bernoulli", {"a": np.float32([0.5])}, {}),
+    ],
+)
+def test_what_takes_the_whole_memory_is_not_computed(op, constants, attrs, monkeypatch):
+    monkeypatch.setattr(folding, "ReferenceEvaluator", None)
+    nodes = [node(op, list(constants), "t", **attrs), node("Add", ["input", "t"], "logits")]
+    model = make_model(nodes, constants, (2,), (2,))
+    fold_constants(model.graph)
+    assert ops(model) == [op, "Add"]
+
+
+def test_running_out_of_memory_leaves_a_node_where_it_is(monkeypatch):
+    def full(model):
+        raise MemoryError
+
+    monkeypatch.setattr(folding, "ReferenceEvaluator", full)
+    nodes = [node("Neg", ["a"], "t"), node("Add", ["input", "t"], "logits")]
+    model = make_model(nodes, {"a": np.ones(2, np.float32)}, (2,), (2,))
+    fold_constants(model.graph)
+    assert ops(model) == ["Neg", "Add"]
+
+
+@pytest.mark.parametrize(
+    ("op", "constants", "attrs", "wanted"),
+    [
+        ("NonZero", {"a": np.float32([0, 2, 3])}, {}, [[1, 2]]),
+        ("Einsum", {"a": np.float32([[2, 3]])}, {"equation": "ij->ji"}, [[2], [3]]),
+        ("Range", {"a": np.int64(1), "b": np.int64(7), "c": np.int64(3)}, {}, [1, 4]),
+        ("Tile", {"a": np.float32([1]), "s": shape(2)}, {}, [1, 1]),
+        ("Div", {"a": np.float32([1]), "b": np.float32([0])}, {}, [np.inf]),
+    ],
+)
+def test_small_constants_are_computed(op, constants, attrs, wanted):
+    nodes = [node(op, list(constants), "t", **attrs), node("Add", ["input", "t"], "logits")]
+    model = make_model(nodes, constants, (2,), (2,))
+    fold_constants(model.graph)
+    assert ops(model) == ["Add"]
+    assert numpy_helper.to_array(initializers(model.graph)["t"]).tolist() == wanted
 
 
 def test_long_chains_are_sorted_in_no_time():

@@ -395,6 +395,17 @@ def test_shapes_that_a_file_notes_wrongly_do_no_harm(tmp_path, batch):
     assert agree(path, canonical_of(path))
 
 
+def test_a_constant_inside_a_node_has_the_data_its_shape_asks_for(tmp_path):
+    value = numpy_helper.from_array(np.ones(8, np.float32), "c")
+    value.dims[0] = 2**40
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=value),
+        helper.make_node("Add", ["image", "c"], ["y"]),
+    ]
+    with pytest.raises(BadInput, match="'c' has other data than its shape"):
+        canonical_of(stored(tmp_path, foreign(nodes, {})))
+
+
 def test_open_sizes_are_refused(tmp_path):
     model = canonical_of(stored(tmp_path, small_net(shape=("N", 3, "h", 8))))
     with pytest.raises(BadInput, match=r"\['batch', 3, 'h', 8\]"):

@@ -89,6 +89,13 @@ def test_a_fixed_batch_is_kept(tmp_path):
     assert api.verify(tmp_path / "det.manifest.json").exit_code == 0
 
 
+def test_a_batch_that_fits_into_no_memory_is_refused(tmp_path, monkeypatch):
+    source = detector(tmp_path / "det.onnx", batch=2**30)
+    monkeypatch.setattr(foreign_proof, "reference_inputs", None)
+    with pytest.raises(BadInput, match=r"an input of \[1073741824, 3, 8, 8\] fits into no memory"):
+        api.export(source)
+
+
 def test_a_wrong_file_is_never_left(source, tmp_path, monkeypatch):
     from sepdeploy.exporters import normalize as module
 
