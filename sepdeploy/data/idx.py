@@ -7,9 +7,12 @@ as a big-endian 32-bit integer, then the values in row-major order.
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +88,22 @@ def read_idx(path: Path, *, dimensions: int) -> npt.NDArray[np.uint8]:
     Raises:
         BadInput: Unreadable, not IDX, wrong type or dimensions, too short or too long.
     """
-    head, body = _read(path, 4 + 4 * dimensions)
+    with _opened(path) as stream:
+        head = stream.read(4 + 4 * dimensions)
+        shape = _shape(path, head, dimensions)
+        promised = math.prod(shape)
+        # A compressed file may hold a thousand times its size: no more is read than it promises.
+        body = stream.read(promised + 1) if promised <= MAX_BYTES else b""
+    if len(body) != promised:
+        held = "more" if len(body) > promised else "fewer" if promised > MAX_BYTES else len(body)
+        raise BadInput(
+            f"{path}: the header promises {promised} values {shape}, the file holds {held}",
+            hint="the file is truncated or damaged; fetch it again",
+        )
+    return np.frombuffer(body, dtype=np.uint8).reshape(shape)
+
+
+def _shape(path: Path, head: bytes, dimensions: int) -> tuple[int, ...]:
     if len(head) < 4 + 4 * dimensions:
         raise BadInput(f"{path}: too short for an IDX file", hint="fetch the file again")
     zeros, code, found = struct.unpack(">HBB", head[:4])
@@ -95,25 +113,20 @@ def read_idx(path: Path, *, dimensions: int) -> npt.NDArray[np.uint8]:
             f"(starts with {head[:4].hex()})",
             hint="fetch the file again, or check that image and label files are not swapped",
         )
-    shape = struct.unpack(f">{dimensions}I", head[4:])
-    if len(body) != math.prod(shape):
-        raise BadInput(
-            f"{path}: the header promises {math.prod(shape)} values {shape}, "
-            f"the file holds {len(body)}",
-            hint="the file is truncated or damaged; fetch it again",
-        )
-    return np.frombuffer(body, dtype=np.uint8).reshape(shape)
+    shape: tuple[int, ...] = struct.unpack(f">{dimensions}I", head[4:])
+    return shape
 
 
-def _read(path: Path, header: int) -> tuple[bytes, bytes]:
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
     try:
         with path.open("rb") as probe:
             compressed = probe.read(2) == b"\x1f\x8b"
         with gzip.open(path) if compressed else path.open("rb") as stream:
-            head = stream.read(header)
-            body = stream.read(MAX_BYTES)
+            yield stream
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput(
             f"{path}: cannot be read ({error})", hint="the file is damaged; fetch it again"
         ) from error
-    return head, body
+    except MemoryError as error:
+        raise BadInput(f"{path}: does not fit in memory", hint="fetch the file again") from error

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from sepdeploy import data
+from sepdeploy.data import idx
 from sepdeploy.errors import BadInput, Missing
 
 DATA = os.environ.get("SEPDEPLOY_DATA")
@@ -120,6 +121,32 @@ def test_flipped_byte_in_gzip(idx_folder):
     raw[-6] ^= 0xFF  # part of the checksum
     file.write_bytes(bytes(raw))
     with pytest.raises(BadInput, match="cannot be read"):
+        data.load("mnist", idx_folder)
+
+
+def test_no_more_is_inflated_than_the_header_promises(idx_folder, arrays, monkeypatch):
+    stem = "t10k-images-idx3-ubyte"
+    content = idx_bytes(arrays[stem])
+    (idx_folder / f"{stem}.gz").write_bytes(gzip.compress(content + bytes(1 << 20)))
+    taken, read = [], gzip.GzipFile.read
+
+    def counted(stream, size=-1):
+        found = read(stream, size)
+        taken.append(len(found))
+        return found
+
+    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    with pytest.raises(BadInput, match=r"promises 420 values .*, the file holds more"):
+        idx.read_idx(idx_folder / f"{stem}.gz", dimensions=3)
+    assert sum(taken) == len(content) + 1
+
+
+def test_an_idx_file_for_a_larger_machine(idx_folder, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(gzip.GzipFile, "read", fail)
+    with pytest.raises(BadInput, match="does not fit in memory"):
         data.load("mnist", idx_folder)
 
 
