@@ -39,10 +39,10 @@ def _split(path: Path) -> Split:
     images, labels = arrays.get("X"), arrays.get("y")
     if images is None or labels is None or images.dtype != np.uint8 or images.ndim != 4:
         raise BadInput(f"{path}: no images X and labels y in it", hint="fetch the file again")
-    numbers = labels.reshape(-1).astype(np.int64)
+    numbers = labels.reshape(-1)
     if images.shape[2] != 3 or images.shape[3] != len(numbers):
         raise BadInput(f"{path}: {len(numbers)} labels for images {images.shape}")
-    if not ((numbers >= 0) & (numbers <= ZERO)).all():
-        raise BadInput(f"{path}: a label is outside 0 … {ZERO}")
+    if not np.isin(numbers, np.arange(ZERO + 1)).all():  # nor is a NaN in there, or a half
+        raise BadInput(f"{path}: a label is none of 0 … {ZERO}", hint="fetch the file again")
     pixels = np.ascontiguousarray(images.transpose(3, 2, 0, 1)).astype(np.uint8, copy=False)
-    return Split(pixels, numbers % ZERO, np.arange(len(numbers), dtype=np.int64))
+    return Split(pixels, numbers.astype(np.int64) % ZERO, np.arange(len(numbers), dtype=np.int64))

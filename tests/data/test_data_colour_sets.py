@@ -252,6 +252,14 @@ def test_svhn(tmp_path):
     assert found.train.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
 
 
+@pytest.mark.parametrize("label", [np.nan, np.inf, 0.5, -1, 11, 1e300])
+def test_svhn_labels_are_digits(tmp_path, label):
+    arrays = {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.array([[1.0], [label]])}
+    (tmp_path / "train_32x32.mat").write_bytes(mat_file(arrays))
+    with pytest.raises(BadInput, match="a label is none of 0 … 10"):
+        load("svhn", tmp_path)
+
+
 @pytest.mark.parametrize("cut", [0, 10, 127, 130, 200, -9])
 def test_damaged_matlab_files(tmp_path, cut):
     data = mat_file({"X": RNG.integers(0, 255, (32, 32, 3, 2), dtype=np.uint8)}, deflate=True)
