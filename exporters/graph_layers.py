@@ -100,7 +100,7 @@ def node_macs(node: NodeProto, sizes: Sizes) -> int:
         places = math.prod(sizes.get(node.input[0], (0, 0))[2:])
         return places * math.prod(sizes.get(node.input[1], (0,)))
     if node.op_type in ("Gemm", "MatMul"):
-        left = sizes.get(node.input[0], (0,))
+        left = sizes.get(node.input[0]) or (0,)  # a scalar has no rows
         inner = left[0] if attributes(node).get("transA", 0) else left[-1]
         return out * inner
     return 0

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from sepdeploy.errors import BadInput
+
 SCHEMA_VERSION = 3
 ALIGNMENT = 64
 MAX_FILE_BYTES = (1 << 31) - 1
@@ -215,6 +217,15 @@ OPS: dict[str, OpSchema] = {
 }
 
 
-def tensor_type(dtype: np.dtype[Any]) -> int:
-    """Return the schema's number of a numpy type (``KeyError`` for one that is never written)."""
+def tensor_type(dtype: np.dtype[Any], name: str) -> int:
+    """Return the schema's number of a tensor's type.
+
+    Raises:
+        BadInput: It is one that no runtime computes with.
+    """
+    if dtype.name not in TENSOR_TYPES:
+        raise BadInput(
+            f"'{name}' is {dtype.name}, which has no TFLite form",
+            hint=f"cast it to one of {', '.join(TENSOR_TYPES)}",
+        )
     return TENSOR_TYPES[dtype.name]

@@ -165,7 +165,7 @@ class TableWriter:
         """Write a tensor; open dimensions stand as -1 in its second shape."""
         fields = [
             ("offset", 0, self.numbers(concrete(tensor.shape))),
-            ("i8", 1, tensor_type(tensor.dtype)),
+            ("i8", 1, tensor_type(tensor.dtype, tensor.name)),
             ("u32", 2, buffer),
             ("offset", 3, self.b.CreateString(tensor.name)),
         ]

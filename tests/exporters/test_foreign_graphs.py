@@ -14,6 +14,7 @@ from sepdeploy.exporters.domain import DOMAIN, OPSET
 from sepdeploy.exporters.graph_layers import graph_layers, graph_macs
 from sepdeploy.exporters.normalize import fixed_batch, input_shape, normalize
 from sepdeploy.exporters.onnx_source import read_onnx
+from sepdeploy.exporters.tflite_file import write_tflite
 
 F32 = TensorProto.FLOAT
 
@@ -404,6 +405,23 @@ def test_a_constant_inside_a_node_has_the_data_its_shape_asks_for(tmp_path):
     ]
     with pytest.raises(BadInput, match="'c' has other data than its shape"):
         canonical_of(stored(tmp_path, foreign(nodes, {})))
+
+
+def test_a_type_without_a_tflite_form_is_refused(tmp_path):
+    nodes = [helper.make_node("Concat", ["c", "image"], ["y"], axis=0)]
+    constant = np.ones((1, 3, 8, 8), np.complex64)
+    model = canonical_of(stored(tmp_path, foreign(nodes, {"c": constant}, shape=(2, 3, 8, 8))))
+    with pytest.raises(BadInput, match="complex64, which has no TFLite form"):
+        write_tflite(model, tmp_path / "m.tflite", choices=())
+
+
+def test_a_product_of_a_scalar_counts_nothing(tmp_path):
+    """It is no valid product; who runs the file will say so."""
+    nodes = [
+        helper.make_node("MatMul", ["c", "image"], ["p"]),
+        helper.make_node("Add", ["p", "image"], ["y"]),
+    ]
+    assert graph_macs(canonical_of(stored(tmp_path, foreign(nodes, {"c": np.float32(2)})))) == 0
 
 
 def test_open_sizes_are_refused(tmp_path):
