@@ -114,8 +114,13 @@ def _within_limit(
 ) -> list[Array] | None:
     limit = max(SMALL_BYTES, sum(tensor_bytes(known[n]) for n in names))
     arrays = {n: weights[n] if is_held(known[n]) else to_array(known[n]) for n in names}
+    return compute(node, arrays, limit)
+
+
+def compute(node: NodeProto, arrays: dict[str, Array], limit: int) -> list[Array] | None:
+    """What a node gives, None where that is unknown or larger than ``limit`` bytes."""
     # Before anything is computed: two small constants may broadcast to more than all memory.
-    if not _promised_bytes(node, arrays) <= limit:
+    if not promised_bytes(node, arrays) <= limit:
         return None
     try:
         with np.errstate(all="ignore"):
@@ -126,7 +131,7 @@ def _within_limit(
     return found if found and sum(r.nbytes for r in found) <= limit else None
 
 
-def _promised_bytes(node: NodeProto, arrays: dict[str, Array]) -> float:
+def promised_bytes(node: NodeProto, arrays: dict[str, Array], opset: int = OPSET) -> float:
     """Bytes of a node's results by the shapes it reads; infinite where they say nothing.
 
     Infinite as well for operators that need more memory, or time, than what comes out tells.
@@ -136,7 +141,7 @@ def _promised_bytes(node: NodeProto, arrays: dict[str, Array]) -> float:
     work = math.prod(a.size for a in arrays.values()) if node.op_type == "Einsum" else 0
     if node.op_type in _HUNGRY or work > _MOST_WORK:
         return math.inf
-    light = _alone(node, arrays, told=True)
+    light = _alone(node, arrays, told=True, opset=opset)
     try:
         inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
@@ -154,7 +159,9 @@ def _promised_bytes(node: NodeProto, arrays: dict[str, Array]) -> float:
     return total
 
 
-def _alone(node: NodeProto, arrays: dict[str, Array], *, told: bool = False) -> ModelProto:
+def _alone(
+    node: NodeProto, arrays: dict[str, Array], *, told: bool = False, opset: int = OPSET
+) -> ModelProto:
     """A model of one node; ``told`` small inputs are constants."""
     infos = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
@@ -164,5 +171,5 @@ def _alone(node: NodeProto, arrays: dict[str, Array], *, told: bool = False) -> 
     small = [tensor(n, a) for n, a in arrays.items() if told and a.nbytes <= SMALL_BYTES]
     graph = helper.make_graph([node], "fold", infos, outs, small)
     return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION
     )

@@ -8,6 +8,7 @@ import onnx
 from onnx import ModelProto, ValueInfoProto, checker, inliner, version_converter
 
 from sepdeploy.errors import BadInput
+from sepdeploy.exporters.batch import check_samples_apart
 from sepdeploy.exporters.canonical import clean
 from sepdeploy.exporters.domain import (
     DOMAIN,
@@ -45,7 +46,7 @@ def normalize(
 
     Raises:
         BadInput: Not one input, an opset that is too old, an operator of another domain, or a
-            graph that is not valid ONNX.
+            graph that is not valid ONNX or mixes the samples of a batch.
     """
     model = _inlined(light, where)
     strip_metadata(model)
@@ -59,6 +60,10 @@ def normalize(
         clean(model, weights)
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
+    try:
+        check_samples_apart(model)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error.message}", hint=error.hint) from error
     ensure_domain(model)
     settle(model, weights)
     return model

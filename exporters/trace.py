@@ -15,6 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exporters import translations
+from sepdeploy.exporters.batch import check_samples_apart
 from sepdeploy.exporters.canonical import clean, unknown_domains
 from sepdeploy.exporters.diagnosis import REPLACE, untraceable, untranslatable
 from sepdeploy.exporters.domain import (
@@ -66,7 +67,8 @@ def trace(model: Model) -> ModelProto:
         by state_dict names. The same model gives the same bytes in every process.
 
     Raises:
-        BadInput: The model is in training mode, or uses something that cannot be exported.
+        BadInput: The model is in training mode, uses something that cannot be exported, or mixes
+            the samples of a batch.
         Missing: The exporter's own packages are not installed.
     """
     if model.training:
@@ -91,6 +93,7 @@ def trace(model: Model) -> ModelProto:
     rename_constants(graph, {n: s for n, s in short.items() if n in kept}, weights)
     name_nodes(graph, scopes, set(short.values()), weights)
     _complete_structured(graph)
+    check_samples_apart(graph)
     ensure_domain(graph)
     prune(graph.graph)
     set_initializers(graph.graph, sorted(graph.graph.initializer, key=_read_order(graph)))

@@ -161,6 +161,19 @@ def test_a_fixed_batch_stays(tmp_path):
     assert fixed_batch(canonical_of(stored(tmp_path, small_net()))) is None
 
 
+def test_a_mean_over_the_batch_is_refused_where_the_batch_is_open(tmp_path):
+    def centred(batch):
+        nodes = [
+            helper.make_node("ReduceMean", ["image"], ["m"], axes=[0]),
+            helper.make_node("Sub", ["image", "m"], ["y"]),
+        ]
+        return stored(tmp_path, foreign(nodes, {}, shape=(batch, 3, 8, 8)))
+
+    with pytest.raises(BadInput, match=r"m.onnx: ReduceMean node .* over the batch"):
+        canonical_of(centred("N"))
+    assert agree(centred(2), canonical_of(centred(2)))
+
+
 def test_layers_and_products_are_counted(tmp_path):
     model = canonical_of(stored(tmp_path, small_net()))
     conv, fc = graph_layers(model)

@@ -318,6 +318,30 @@ def test_what_cannot_be_exported_is_one_line(net, message, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+class Centred(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.fc(x)
+        return x - x.mean(0, keepdim=True)
+
+
+class Counting(Centred):
+    def forward(self, x):
+        return self.fc(x) * (1.0 / x.shape[0])
+
+
+@pytest.mark.parametrize(
+    ("net", "match"),
+    [(Centred, "reduces over the batch"), (Counting, "computes with the batch size")],
+)
+def test_samples_that_depend_on_each_other_are_refused(net, match):
+    with pytest.raises(BadInput, match=match):
+        trace(flat_model(net()))
+
+
 def test_without_the_exporters_packages_the_hint_says_how_to_get_them(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript.values", None)
     with pytest.raises(Missing) as caught:
