@@ -10,6 +10,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from sepdeploy.errors import BadInput
+from sepdeploy.exporters.folding import promised_bytes
 from sepdeploy.exporters.tflite_file.context import Context, Item
 from sepdeploy.exporters.tflite_file.graph import MAX_ELEMENTS, Array, is_batch
 from sepdeploy.exporters.tflite_file.layout import Constant
@@ -35,7 +36,10 @@ def fold(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item] 
     if any(isinstance(i, Constant) and i.data.shape != i.shape for i in constants):
         return None  # repeated over the batch: the converter knows whether it can broadcast
     _check_growth(node, arrays)
-    return [_whole(as_float32(np.asarray(out))) for out in _evaluate(node, arrays, ctx.opset)]
+    results = _evaluate(node, arrays, ctx.opset)
+    if results is None:
+        return None  # the converter knows whether it can be left to the runtime
+    return [_whole(as_float32(np.asarray(out))) for out in results]
 
 
 def _whole(array: Array) -> Constant:
@@ -121,8 +125,11 @@ def _check_growth(node: Node, arrays: Sequence[Array | None]) -> None:
         raise _too_large(node, size)
 
 
-def _evaluate(node: Node, arrays: Sequence[Array | None], opset: int) -> list[Array]:
-    """Compute one node with ONNX's own reference implementation."""
+def _evaluate(node: Node, arrays: Sequence[Array | None], opset: int) -> list[Array] | None:
+    """Compute one node with ONNX's own reference implementation.
+
+    None where its size, or what computing it takes, is not known before.
+    """
     names = [f"i{k}" if a is not None else "" for k, a in enumerate(arrays)]
     outputs = [f"o{k}" if name else "" for k, name in enumerate(node.outputs)]
     proto = onnx.helper.make_node(node.op, names, outputs)
@@ -131,6 +138,11 @@ def _evaluate(node: Node, arrays: Sequence[Array | None], opset: int) -> list[Ar
             value = onnx.numpy_helper.from_array(value)
         proto.attribute.append(onnx.helper.make_attribute(key, value))
     given = {n: a for n, a in zip(names, arrays, strict=True) if a is not None}
+    size = promised_bytes(proto, given, opset)
+    if math.isinf(size):
+        return None
+    if size > MAX_ELEMENTS * np.dtype(np.float32).itemsize:
+        raise _too_large(node, int(size) // 4)
     graph = onnx.helper.make_graph(
         [proto],
         "fold",

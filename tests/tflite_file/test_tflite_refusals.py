@@ -138,6 +138,22 @@ CASES: dict[str, tuple[onnx.ModelProto, str]] = {
         "crop",
     ),
     "double": (one("Cast", IMAGE, to=TensorProto.INT8), "int8"),
+    "broadcast beyond memory": (
+        graph(
+            [n("Add", "a b", "c"), n("ReduceMax", "c", "m", keepdims=0), n("Add", "x m")],
+            (6,),
+            {"a": np.ones((60_000, 1), np.float32), "b": np.ones((1, 60_000), np.float32)},
+        ),
+        "makes a constant of 3600000000 values",
+    ),
+    "padding beyond memory": (
+        graph(
+            [n("Pad", "a p", "c"), n("ReduceMax", "c", "m", keepdims=0), n("Add", "x m")],
+            (6,),
+            {"a": np.ones((2, 2), np.float32), "p": np.array([0, 0, 2**36, 0])},
+        ),
+        "makes a constant of",
+    ),
     "range over the batch": (
         graph(
             [
