@@ -60,11 +60,12 @@ class Training:
             torch.from_numpy(self.data.ids[index]),
         )
         self.optimizer.zero_grad(set_to_none=True)
-        augmenting = self.dynamics.before(place, EVERY + 1, frozen=self.frozen)
+        place = 1 if self.frozen else place  # a step of the cores alone
+        augmenting = self.dynamics.before(place, EVERY + 1, frozen=False)
         self._backward(batch)
         spent = _timed(self.dynamics.augment) if augmenting else 0.0
         self.optimizer.step()
-        return spent + _timed(lambda: self.dynamics.after(place, EVERY + 1, frozen=self.frozen))
+        return spent + _timed(lambda: self.dynamics.after(place, EVERY + 1, frozen=False))
 
     @property
     def ranks(self) -> tuple[int, ...]:

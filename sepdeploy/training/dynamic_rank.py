@@ -11,9 +11,10 @@ moments are padded with zeros instead of being rotated back and forth; only the 
 appended, those that hold 99 % of the squared norm by which the gradients leave the bases (a few
 of them, where the published code doubles the rank and every step of the window pays for it); a
 layer at its largest rank is augmented beyond it until the next truncation, so that its subspace
-keeps turning; bases never reach the optimiser, so decay cannot bend them, and are made orthonormal
-anew where rounding has bent them; an adaptive optimiser's core steps are scaled to the size of
-steps of W; all of it is computed in double precision.
+keeps turning; bases take no step of the optimiser until the ranks are frozen, so decay cannot
+bend them, and are made orthonormal anew where rounding or the frozen finish has bent them; an
+adaptive optimiser's core steps are scaled towards the size of steps of W; all of it is computed in
+double precision.
 """
 
 from __future__ import annotations
@@ -236,6 +237,16 @@ def truncate(
     _each_moment(layer, optimizer, turned)
 
 
+def orthonormalize(layer: LowRank) -> None:
+    """Make the bases orthonormal; the layer's function stays the same.
+
+    Moments stay as they are: bases that bent during one epoch are turned back by little.
+    """
+    old = read_factors(layer)
+    (Qu, Ru), (Qv, Rv) = _orthonormal(old.U), _orthonormal(old.V)
+    _write(layer, Factors(Qu, _turn(old.core, Ru, Rv), Qv))
+
+
 def _basis(stored: Tensor, output: bool = False) -> Tensor:
     """A basis (n, r) from how it is stored: as it is, or as the weight of a 1×1 convolution."""
     value = stored.detach()
@@ -260,7 +271,8 @@ def _orthonormal(basis: Tensor) -> tuple[Tensor, Tensor | None]:
     if float(gram.abs().max()) <= BENT:
         return basis, None
     Q, R = torch.linalg.qr(basis)
-    return Q, R
+    signs = R.diagonal().sgn()  # so that columns keep their directions
+    return Q * signs, R * signs[:, None]
 
 
 def _pad(core: Tensor, grow: tuple[int, int]) -> Tensor:

@@ -68,7 +68,7 @@ class Recipe:
             most τ‖S‖_F of a layer's core. 0 = ranks stay, all factors train.
         rank_max: Largest rank after a truncation, 0 = each layer's own size.
         rank_every: Steps from one augmentation of the bases to the next.
-        rank_frozen: Last epochs, in which ranks and bases stay and the cores train.
+        rank_frozen: Last epochs, in which ranks stay and all factors train.
         conv_rank: Channel ranks that the convolutions of a new network start with, 0 = they stay
             plain.
         prune: "magnitude" or "hydra" (scores are learned), "" = no pruning.

@@ -13,7 +13,7 @@ def planned_epochs(recipe: Recipe, history: Sequence[Mapping[str, Any]]) -> int:
     """Return after how many epochs a training ends, by its recipe and its history.
 
     Once validation has not improved for ``patience`` epochs it ends, except that adaptive ranks
-    still get their finish: ``rank_frozen`` epochs in which ranks stay and the cores train.
+    still get their finish: ``rank_frozen`` epochs in which ranks stay and all factors train.
     """
     stale = _stale_after(recipe, history)
     if not stale:

@@ -83,6 +83,34 @@ def test_bases_take_no_gradient_but_where_they_are_augmented():
         assert (layer.U.grad is not None) == (layer.V.grad is not None) == wanted
         assert layer.S.grad is not None
     assert not dynamics.before(4, 100, frozen=True)
+    assert layer.U.requires_grad
+    assert layer.V.requires_grad
+
+
+@LAYERS
+def test_bases_train_once_ranks_are_frozen_and_end_orthonormal(make):
+    layer, x = make()
+    target = torch.randn_like(layer(x).detach())
+    ranks = ranks_of(layer)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=3e-2)
+    dynamics = RankDynamics(layer, optimizer, tolerance=0.1, every=4, largest=0)
+    before = read_factors(layer)
+    for step in range(12):
+        optimizer.zero_grad()
+        assert not dynamics.before(step, 12, frozen=True)
+        (layer(x) - target).square().mean().backward()
+        optimizer.step()
+        if step == 11:
+            bent, function = read_factors(layer), layer(x).detach()
+        dynamics.after(step, 12, frozen=True)
+    after = read_factors(layer)
+    assert ranks_of(layer) == ranks
+    assert min(orthonormality(bent.U), orthonormality(bent.V)) > 1e-3
+    assert max(orthonormality(after.U), orthonormality(after.V)) <= 1e-5
+    assert torch.allclose(layer(x), function, atol=1e-5)
+    for old, new in ((before.U, after.U), (before.V, after.V)):
+        assert (new - old @ (old.T @ new)).norm() > 0.01  # out of the old subspace
+        assert (old * new).sum(0).min() > 0  # and no column turned round
 
 
 def test_biases_of_convolutions_train_and_grouped_ones_stay_plain():
@@ -111,18 +139,24 @@ def test_biases_of_convolutions_train_and_grouped_ones_stay_plain():
     assert all(not torch.equal(a, b) for a, b in zip(after, biases, strict=True))
 
 
-def test_core_steps_are_as_large_as_steps_of_the_weight():
-    layer = LowRankLinear(200, 150, 5)
-    for kind, expected in ((torch.optim.AdamW, math.sqrt(200 * 150) / 5), (torch.optim.SGD, 1.0)):
-        optimizer = kind([{"params": [layer.S], "scale": 1.0}], lr=0.1)
-        RankDynamics(layer, optimizer, tolerance=0.1, every=4, largest=0).before(1, 9, frozen=True)
-        assert optimizer.param_groups[0]["scale"] == pytest.approx(expected)
-    optimizer = torch.optim.AdamW([layer.S], lr=1e-3 * math.sqrt(200 * 150) / 5)
+def test_core_steps_lie_between_steps_of_the_weight_in_two_norms():
+    n, m, r, rate = 200, 150, 25, 0.1
+    layer = LowRankLinear(n, m, r)
+    optimizer = torch.optim.SGD([{"params": [layer.S], "scale": 1.0}], lr=rate)
+    RankDynamics(layer, optimizer, tolerance=0.1, every=4, largest=0).before(1, 9, frozen=False)
+    assert optimizer.param_groups[0]["scale"] == 1.0  # a gradient step needs none
+    optimizer = torch.optim.AdamW([{"params": [layer.S], "scale": 1.0}], lr=rate)
+    RankDynamics(layer, optimizer, tolerance=0.1, every=4, largest=0).before(1, 9, frozen=False)
+    optimizer.param_groups[0]["lr"] *= optimizer.param_groups[0]["scale"]
+    weight = nn.Parameter(layer.dense_weight().detach())
+    dense = torch.optim.AdamW([weight], lr=rate)
     before = layer.dense_weight().detach()
-    layer.S.grad = torch.randn(5, 5)
-    optimizer.step()
-    moved = (layer.dense_weight().detach() - before).norm()
-    assert float(moved) == pytest.approx(1e-3 * math.sqrt(200 * 150), rel=0.1)
+    for optimizer_, parameter in ((optimizer, layer.S), (dense, weight)):
+        parameter.grad = torch.randn_like(parameter)
+        optimizer_.step()
+    factored, whole = layer.dense_weight().detach() - before, weight.detach() - before
+    assert torch.linalg.matrix_norm(factored, 2) > torch.linalg.matrix_norm(whole, 2)
+    assert factored.norm() < whole.norm()
 
 
 def test_a_whole_training(train):
