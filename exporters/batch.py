@@ -24,6 +24,7 @@ from sepdeploy.exporters.graph import (
     tensor_bytes,
     to_array,
 )
+from sepdeploy.exporters.shapes import infer
 from sepdeploy.exporters.weights import as_inputs, detach
 
 # The largest value of all samples is often taken out for exactness alone, and cancels.
@@ -74,7 +75,7 @@ def _symbols(model: ModelProto) -> Symbols:
     light, _ = detach(model)
     graph: GraphProto = light.graph
     with contextlib.suppress(onnx.shape_inference.InferenceError):  # the graph's own notes will do
-        graph = onnx.shape_inference.infer_shapes(as_inputs(light), data_prop=True).graph
+        graph = infer(as_inputs(light)).graph
     found: dict[str, tuple[int | str, ...]] = {}
     for info in (*graph.input, *graph.value_info, *graph.output):
         if info.type.tensor_type.HasField("shape"):

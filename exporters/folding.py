@@ -143,7 +143,7 @@ def promised_bytes(node: NodeProto, arrays: dict[str, Array], opset: int = OPSET
         return math.inf
     light = _alone(node, arrays, told=True, opset=opset)
     try:
-        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+        inferred = onnx.shape_inference.infer_shapes(light).graph
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         return math.inf
     total = 0

@@ -8,6 +8,8 @@ from onnx import ModelProto
 from sepdeploy.exporters.graph import value_dims
 from sepdeploy.exporters.weights import as_inputs, detach
 
+LONGEST_VECTOR = 1 << 20  # of values whose numbers are followed
+
 
 def record_shapes(model: ModelProto) -> None:
     """Add the shapes that can be inferred to a graph's ``value_info`` and outputs, in place.
@@ -20,7 +22,7 @@ def record_shapes(model: ModelProto) -> None:
         graph.value_info.remove(info)  # of a value that was folded into a constant, say
     light, _ = detach(model)
     try:
-        inferred = onnx.shape_inference.infer_shapes(as_inputs(light), data_prop=True).graph
+        inferred = infer(as_inputs(light)).graph
     except onnx.shape_inference.InferenceError:
         return  # what it contradicts may be a wrong note; whoever checks the graph will tell
     told = value_dims(graph)
@@ -36,6 +38,22 @@ def record_shapes(model: ModelProto) -> None:
     for own, info in zip(graph.output, inferred.output, strict=True):
         if _open(value_dims_of(info)) < _open(value_dims_of(own)):
             own.type.CopyFrom(info.type)
+
+
+def infer(model: ModelProto) -> ModelProto:
+    """A model with the shapes that can be inferred, from the numbers in shapes where these are few.
+
+    Following numbers writes every vector out, symbol by symbol: a range of 2³¹ fills the memory.
+
+    Raises:
+        onnx.shape_inference.InferenceError: The graph contradicts itself.
+    """
+    plain = onnx.shape_inference.infer_shapes(model)
+    graph = plain.graph
+    dims = [value_dims_of(i) for i in (*graph.input, *graph.value_info, *graph.output)]
+    if any(d is not None and len(d) == 1 and (d[0] or 0) > LONGEST_VECTOR for d in dims):
+        return plain
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
 def value_dims_of(info: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:

@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from sepdeploy.exporters.graph import (
     strip_metadata,
     use_counts,
 )
+from sepdeploy.exporters.shapes import record_shapes
 
 
 def node(op, inputs, output, **attrs):
@@ -336,6 +338,28 @@ def test_what_takes_the_whole_memory_is_not_computed(op, constants, attrs, monke
     model = make_model(nodes, constants, (2,), (2,))
     fold_constants(model.graph)
     assert ops(model) == [op, "Add"]
+
+
+def test_a_long_vector_is_not_written_out_symbol_by_symbol(monkeypatch):
+    asked = []
+    real = onnx.shape_inference.infer_shapes
+
+    def watched(model, **how):
+        asked.append(how)
+        return real(model, **how)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", watched)
+    for length, following in ((2**31, 0), (2**10, 1)):
+        asked.clear()
+        constants = {"a": np.int64(0), "b": np.int64(length), "c": np.int64(1)}
+        nodes = [
+            node("Range", ["a", "b", "c"], "r"),
+            node("Cast", ["r"], "f", to=1),
+            node("ReduceMax", ["f"], "m", keepdims=0),
+            node("Add", ["input", "m"], "logits"),
+        ]
+        record_shapes(make_model(nodes, constants, (2,), (2,)))
+        assert sum(how.get("data_prop", False) for how in asked) == following
 
 
 def test_running_out_of_memory_leaves_a_node_where_it_is(monkeypatch):
