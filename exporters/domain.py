@@ -144,15 +144,15 @@ def structured_nodes(model: ModelProto) -> Iterator[NodeProto]:
             yield node
 
 
-def known_op(node: NodeProto) -> Op:
-    """The op of a node of the domain.
+def known_op(node: NodeProto, where: str = "") -> Op:
+    """The op of a node of the domain; ``where`` starts the message of an error.
 
     Raises:
         BadInput: This version does not know it.
     """
     if node.op_type not in OPS:
         raise BadInput(
-            f"node '{node.name}' has unknown op {DOMAIN}.{node.op_type}",
+            f"{where}{where and ': '}node '{node.name}' has unknown op {DOMAIN}.{node.op_type}",
             hint="was the file written by a newer version of sepdeploy?",
         )
     return OPS[node.op_type]

@@ -361,7 +361,7 @@ def test_graphs_that_cannot_be_are_refused_in_one_line(tmp_path, nodes, match):
     with pytest.raises(BadInput, match=match) as caught:
         canonical_of(stored(tmp_path, model))
     assert "\n" not in caught.value.message
-    assert "m.onnx" in caught.value.message or "unknown op" in match
+    assert caught.value.message.startswith("m.onnx")
 
 
 def test_nodes_in_any_order_are_read_as_the_runtime_reads_them(tmp_path):
