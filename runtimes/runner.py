@@ -178,15 +178,14 @@ class OrtModel:
                 f"{path}: expected one input and at least one output, found {len(inputs)} "
                 f"and {len(outputs)}",
             )
-        if inputs[0].type != "tensor(float)" or outputs[0].type != "tensor(float)":
+        output = next((o for o in outputs if o.name == "logits"), outputs[0])
+        if inputs[0].type != "tensor(float)" or output.type != "tensor(float)":
             raise RunnerError(
                 "bad-input",
                 f"{path}: expected float32 input and output, found {inputs[0].type} "
-                f"and {outputs[0].type}",
+                f"and {output.type}",
             )
-        self._input = str(inputs[0].name)
-        names = [str(o.name) for o in outputs]
-        self._output = "logits" if "logits" in names else names[0]
+        self._input, self._output = str(inputs[0].name), str(output.name)
         shape = list(inputs[0].shape)
         if len(shape) < 2 or not all(isinstance(n, int) and n > 0 for n in shape[1:]):
             raise RunnerError(

@@ -303,3 +303,23 @@ def test_importing_runtimes_loads_no_runtime_and_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_of_several_outputs_logits_count_whatever_stands_first(tmp_path, weights):
+    weight, bias = weights
+    model = onnx_model(
+        [
+            helper.make_node("Gemm", ["input", "w", "b"], ["logits"], transB=1),
+            helper.make_node("ArgMax", ["logits"], ["label"], axis=1),
+        ],
+        [("input", TensorProto.FLOAT, ["batch", weight.shape[1]])],
+        [
+            ("label", TensorProto.INT64, ["batch", 1]),
+            ("logits", TensorProto.FLOAT, ["batch", len(weight)]),
+        ],
+        [("w", weight), ("b", bias)],
+    )
+    onnx.save(model, tmp_path / "two.onnx")
+    x = np.random.default_rng(0).random((2, weight.shape[1]), dtype=np.float32)
+    with runtimes.open(tmp_path / "two.onnx") as session:
+        np.testing.assert_allclose(session.run(x), x @ weight.T + bias, rtol=1e-5, atol=1e-5)
