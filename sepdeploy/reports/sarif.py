@@ -42,7 +42,7 @@ def render_sarif(verdict: Verdict, *, source: str = "sepdeploy-baseline.json") -
             baseline, since artifacts are rarely committed.
     """
     findings = [i for i in worst_first(verdict) if i.verdict in _LEVELS]
-    metrics = list(dict.fromkeys(i.metric for i in findings))
+    metrics = list(dict.fromkeys(printable(i.metric) for i in findings))  # rules must differ
     driver = {
         "name": "sepdeploy",
         "version": __version__,
@@ -85,7 +85,7 @@ def _results(findings: list[Item], metrics: list[str], source: str) -> list[dict
         seen[identity] += 1
         fingerprint = hashlib.sha256(f"{identity}\n{seen[identity]}".encode()).hexdigest()[:32]
         result = _result(item, source)
-        result["ruleIndex"] = metrics.index(item.metric)
+        result["ruleIndex"] = metrics.index(printable(item.metric))
         result["partialFingerprints"] = {"sepdeploy/1": fingerprint}
         results.append(result)
     return results

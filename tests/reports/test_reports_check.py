@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sepdeploy.gate.verdict import Finding, Item, Outcome, Verdict, conclude
@@ -151,8 +151,14 @@ items = st.builds(
 )
 
 
+def odd(metric):
+    nothing = dict.fromkeys(("kind", "baseline", "current", "limit"))
+    return Item(metric=metric, artifact="", device="", verdict=Outcome.WARNING, why="", **nothing)
+
+
 @settings(max_examples=60)
 @given(st.lists(items, max_size=4))
+@example([odd("\x1f"), odd("\x1e")])  # two names that print alike
 def test_any_verdict_is_valid_in_every_output(found):
     verdict = conclude(found)
     jsonschema.validate(json.loads(dump(verdict)), CHECK_SCHEMA)
