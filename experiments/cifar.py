@@ -32,7 +32,7 @@ BASE: dict[str, Any] = {
     "eps": 8 / 255,
     "steps": 10,
     "augment": "flip",
-    "epochs": 6,
+    "epochs": 20,
     "lr": 2e-3,
 }
 ATTACK_STEPS = 20
@@ -42,14 +42,15 @@ TERMS = {"structure": "fc1=kron:64x64-32x32*8,fc2=kron:32x32-32x32*8"}
 # Widths of Kronecker heads are free: the dense head stays 1024 wide.
 STRUCTURES: dict[str, dict[str, Any]] = {
     "dense": {},
-    "kron-8-terms": TERMS,
     "lowrank-64": {"structure": "fc1=lowrank:64,fc2=lowrank:64"},
-    "kron-4096-wide": WIDE,
-    "dlrt-32": {
-        "structure": "fc1=lowrank:32,fc2=lowrank:32",
+    "dlrt-40": {
+        "structure": "fc1=lowrank:40,fc2=lowrank:40",
         "rank_tolerance": 0.05,
-        "rank_max": 32,
+        "rank_max": 40,
+        "rank_frozen": 10,
     },
+    "kron-8-terms": TERMS,
+    "kron-4096-wide": WIDE,
     "lowrank-24": {"structure": "fc1=lowrank:24,fc2=lowrank:24"},
     "kron-8-terms-condition": TERMS | {"condition": 0.01},
 }
