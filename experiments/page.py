@@ -77,20 +77,21 @@ def cifar_section(results: list[Result]) -> str:
         f"{setting(results)} **Scaled down to a CPU**: three convolutions with batch norm and a "
         "large head (4096–1024–1024–10), 10,000 of the 50,000 training images, 2,000 test images. "
         "The accuracies say what the factored heads keep of this dense net, not what a full "
-        "CIFAR-10 training reaches; the full size was not run.",
+        "CIFAR-10 training reaches; the full size was not run. An accuracy of 30 % on 2,000 images "
+        "has a standard error of one point, so differences below two say little.",
         "",
-        f"{radius(results)}. {schedule(results)}",
-        "",
-        *table(results),
+        f"{radius(results)}.",
         "",
     ]
-    for name in names(results)[1:]:
-        fewer = 1 - 1 / ratio(results, name)
-        lines.append(
-            bar(f"{name}: 1.5 points at 90 % fewer parameters ({fewer:.1%})",
-                fewer >= 0.9, loss(results, name), 1.5)
-        )  # fmt: skip
-    return "\n".join([*lines, *dynamic_bars(results), ""])
+    for epochs in sorted({r["recipe"]["epochs"] for r in results}):
+        chosen = [r for r in results if r["recipe"]["epochs"] == epochs]
+        lines += [f"### {schedule(chosen)}".rstrip("."), "", *table(chosen), ""]
+        for name in names(chosen)[1:]:
+            fewer = 1 - 1 / ratio(chosen, name)
+            what = f"{name}: 1.5 points at 90 % fewer parameters ({fewer:.1%})"
+            lines.append(bar(what, fewer >= 0.9, loss(chosen, name), 1.5))
+        lines += [*dynamic_bars(chosen), ""]
+    return "\n".join(lines)
 
 
 SECTIONS = {"mnist": mnist_section, "cifar": cifar_section}

@@ -51,7 +51,8 @@ class Row:
     @property
     def key(self) -> str:
         """Name of the row's files."""
-        return f"{self.name}-eps{self.recipe.eps:.4g}-seed{self.recipe.seed}"
+        recipe = self.recipe
+        return f"{self.name}-eps{recipe.eps:.4g}-epochs{recipe.epochs}-seed{recipe.seed}"
 
 
 def run_row(row: Row, work: Path) -> dict[str, Any]:
