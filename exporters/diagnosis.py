@@ -10,7 +10,7 @@ from typing import Any
 from sepdeploy.errors import BadInput
 
 REPLACE = "replace it in the module's forward by standard layers or tensor operations"
-# The nearest way out, by a part of the operator's name.
+# The nearest way out, by the operator's name without prefix, number of dimensions and variant.
 NEAREST = {
     "linalg": "compute it once in __init__ and keep the result as a buffer",
     "adaptive_max_pool": "use return_indices=False",
@@ -68,10 +68,18 @@ def untranslatable(error: BaseException, graph: Any) -> BadInput:
     op = found.group(1)
     short = op.split(".")[1] if "." in op else op
     path = _module_of(short, graph, re.findall(r"translating node %(\w+)", text))
+    # Our own translations say why; PyTorch's say no more than that there is none.
+    own = [str(e) for e in _causes(error) if isinstance(e, NotImplementedError)]
+    why = f": {own[-1].splitlines()[0][:200]}" if own and own[-1] else ""
     return BadInput(
-        f"operator {op}" + (f" in module '{path}'" if path else "") + " has no ONNX form",
-        hint=next((way for part, way in NEAREST.items() if part in op), REPLACE),
+        f"operator {op}" + (f" in module '{path}'" if path else "") + f" has no ONNX form{why}",
+        hint=next((way for name, way in NEAREST.items() if _is_a(short, name)), REPLACE),
     )
+
+
+def _is_a(op: str, name: str) -> bool:
+    """Whether an operator is ``name`` or a variant: ``_cdist_forward``, ``nanmedian``."""
+    return re.fullmatch(rf"_*(nan)?{name}(\d?d|\d)?(_\w+)?", op) is not None
 
 
 def _module_of(op: str, graph: Any, names: list[str]) -> str:
