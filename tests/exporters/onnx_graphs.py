@@ -3,10 +3,12 @@
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import helper, numpy_helper
+from onnx import checker, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from sepdeploy.exporters.canonical import clean
 from sepdeploy.exporters.domain import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
+from sepdeploy.exporters.graph import copy_model
 from sepdeploy.records import InputSpec, LayerRecord
 from sepdeploy.structures import DenseSpec, KronSpec, LowRankSpec
 
@@ -116,4 +118,26 @@ def relative(found, expected):
 
 
 def ops(model):
-    return [node.op_type for node in model.graph.node]
+    return [n.op_type for n in model.graph.node]
+
+
+def node(op, inputs, output, **attrs):
+    return helper.make_node(op, inputs, [output], f"n_{output}", **attrs)
+
+
+def cleaned(nodes, constants, in_shape, out_shape, described=None):
+    """The cleaned graph, checked to be valid and to compute what the original did."""
+    model = make_model(nodes, constants, in_shape, out_shape)
+    for name, shape in (described or {}).items():
+        model.graph.value_info.append(helper.make_tensor_value_info(name, 1, ["batch", *shape]))
+    before = copy_model(model)
+    clean(model)
+    checker.check_model(model, full_check=True)
+    for batch in (1, 4):
+        x = np.random.default_rng(batch).standard_normal((batch, *in_shape)).astype(np.float32)
+        np.testing.assert_array_equal(run_reference(model, x), run_reference(before, x))
+    return model
+
+
+def shape(*values):
+    return np.array(values, np.int64)

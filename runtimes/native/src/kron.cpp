@@ -233,10 +233,8 @@ private:
                 const long term = k + at / s.in;
                 return f.values[static_cast<size_t>((term * s.out + o) * s.in + at % s.in)];
             };
-            const long depth = pieces * s.in;
-            s.weights.push_back(s.form == Form::columns
-                                    ? pack_left(s.out, depth, s.tile_rows, weight)
-                                    : pack_right(s.out, depth, s.tile_columns, weight));
+            const long tile = s.form == Form::columns ? s.tile_rows : s.tile_columns;
+            s.weights.push_back(panels(s.out, pieces * s.in, tile, weight));
         }
     }
 

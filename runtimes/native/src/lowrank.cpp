@@ -26,11 +26,10 @@ public:
                 for (long k = 0; k < inputs; ++k) u_.data()[r * row_ + k] = left(r, k);
         } else {
             inner_columns_ = even_piece(rank, most, set_.lanes);
-            u_ = pack_right(rank, inputs, inner_columns_, left);
+            u_ = panels(rank, inputs, inner_columns_, left);
         }
         outer_columns_ = even_piece(outputs, most, set_.lanes);
-        v_ = pack_right(outputs, rank, outer_columns_,
-                        [&](long o, long k) { return v[o * rank + k]; });
+        v_ = panels(outputs, rank, outer_columns_, [&](long o, long k) { return v[o * rank + k]; });
         if (bias && std::any_of(bias, bias + outputs, [](float b) { return b != 0; })) {
             bias_ = Buffer(static_cast<size_t>(outputs + PADDING));
             std::copy(bias, bias + outputs, bias_.data());

@@ -23,26 +23,16 @@ inline long even_piece(long n, long most, long unit) {
 // Scratch memory of this thread, kept from call to call.
 float *scratch(size_t count);
 
-// Read along its rows by broadcasts: panels of `rows` rows, the depth running slowest inside.
-// weight(row, k) with k running over all segments.
+// A matrix in panels of `tile` lines, the depth running slowest inside: a left operand, which is
+// read by broadcasts, in panels of rows; a right one, which is read by vectors, of columns.
+// weight(line, k) with k running over all segments; lines behind the last are zeros.
 template <class Weight>
-Buffer pack_left(long rows, long depth, long tile, Weight weight) {
-    Buffer packed(static_cast<size_t>(round_up(rows, tile) * depth + PADDING));
+Buffer panels(long lines, long depth, long tile, Weight weight) {
+    Buffer packed(static_cast<size_t>(round_up(lines, tile) * depth + PADDING));
     float *at = packed.data();
-    for (long row = 0; row < rows; row += tile)
+    for (long line = 0; line < lines; line += tile)
         for (long k = 0; k < depth; ++k)
-            for (long i = 0; i < tile; ++i) *at++ = row + i < rows ? weight(row + i, k) : 0.0f;
-    return packed;
-}
-
-// Read along its columns by vectors: panels of `tile` columns.
-template <class Weight>
-Buffer pack_right(long columns, long depth, long tile, Weight weight) {
-    Buffer packed(static_cast<size_t>(round_up(columns, tile) * depth + PADDING));
-    float *at = packed.data();
-    for (long n = 0; n < columns; n += tile)
-        for (long k = 0; k < depth; ++k)
-            for (long j = 0; j < tile; ++j) *at++ = n + j < columns ? weight(n + j, k) : 0.0f;
+            for (long i = 0; i < tile; ++i) *at++ = line + i < lines ? weight(line + i, k) : 0.0f;
     return packed;
 }
 
