@@ -39,7 +39,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --cov --cov-report= --durations=15
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report= --durations=15
 	$(BIN)/coverage report --skip-covered --fail-under=90
 
 # The cases marked `slow`; .ci/run includes them.

@@ -139,7 +139,8 @@ exec "$ROOT/usr/lib/android-sdk/platform-tools/adbd"
 END
 sed -i "s|@ROOT@|$2|; s|@BIN@|$1/bin|" "$1/daemon"
 chmod +x "$1/daemon"
-"$1/daemon" 5555 1 > "$1/emulator.log" 2>&1 &
+: > "$1/emulator.log"  # its reader may be quicker than the daemon's shell
+"$1/daemon" 5555 1 >> "$1/emulator.log" 2>&1 &
 "$1/daemon" 6001 0 > "$1/phone.log" 2>&1 &
 echo $$ > "$1/pid"
 while :; do sleep 1; done

@@ -381,6 +381,7 @@ print(hashlib.sha256(serialize(trace(BUILDERS["mlp-kron"]()))).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_process():
     _, graph = traced("mlp-kron")
     folder = __file__.rpartition("/")[0]

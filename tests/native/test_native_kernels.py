@@ -104,12 +104,14 @@ def arm_library(tmp_path_factory):
     return compiler, folder / "library.so"
 
 
+@pytest.mark.slow
 def test_the_sources_compile_for_aarch64(arm_library):
     head = arm_library[1].read_bytes()[:20]
     assert head[:4] == b"\x7fELF"
     assert int.from_bytes(head[18:20], "little") == 183  # EM_AARCH64
 
 
+@pytest.mark.slow
 def test_random_layers_on_an_emulated_arm_core(arm_library, tmp_path):
     compiler, library = arm_library
     sysroot = Path("/usr/aarch64-linux-gnu")

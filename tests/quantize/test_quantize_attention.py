@@ -29,7 +29,9 @@ from sepdeploy.workflows.quantising import (  # noqa: E402
 pytestmark = pytest.mark.skipif("litert" not in runtimes.installed("tflite"), reason="needs LiteRT")
 
 
-@pytest.mark.parametrize("target", ["litert", "tflite-runtime-2.14"])
+@pytest.mark.parametrize(
+    "target", ["litert", pytest.param("tflite-runtime-2.14", marks=pytest.mark.slow)]
+)
 def test_a_transformer_is_right_at_every_batch(target: str, tmp_path: Path) -> None:
     """Batch sizes in turns: LiteRT was wrong only where it was laid out again for more samples."""
     data = load("digits")

@@ -87,7 +87,7 @@ def test_a_failed_proof_is_exit_6_and_changes_nothing(
         ),
     ],
 )
-@pytest.mark.parametrize("layer", ["fc1", "fc2", "head"])
+@pytest.mark.parametrize("layer", ["fc1", pytest.param("fc2", marks=pytest.mark.slow), "head"])
 def test_a_wrong_file_is_refused_by_the_name_of_its_layer(
     copy: Path, form: str, writer: str, layer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,8 @@
 """A graph too large for one file: its weights beside it, counted, checked and moved along."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -10,13 +13,21 @@ from sepdeploy.exporters import onnx_write
 from sepdeploy.workflows.manifests import read_manifest
 
 
-@pytest.fixture
-def exported(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_write.write_model, "__kwdefaults__", {"limit": 10_000})
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("large")
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 300), nn.ReLU(), nn.Linear(300, 5))
-    sd.export(sd.wrap(net, (3, 8, 8)).eval(), tmp_path / "net", formats=("onnx",))
-    return tmp_path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_write.write_model, "__kwdefaults__", {"limit": 10_000})
+        sd.export(sd.wrap(net, (3, 8, 8)).eval(), folder / "net", formats=("onnx",))
+    return folder
+
+
+@pytest.fixture
+def exported(original, tmp_path):
+    """A copy of the export, to be changed and moved."""
+    return Path(shutil.copytree(original, tmp_path / "model"))
 
 
 def test_the_data_is_recorded_and_checked(exported):
@@ -47,6 +58,6 @@ def test_changed_data_is_found(exported):
 
 
 def test_the_folder_can_move_as_one(exported):
-    moved = exported.parent / "elsewhere"
+    moved = exported.with_name("elsewhere")
     exported.rename(moved)
     assert api.verify(moved / "net.manifest.json").exit_code == 0
