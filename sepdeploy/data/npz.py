@@ -16,6 +16,7 @@ from sepdeploy.errors import BadInput
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 MAX_CLASSES = 1 << 16
+MAX_BYTES = 1 << 33  # of all arrays together: they are held in memory
 # Everything that zipfile and numpy answer damaged and hostile content with.
 UNREADABLE = (
     OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, NotImplementedError,
@@ -89,6 +90,12 @@ def _arrays(path: Path, stream: BinaryIO) -> dict[str, npt.NDArray[Any]]:
         if missing:
             raise BadInput(f"{path}: lacks {', '.join(missing)}", hint=HINT)
         wanted = [*KEYS, *({"class_names"} & set(archive.files))]
+        members = [m for m in archive.zip.infolist() if m.filename.removesuffix(".npy") in wanted]
+        if sum(m.file_size for m in members) > MAX_BYTES:  # a file can be a thousandth of that
+            raise BadInput(
+                f"{path}: its arrays take more than {MAX_BYTES >> 30} GiB",
+                hint="store images as uint8, or fewer of them",
+            )
         arrays = {key: archive[key] for key in wanted}
     for key, array in arrays.items():
         if not isinstance(array, np.ndarray):  # numpy gives a damaged member's bytes

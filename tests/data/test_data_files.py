@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from sepdeploy import data
-from sepdeploy.data import idx
+from sepdeploy.data import idx, npz
 from sepdeploy.errors import BadInput, Missing
 
 DATA = os.environ.get("SEPDEPLOY_DATA")
@@ -317,6 +317,15 @@ def test_npz_files_that_are_none(tmp_path, npz_arrays):
         np.save(stream, np.zeros(3))
     with pytest.raises(BadInput, match="not an"):
         data.load("one.npz", tmp_path)
+
+
+def test_an_npz_that_inflates_to_more_than_memory(tmp_path, npz_arrays, monkeypatch):
+    much = npz_arrays | {"x_test": np.zeros((4, 1000, 1000), np.uint8)}
+    np.savez_compressed(tmp_path / "bomb.npz", **much)
+    assert (tmp_path / "bomb.npz").stat().st_size < 20_000
+    monkeypatch.setattr(npz, "MAX_BYTES", 1 << 20)
+    with pytest.raises(BadInput, match=r"bomb\.npz: its arrays take more than"):
+        data.load("bomb.npz", tmp_path)
 
 
 def test_a_pickle_in_an_npz_does_not_run(tmp_path, npz_arrays):
