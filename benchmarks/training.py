@@ -229,6 +229,8 @@ bold misses its bar.
   directions that hold 99 % of the gradients' energy, up to a multiple of eight. With a large τ
   ranks fall and little of a step depends on them. With a τ that keeps the ranks at their cap (40)
   about half of a step is proportional to the rank, so 15 % would allow about 10 new directions.
+  That few cost accuracy (MNIST ε 0.1, `dlrt-17x` of docs/results.md, seed 0): 84.2 % instead of
+  85.3 % with at most a fifth of the rank anew, 81.7 % with truncation after half of the window.
 """
 
 
