@@ -96,8 +96,8 @@ class Trainer:
         """Train to the last epoch.
 
         Raises:
-            BadInput: The loss became NaN or infinite (the checkpoint file keeps the last state
-                that was written while it was finite), or a file cannot be written.
+            BadInput: The loss, its gradient or the weights became NaN or infinite (the checkpoint
+                file keeps the last state that was written before), or a file cannot be written.
         """
         self._started = time.monotonic()
         self.save()
@@ -119,7 +119,10 @@ class Trainer:
         saved = time.monotonic()
         for parts in self.loader.steps(self.order, self.epoch, self.step):
             frozen = ranks_frozen(self.recipe, self.history, self.epoch)
-            loss, extra = self.stepper.take(parts, Moment(self.epoch, self.step, frozen))
+            try:
+                loss, extra = self.stepper.take(parts, Moment(self.epoch, self.step, frozen))
+            except FloatingPointError as error:
+                raise self._diverged(error) from error
             self._book(loss, extra)
             self._report_step()
             if time.monotonic() - saved >= self.checkpoint_every_s:
@@ -127,16 +130,16 @@ class Trainer:
                 saved = time.monotonic()
         self._close_epoch()
 
-    def _book(self, loss: float, extra: float) -> None:
-        if not math.isfinite(loss + extra):
-            raise self.team.failure(
-                BadInput(
-                    f"the loss became {loss + extra:g} in epoch {self.epoch + 1}, "
-                    f"step {self.step + 1} of {self.steps_per_epoch}; "
-                    f"{checkpoint_path(self.out)} keeps the last good state",
-                    hint="lower the learning rate (--lr) or the coefficients of the regularisers",
-                )
+    def _diverged(self, error: FloatingPointError) -> BadInput:
+        return self.team.failure(
+            BadInput(
+                f"{error} in epoch {self.epoch + 1}, step {self.step + 1} of "
+                f"{self.steps_per_epoch}; {checkpoint_path(self.out)} keeps the last good state",
+                hint="lower the learning rate (--lr) or the coefficients of the regularisers",
             )
+        )
+
+    def _book(self, loss: float, extra: float) -> None:
         self.loss_sum += loss
         self.penalty_sum += extra
         self.step += 1

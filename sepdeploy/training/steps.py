@@ -96,11 +96,13 @@ class Stepper:
     def take(self, parts: Sequence[Part], at: Moment) -> tuple[float, float]:
         """Take one optimiser step; return the objective's loss and the penalty.
 
-        Where they are not finite, in whichever process, the weights are left as they were.
-
         Args:
             parts: This process's share of the optimiser batch.
             at: Which step it is.
+
+        Raises:
+            FloatingPointError: The loss, its gradient or a weight became NaN or infinite, in all
+                processes alike. What follows from such weights may be neither judged nor kept.
         """
         self._seed_dropout(at)
         self.optimizer.zero_grad(set_to_none=True)
@@ -113,14 +115,15 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         value = self._backward(parts, self.attack(at.epoch))
-        if not math.isfinite(sum(value)):
-            return value
+        weights = list(self.model.net.parameters())
+        _require_finite("gradient of the loss", [p.grad for p in weights if p.grad is not None])
         if self.dynamics is not None and augmenting:
             self.dynamics.augment()
         if self.pruner is None:
             self.optimizer.step()
         else:
             self.pruner.step(at.epoch, self.optimizer)
+        _require_finite("weights", [p for p in weights if p.grad is not None])
         if self.dynamics is not None:
             self.dynamics.after(at.step, self.steps_per_epoch, frozen=at.ranks_frozen)
         self.team.average_buffers(self.model.net)
@@ -129,7 +132,7 @@ class Stepper:
         return value
 
     def _backward(self, parts: Sequence[Part], attack: TrainingAttack) -> tuple[float, float]:
-        """Leave the gradient of the whole optimiser batch in the parameters, if it is finite."""
+        """Leave the gradient of the whole optimiser batch in the parameters."""
         loss = torch.zeros((), device=self.device)
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
@@ -140,8 +143,9 @@ class Stepper:
                     self._descend(own)
         extra = penalty(self.matrices(), self.recipe.coefficients)
         value = float(self.team.total(loss)), 0.0 if extra is None else float(extra.detach())
-        if math.isfinite(sum(value)):
-            self._descend(own, extra)
+        if not math.isfinite(sum(value)):
+            raise FloatingPointError(f"the loss became {sum(value):g}")
+        self._descend(own, extra)
         return value
 
     def _loss(self, batch: Batch, attack: TrainingAttack) -> Tensor:
@@ -227,3 +231,9 @@ class Stepper:
             self.pruner.restore(moved(masks, self.device) | {"optimizer": pruning["optimizer"]})
         if self.average is not None:
             self.average.restore(moved(average, self.device))
+
+
+def _require_finite(what: str, tensors: Sequence[Tensor]) -> None:
+    largest = [torch.linalg.vector_norm(t.detach(), math.inf) for t in tensors if t.numel()]
+    if largest and not bool(torch.stack(largest).isfinite().all()):
+        raise FloatingPointError(f"the {what} became infinite or nan")

@@ -251,6 +251,40 @@ def test_divergence_keeps_the_last_good_state(train, monkeypatch, kind):
     assert kept.best_epoch == 1
 
 
+def test_a_gradient_without_a_value_never_reaches_the_weights(train, monkeypatch):
+    """The last step of an epoch: no later loss would tell before the epoch is judged and kept."""
+    objective, calls = steps.OBJECTIVES["pgd-at"], []
+
+    def sometimes_rootless(model, batch, attack):
+        calls.append(1)
+        loss = objective(model, batch, attack)
+        if len(calls) < 12:
+            return loss
+        zero = sum((0 * p).square().sum() for p in model.parameters())
+        return loss + zero.sqrt()  # finite, but its gradient is 0/0
+
+    monkeypatch.setitem(steps.OBJECTIVES, "pgd-at", sometimes_rootless)
+    with pytest.raises(BadInput, match=r"gradient of the loss became .* epoch 2, step 6 of 6"):
+        train("diverged", every=0)
+    kept = read_checkpoint(checkpoint_path(train.folder / "diverged.pt"))
+    assert (kept.epoch, kept.step, kept.best_epoch) == (1, 5, 1)
+    assert all(torch.isfinite(t).all() for t in kept.model.values())
+
+
+@pytest.mark.parametrize("structure", ["dense", "lowrank:8"])
+def test_weights_that_overflow_are_not_kept(train, structure, monkeypatch):
+    objective = steps.OBJECTIVES["pgd-at"]
+    monkeypatch.setitem(steps.OBJECTIVES, "pgd-at", lambda *given: objective(*given) * 1e36)
+    adaptive = {} if structure == "dense" else {"rank_tolerance": 0.1}
+    with pytest.raises(BadInput, match="the weights became infinite or nan in epoch 1, step 1"):
+        train(
+            "burst", optimizer="sgd", lr=1e6, schedule="constant", epochs=2,
+            structure=structure, **adaptive,
+        )  # fmt: skip
+    kept = read_checkpoint(checkpoint_path(train.folder / "burst.pt"))
+    assert (kept.epoch, kept.step) == (0, 0)
+
+
 def test_divergence_for_real(train):
     with pytest.raises(BadInput, match="the loss became") as error:
         train("diverged", optimizer="sgd", lr=1e6, schedule="constant", epochs=40)
