@@ -135,8 +135,8 @@ class Trainer:
             BadInput(
                 f"{error} in epoch {self.epoch + 1}, step {self.step + 1} of "
                 f"{self.steps_per_epoch}; {checkpoint_path(self.out)} keeps the last good state",
-                hint="lower the learning rate (--lr) or the coefficients of the regularisers; roots and "
-                "norms of zero have no gradient",
+                hint="lower the learning rate (--lr) or the coefficients of the regularisers; "
+                "roots and norms of zero have no gradient",
             )
         )
 
