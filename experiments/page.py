@@ -225,12 +225,12 @@ def difference(first: Sequence[Result], second: Sequence[Result]) -> list[float]
 
 
 def kappa(rows: Sequence[Result]) -> float | None:
-    """Median condition number of the layers before the classifier, over seeds."""
+    """Median condition number of the fully connected layers before the classifier, over seeds."""
     values = [
         value
         for row in rows
         for layer, value in row["condition_numbers"].items()
-        if not layer.endswith("head") and value is not None
+        if layer.startswith("fc") and value is not None
     ]
     return median(values) if values else None
 

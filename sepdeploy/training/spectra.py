@@ -1,50 +1,59 @@
-"""Condition numbers of a network's linear layers and Tucker cores, from their factors."""
+"""Condition numbers of a network's layers, from the matrices and factors they are made of."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sepdeploy.layers import LowRankConv2d, is_structured
+from sepdeploy.layers import StructuredLinear, is_structured
+from sepdeploy.models.layer_spectra import LayerSpectra
+from sepdeploy.training.matrices import regularized_matrices
 
-# A dense layer costs a full decomposition; above this size that would be felt in every epoch.
-MAX_DENSE_FEATURES = 2048
+# A matrix costs a decomposition; above these sizes that would be felt in every epoch.
+MAX_DENSE_FEATURES = 2048  # of the smaller side
+MAX_SUM_FEATURES = 128  # of the larger side of a sum of Kronecker terms: some milliseconds
 
 
 def condition_numbers(net: nn.Module) -> dict[str, float | None]:
-    """Return κ₂ of every structured and linear layer, by name.
+    """Return κ₂ of every layer that a penalty can act on, by name.
 
-    A factored convolution has that of its core's output unfolding (p, q·k²), the matrix which the
-    penalties act on. A number above 1e6 in a first Kronecker layer is usually one of pixels that
-    are always dark: their columns are driven to zero (docs/spectra.md).
+    Structured layers have that of the matrix they stand for. Plain layers and convolutions have
+    that of the matrix which the penalties act on: the weight unfolded to (outputs, rest), and for
+    a factored convolution its core's output unfolding (p, q·k²). A number above 1e6 in a first
+    Kronecker layer is usually one of pixels that are always dark: their columns are driven to zero
+    (docs/spectra.md).
 
-    None where it is infinite (a singular layer) or unknown: sums of Kronecker terms, and dense
-    layers with more than 2048 features on their smaller side.
+    None where it is infinite (a singular layer), more than double precision resolves by a Gram
+    matrix (above 1e6 in a plain layer) or unknown: weights that are not finite, sums of Kronecker
+    terms with more than 128 features, and matrices with more than 2048 on their smaller side.
     """
     found: dict[str, float | None] = {}
     with torch.no_grad():
+        matrices = regularized_matrices(net, "all")
         for name, module in net.named_modules():
+            name = name or "net"
             if is_structured(module):
-                factors = [f.detach().cpu().double().numpy() for f in module.factors()]
-                found[name or "net"] = _finite(module.spec.spectrum(factors).condition_number)
-            elif isinstance(module, LowRankConv2d):
-                found[name or "net"] = _finite(_dense(module.core.weight.flatten(1)))
-            elif isinstance(module, nn.Linear):
-                small = min(module.weight.shape) <= MAX_DENSE_FEATURES
-                found[name or "net"] = _finite(_dense(module.weight)) if small else None
+                found[name] = _structured(module)
+            elif name in matrices:
+                found[name] = _dense(*matrices[name])
     return found
 
 
-def _dense(weight: torch.Tensor) -> float:
-    # The eigenvalues of the smaller Gram matrix are much cheaper than singular values; in double
-    # precision they resolve condition numbers up to about 1e7.
+def _structured(layer: StructuredLinear) -> float | None:
+    small = max(layer.spec.in_features, layer.spec.out_features) <= MAX_SUM_FEATURES
+    return LayerSpectra((), thorough=small).of(layer).condition_number
+
+
+def _dense(weight: Tensor) -> float | None:
+    # The eigenvalues of the smaller Gram matrix are much cheaper than singular values.
+    if min(weight.shape) > MAX_DENSE_FEATURES or not bool(weight.isfinite().all()):
+        return None
     A = weight.double()
     G = A @ A.mT if A.shape[0] <= A.shape[1] else A.mT @ A
     eigenvalues = torch.linalg.eigvalsh(G)
-    return math.sqrt(float(eigenvalues[-1]) / max(float(eigenvalues[0]), 1e-300))
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
+    # forming and decomposing G moves its eigenvalues by about so much; below it, nothing is known
+    rounding = max(A.shape) * torch.finfo(torch.double).eps * largest
+    return math.sqrt(largest / smallest) if smallest > rounding else None

@@ -23,7 +23,6 @@ from sepdeploy.training.regularizers import (
     spectral_term,
     term_values,
 )
-from sepdeploy.training.spectra import condition_numbers
 
 
 def matrix(m, n, seed, dtype=torch.float64):
@@ -279,33 +278,6 @@ def test_values_for_the_history():
     assert term_values({}, {}) == {"condition": 0.0, "l1": 0.0}
 
 
-def test_condition_numbers_agree_with_the_dense_matrix():
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        KronLinear((3, 4), (5, 4)),
-        LowRankLinear(20, 10, 4),
-        nn.Linear(10, 7),
-        nn.Linear(7, 9),
-        KronLinear((3, 3), (2, 2), terms=2),
-    )
-    for p in net.parameters():
-        nn.init.normal_(p)
-    found = condition_numbers(net)
-    for name, rank in (("0", 12), ("1", 4), ("2", 7), ("3", 7)):
-        layer = net[int(name)]
-        weight = layer.weight if isinstance(layer, nn.Linear) else layer.dense_weight()
-        sigma = torch.linalg.svdvals(weight.detach().double())
-        assert found[name] == pytest.approx(float(sigma[0] / sigma[rank - 1]), rel=1e-4)
-    assert found["4"] is None
-
-
-def test_a_factored_convolution_has_the_condition_number_of_its_core():
-    layer = LowRankConv2d(8, 6, (3, 3), (4, 5))
-    sigma = torch.linalg.svdvals(layer.core.weight.detach().reshape(5, 36).double())
-    found = condition_numbers(nn.Sequential(layer, nn.Flatten()))
-    assert found == {"0": pytest.approx(float(sigma[0] / sigma[-1]), rel=1e-4)}
-
-
 @given(sizes, seeds)
 def test_the_flow_of_the_squared_spectral_term_shrinks_the_norm(n, seed):
     S = matrix(n + 1, n, seed).requires_grad_()
@@ -322,9 +294,3 @@ def test_penalties_do_not_depend_on_the_choice_of_bases(n, seed, turn):
     P, Q = (torch.linalg.qr(matrix(k, k, turn)).Q for k in (n + 2, n))
     for name in set(TERMS) - {"l1"}:
         assert TERMS[name](P @ S @ Q) == pytest.approx(float(TERMS[name](S)), rel=1e-6, abs=1e-6)
-
-
-def test_a_singular_layer_has_no_condition_number():
-    layer = KronLinear((2, 2), (2, 2))
-    nn.init.zeros_(layer.factors[0])
-    assert condition_numbers(layer) == {"net": None}
