@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from sepdeploy.compression.places import Places
 from sepdeploy.errors import BadInput
 from sepdeploy.layers import LowRankConv2d
 from sepdeploy.structures import KronSpec, LowRankSpec, parse_structure, suggest_shapes
@@ -57,26 +58,29 @@ class Candidate:
         return -math.log(max(LEAST_KEPT, 1 - self.lost))
 
 
-def dense_candidate(layer: nn.Module, places: int) -> Candidate:
+def dense_candidate(layer: nn.Module, places: Places) -> Candidate:
     """The layer as it is."""
     weight = layer.get_parameter("weight")
-    return Candidate("dense", weight.numel() + bias_params(layer), places * weight.numel(), 0.0)
+    macs = places.outputs * weight.numel()
+    return Candidate("dense", weight.numel() + bias_params(layer), macs, 0.0)
 
 
-def candidates(layer: nn.Linear | nn.Conv2d, family: str, places: int) -> list[Candidate]:
+def candidates(layer: nn.Linear | nn.Conv2d, family: str, places: Places) -> list[Candidate]:
     """The forms of a family that store less than the layer without computing more.
 
     Args:
         layer: A plain linear layer or convolution.
         family: A structure string; "kron", "lowrank" and (of convolutions) "tucker" leave shapes,
             terms and ranks open.
-        places: How often the layer is applied to one sample.
+        places: How often the layer meets one sample.
 
     Raises:
         BadInput: A structure that does not fit the layer, or a weight that is not finite.
     """
     if not bool(torch.isfinite(layer.weight).all()):
-        raise BadInput("its weight holds NaN or infinite values")
+        raise BadInput(
+            "its weight holds NaN or infinite values", hint="train the model to a finite loss first"
+        )
     if isinstance(layer, nn.Conv2d):
         if family not in ("kron", "lowrank", "tucker"):
             return [_named_convolution(layer, family, places)]
@@ -98,11 +102,11 @@ def bias_params(layer: nn.Module) -> int:
     return bias.numel() if isinstance(bias, Tensor) else 0
 
 
-def _named(layer: nn.Linear, text: str, places: int) -> Candidate:
+def _named(layer: nn.Linear, text: str, places: Places) -> Candidate:
     spec = parse_structure(text, (layer.in_features,), layer.out_features)
     lost = spec.project(_array(layer.weight)).relative_error ** 2
     written = _kron_text(spec) if isinstance(spec, KronSpec) else text.strip()
-    return Candidate(written, spec.params(bias_params(layer) > 0), places * spec.macs, lost)
+    return Candidate(written, spec.params(bias_params(layer) > 0), places.outputs * spec.macs, lost)
 
 
 def channel_ranks(text: str) -> tuple[int, int]:
@@ -124,29 +128,30 @@ def channel_ranks(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
-def _named_convolution(conv: nn.Conv2d, text: str, places: int) -> Candidate:
+def _named_convolution(conv: nn.Conv2d, text: str, places: Places) -> Candidate:
     layer = LowRankConv2d.from_dense(conv, channel_ranks(text))
     q, p = layer.ranks
     params, macs = _convolution_cost(conv, q, p, places)
     return Candidate(f"lowrank:{q}x{p}", params, macs, (layer.projection_error or 0.0) ** 2)
 
 
-def _convolution_cost(conv: nn.Conv2d, q: int, p: int, places: int) -> tuple[int, int]:
-    """Parameters with the bias, and multiply-accumulates; ``reduce`` sees stride² more places."""
-    kernel, stride = math.prod(conv.kernel_size), math.prod(conv.stride)
-    first, core, last = conv.in_channels * q, kernel * q * p, p * conv.out_channels
-    return first + core + last + bias_params(conv), places * (stride * first + core + last)
+def _convolution_cost(conv: nn.Conv2d, q: int, p: int, places: Places) -> tuple[int, int]:
+    """Parameters with the bias, and multiply-accumulates; ``reduce`` sees the layer's input."""
+    first, core = conv.in_channels * q, math.prod(conv.kernel_size) * q * p
+    last = p * conv.out_channels
+    macs = places.inputs * first + places.outputs * (core + last)
+    return first + core + last + bias_params(conv), macs
 
 
-def _lowrank(layer: nn.Linear, places: int) -> Iterator[Candidate]:
+def _lowrank(layer: nn.Linear, places: Places) -> Iterator[Candidate]:
     tail = _tail(_squares(layer.weight.detach().double()))
     for rank in _spaced(len(tail) - 1):
         spec = LowRankSpec(layer.in_features, layer.out_features, rank)
         params = spec.params(bias_params(layer) > 0)
-        yield Candidate(f"lowrank:{rank}", params, places * spec.macs, float(tail[rank]))
+        yield Candidate(f"lowrank:{rank}", params, places.outputs * spec.macs, float(tail[rank]))
 
 
-def _kron(layer: nn.Linear, places: int) -> Iterator[Candidate]:
+def _kron(layer: nn.Linear, places: Places) -> Iterator[Candidate]:
     W = layer.weight.detach().double()
     for shape in _shapes(layer):
         (a_out, b_out), (a_in, b_in) = shape.out_shape, shape.in_shape
@@ -155,7 +160,9 @@ def _kron(layer: nn.Linear, places: int) -> Iterator[Candidate]:
         for terms in _spaced(min(len(tail) - 1, MAX_TERMS)):
             spec = KronSpec(shape.in_shape, shape.out_shape, terms)
             params = spec.params(bias_params(layer) > 0)
-            yield Candidate(_kron_text(spec), params, places * spec.macs, float(tail[terms]))
+            yield Candidate(
+                _kron_text(spec), params, places.outputs * spec.macs, float(tail[terms])
+            )
 
 
 def _shapes(layer: nn.Linear) -> list[KronSpec]:
@@ -171,7 +178,7 @@ def _shapes(layer: nn.Linear) -> list[KronSpec]:
     return [spec for size in sizes for spec in classes[size]]
 
 
-def _convolution(conv: nn.Conv2d, family: str, places: int) -> Iterator[Candidate]:
+def _convolution(conv: nn.Conv2d, family: str, places: Places) -> Iterator[Candidate]:
     if family == "kron" or conv.groups != 1 or max(conv.kernel_size) == 1:
         return
     into, out, kept = _channel_energy(conv.weight.detach().double())

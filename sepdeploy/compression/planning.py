@@ -18,15 +18,16 @@ from itertools import pairwise, takewhile
 from torch import nn
 
 from sepdeploy.compression.candidates import Candidate, candidates, dense_candidate
+from sepdeploy.compression.places import Places, count_places
 from sepdeploy.compression.request import parse_target, structure_map
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.models import Model
-from sepdeploy.records import LayerRecord
 
 MEASURES = ("params", "macs")
 FAMILIES = ("kron", "lowrank", "tucker")
 HEAD = "the classifier stays dense unless it is named"
 NOT_ASKED = "not asked for"
+OTHER_FORM = "write another form for this layer, or leave it out of --structure and --layers"
 NO_GAIN = "no form of it is smaller without computing more"
 CHEAPER_DENSE = "the budget has room for it"
 
@@ -115,8 +116,9 @@ def plan_compression(
     limit = None
     if budget is not None:
         limit = math.floor(total / budget[1]) if budget[0] == "ratio" else int(budget[1])
-    offers = {n: _offers(n, m, families.get(n), records[n]) for n, m in modules.items()}
-    dense = {n: dense_candidate(m, _places(records[n], m)) for n, m in modules.items()}
+    places = count_places(model, modules)
+    offers = {n: _offers(n, m, families.get(n), places[n]) for n, m in modules.items()}
+    dense = {n: dense_candidate(m, places[n]) for n, m in modules.items()}
     fixed = total - sum(_cost(c, measure) for c in dense.values())
     hint = _how_to_reach_more(modules, families, structure)
     chosen = _choose(offers, measure, None if limit is None else limit - fixed, fixed, hint)
@@ -137,10 +139,6 @@ def plan_compression(
 
 def _plain(module: nn.Module) -> bool:
     return type(module) is nn.Linear or type(module) is nn.Conv2d
-
-
-def _places(record: LayerRecord, module: nn.Module) -> int:
-    return record.macs // module.get_parameter("weight").numel()
 
 
 def _families(
@@ -196,20 +194,21 @@ def _matching(modules: dict[str, nn.Module], pattern: str) -> list[str]:
     return found
 
 
-def _offers(
-    name: str, module: nn.Module, family: str | None, record: LayerRecord
-) -> list[Candidate]:
+def _offers(name: str, module: nn.Module, family: str | None, places: Places) -> list[Candidate]:
     """All forms a layer may take; the dense one is among them unless another was written out."""
-    places = _places(record, module)
     dense = dense_candidate(module, places)
     if family is None or not isinstance(module, (nn.Linear, nn.Conv2d)):
         return [dense]
     if name == "net":
-        raise BadInput("a network that is a single layer cannot change its structure in place")
+        raise BadInput(
+            "a network that is a single layer cannot change its structure in place",
+            hint="put it into an nn.Sequential and save it anew",
+        )
     try:
         found = candidates(module, family, places)
     except BadInput as error:
-        raise BadInput(f"layer '{name}': {error.message}", hint=error.hint) from error
+        hint = OTHER_FORM if error.hint == error.default_hint else error.hint
+        raise BadInput(f"layer '{name}': {error.message}", hint=hint) from error
     return [*found, dense] if family in FAMILIES or not found else found
 
 

@@ -14,10 +14,13 @@ from sepdeploy.compression import (
     plan_compression,
 )
 from sepdeploy.compression.candidates import candidates
+from sepdeploy.compression.places import Places
 from sepdeploy.errors import BadInput
 from sepdeploy.layers import KronLinear, LowRankConv2d, LowRankLinear
 from sepdeploy.models import create, wrap
 from sepdeploy.records import InputSpec
+
+ONCE = Places(1, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +63,7 @@ def test_the_expected_error_is_the_error_of_the_projection(mlp, structure):
 @pytest.mark.parametrize("target", ["2x", "4x", "1800"])
 def test_no_other_combination_is_much_better(mlp, structure, target):
     plan = plan_compression(mlp, structure, target)
-    forms = [candidates(getattr(mlp.net, name), structure, 1) for name in ("fc1", "fc2")]
+    forms = [candidates(getattr(mlp.net, name), structure, ONCE) for name in ("fc1", "fc2")]
     fixed = mlp.params - sum(x.params_dense for x in plan.layers if x.name != "head")
     best = max(
         (1 - a.lost) * (1 - b.lost)
@@ -123,7 +126,7 @@ def test_what_a_convolution_is_expected_to_lose(convnet):
     W = conv.weight.detach().double().numpy()
     out, into = (np.linalg.svd(np.moveaxis(W, mode, 0).reshape(W.shape[mode], -1))[0]
                  for mode in (0, 1))  # fmt: skip
-    for form in candidates(conv, "lowrank", 1):
+    for form in candidates(conv, "lowrank", ONCE):
         q, p = map(int, form.structure.removeprefix("lowrank:").split("x"))
         V, U = out[:, :p], into[:, :q]
         truncated = np.einsum("op,xp,iq,yq,xyhw->oihw", V, V, U, U, W, optimize=True)
@@ -159,8 +162,9 @@ def test_a_convolution_by_name_and_form(convnet):
         ("2=lowrank:4x6x8", "no form of a convolution"), ("2=kron:3x4-4x4", "no form of a conv"),
         ("2=lowrank:99", "outside 1 … 12"), ("3=lowrank:2", "grouped"),
     ):  # fmt: skip
-        with pytest.raises(BadInput, match=message):
+        with pytest.raises(BadInput, match=message) as error:
             plan_compression(convnet, text)
+        assert "lowrank:24x32" in error.value.hint or "leave it out" in error.value.hint
 
 
 def test_kron_leaves_convolutions_alone(convnet):
@@ -257,10 +261,10 @@ def test_plans_are_the_same_every_time(mlp):
 def test_large_layers_are_ranked_by_iterating(monkeypatch, mlp):
     from sepdeploy.compression import candidates as module
 
-    exact = {c.structure: c.lost for c in candidates(mlp.net.fc1, "lowrank", 1)}
+    exact = {c.structure: c.lost for c in candidates(mlp.net.fc1, "lowrank", ONCE)}
     monkeypatch.setattr(module, "SINGLE_SPECTRUM", 10)
     monkeypatch.setattr(module, "LEADING", 6)
-    rough = {c.structure: c.lost for c in candidates(mlp.net.fc1, "lowrank", 1)}
+    rough = {c.structure: c.lost for c in candidates(mlp.net.fc1, "lowrank", ONCE)}
     assert rough.keys() == {f"lowrank:{r}" for r in range(1, 7)}
     for form, lost in rough.items():
         assert exact[form] <= lost + 1e-6 <= exact[form] + 0.05
