@@ -99,6 +99,7 @@ def _provenance(trainer: Trainer, dataset: Dataset) -> dict[str, Any]:
         "best_epoch": trainer.best_epoch,
         "data": recipe.data,
         "data_sha256": trainer.identity["data_sha256"],
+        "start_sha256": trainer.identity["start_sha256"],
         "accuracy": {
             "attack": str(AttackSpec("pgd", budget.steps)) if recipe.robust else None,
             "validation_clean": best["clean_accuracy"],
@@ -119,9 +120,19 @@ def _provenance(trainer: Trainer, dataset: Dataset) -> dict[str, Any]:
 
 
 def already_finished(
-    recipe: Recipe, out: Path, data_sha256: str, on_progress: Callable[[Event], None]
+    recipe: Recipe,
+    out: Path,
+    *,
+    data_sha256: str,
+    start_sha256: str,
+    on_progress: Callable[[Event], None],
 ) -> TrainResult | None:
-    """Load the result of a training that has nothing left to resume; None where there is none."""
+    """Load the result of a training that has nothing left to resume; None where there is none.
+
+    Raises:
+        BadInput: The model file is the result of another recipe, other data or other starting
+            weights.
+    """
     if checkpoint_path(out).exists() or not out.exists():
         return None
     # the recipe comes from the user, so it may name the code that makes the network
@@ -133,9 +144,11 @@ def already_finished(
             hint="leave --resume out to train it anew, or choose another -o",
         )
     changed = differences(recipe_from(stored, where=str(out)), recipe)
+    if model.provenance.get("start_sha256", "") != start_sha256:
+        changed.append("the weights it starts from")
     if changed:
         raise BadInput(
-            f"{out} is the finished result of another recipe; changed: {'; '.join(changed)}",
+            f"{out} is the finished result of another training; changed: {'; '.join(changed)}",
             hint="leave --resume out to train it anew, or choose another -o",
         )
     on_progress(Event("note", message=f"{out} is already trained; nothing to resume"))

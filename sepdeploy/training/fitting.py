@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -80,18 +80,31 @@ def fit(
             dataset = load(recipe.data, recipe.data_dir or None)
             if team.world > 1:
                 _check_team(recipe, team)
-        data_sha256 = dataset.train.sha256()
-        _check_same(recipe, data_sha256, model, team)
+        identity: dict[str, Any] = {
+            "recipe": recipe.to_json(),
+            "data_sha256": dataset.train.sha256(),
+            "start_sha256": "" if model is None else state_sha256(model.net.state_dict()),
+            "threads": recipe.threads,
+        }
+        _check_same(identity, team)
         with team.agreed():
             if team.first:
                 _make_folder(out.parent)
         if resume:
-            found = team.from_first(lambda: already_finished(recipe, out, data_sha256, speak))
+            found = team.from_first(
+                lambda: already_finished(
+                    recipe,
+                    out,
+                    data_sha256=identity["data_sha256"],
+                    start_sha256=identity["start_sha256"],
+                    on_progress=speak,
+                )
+            )
             if found is not None:
                 return found
         with _generators_kept(device), cpu_threads(torch.get_num_threads()):
             with team.agreed():
-                trainer = _trainer(recipe, dataset, data_sha256, model, out, team, device,
+                trainer = _trainer(recipe, dataset, identity, model, out, team, device,
                                    checkpoint_every_s, speak)  # fmt: skip
             _begin(trainer, resume=resume)
             trainer.run()
@@ -110,13 +123,11 @@ def _generators_kept(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _check_same(recipe: Recipe, data_sha256: str, model: Model | None, team: Team) -> None:
+def _check_same(identity: Mapping[str, Any], team: Team) -> None:
     """Compare what the processes were given, before any network of theirs talks to another."""
-    own = recipe.to_json()
-    start = "" if model is None or team.world == 1 else state_sha256(model.net.state_dict())
     team.check_same(
-        {name: own[name] for name in own if name not in FREE_ON_RESUME}
-        | {"images": data_sha256, "starting weights": start}
+        {name: value for name, value in identity["recipe"].items() if name not in FREE_ON_RESUME}
+        | {"images": identity["data_sha256"], "starting weights": identity["start_sha256"]}
     )
 
 
@@ -138,7 +149,7 @@ def _check_team(recipe: Recipe, team: Team) -> None:
 def _trainer(
     recipe: Recipe,
     dataset: Dataset,
-    data_sha256: str,
+    identity: dict[str, Any],
     model: Model | None,
     out: Path,
     team: Team,
@@ -148,16 +159,9 @@ def _trainer(
 ) -> Trainer:
     """Make everything that a training needs, nothing of it trained or written yet."""
     torch.manual_seed(recipe.seed)
-    start_sha256 = "" if model is None else state_sha256(model.net.state_dict())
     if model is None:
         model = _new_model(recipe, dataset, on_progress)
     _check_fits(model, dataset)
-    identity: dict[str, Any] = {
-        "recipe": recipe.to_json(),
-        "data_sha256": data_sha256,
-        "start_sha256": start_sha256,
-        "threads": recipe.threads,
-    }
     return Trainer(
         recipe,
         model,

@@ -71,6 +71,18 @@ def test_fine_tuned_with_what_the_model_was_trained_with(trained):
     assert again.provenance == summary.provenance
 
 
+def test_the_result_of_another_start_is_no_result(trained, capsys):
+    recipe, out = trained.with_name("tune.toml"), trained.with_name("small.pt")
+    recipe.write_text("epochs = 1\nsteps = 1\nthreads = 1\nbatch-size = 256\n")
+    tune = ["--structure", "lowrank", "--finetune", str(recipe), "-o", str(out)]
+    assert run(["compress", str(trained), "--target", "2x", *tune]) == 0
+    old = out.read_bytes()
+    capsys.readouterr()
+    assert run(["compress", str(trained), "--target", "3x", *tune, "--resume"]) == 2
+    assert "changed: the weights it starts from" in capsys.readouterr().err
+    assert out.read_bytes() == old
+
+
 def test_the_file_beats_defaults(tmp_path):
     recipe = tmp_path / "r.toml"
     recipe.write_text("eps = 0.2\n")

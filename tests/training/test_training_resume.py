@@ -176,7 +176,7 @@ def test_resuming_a_finished_training_loads_it(train):
     assert (train.folder / "done.pt").stat().st_mtime_ns == before
     assert same_bits(state(first.model), state(again.model))
     assert (again.history, again.best_epoch) == (first.history, first.best_epoch)
-    with pytest.raises(BadInput, match=r"finished result of another recipe; changed: seed: 11"):
+    with pytest.raises(BadInput, match=r"finished result of another training; changed: seed: 11"):
         train("done", resume=True, seed=12)
 
 
