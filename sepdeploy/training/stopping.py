@@ -13,7 +13,8 @@ def planned_epochs(recipe: Recipe, history: Sequence[Mapping[str, Any]]) -> int:
     """Return after how many epochs a training ends, by its recipe and its history.
 
     Once validation has not improved for ``patience`` epochs it ends, except that adaptive ranks
-    still get their finish: ``rank_frozen`` epochs in which ranks stay and all factors train.
+    still get their finish: ``rank_frozen`` epochs in which ranks stay and all factors train. As
+    good as the best is no improvement here, though it is the later of two such that is kept.
     """
     stale = _stale_after(recipe, history)
     if not stale:
@@ -36,7 +37,7 @@ def _stale_after(recipe: Recipe, history: Sequence[Mapping[str, Any]]) -> int:
     """The first epoch with which patience ran out, 0 = it did not."""
     best, reached = 0, (-1.0, -1.0)
     for epoch, entry in enumerate(history, start=1):
-        if may_be_kept(recipe, epoch - 1) and score(entry) >= reached:
+        if may_be_kept(recipe, epoch - 1) and score(entry) > reached:
             best, reached = epoch, score(entry)
         if recipe.patience and best and epoch - best >= recipe.patience:
             return epoch

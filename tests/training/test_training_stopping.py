@@ -23,7 +23,9 @@ PRUNED = {"patience": 2, "prune": "magnitude", "prune_start": 3}
         ({"patience": 2}, [], 20),
         ({"patience": 2}, [0.5, 0.4], 20),
         ({"patience": 2}, [0.5, 0.4, 0.4], 3),
-        ({"patience": 2}, [0.5, 0.4, 0.5, 0.4], 20),  # as good as the best counts as better
+        ({"patience": 2}, [0.5, 0.4, 0.5, 0.4], 3),  # as good as the best is not better
+        ({"patience": 2}, [0.5, 0.4, 0.51, 0.4], 20),
+        ({"patience": 2}, [0.5] * 8, 3),
         ({"patience": 2}, [0.5, 0.6, 0.4, 0.3], 4),
         (PRUNED, [0.9, 0.1, 0.1, 0.1], 20),
         (PRUNED, [0.9, 0.1, 0.1, 0.3, 0.2, 0.2], 6),
@@ -31,11 +33,22 @@ PRUNED = {"patience": 2, "prune": "magnitude", "prune_start": 3}
         # what comes of the finish does not prolong it
         ({"patience": 2, "rank_tolerance": 0.1, "rank_frozen": 3}, [0.5, 0.4, 0.3, 0.9], 6),
         ({"patience": 2, "rank_tolerance": 0.1, "rank_frozen": 0}, [0.5, 0.4, 0.3], 3),
-        ({"patience": 2, "rank_tolerance": 0.1, "rank_frozen": 30}, [0.5, 0.4, 0.3], 20),
+        ({"patience": 2, "rank_tolerance": 0.1, "rank_frozen": 19}, [0.5, 0.4, 0.3], 20),
     ],
 )  # fmt: skip
 def test_when_a_training_ends(changes, scores, planned):
     assert planned_epochs(Recipe(epochs=20, **changes), history(*scores)) == planned
+
+
+def test_a_better_clean_accuracy_alone_is_better():
+    entries = [{"robust_accuracy": 0.5, "clean_accuracy": c} for c in (0.6, 0.7, 0.8, 0.9)]
+    assert planned_epochs(Recipe(epochs=20, patience=2), entries) == 20
+
+
+def test_a_plateau_ends_a_training_and_its_last_epoch_is_kept(train, monkeypatch):
+    monkeypatch.setattr(loop, "accuracy", lambda *a, team: 0.5)
+    result = train(epochs=8, patience=2)
+    assert (len(result.history), result.best_epoch) == (3, 3)
 
 
 def test_which_epochs_are_frozen():
