@@ -209,7 +209,8 @@ def truncate(
     Args:
         layer: Any low-rank layer.
         tolerance: τ in (0, 1).
-        largest: Largest rank, which beats the tolerance; 0 = no other than the layer's size.
+        largest: Largest rank, which beats the tolerance and the smallest rank of 2; 0 = no other
+            than the layer's size.
         optimizer: Whose moments of the core are turned.
     """
     old = read_factors(layer)
@@ -302,7 +303,8 @@ def _rank(sigma: Tensor, limit: float, largest: int) -> int:
     tails = sigma.flip(0).square().cumsum(0).sqrt().flip(0)  # what is lost when 0, 1, … are kept
     wanted = int((tails > limit).sum())
     bounded = min(wanted, largest) if largest else wanted
-    return min(max(bounded, SMALLEST_RANK, 1), len(sigma))
+    smallest = min(SMALLEST_RANK, largest) if largest else SMALLEST_RANK
+    return min(max(bounded, smallest), len(sigma))
 
 
 def _each_moment(

@@ -17,6 +17,7 @@ from typing import Any
 from sepdeploy.errors import BadInput
 from sepdeploy.files import read_bytes
 from sepdeploy.threat import parse_eps
+from sepdeploy.training.recipe_checks import check_nothing_ignored
 from sepdeploy.training.recipe_fields import Recipe
 
 MAX_RECIPE_BYTES = 1 << 20
@@ -40,7 +41,8 @@ def load_recipe(
         defaults: Values for keys that neither the file nor the flags give.
 
     Raises:
-        BadInput: Unreadable file, unknown key (with the three closest), or a value out of range.
+        BadInput: Unreadable file, unknown key (with the three closest), a value out of range, or
+            one without effect (recipes that are already stored may have such).
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -54,7 +56,9 @@ def load_recipe(
             ) from error
     given = {k: v for k, v in (overrides or {}).items() if v is not None}
     written = {k.replace("-", "_"): v for k, v in values.items()}
-    return recipe_from({**(defaults or {}), **written, **given}, where=str(path or "recipe"))
+    recipe = recipe_from({**(defaults or {}), **written, **given}, where=str(path or "recipe"))
+    check_nothing_ignored(recipe)
+    return recipe
 
 
 def recipe_from(values: Mapping[str, Any], *, where: str) -> Recipe:

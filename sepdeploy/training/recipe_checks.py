@@ -52,6 +52,55 @@ _RANGES: dict[str, tuple[float, float]] = {
     "threads": (0, 1024),
 }
 
+ROBUST = tuple(name for name in OBJECTIVES if name != "natural")
+# key -> keys that give it an effect, with the values that do; () = any but the default. Radius,
+# norm and steps of the attack are free: a natural training hands them on to its fine-tuning.
+NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "inner": {"objective": ROBUST},
+    "eps_warmup": {"objective": ROBUST},
+    "trades_beta": {"objective": ("trades",)},
+    "mart_beta": {"objective": ("mart",)},
+    "align_weight": {"objective": ("fr", "sar")},
+    "align_start": {"objective": ("fr", "sar")},
+    "align_axes": {"objective": ("fr",)},
+    "align_on": {"objective": ("sar",)},
+    "momentum": {"optimizer": ("sgd",)},
+    "rank_max": {"rank_tolerance": ()},
+    "rank_every": {"rank_tolerance": ()},
+    "rank_frozen": {"rank_tolerance": ()},
+    "sparsity": {"prune": ()},
+    "prune_scope": {"prune": ()},
+    "prune_classifier": {"prune": ()},
+    "prune_start": {"prune": ()},
+    "prune_epochs": {"prune": ("hydra",)},
+    "average_start": {"ema": (), "swa": ()},
+}
+
+
+def check_nothing_ignored(recipe: Recipe) -> None:
+    """Check that every key that differs from its default has an effect.
+
+    Raises:
+        BadInput: One has none, because another key is not set or has another value.
+    """
+    plain = type(recipe)()
+
+    def effective(other: str, values: tuple[str, ...]) -> bool:
+        found = getattr(recipe, other)
+        return found in values if values else found != getattr(plain, other)
+
+    for name, needed in NEEDS.items():
+        changed = getattr(recipe, name) != getattr(plain, name)
+        if changed and not any(effective(other, values) for other, values in needed.items()):
+            lacking = " and ".join(
+                f"{other} is not" + " or".join(f' "{value}"' for value in values)
+                for other, values in needed.items()
+            )
+            raise BadInput(
+                f"recipe: {name} is set and {lacking}",
+                hint=f"leave {name} out, or set {' or '.join(needed)}",
+            )
+
 
 def check_recipe(recipe: Recipe) -> None:
     """Check names, ranges and what excludes each other.
@@ -70,6 +119,12 @@ def check_recipe(recipe: Recipe) -> None:
         raise BadInput(
             f"recipe: rank_tolerance = {recipe.rank_tolerance} is not between 0 and 1",
             hint="0.01 to 0.1 is usual; 0 keeps the ranks as they are",
+        )
+    if recipe.rank_tolerance and recipe.rank_frozen >= recipe.epochs:
+        raise BadInput(
+            f"recipe: ranks are frozen in the last {recipe.rank_frozen} of {recipe.epochs} epochs, "
+            "none is left in which they adapt",
+            hint="more epochs, or a smaller rank_frozen",
         )
     if not 0 < recipe.validation < 1:
         raise BadInput(
@@ -115,7 +170,10 @@ def _check_pruning(recipe: Recipe) -> None:
             hint="more epochs, or a smaller prune_start or prune_epochs",
         )
     if recipe.rank_tolerance:
-        raise BadInput("recipe: factors whose ranks adapt cannot be pruned")
+        raise BadInput(
+            "recipe: factors whose ranks adapt cannot be pruned",
+            hint="leave prune out, or rank_tolerance",
+        )
     if (recipe.ema or recipe.swa) and recipe.average_start < done:
         raise BadInput(
             f"recipe: averaging starts before the masks are fixed (epoch {done})",

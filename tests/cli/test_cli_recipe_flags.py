@@ -11,6 +11,7 @@ from sepdeploy import api
 from sepdeploy.commands.recipe_flags import FLAGS, recipe_values
 from sepdeploy.errors import BadInput
 from sepdeploy.training import load_recipe
+from sepdeploy.training.recipe_checks import NEEDS
 from sepdeploy.training.recipe_fields import Recipe
 
 FIELDS = [f.name for f in dataclasses.fields(Recipe)]
@@ -53,12 +54,25 @@ def example(name: str) -> tuple[str, object]:
     return ("true", True) if isinstance(default, bool) else ("3", 3)
 
 
+def effective(name: str) -> list[str]:
+    """What gives a key its effect, as words of ``--set``."""
+    for other, values in NEEDS.get(name, {}).items():
+        return [f"{other}={values[0] if values else example(other)[0]}"]
+    return []
+
+
+def plain(recipe: Recipe, *names: str) -> Recipe:
+    """A recipe with the defaults of some keys, and of what these need."""
+    every = {*names, *(other for name in names for other in NEEDS.get(name, ()))}
+    return dataclasses.replace(recipe, **{name: getattr(Recipe(), name) for name in every})
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_key_can_be_set(read, name: str) -> None:
     text, value = example(name)
-    found = read("--set", f"{name}={text}")
+    found = read("--set", f"{name}={text}", *(f"--set={word}" for word in effective(name)))
     assert getattr(found, name) == value
-    assert dataclasses.replace(found, **{name: getattr(Recipe(), name)}) == Recipe()
+    assert plain(found, name) == Recipe()
 
 
 @pytest.mark.parametrize("name", [name for table in FLAGS.values() for name in table])
@@ -66,16 +80,16 @@ def test_every_flag_sets_its_key(read, name: str) -> None:
     text, value = example(name)
     words = [f"--{name.replace('_', '-')}"] if value is True else [
         f"--{name.replace('_', '-')}", text]  # fmt: skip
-    found = read(*words)
+    found = read(*words, *(f"--set={word}" for word in effective(name)))
     assert getattr(found, name) == value
-    assert dataclasses.replace(found, **{name: getattr(Recipe(), name)}) == Recipe()
+    assert plain(found, name) == Recipe()
 
 
 def test_the_command_line_beats_the_file(read, tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
-    path.write_text("swa = true\nlr = 0.5\nmart_beta = 2\nepochs = 7\n")
+    path.write_text('swa = true\nlr = 0.5\nobjective = "mart"\nmart_beta = 2\n')
     found = read(path, "--no-swa", "--lr", "0.25", "--set", "mart-beta = 3")
-    assert (found.swa, found.lr, found.mart_beta, found.epochs) == (False, 0.25, 3.0, 7)
+    assert (found.swa, found.lr, found.mart_beta, found.objective) == (False, 0.25, 3.0, "mart")
 
 
 @pytest.mark.parametrize(
@@ -93,6 +107,7 @@ def test_the_command_line_beats_the_file(read, tmp_path: Path) -> None:
         (["--rank-tolerance", "2"], "not between 0 and 1"),
         (["--seed", "-1"], "seed = -1 is outside"),
         (["--accumulate", "300"], "into more parts"),
+        (["--sparsity", "0.9"], "recipe: sparsity is set and prune is not"),
     ],
 )
 def test_settings_that_are_none(call, tmp_path: Path, words: list[str], message: str) -> None:

@@ -155,6 +155,19 @@ def test_ranks_have_a_floor_and_a_ceiling():
 
 
 @LAYERS
+def test_a_ceiling_of_one_is_kept(make):
+    layer, x = make()
+    before = layer.dense_weight().detach()
+    truncate(layer, 1e-9, largest=1)
+    assert set(ranks_of(layer)["net"]) == {1}
+    if make is linear:
+        U, sigma, Vh = torch.linalg.svd(before)
+        assert torch.allclose(layer.dense_weight(), sigma[0] * U[:, :1] @ Vh[:1], atol=1e-5)
+    with_gradients(layer, x)
+    assert augment(layer) > 0  # it can still turn
+
+
+@LAYERS
 def test_bent_bases_are_straightened_without_changing_the_function(make):
     layer, x = make()
     with torch.no_grad():

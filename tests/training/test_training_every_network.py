@@ -39,7 +39,8 @@ CHOICES = {
 }  # fmt: skip
 CONVOLUTIONS = {
     "Tucker": {"conv_rank": 3, "spectral_relative": 0.01},
-    "Tucker, ranks adapt": {"conv_rank": 3, "rank_tolerance": 0.2, "rank_every": 2},
+    "Tucker, ranks adapt": {"conv_rank": 3, "rank_tolerance": 0.2, "rank_every": 2,
+                            "rank_frozen": 0},
     "Tucker and kron, pruned": {"conv_rank": 3, "structure": "kron", "prune": "magnitude",
                                 "sparsity": 0.5},
 }  # fmt: skip

@@ -16,7 +16,16 @@ from sepdeploy.data import split_validation
 from sepdeploy.errors import BadInput
 from sepdeploy.models import create, load
 from sepdeploy.threat import parse_attack
-from sepdeploy.training import finishing, fit, fitting, history_path, load_recipe, loop, steps
+from sepdeploy.training import (
+    Recipe,
+    finishing,
+    fit,
+    fitting,
+    history_path,
+    load_recipe,
+    loop,
+    steps,
+)
 from sepdeploy.training.checkpoint import read_history
 from sepdeploy.training.sources import NOISE
 
@@ -279,7 +288,7 @@ def test_the_attack_is_the_one_of_the_recipe():
         "norm": "l2", "steps": 6, "trades_beta": 3.0, "mart_beta": 2.0, "inner": "margin",
         "align_weight": 0.7, "align_axes": "class", "align_on": "features",
     }  # fmt: skip
-    recipe = load_recipe(None, values | {"objective": "sar", "align_start": 2})
+    recipe = Recipe(**values, objective="sar", align_start=2)
     before, after = (
         steps.Stepper.attack(SimpleNamespace(recipe=recipe), epoch) for epoch in (1, 2)
     )

@@ -48,7 +48,10 @@ OTHERS = [
     {"name": "unlike", "recipe": COMMON, "rank1": {"seed": 12}},
     {"name": "wider", "recipe": COMMON, "rank1": {"hidden": [24, 16]}},
     {"name": "missing", "recipe": COMMON, "rank1": {"accelerator": "cuda"}},
-    {"name": "adaptive", "recipe": COMMON | {"structure": "lowrank:8", "rank_tolerance": 0.1}},
+    {
+        "name": "adaptive",
+        "recipe": COMMON | {"structure": "lowrank:8", "rank_tolerance": 0.1, "rank_frozen": 0},
+    },
     {"name": "mixed", "recipe": COMMON | {"objective": "fr"}},
     {"name": "linf", "recipe": COMMON, "resume": True},
 ]

@@ -216,5 +216,7 @@ def test_interrupted_and_resumed_to_the_same_bits(resumed_and_whole, choice, mom
     ],
 )
 def test_wishes_that_make_no_sense(changes, message):
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadInput, match=message) as error:
         recipe(**changes)
+    if "rank_tolerance" in changes:
+        assert error.value.hint == "leave prune out, or rank_tolerance"

@@ -194,6 +194,20 @@ def test_a_tolerance_outside_its_range(value):
         load_recipe(None, {"rank_tolerance": value})
 
 
+@pytest.mark.parametrize(("epochs", "frozen"), [(1, 1), (4, 4), (3, 7)])
+def test_a_recipe_that_leaves_no_epoch_to_adapt_in(epochs, frozen):
+    values = {"rank_tolerance": 0.1, "epochs": epochs, "rank_frozen": frozen}
+    with pytest.raises(BadInput, match=f"frozen in the last {frozen} of {epochs} epochs") as error:
+        load_recipe(None, values)
+    assert "smaller rank_frozen" in error.value.hint
+    assert load_recipe(None, values | {"rank_frozen": epochs - 1}).rank_frozen == epochs - 1
+
+
+def test_a_largest_rank_of_one(train):
+    result = train(structure="lowrank:4", rank_tolerance=0.01, rank_max=1, epochs=2, eps=0.0)
+    assert {rank for ranks in result.history[-1]["ranks"].values() for rank in ranks} == {1}
+
+
 def test_nothing_to_adapt(train):
     with pytest.raises(BadInput, match="no low-rank layer"):
         train(structure="kron", rank_tolerance=0.1)

@@ -102,6 +102,57 @@ def test_bad_values(values, message):
     assert "\n" not in error.value.message
 
 
+@pytest.mark.parametrize(
+    ("values", "lacking"),
+    [
+        ({"sparsity": 0.9}, "prune is not"),
+        ({"prune_start": 1, "rank_tolerance": 0.1}, "prune is not"),
+        ({"prune_scope": "network"}, "prune is not"),
+        ({"prune_classifier": True}, "prune is not"),
+        ({"prune_epochs": 3, "prune": "magnitude"}, 'prune is not "hydra"'),
+        ({"rank_max": 5}, "rank_tolerance is not"),
+        ({"rank_every": 5, "structure": "lowrank"}, "rank_tolerance is not"),
+        ({"rank_frozen": 5}, "rank_tolerance is not"),
+        ({"average_start": 2, "patience": 3}, "ema is not and swa is not"),
+        ({"trades_beta": 3}, 'objective is not "trades"'),
+        ({"mart_beta": 3, "objective": "trades"}, 'objective is not "mart"'),
+        ({"align_weight": 3, "objective": "mart"}, 'objective is not "fr" or "sar"'),
+        ({"align_start": 3}, 'objective is not "fr" or "sar"'),
+        ({"align_axes": "class", "objective": "sar"}, 'objective is not "fr"'),
+        ({"align_on": "features", "objective": "fr"}, 'objective is not "sar"'),
+        ({"inner": "fgsm", "objective": "natural"}, 'objective is not "pgd-at" or "trades"'),
+        ({"eps_warmup": 2, "objective": "natural"}, 'objective is not "pgd-at" or "trades"'),
+        ({"momentum": 0.5}, 'optimizer is not "sgd"'),
+    ],
+)
+def test_keys_without_effect(values, lacking):
+    name, *_ = values
+    with pytest.raises(BadInput) as error:
+        load_recipe(None, values)
+    assert error.value.message.startswith(f"recipe: {name} is set and {lacking}")
+    assert error.value.hint.startswith(f"leave {name} out, or set ")
+    stored = recipe_from(values, where="a model of before")
+    assert recipe_from(stored.to_json(), where="x") == stored
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"average_start": 2, "swa": True},
+        {"average_start": 2, "ema": 0.9},
+        {"align_weight": 3, "align_axes": "class", "objective": "fr"},
+        {"prune_epochs": 2, "prune": "hydra"},
+        {"momentum": 0, "optimizer": "sgd"},
+        {"inner": "fgsm", "steps": 3, "step_size": 0.1},  # of the attack that validates
+        {"objective": "natural", "eps": 0.3, "norm": "l2", "steps": 3, "step_size": 0.1},
+        {"sparsity": 0.5, "rank_frozen": 1, "trades_beta": 6},  # what they are anyway
+    ],
+)
+def test_keys_with_an_effect(values):
+    recipe = load_recipe(None, values)
+    assert {name: getattr(recipe, name) for name in values} == values
+
+
 def test_files_that_are_no_recipes(tmp_path):
     with pytest.raises(BadInput, match=r"no\.toml"):
         load_recipe(tmp_path / "no.toml")
