@@ -2,8 +2,8 @@
 
 Pure functions of matrices (or stacks of them), evaluated in double precision whatever the
 training runs in: determinants of 64×64 Gram matrices leave the range of float32, and a spectral
-spread computed in bfloat16 is noise. All work on the smaller Gram matrix, whose eigenvalues are
-the squared singular values without structural zeros.
+spread computed in bfloat16 is noise. Spectral terms work on the smaller Gram matrix, whose
+eigenvalues are the squared singular values without structural zeros.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def frobenius_term(matrix: Tensor) -> Tensor:
     Args:
         matrix: (..., m, n).
     """
-    return matrix.square().sum(dim=(-2, -1)).mean()
+    with torch.autocast(device_type=matrix.device.type, enabled=False):
+        return matrix.double().square().sum(dim=(-2, -1)).mean()
 
 
 def spectral_term(matrix: Tensor) -> Tensor:
@@ -89,7 +90,8 @@ def spectral_relative_term(matrix: Tensor) -> Tensor:
 
 def l1_term(matrix: Tensor) -> Tensor:
     """Return the mean absolute value of all entries: ‖A‖₁ over the matrix's own size."""
-    return matrix.abs().mean()
+    with torch.autocast(device_type=matrix.device.type, enabled=False):
+        return matrix.double().abs().mean()
 
 
 # The keys are fields of a recipe: each term's coefficient.

@@ -221,7 +221,20 @@ def test_precision_does_not_follow_autocast(name):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = TERMS[name](A)
     assert inside == TERMS[name](A)
-    assert inside.dtype == (torch.float32 if name in ("frobenius", "l1") else torch.float64)
+    assert inside.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_small_types_lose_nothing_but_the_rounding_of_the_weights(name, dtype):
+    A = (100 * matrix(64, 64, 2)).to(dtype)
+    assert TERMS[name](A) == pytest.approx(float(TERMS[name](A.double())), rel=1e-12)
+
+
+def test_the_norms_of_a_large_half_precision_matrix():
+    A = torch.full((64, 64), 100.0, dtype=torch.float16)
+    assert float(frobenius_term(A)) == 64 * 64 * 100.0**2
+    assert float(l1_term(A)) == 100
 
 
 @given(sizes, sizes, seeds)
