@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput
+from sepdeploy.layers import LowRankConv2d
 from sepdeploy.models import Model
 from sepdeploy.training.dynamic_rank import (
     ENERGY,
+    LowRank,
     augment,
     bases,
     core_of,
@@ -37,6 +39,7 @@ class RankDynamics:
         tolerance: τ.
         every: Steps of a window: one augmentation, then core steps, truncation with the last.
         largest: Largest rank after a truncation, 0 = each layer's own size.
+        growing: Whether ranks may exceed those that the layers have now; a budget forbids it.
         energy: Share of the gradients outside the bases that an augmentation takes in.
     """
 
@@ -48,13 +51,14 @@ class RankDynamics:
         tolerance: float,
         every: int,
         largest: int,
+        growing: bool = True,
         energy: float = ENERGY,
     ) -> None:
         self.layers = list(low_rank_layers(net).values())
+        self.bounds = [_bounds(layer, largest, growing=growing) for layer in self.layers]
         self.optimizer = optimizer
         self.tolerance = tolerance
         self.every = every
-        self.largest = largest
         self.energy = energy
         self.adaptive = not isinstance(optimizer, torch.optim.SGD)
 
@@ -103,8 +107,37 @@ class RankDynamics:
             for layer in self.layers:
                 orthonormalize(layer)
         elif not frozen and (step % self.every == self.every - 1 or step + 1 == steps):
-            for layer in self.layers:
-                truncate(layer, self.tolerance, largest=self.largest, optimizer=self.optimizer)
+            for layer, bounds in zip(self.layers, self.bounds, strict=True):
+                truncate(layer, self.tolerance, largest=max(bounds), optimizer=self.optimizer)
+                _cut(layer, bounds, self.optimizer)
+
+
+def _bounds(layer: LowRank, largest: int, *, growing: bool) -> tuple[int, int]:
+    """Return the largest ranks of U and of V after a truncation."""
+    take = max if growing else min  # a basis (n, r) can have n columns, and has r
+    u, v = (take(basis.shape[:2]) for basis in bases(layer))
+    return min(u, largest or u), min(v, largest or v)
+
+
+def _cut(layer: LowRank, bounds: tuple[int, int], optimizer: torch.optim.Optimizer) -> None:
+    """Keep the first directions of both bases of a layer that was just truncated.
+
+    They are ordered by strength, so this truncates a convolution whose modes have two bounds.
+    """
+    U, V = (basis.detach() for basis in bases(layer))
+    core, (u, v) = core_of(layer), bounds
+    rows, columns = (v, u) if isinstance(layer, LowRankConv2d) else (u, v)  # as it is stored
+    if core.shape[0] <= rows and core.shape[1] <= columns:
+        return
+    moments = optimizer.state.get(core, {})
+    for name, value in moments.items():
+        if isinstance(value, Tensor) and value.dim() > 1:
+            moments[name] = value[:rows, :columns].contiguous()
+    S = core.detach()[:rows, :columns]
+    if isinstance(layer, LowRankConv2d):
+        layer.set_factors(U[:u, :, 0, 0].t(), S, V[:, :v, 0, 0])
+    else:
+        layer.set_factors(U[:, :u], S, V[:, :v])
 
 
 def dynamics_of(
@@ -128,4 +161,11 @@ def dynamics_of(
         tolerance=recipe.rank_tolerance,
         every=recipe.rank_every,
         largest=recipe.rank_max,
+        growing=not _has_budget(recipe, model),
     )
+
+
+def _has_budget(recipe: Recipe, model: Model) -> bool:
+    """Whether the ranks that the model starts with were planned into a budget."""
+    compressed = model.provenance.get("compressed")
+    return bool(recipe.target or (isinstance(compressed, dict) and compressed.get("target")))
