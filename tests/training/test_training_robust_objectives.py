@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sepdeploy.attacks.balls import BALLS
 from sepdeploy.errors import BadInput
 from sepdeploy.training.objectives import (
     INNER,
@@ -54,6 +56,40 @@ def test_mart_is_its_formula(model, batch):
         kl = sum(float(p[n, k]) * math.log(float(p[n, k] / q[n, k])) for k in range(5))
         total += bce + ATTACK.mart_beta * kl * (1.0000001 - float(p[n, y]))
     assert float(mart(model, batch, ATTACK).detach()) == pytest.approx(total / 16, rel=1e-4)
+
+
+def mart_by_hand(W, b, x, attacked, y, beta):
+    """MART of a linear model with fixed attacked images, in float64 numpy."""
+
+    def log_probabilities(images):
+        z = images @ W.T + b
+        return z - np.log(np.exp(z).sum(1, keepdims=True))
+
+    clean, found = log_probabilities(x), log_probabilities(attacked)
+    at = np.arange(len(y)), y
+    wrong = np.exp(found)
+    wrong[at] = 0
+    bce = -found[at] - np.log(1.0001 - wrong.max(1))
+    kl = (np.exp(clean) * (clean - found)).sum(1)
+    return (bce + beta * kl * (1.0000001 - np.exp(clean)[at])).mean()
+
+
+def test_the_mart_gradient_flows_through_all_its_terms():
+    torch.manual_seed(2)
+    net = nn.Linear(6, 4)
+    batch = Batch(0.2 + 0.6 * torch.rand(12, 6), torch.arange(12) % 4, torch.arange(12))
+    attack = attack_with(mart_beta=5.0)
+    mart(net, batch, attack).backward()
+    x, found = (t.double().numpy() for t in (batch.images, adversarial(net, batch, attack)))
+    W, b = (p.detach().double().numpy() for p in (net.weight, net.bias))
+    y, h = batch.labels.numpy(), 1e-5
+    expected = np.empty_like(W)
+    for at in np.ndindex(*W.shape):
+        step = np.zeros_like(W)
+        step[at] = h
+        ends = [mart_by_hand(V, b, x, found, y, 5.0) for V in (W + step, W - step)]
+        expected[at] = (ends[0] - ends[1]) / (2 * h)
+    np.testing.assert_allclose(net.weight.grad.numpy(), expected, atol=2e-5)
 
 
 def test_the_two_transform_of_a_difference_is_the_difference_of_transforms(model, batch):
@@ -126,6 +162,29 @@ def test_fgsm_is_one_signed_step(model, batch):
     expected = (batch.images + 0.1 * x.grad.sign()).clamp(0, 1)
     found = adversarial(model, batch, attack_with(inner="fgsm"))
     assert torch.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_rs_fgsm_is_one_step_of_five_quarters_of_the_radius_from_a_random_start(norm):
+    torch.manual_seed(5)
+    net, eps = nn.Linear(40, 2), 0.1
+    batch = Batch(0.3 + 0.4 * torch.rand(50, 40), torch.arange(50) % 2, torch.arange(50))
+    attack = attack_with(inner="rs-fgsm", norm=norm, eps=eps)
+    start = BALLS[norm](batch.images, eps).start(attack.seed, batch.ids) - batch.images
+    w = (net.weight[1] - net.weight[0]).detach().double().numpy()
+    up = np.where(batch.labels == 1, -1, 1)[:, None]  # towards the other class
+    if norm == "linf":
+        moved = start.double().numpy() + 1.25 * eps * up * np.sign(w)
+        expected = np.clip(moved, -eps, eps)
+    else:
+        moved = start.double().numpy() + 1.25 * eps * up * w / np.linalg.norm(w)
+        expected = moved * np.minimum(1, eps / np.linalg.norm(moved, axis=1, keepdims=True))
+    found = (adversarial(net, batch, attack) - batch.images).double().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    if norm == "linf":  # ε(u + 5/4) against the way up, u uniform in ±1: at least ε/4, ε for 5/8
+        along = found * up * np.sign(w) / eps
+        assert along.min() >= 0.25 - 1e-5
+        assert (along > 1 - 1e-5).mean() == pytest.approx(5 / 8, abs=0.03)
 
 
 @pytest.mark.parametrize("name", INNER)
