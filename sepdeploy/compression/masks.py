@@ -113,13 +113,24 @@ def _largest(values: Tensor, sparsity: float, least: int) -> Tensor:
 
 
 def initial_scores(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Scores in proportion to the weights: s = √(6/fan_in) · w / max|w| (HYDRA)."""
+    """Scores in proportion to the weights: s = √(6/fan_in) · w / max|w| (HYDRA).
+
+    Args:
+        weights: By the names of ``prunable``.
+    """
     scores = {}
     for name, w in weights.items():
-        fan_in = max(1, w.numel() // w.shape[-2] if w.dim() < 4 else w[0].numel())
         largest = w.detach().abs().max().clamp_min(torch.finfo(w.dtype).tiny)
-        scores[name] = math.sqrt(6 / fan_in) * w.detach() / largest
+        scores[name] = math.sqrt(6 / _fan_in(name, w)) * w.detach() / largest
     return scores
+
+
+def _fan_in(name: str, w: Tensor) -> int:
+    """How many inputs each output of a factor sums over, all terms together."""
+    if w.dim() == 4:  # (outputs, inputs, height, width) of a convolution
+        return w[0].numel()
+    outputs = w.shape[-1] if name.rpartition(".")[2] == "U" else w.shape[-2]  # U is (n_in, r)
+    return max(1, w.numel() // outputs)
 
 
 def sparsity_of(weights: Mapping[str, Tensor]) -> float:

@@ -117,6 +117,28 @@ def test_scores_start_in_proportion_to_the_weights():
     assert float(conv.abs().max()) == pytest.approx(math.sqrt(6 / 36))
 
 
+@pytest.mark.parametrize(
+    ("layer", "inputs"),
+    [
+        (nn.Linear(48, 5), {"weight": 48}),
+        (nn.Conv2d(4, 6, (3, 5)), {"weight": 60}),
+        (LowRankLinear(48, 20, 3), {"U": 48, "V": 3}),
+        (LowRankLinear(20, 48, 3), {"U": 20, "V": 3}),
+        (KronLinear((4, 9), (5, 7), terms=2), {"factors.0": 2 * 4, "factors.1": 2 * 9}),
+        (LowRankConv2d(8, 10, (3, 3), (4, 5)), {"reduce.weight": 8, "core.weight": 36,
+                                                "expand.weight": 5}),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_scores_know_how_many_inputs_each_factor_has(layer, inputs):
+    for net, prefix in ((layer, ""), (nn.Sequential(layer), "0.")):
+        scores = initial_scores(prunable(net, classifier=True))
+        largest = {name: float(score.abs().max()) for name, score in scores.items()}
+        assert largest == {
+            prefix + name: pytest.approx(math.sqrt(6 / n)) for name, n in inputs.items()
+        }
+
+
 def recipe(**changes):
     values = {"prune": "hydra", "sparsity": 0.5, "prune_start": 1, "prune_epochs": 1, "epochs": 4}
     return load_recipe(None, values | changes)
