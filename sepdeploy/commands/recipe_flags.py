@@ -17,7 +17,7 @@ FLAGS: dict[str, dict[str, tuple[type, str]]] = {
     "Network": {
         "arch": (str, "mlp, lenet, vgg16, resnet18, vit_tiny, ..."),
         "hidden": (str, "Hidden widths: 1024,1024."),
-        "structure": (str, "dense, kron, kron:28x28-64x64, lowrank:40; or a,b,c."),
+        "structure": (str, "dense, kron, kron:aligned, kron:28x28-64x64, lowrank:40; or a,b,c."),
         "target": (str, "Parameter budget, e.g. 10x smaller."),
         "conv_rank": (int, "Channel ranks of low-rank convolutions."),
     },
@@ -27,7 +27,7 @@ FLAGS: dict[str, dict[str, tuple[type, str]]] = {
         "augment": (str, "crop, flip or crop-flip."),
     },
     "Attack in training": {
-        "objective": (str, "natural, pgd-at, trades, mart, fr or sar."),
+        "objective": (str, "natural, pgd-at, trades, mart, fr or sar (of no published weight)."),
         "eps": (str, "Attack radius: 8/255 or 0.1."),
         "norm": (str, "Attack norm: linf or l2."),
         "steps": (int, "Attack steps in training."),

@@ -28,8 +28,8 @@ class Recipe:
             (mirrored or not), "crop-flip"; "" = none.
         hidden: Hidden widths of the architecture, () = its own (or planned, see ``target``).
         structure: One structure for all layers meant to be structured ("dense", "kron",
-            "kron:28x28-64x64", "lowrank:40"), or layer by layer: "fc1=kron,fc2=lowrank:40", or a
-            TOML table; "" = dense, or kron where there is a target.
+            "kron:aligned", "kron:28x28-64x64", "lowrank:40"), or layer by layer:
+            "fc1=kron,fc2=lowrank:40", or a TOML table; "" = dense, or kron where there is a target.
         target: Parameter budget: "10x" (the dense architecture of default widths over 10) or a
             number of parameters; "" = none. Widths are planned to fill it.
         objective: "natural", "pgd-at", "trades", "mart", "fr" or "sar".

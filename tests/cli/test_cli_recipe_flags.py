@@ -134,3 +134,9 @@ def test_the_help_has_headings(call) -> None:
     assert "--structure" in section
     assert "--eps" not in section
     assert "--set KEY=VALUE" in "\n".join(lines[at[-1] :])
+
+
+def test_the_help_says_what_is_not_obvious(call) -> None:
+    text = " ".join(call("train", "--help").out.split())
+    assert "kron:aligned" in text
+    assert "sar (of no published weight)" in text

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from sepdeploy.compression.request import parse_target, structure_map
 from sepdeploy.errors import BadInput
+from sepdeploy.structures.shapes import GRAMMAR
 from sepdeploy.training import Recipe, load_recipe
 from sepdeploy.training.recipe import differences, recipe_from
 
@@ -215,6 +217,9 @@ def test_the_recipes_of_the_documentation_are_valid(name):
     assert recipe.robust
 
 
-def test_the_guide_names_every_key():
+def test_the_guide_names_every_key_and_structure():
     guide = Path(__file__).parents[2].joinpath("docs", "training.md").read_text()
+    forms = re.split(r", | or ", GRAMMAR)
+    assert len(forms) > 5
+    assert [form for form in forms if f"`{form}`" not in guide] == []
     assert [f.name for f in dataclasses.fields(Recipe) if f"`{f.name}`" not in guide] == []
