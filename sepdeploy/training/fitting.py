@@ -29,6 +29,7 @@ from sepdeploy.training.events import Event
 from sepdeploy.training.finishing import TrainResult, already_finished, finish
 from sepdeploy.training.loop import Trainer
 from sepdeploy.training.plan_widths import plan_network
+from sepdeploy.training.rank_windows import check_windows
 from sepdeploy.training.recipe import FREE_ON_RESUME
 from sepdeploy.training.recipe_checks import check_divisible
 from sepdeploy.training.recipe_fields import Recipe
@@ -158,6 +159,8 @@ def _trainer(
     on_progress: Callable[[Event], None],
 ) -> Trainer:
     """Make everything that a training needs, nothing of it trained or written yet."""
+    sources = Sources(*split_validation(dataset.train, recipe.validation, recipe.seed))
+    check_windows(recipe, len(sources.train))
     torch.manual_seed(recipe.seed)
     if model is None:
         model = _new_model(recipe, dataset, on_progress)
@@ -165,7 +168,7 @@ def _trainer(
     return Trainer(
         recipe,
         model,
-        Sources(*split_validation(dataset.train, recipe.validation, recipe.seed)),
+        sources,
         out=out,
         identity=identity,
         checkpoint_every_s=checkpoint_every_s,

@@ -9,6 +9,8 @@ robust than wide ones under a factored one, which is only planned where nothing 
 
 Low-rank layers have two levers. Widths and ranks grow together up to the architecture's own
 widths, then the ranks alone: a wide net of rank one is no better than a narrow one.
+
+``conv_rank`` is no lever: convolutions are counted with the ranks that the recipe gives them.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 
 import torch
 
+from sepdeploy.compression import factorize_convolutions
 from sepdeploy.compression.request import parse_target, structure_map
 from sepdeploy.errors import BadInput
 from sepdeploy.models import create
@@ -64,7 +67,8 @@ class _Candidate:
     structure: StructureMap
     options: dict[str, Any]
     params: int
-    macs: int
+    macs: int  # of linear layers
+    linear: int  # layers, the classifier among them
 
 
 _Lever = tuple[StructureMap, dict[str, Any]]
@@ -75,8 +79,8 @@ def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
     """Return the network a recipe asks for, planned into its budget where it has one.
 
     Raises:
-        BadInput: A budget that no candidate reaches (says the smallest one), or an impossible
-            structure.
+        BadInput: A budget that no candidate reaches (says the smallest one), an impossible
+            structure, or one that leaves ranks open without a budget.
     """
     budget = parse_target(recipe.target)
     if budget is not None and is_foreign(recipe.arch):
@@ -90,17 +94,21 @@ def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
         hidden = _written_widths(structure)
     options = {"hidden": hidden} if hidden else {}
     if budget is None:
+        _check_written_out(structure)
         return NetworkPlan(structure, options)
-    count = _counter(recipe.arch, input, classes)
-    dense = count("dense", {})
+    dense = _counter(recipe, input, classes, conv_rank=0)("dense", {})
     kind, value = budget
     limit = math.floor(dense.params / value) if kind == "ratio" else int(value)
-    chosen = _chosen(recipe.arch, structure, options, _Search(count, limit, dense))
+    if recipe.conv_rank and recipe.structure in ("", "lowrank") and dense.linear < 2:
+        structure = "dense"  # its convolutions alone have to be small enough
+    search = _Search(_counter(recipe, input, classes, conv_rank=recipe.conv_rank), limit, dense)
+    chosen = _chosen(recipe, structure, options, search)
     ratio = dense.params / chosen.params
     widths = chosen.options.get("hidden")
     message = (
         f"planned {_describe(chosen.structure)}"
         + (f", hidden {list(widths)}" if widths else "")
+        + (f", conv_rank {recipe.conv_rank}" if recipe.conv_rank else "")
         + f": {chosen.params:,} parameters, {ratio:.1f}x fewer than dense {dense.params:,}"
     )
     return NetworkPlan(chosen.structure, chosen.options, message, chosen.params)
@@ -147,9 +155,10 @@ class _TooLarge(Exception):
 
 
 def _chosen(
-    arch: str, structure: StructureMap, options: dict[str, Any], search: _Search
+    recipe: Recipe, structure: StructureMap, options: dict[str, Any], search: _Search
 ) -> _Candidate:
     """Return the largest candidate, with a factored classifier only where nothing else fits."""
+    arch = recipe.arch
     try:
         return _planned(arch, structure, options, search)
     except _TooLarge as error:
@@ -161,7 +170,9 @@ def _chosen(
             smallest = min(smallest, error.params)
     raise BadInput(
         f"no plan has at most {search.limit:,} parameters; the smallest reachable is {smallest:,}",
-        hint="loosen the target, or choose another structure",
+        hint="loosen the target, "
+        + ("lower conv_rank, " if recipe.conv_rank else "")
+        + "or choose another structure",
     )
 
 
@@ -205,14 +216,25 @@ def _widths(default: tuple[int, ...], *, squares: bool) -> Iterator[tuple[int, .
             yield tuple(max(2, round(width * w / largest)) for w in default)
 
 
-def _counter(arch: str, input: InputSpec, classes: int) -> _Counter:
+def _counter(recipe: Recipe, input: InputSpec, classes: int, *, conv_rank: int) -> _Counter:
     def count(structure: StructureMap, options: dict[str, Any]) -> _Candidate:
         with torch.device("meta"):  # shapes only: nothing is allocated or drawn
-            model = create(arch, input, classes, structure=structure, **options)
-        macs = sum(spec.macs for spec in linear_specs(model.net).values())
-        return _Candidate(structure, options, model.params, macs)
+            model = create(recipe.arch, input, classes, structure=structure, **options)
+        if conv_rank:
+            factorize_convolutions(model.net, conv_rank)
+        specs = linear_specs(model.net).values()
+        macs = sum(spec.macs for spec in specs)
+        return _Candidate(structure, options, model.params, macs, len(specs))
 
     return count
+
+
+def _check_written_out(structure: StructureMap) -> None:
+    if "lowrank" in _texts(structure):
+        raise BadInput(
+            "structure 'lowrank' leaves its rank open and there is no target",
+            hint="write the rank out, as in lowrank:40, or give a target: --target 10x",
+        )
 
 
 def _default_widths(arch: str) -> tuple[int, ...]:

@@ -140,6 +140,24 @@ def _cut(layer: LowRank, bounds: tuple[int, int], optimizer: torch.optim.Optimiz
         layer.set_factors(U[:, :u], S, V[:, :v])
 
 
+def check_windows(recipe: Recipe, images: int) -> None:
+    """Check that the epochs of a training are long enough for ranks to adapt.
+
+    Args:
+        recipe: What to do.
+        images: Number of training images.
+
+    Raises:
+        BadInput: An epoch is one step, which no core step follows: nothing would be augmented.
+    """
+    if recipe.rank_tolerance and images <= recipe.batch_size:
+        raise BadInput(
+            f"rank_tolerance is set and an epoch of {images} images is a single step of "
+            f"batch_size = {recipe.batch_size}, so no rank could grow",
+            hint=f"a batch_size of at most {max(1, images // 4)}, or leave rank_tolerance out",
+        )
+
+
 def dynamics_of(
     recipe: Recipe, model: Model, optimizer: torch.optim.Optimizer
 ) -> RankDynamics | None:

@@ -1,5 +1,6 @@
 import pytest
 
+from sepdeploy.compression import factorize_convolutions
 from sepdeploy.errors import BadInput
 from sepdeploy.models import create
 from sepdeploy.models.checkpoint import linear_specs
@@ -7,7 +8,7 @@ from sepdeploy.records import InputSpec
 from sepdeploy.training import load_recipe
 from sepdeploy.training.plan_widths import MACS_SHARE, WIDTH_PER_RANK, plan_network
 
-MNIST, DIGITS = InputSpec((1, 28, 28)), InputSpec((1, 8, 8))
+CIFAR, MNIST, DIGITS = InputSpec((3, 32, 32)), InputSpec((1, 28, 28)), InputSpec((1, 8, 8))
 
 
 def plan(input=MNIST, **values):
@@ -129,12 +130,50 @@ def test_an_architecture_without_widths():
 
 
 @pytest.mark.parametrize(
+    ("values", "input"),
+    [
+        ({"arch": "lenet", "structure": "lowrank", "conv_rank": 8, "target": "4x"}, MNIST),
+        ({"arch": "lenet", "conv_rank": 3, "target": "10x"}, MNIST),
+        ({"arch": "resnet20", "structure": "lowrank", "conv_rank": 8, "target": "4x"}, CIFAR),
+        ({"arch": "resnet20", "conv_rank": 8, "target": "4x"}, CIFAR),
+    ],
+)
+def test_factored_convolutions_are_counted(values, input):
+    found = plan(input, **values)
+    arch, rank = values["arch"], values["conv_rank"]
+    model = build(found, input, arch)
+    limit = model.params_dense // int(values["target"][:-1])
+    assert factorize_convolutions(model.net, rank)
+    assert model.params == found.params <= limit
+    assert f"conv_rank {rank}: {model.params:,} parameters" in found.message
+    if arch == "lenet" and "structure" in values:  # and a larger rank would break the budget
+        more = int(found.structure.removeprefix("lowrank:")) + 1
+        larger = create(arch, input, 10, structure=f"lowrank:{more}")
+        factorize_convolutions(larger.net, rank)
+        assert larger.params > limit
+
+
+def test_convolutions_that_do_not_reach_a_target():
+    values = {"arch": "resnet20", "structure": "lowrank", "conv_rank": 16}
+    model = create("resnet20", CIFAR, 10)
+    dense = model.params
+    factorize_convolutions(model.net, 16)
+    with pytest.raises(BadInput, match=f"smallest reachable is {model.params:,}") as error:
+        plan(CIFAR, **values, target="10x")
+    assert model.params > dense / 10
+    assert "lower conv_rank" in error.value.hint
+    with pytest.raises(BadInput, match="no linear layer besides its classifier"):
+        plan(CIFAR, **values | {"structure": "kron"}, target="2x")
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"target": "100000x"}, r"no plan has at most 18 parameters; the smallest reachable is \d"),
         ({"target": "10x", "structure": "lowrank:300"}, "no plan has at most 186,369"),
         ({"target": "10x", "arch": "mypackage:net"}, "cannot be planned"),
         ({"target": "10x", "structure": "kro"}, "unknown structure"),
+        ({"structure": "fc1=kron,fc2=lowrank"}, "leaves its rank open and there is no target"),
     ],
 )
 def test_unreachable_budgets(values, message):

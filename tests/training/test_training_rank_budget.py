@@ -7,6 +7,7 @@ from low_rank_cases import conv, core_of, linear, orthonormality
 
 import sepdeploy as sd
 from sepdeploy import data
+from sepdeploy.errors import BadInput
 from sepdeploy.models import create, load, save
 from sepdeploy.training.dynamic_rank import ranks_of, read_factors
 from sepdeploy.training.rank_windows import RankDynamics
@@ -89,3 +90,13 @@ def test_fine_tuning_keeps_the_budget_of_the_compression(tmp_path, target):
     assert (found.params <= planned) == bool(target)
     if target:
         assert found.params <= found.limit
+
+
+def test_epochs_of_a_single_step_cannot_adapt(train):
+    choices = GROWING | {"structure": "lowrank:4", "epochs": 2}
+    images = len(data.load("digits").train)
+    with pytest.raises(BadInput, match="is a single step of batch_size = 2000") as error:
+        train(**choices, batch_size=2000)
+    assert "batch_size of at most" in error.value.hint
+    assert list(train.folder.iterdir()) == []
+    train(**choices, batch_size=images * 8 // 10)  # two steps, of which the first augments
