@@ -11,10 +11,11 @@ from sepdeploy.compression import CompressionPlan, compress_model, plan_compress
 from sepdeploy.errors import BadInput
 from sepdeploy.files import sha256_file
 from sepdeploy.models import Model, load, save
-from sepdeploy.training import Event, fit, load_recipe
+from sepdeploy.training import Event, Recipe, fit, load_recipe
 
 COMPRESS_SCHEMA = "sepdeploy.compress/1"
 INHERITED = ("data", "objective", "eps", "norm", "steps", "step_size", "seed")
+DECIDED = ("structure", "target", "hidden", "conv_rank")  # keys of a recipe for new networks
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ def compress_file(
     on_progress: Callable[[Event], None],
 ) -> CompressSummary:
     """Plan, project, and fine-tune where asked; see ``sepdeploy.api.compress``."""
+    _check_flags(options)
     model = load(path, arch=arch)
+    recipe = None if options.finetune is None else _recipe(model, options.finetune, options)
     target = out or path.with_name(f"{path.stem}-{_suffix(options.structure)}.pt")
     if target.resolve() == path.resolve():
         raise BadInput(f"{target} is the model itself", hint="choose another -o")
@@ -109,10 +112,12 @@ def compress_file(
         return summary
     small, errors = compress_model(model, plan.changes)
     small.provenance = _provenance(model, path, options)
-    if options.finetune is None:
+    if recipe is None:
         save(small, target)
     else:
-        small = _finetune(small, target, options, on_progress)
+        small = fit(
+            recipe, out=target, resume=options.resume, on_progress=on_progress, model=small
+        ).model
     layers = tuple(
         replace(x, relative_error=errors.get(x.name, x.relative_error)) for x in summary.layers
     )
@@ -130,16 +135,37 @@ def _suffix(structure: str) -> str:
     return family if family.isalnum() else "small"
 
 
-def _finetune(
-    model: Model, out: Path, options: CompressOptions, on_progress: Callable[[Event], None]
-) -> Model:
-    """Train the projected model; what the recipe does not say is taken from the model's own."""
+def _check_flags(options: CompressOptions) -> None:
+    """Refuse what would have no effect; a seed is taken everywhere."""
+    wanted = {"--resume": options.resume, "--data-dir": options.data_dir is not None}
+    for flag, given in wanted.items():
+        if given and options.finetune is None:
+            raise BadInput(
+                f"{flag} needs --finetune: without it nothing is trained",
+                hint=f"give --finetune RECIPE.toml, or leave {flag} out",
+            )
+
+
+def _recipe(model: Model, path: Path, options: CompressOptions) -> Recipe:
+    """Read a fine-tuning recipe; what it does not say is taken from the model's own.
+
+    Raises:
+        BadInput: It cannot be used, or chooses a network, which is there already.
+    """
     stored = model.provenance.get("recipe")
     known = stored if isinstance(stored, dict) else model.provenance
     inherited = {k: known[k] for k in INHERITED if known.get(k) is not None}
-    flags = {"data_dir": options.data_dir, "seed": options.seed, "arch": model.arch or None}
-    recipe = load_recipe(options.finetune, flags, defaults=inherited)
-    return fit(recipe, out=out, resume=options.resume, on_progress=on_progress, model=model).model
+    inherited |= {"arch": model.arch} if model.arch else {}
+    flags = {"data_dir": options.data_dir, "seed": options.seed}
+    recipe = load_recipe(path, flags, defaults=inherited)
+    chosen = [key for key in DECIDED if getattr(recipe, key)]
+    chosen += ["arch"] if model.arch and recipe.arch != model.arch else []
+    if chosen:
+        raise BadInput(
+            f"a fine-tuning recipe cannot choose the structure: {path} sets {', '.join(chosen)}",
+            hint="leave these keys out; --structure and --target say what becomes of the model",
+        )
+    return recipe
 
 
 def _provenance(model: Model, path: Path, options: CompressOptions) -> dict[str, Any]:

@@ -99,6 +99,8 @@ def test_the_file_beats_defaults(tmp_path):
         (["--target", "2x", "--layers", "fc1,,fc2"], "empty name"),
         (["--target", "2x", "-o", "big.pt"], "is the model itself"),
         (["--target", "2x", "--finetune", "none.toml"], "none.toml"),
+        (["--target", "2x", "--resume"], "--resume needs --finetune"),
+        (["--target", "2x", "--data-dir", "."], "--data-dir needs --finetune"),
     ],
 )
 def test_wrong_use(trained, words, message, monkeypatch, capsys):
@@ -108,6 +110,34 @@ def test_wrong_use(trained, words, message, monkeypatch, capsys):
     assert len([x for x in lines if x.startswith("error: ")]) == 1
     assert message in "".join(lines)
     assert [p.name for p in trained.parent.iterdir()] == ["big.pt"]
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('structure = "dense"', "structure"),
+        ('target = "2x"', "target"),
+        ("hidden = [7, 7]", "hidden"),
+        ("conv-rank = 8", "conv_rank"),
+        ('arch = "lenet"', "arch"),
+    ],
+)
+def test_a_recipe_that_chooses_another_network(trained, line, key, capsys):
+    recipe = trained.with_name("tune.toml")
+    recipe.write_text(f"epochs = 1\n{line}\n")
+    words = ["--target", "2x", "--finetune", str(recipe)]
+    assert run(["compress", str(trained), *words, "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert "a fine-tuning recipe cannot choose the structure" in error
+    assert f"tune.toml sets {key}\n" in error
+    assert not trained.with_name("big-kron.pt").exists()
+
+
+def test_a_recipe_that_names_the_network_as_it_is(trained):
+    recipe = trained.with_name("tune.toml")
+    recipe.write_text('epochs = 1\narch = "mlp"\n')
+    summary = sd.compress(trained, target="2x", finetune=recipe, dry_run=True, seed=3)
+    assert summary.params <= summary.limit
 
 
 def test_a_file_that_is_no_model(tmp_path):
