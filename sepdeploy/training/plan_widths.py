@@ -99,7 +99,12 @@ def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
     dense = _counter(recipe, input, classes, conv_rank=0)("dense", {})
     kind, value = budget
     limit = math.floor(dense.params / value) if kind == "ratio" else int(value)
-    if recipe.conv_rank and recipe.structure in ("", "lowrank") and dense.linear < 2:
+    if dense.linear < 2 and recipe.structure in ("", "lowrank"):
+        if not recipe.conv_rank:
+            raise BadInput(
+                f"{recipe.arch} has no linear layer besides its classifier to plan",
+                hint="conv_rank (--conv-rank 8) gives its convolutions low-rank forms",
+            )
         structure = "dense"  # its convolutions alone have to be small enough
     search = _Search(_counter(recipe, input, classes, conv_rank=recipe.conv_rank), limit, dense)
     chosen = _chosen(recipe, structure, options, search)

@@ -162,8 +162,9 @@ def test_convolutions_that_do_not_reach_a_target():
         plan(CIFAR, **values, target="10x")
     assert model.params > dense / 10
     assert "lower conv_rank" in error.value.hint
-    with pytest.raises(BadInput, match="no linear layer besides its classifier"):
-        plan(CIFAR, **values | {"structure": "kron"}, target="2x")
+    for changes in ({"structure": "kron"}, {"conv_rank": 0}):
+        with pytest.raises(BadInput, match="no linear layer besides its classifier"):
+            plan(CIFAR, **values | changes, target="2x")
 
 
 @pytest.mark.parametrize(
