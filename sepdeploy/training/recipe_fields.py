@@ -66,7 +66,8 @@ class Recipe:
             there is none), or "all" linear layers and convolutions.
         rank_tolerance: τ of dynamical low-rank training: ranks adapt so that a truncation loses at
             most τ‖S‖_F of a layer's core. 0 = ranks stay, all factors train.
-        rank_max: Largest rank after a truncation, 0 = each layer's own size.
+        rank_max: Largest rank after a truncation, 0 = each layer's own size, or the rank planned
+            into the budget where there is one.
         rank_every: Steps from one augmentation of the bases to the next.
         rank_frozen: Last epochs, in which ranks stay and all factors train.
         conv_rank: Channel ranks that the convolutions of a new network start with, 0 = they stay

@@ -144,6 +144,11 @@ def _check_flags(options: CompressOptions) -> None:
                 f"{flag} needs --finetune: without it nothing is trained",
                 hint=f"give --finetune RECIPE.toml, or leave {flag} out",
             )
+    if options.measure != "params" and not options.target:
+        raise BadInput(
+            f"--budget {options.measure} needs --target: no budget is given",
+            hint="for example --target 10x",
+        )
 
 
 def _recipe(model: Model, path: Path, options: CompressOptions) -> Recipe:

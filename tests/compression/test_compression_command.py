@@ -101,6 +101,7 @@ def test_the_file_beats_defaults(tmp_path):
         (["--target", "2x", "--finetune", "none.toml"], "none.toml"),
         (["--target", "2x", "--resume"], "--resume needs --finetune"),
         (["--target", "2x", "--data-dir", "."], "--data-dir needs --finetune"),
+        (["--structure", "lowrank:4", "--budget", "macs"], "--budget macs needs --target"),
     ],
 )
 def test_wrong_use(trained, words, message, monkeypatch, capsys):
