@@ -28,7 +28,8 @@ start on all test images of the table, attack and verdict on the torch model (`s
 proves that exported files compute the same). A mean of several seeds stands with its standard
 deviation. "Against dense" is the mean over seeds of the difference to the dense net of the same
 seed, in points. κ is the median condition number of the structured layers (of linear layers where
-there are none), over layers and seeds; "–" where it is not known (sums of Kronecker terms).
+there are none), over layers and seeds; "–" where it is infinite or not known
+(sums of Kronecker terms).
 """
 
 
