@@ -58,7 +58,15 @@ MORE: dict[str, dict[str, Any]] = {
     "lowrank-55x": lowrank(512, 12),
     "lowrank-109x": lowrank(256, 9),
 }
-SLOW = {"pruned-98x": PRUNED | {"sparsity": 0.9964}, "kron-12x": kron(104)}
+MORE |= {
+    f"{name}-condition": MORE[name] | {"condition": CONDITION}
+    for name in ("kron-53x", "lowrank-10x", "lowrank-109x", "dlrt-17x")
+}
+SLOW = {
+    "pruned-98x": PRUNED | {"sparsity": 0.9964},
+    "kron-12x": kron(104),
+    "kron-12x-condition": kron(104) | {"condition": CONDITION},
+}
 
 
 def rows() -> list[Row]:

@@ -8,6 +8,7 @@ Every sentence with a number in it is computed here from those files.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,9 +28,9 @@ make those files. Robust: accuracy under PGD with the given steps of the default
 start on all test images of the table, attack and verdict on the torch model (`sepdeploy verify`
 proves that exported files compute the same). A mean of several seeds stands with its standard
 deviation. "Against dense" is the mean over seeds of the difference to the dense net of the same
-seed, in points. κ is the median condition number of the structured layers (of linear layers where
-there are none), over layers and seeds; "–" where it is infinite or not known
-(sums of Kronecker terms).
+seed, in points; below the tables such means stand with their standard errors. κ is the median
+condition number of the structured layers (of linear layers where there are none), over layers and
+seeds; "–" where it is infinite or not known (sums of Kronecker terms).
 """
 
 
@@ -90,7 +91,7 @@ def cifar_section(results: list[Result]) -> str:
         for name in names(chosen)[1:]:
             fewer = 1 - 1 / ratio(chosen, name)
             what = f"{name}: 1.5 points at 90 % fewer parameters ({fewer:.1%})"
-            lines.append(bar(what, fewer >= 0.9, loss(chosen, name), 1.5))
+            lines.append(bar(what, fewer >= 0.9, losses(chosen, name), 1.5))
         lines += [*dynamic_bars(chosen), ""]
     return "\n".join(lines)
 
@@ -105,13 +106,13 @@ def mnist_bars(results: Sequence[Result]) -> list[str]:
     for name in found:
         fewer = ratio(results, name)
         if name.startswith(("kron", "lowrank")) and 28 <= fewer < 60:
-            lines.append(bar(f"{name}: 1.5 points at 30x", fewer >= 30, loss(results, name), 1.5))
+            lines.append(bar(f"{name}: 1.5 points at 30x", fewer >= 30, losses(results, name), 1.5))
         if name.startswith(("kron", "lowrank")) and 100 <= fewer < 150:
-            lines.append(bar(f"{name}: 4 points at 100x", True, loss(results, name), 4.0))
+            lines.append(bar(f"{name}: 4 points at 100x", True, losses(results, name), 4.0))
     for name in found:
         plain = name.removesuffix("-condition")
         if name != plain and plain in found:
-            worse = 100 * mean(difference(named(results, plain), named(results, name)))
+            worse = difference(named(results, plain), named(results, name))
             before, after = kappa(named(results, plain)), kappa(named(results, name))
             lines.append(bar(f"{name}: 0.5 point against {plain}", True, worse, 0.5))
             if before and after:
@@ -124,10 +125,10 @@ def mnist_bars(results: Sequence[Result]) -> list[str]:
         for name in found:
             size = ratio(results, pruned) / ratio(results, name)
             if name.startswith(("kron", "lowrank")) and 0.85 <= size <= 1.02:
-                gain = 100 * mean(difference(named(results, name), named(results, pruned)))
+                gains = difference(named(results, name), named(results, pruned))
                 lines.append(
-                    f"* {'met' if gain >= 5 else '**missed**'} – {name}: 5 points above "
-                    f"{pruned}: {gain:+.1f}"
+                    f"* {'met' if mean(gains) >= 5 else '**missed**'} – {name}: 5 points above "
+                    f"{pruned}: {mean(gains):+.1f}{uncertainty(gains)}"
                 )
     return lines
 
@@ -138,14 +139,21 @@ def dynamic_bars(results: Sequence[Result]) -> list[str]:
     for name in (n for n in names(results) if n.startswith("dlrt")):
         fewer = 1 - 1 / ratio(results, name)
         what = f"{name}: nothing lost at 94 % fewer parameters ({fewer:.1%})"
-        lines.append(bar(what, fewer >= 0.94, loss(results, name), 0.0))
+        lines.append(bar(what, fewer >= 0.94, losses(results, name), 0.0))
     return lines
 
 
-def bar(what: str, holds: bool, loss: float, limit: float) -> str:
-    """A line about a loss in points and the most that is allowed."""
+def bar(what: str, holds: bool, losses: Sequence[float], limit: float) -> str:
+    """A line about losses in points, one per seed, and the most that their mean may be."""
+    loss = mean(losses)
     change = f"lost {loss:.2f}" if loss >= 0 else f"gained {-loss:.2f}"
-    return f"* {'met' if holds and loss <= limit else '**missed**'} – {what}: {change}"
+    verdict = "met" if holds and loss <= limit else "**missed**"
+    return f"* {verdict} – {what}: {change}{uncertainty(losses)}"
+
+
+def uncertainty(values: Sequence[float]) -> str:
+    """The standard error of a mean over seeds; nothing for one seed."""
+    return f" ± {stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
 
 
 def setting(results: Sequence[Result]) -> str:
@@ -192,7 +200,7 @@ def table(results: Sequence[Result]) -> list[str]:
         lines.append(
             f"| {name} | {median(r['params'] for r in rows):,.0f} | {ratio(results, name):.0f}× "
             f"| {len(rows)} | {spread(rows, 'clean')} | {spread(rows, 'robust')} | "
-            + ("" if name == "dense" else f"{-loss(results, name):+.2f}")
+            + ("" if name == "dense" else f"{-mean(losses(results, name)):+.2f}")
             + f" | {'–' if value is None else condition(value)} |"
         )
     return lines
@@ -214,15 +222,15 @@ def ratio(results: Sequence[Result], name: str) -> float:
     return float(dense / median(r["params"] for r in named(results, name)))
 
 
-def loss(results: Sequence[Result], name: str) -> float:
-    """Robust accuracy lost against the dense net of the same seed, in points."""
-    return 100 * mean(difference(named(results, "dense"), named(results, name)))
+def losses(results: Sequence[Result], name: str) -> list[float]:
+    """Robust accuracy lost against the dense net of the same seed, in points, seed by seed."""
+    return difference(named(results, "dense"), named(results, name))
 
 
 def difference(first: Sequence[Result], second: Sequence[Result]) -> list[float]:
-    """Robust accuracy of the first minus the second, seed by seed."""
+    """Robust accuracy of the first minus the second in points, seed by seed."""
     other = {r["seed"]: r["robust"] for r in second}
-    return [r["robust"] - other[r["seed"]] for r in first if r["seed"] in other]
+    return [100 * (r["robust"] - other[r["seed"]]) for r in first if r["seed"] in other]
 
 
 def kappa(rows: Sequence[Result]) -> float | None:
