@@ -133,11 +133,6 @@ def _check_same(identity: Mapping[str, Any], team: Team) -> None:
 
 
 def _check_team(recipe: Recipe, team: Team) -> None:
-    if recipe.rank_tolerance:
-        raise BadInput(
-            "rank_tolerance: ranks that adapt are trained by one process only",
-            hint="leave torchrun out, or rank_tolerance",
-        )
     if recipe.batch_size < team.world * recipe.accumulate:
         raise BadInput(
             f"batch_size = {recipe.batch_size} is less than one image for each of "

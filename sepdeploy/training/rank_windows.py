@@ -17,10 +17,12 @@ from sepdeploy.training.dynamic_rank import (
     bases,
     core_of,
     low_rank_layers,
+    match_ranks,
     orthonormalize,
     truncate,
 )
 from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.team import ALONE, Team
 
 # With 1, MNIST nets do not start at ε 0.3 and end lower at 0.1; with 0.5, their ranks grow slowly.
 STEP_POWER = 0.6
@@ -41,6 +43,7 @@ class RankDynamics:
         largest: Largest rank after a truncation, 0 = each layer's own size.
         growing: Whether ranks may exceed those that the layers have now; a budget forbids it.
         energy: Share of the gradients outside the bases that an augmentation takes in.
+        team: With whom factors are kept the same.
     """
 
     def __init__(
@@ -53,7 +56,10 @@ class RankDynamics:
         largest: int,
         growing: bool = True,
         energy: float = ENERGY,
+        team: Team = ALONE,
     ) -> None:
+        self.net = net
+        self.team = team
         self.layers = list(low_rank_layers(net).values())
         self.bounds = [_bounds(layer, largest, growing=growing) for layer in self.layers]
         self.optimizer = optimizer
@@ -100,16 +106,50 @@ class RankDynamics:
             augment(layer, self.optimizer, energy=self.energy)
             for parameter in (*bases(layer), core_of(layer)):
                 parameter.grad = None
+        self._take_first()
 
     def after(self, step: int, steps: int, *, frozen: bool) -> None:
         """Truncate at the end of a window and of an epoch; mend bases that trained."""
         if frozen and step + 1 == steps:
             for layer in self.layers:
                 orthonormalize(layer)
+            self._take_first()
         elif not frozen and (step % self.every == self.every - 1 or step + 1 == steps):
             for layer, bounds in zip(self.layers, self.bounds, strict=True):
                 truncate(layer, self.tolerance, largest=max(bounds), optimizer=self.optimizer)
                 _cut(layer, bounds, self.optimizer)
+            self._take_first()
+
+    def _take_first(self) -> None:
+        """Take the first process's factors and moments over.
+
+        Factorisations on other hardware differ in their last bits, which can decide a rank.
+        """
+        if self.team.world == 1:
+            return
+        weights, moments = self.team.from_first(self._factors)
+        if not self.team.first:
+            match_ranks(self.net, weights)
+            self.net.load_state_dict(weights, strict=False)
+            for layer, values in zip(self.layers, moments, strict=True):
+                core = core_of(layer)
+                for name, value in values.items():
+                    self.optimizer.state[core][name] = value.to(core.device)
+
+    def _factors(self) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+        """Return all factors by name and the moments of each core, on the CPU."""
+        cores = [core_of(layer) for layer in self.layers]
+        wanted = {id(p) for layer in self.layers for p in bases(layer)} | {id(c) for c in cores}
+        weights = {
+            name: value.detach().cpu()
+            for name, value in self.net.named_parameters()
+            if id(value) in wanted
+        }
+        states = [self.optimizer.state.get(core, {}) for core in cores]
+        return weights, [
+            {k: v.cpu() for k, v in state.items() if isinstance(v, Tensor) and v.dim() > 1}
+            for state in states
+        ]
 
 
 def _bounds(layer: LowRank, largest: int, *, growing: bool) -> tuple[int, int]:
@@ -159,7 +199,7 @@ def check_windows(recipe: Recipe, images: int) -> None:
 
 
 def dynamics_of(
-    recipe: Recipe, model: Model, optimizer: torch.optim.Optimizer
+    recipe: Recipe, model: Model, optimizer: torch.optim.Optimizer, team: Team = ALONE
 ) -> RankDynamics | None:
     """Return the dynamics that a recipe asks for, None where ranks stay.
 
@@ -180,6 +220,7 @@ def dynamics_of(
         every=recipe.rank_every,
         largest=recipe.rank_max,
         growing=not _has_budget(recipe, model),
+        team=team,
     )
 
 

@@ -54,7 +54,9 @@ class Stepper:
     Attributes:
         form: What is run instead of the model (see ``running_form``): same parameters, no
             exchange between processes.
-        network: ``form`` with the exchange of gradients at the end of a backward pass.
+        network: ``form`` with the exchange of gradients at the end of a backward pass; ``form``
+            itself where ranks adapt, since DistributedDataParallel does not follow parameters
+            that change shape: gradients are then exchanged after the pass.
 
     Raises:
         BadInput: The recipe does not fit the network, or it cannot be compiled here.
@@ -89,9 +91,13 @@ class Stepper:
         self.average: Average | None = None
         if recipe.ema or recipe.swa:
             self.average = Average(model, decay=recipe.ema, start=recipe.average_start)
-        self.dynamics = dynamics_of(recipe, model, self.optimizer)
+        self.dynamics = dynamics_of(recipe, model, self.optimizer, team)
         self.form = running_form(model, recipe)
-        self.network = team.wrap(self.form, device)
+        if self.dynamics is None:
+            self.network = team.wrap(self.form, device)
+        else:
+            team.copy_first(model.net)
+            self.network = self.form
 
     def take(self, parts: Sequence[Part], at: Moment) -> tuple[float, float]:
         """Take one optimiser step; return the objective's loss and the penalty.
@@ -146,6 +152,9 @@ class Stepper:
         if not math.isfinite(sum(value)):
             raise FloatingPointError(f"the loss became {sum(value):g}")
         self._descend(own, extra)
+        if self.dynamics is not None:
+            weights = self.model.net.parameters()
+            self.team.average([p.grad for p in weights if p.grad is not None])
         return value
 
     def _loss(self, batch: Batch, attack: TrainingAttack) -> Tensor:

@@ -79,14 +79,23 @@ class Team:
 
     def average_buffers(self, net: nn.Module) -> None:
         """Give a network's running statistics the mean of all processes."""
-        buffers = [b for b in net.buffers() if b.is_floating_point()]
-        if self.world == 1 or not buffers:
+        self.average([b for b in net.buffers() if b.is_floating_point()])
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Give tensors, of the same shapes in all processes, the mean of all."""
+        if self.world == 1 or not tensors:
             return
         with torch.no_grad():
-            mean = self.total(torch.cat([b.flatten() for b in buffers])) / self.world
-            means = torch.split(mean, [b.numel() for b in buffers])
-            for buffer, part in zip(buffers, means, strict=True):
-                buffer.copy_(part.view_as(buffer))
+            mean = self.total(torch.cat([t.flatten() for t in tensors])) / self.world
+            means = torch.split(mean, [t.numel() for t in tensors])
+            for tensor, part in zip(tensors, means, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def copy_first(self, net: nn.Module) -> None:
+        """Give a network the first process's weights and running statistics."""
+        if self.world > 1:
+            for tensor in (*net.parameters(), *net.buffers()):
+                dist.broadcast(tensor.detach(), 0)
 
     def from_first(self, call: Callable[[], T]) -> T:
         """Return what ``call`` gives in the first process, where alone it runs.

@@ -16,7 +16,7 @@ from torch import nn
 from sepdeploy.errors import SepdeployError
 from sepdeploy.models import create, wrap
 from sepdeploy.records import InputSpec
-from sepdeploy.training import fit, fitting, load_recipe, steps
+from sepdeploy.training import fit, fitting, load_recipe, rank_windows, steps
 from sepdeploy.training.checkpoint import read_checkpoint, state_sha256
 from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack, adversarial
 from sepdeploy.training.team import bare, joined, without_exchange
@@ -66,10 +66,24 @@ def break_loss(rank, count):
     return lambda: OBJECTIVES.update(natural=plain)
 
 
+def cut_more():
+    """Let this process's truncations lose more than they may, and its augmentations find less."""
+    truncate, augment = rank_windows.truncate, rank_windows.augment
+
+    def harder(layer, tolerance, **options):
+        truncate(layer, 4 * tolerance, **options)
+
+    rank_windows.truncate = harder
+    rank_windows.augment = lambda layer, optimizer, *, energy: augment(layer, optimizer, energy=0.3)
+    return lambda: vars(rank_windows).update(truncate=truncate, augment=augment)
+
+
 def run(job):
     out = FOLDER / f"{job['name']}.pt"
     events = []
     restore = break_loss(*job["break"]) if "break" in job else None
+    if job.get("cut_more") == RANK:
+        restore = cut_more()
     if "stop" in job:
         stop_at(job["stop"])
     recipe = job["recipe"] | (job.get("rank1", {}) if RANK else {})
@@ -81,7 +95,7 @@ def run(job):
             resume=job.get("resume", False),
             on_progress=lambda event: events.append(str(event)),
             model=model,
-            checkpoint_every_s=0.0 if "stop" in job or restore else 1e9,
+            checkpoint_every_s=0.0 if "stop" in job or "break" in job else 1e9,
         )
     except Stopped:
         found = {"stopped": True}

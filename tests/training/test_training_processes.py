@@ -40,6 +40,10 @@ TWICE = {  # objectives that pass the network twice before they descend
     "sar": {"objective": "sar"},
     "bf16": {"objective": "trades", "precision": "bf16", "accumulate": 2},
 }
+ADAPTIVE = {  # ranks that fall and grow, then one epoch of frozen ones
+    "structure": "lowrank:12", "rank_tolerance": 0.2, "rank_every": 3, "rank_frozen": 1,
+    "epochs": 3,
+}  # fmt: skip
 OTHERS = [
     {"name": "whole", "batch_norm": True, "recipe": COMMON | {"epochs": 2}},
     {"name": "parted", "batch_norm": True, "recipe": COMMON | {"epochs": 2}, "stop": 15},
@@ -48,10 +52,10 @@ OTHERS = [
     {"name": "unlike", "recipe": COMMON, "rank1": {"seed": 12}},
     {"name": "wider", "recipe": COMMON, "rank1": {"hidden": [24, 16]}},
     {"name": "missing", "recipe": COMMON, "rank1": {"accelerator": "cuda"}},
-    {
-        "name": "adaptive",
-        "recipe": COMMON | {"structure": "lowrank:8", "rank_tolerance": 0.1, "rank_frozen": 0},
-    },
+    {"name": "adaptive", "recipe": COMMON | ADAPTIVE},
+    {"name": "adaptive-led", "recipe": COMMON | ADAPTIVE, "cut_more": 1},
+    {"name": "adaptive-parted", "recipe": COMMON | ADAPTIVE, "stop": 17},
+    {"name": "adaptive-parted", "recipe": COMMON | ADAPTIVE, "resume": True},
     {"name": "mixed", "recipe": COMMON | {"objective": "fr"}},
     {"name": "linf", "recipe": COMMON, "resume": True},
 ]
@@ -120,7 +124,7 @@ def test_two_passes_before_one_descent(several, alone, name):
 
 def test_every_process_holds_the_same_weights(several):
     _, (first, second) = several
-    for name in [*SAME, *TWICE, "whole"]:
+    for name in [*SAME, *TWICE, "whole", "adaptive"]:
         assert first[name]["sha256"] == second[name]["sha256"]
         assert first[name]["history"] == second[name]["history"]
         assert first[name]["processes"] == 2
@@ -131,7 +135,8 @@ def test_only_the_first_process_speaks_and_writes(several):
     assert first["whole"]["events"] > 20
     assert second["whole"]["events"] == 0
     kept = {"jobs.json", "rank0.json", "rank1.json", "nan.training.pt", "nan.history.jsonl"}
-    made = {f"{n}{end}" for n in [*SAME, *TWICE, "whole", "parted"]
+    finished = {*SAME, *TWICE, "whole", "parted", "adaptive", "adaptive-led", "adaptive-parted"}
+    made = {f"{n}{end}" for n in finished
             for end in (".pt", ".history.jsonl")}  # fmt: skip
     assert {p.name for p in folder.iterdir()} == kept | made
 
@@ -170,13 +175,30 @@ def test_processes_that_differ_are_refused(several):
     assert [t["missing"]["kind"] for t in tables] == ["Missing", "ToldElsewhere"]
 
 
-@pytest.mark.parametrize(
-    ("name", "message"), [("adaptive", "by one process only"), ("mixed", "mixes the images")]
-)
-def test_what_several_processes_cannot_do(several, name, message):
+def test_ranks_adapt_in_several_processes_as_in_one(several, alone):
+    folder, tables = several
+    one = alone(**ADAPTIVE, accumulate=2)
+    assert relative(one.model, load(folder / "adaptive.pt")) < 1e-6
+    ranks = [entry["ranks"] for entry in tables[0]["adaptive"]["history"]]
+    assert ranks == [entry["ranks"] for entry in one.history]
+    assert all(r < 12 for (r,) in ranks[0].values())  # they did adapt
+
+
+def test_the_first_process_decides_ranks_and_factors(several):
     for table in several[1]:
-        assert message in table[name]["error"]
-        assert table[name]["code"] == 2
+        assert table["adaptive-led"]["sha256"] == table["adaptive"]["sha256"]
+
+
+def test_adaptive_ranks_resume_in_several_processes(several):
+    for table in several[1]:
+        assert table["adaptive-parted"]["sha256"] == table["adaptive"]["sha256"]
+        assert table["adaptive-parted"]["history"] == table["adaptive"]["history"]
+
+
+def test_objectives_that_mix_the_images_of_a_batch_are_refused(several):
+    for table in several[1]:
+        assert "mixes the images" in table["mixed"]["error"]
+        assert table["mixed"]["code"] == 2
 
 
 def test_attacks_exchange_nothing(several):
