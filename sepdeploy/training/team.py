@@ -95,7 +95,9 @@ class Team:
         """Give a network the first process's weights and running statistics."""
         if self.world > 1:
             for tensor in (*net.parameters(), *net.buffers()):
-                dist.broadcast(tensor.detach(), 0)
+                values = tensor.detach().contiguous()  # they may be laid out channels-last
+                dist.broadcast(values, 0)
+                tensor.detach().copy_(values)
 
     def from_first(self, call: Callable[[], T]) -> T:
         """Return what ``call`` gives in the first process, where alone it runs.
