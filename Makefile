@@ -39,8 +39,9 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 # COVERAGE=1, as in .ci/run, counts lines too, which takes longer.
+# Two processes whose threads wait for each other's cores would take a third longer, too.
 unit: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15 $(if $(COVERAGE),--cov --cov-report=)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15 $(if $(COVERAGE),--cov --cov-report=)
 	$(if $(COVERAGE),$(BIN)/coverage report --skip-covered --fail-under=90)
 
 # The cases marked `slow`; .ci/run includes them.
