@@ -13,13 +13,16 @@ from typing import Self
 from sepdeploy.errors import SepdeployError
 
 USAGE, INTERNAL, INTERRUPTED = 2, 70, 130
+AGAIN_S = 0.2
 
 
 class Interruption:
     """Remembers Ctrl-C while it is open.
 
     A library that is interrupted while it loads may hide the interruption behind an error of its
-    own, and a runtime in a child process may die of the same Ctrl-C; ``seen`` tells.
+    own, and a runtime in a child process may die of the same Ctrl-C; ``seen`` tells. An
+    interruption that falls where exceptions are lost (a destructor, a callback of the interpreter)
+    is raised again until something handles it.
     """
 
     def __init__(self) -> None:
@@ -40,21 +43,45 @@ class Interruption:
         trace: TracebackType | None,
     ) -> None:
         if self._taken:
+            if hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, self._look_again)
+            signal.siginterrupt(signal.SIGALRM, False)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
         signal.default_int_handler(number, frame)
+
+    def _look_again(self, number: int, frame: FrameType | None) -> None:
+        if not _handling_interruption():
+            raise KeyboardInterrupt
+
+
+def _handling_interruption() -> bool:
+    """Whether code runs because of an interruption: a handler, or cleaning up on its way."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def interrupted(command: str = "") -> int:
-    """Say that the command was interrupted and return 130."""
+    """Say that the command was interrupted and return 130.
+
+    Of several processes that ``torchrun`` started, only the first one says it.
+    """
     from sepdeploy import console
 
-    hint = "nothing half-written was left behind"
-    if command == "train":
-        hint = "the same command with --resume continues"
-    console.error("interrupted", hint)
+    hint = {
+        "train": "the same command with --resume continues",
+        "compress": "nothing half-written was left behind; a fine-tuning that had begun continues "
+        "with --resume",
+    }.get(command, "nothing half-written was left behind")
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0":
+        console.error("interrupted", hint)
     return INTERRUPTED
 
 

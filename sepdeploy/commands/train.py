@@ -9,8 +9,7 @@ import typer
 
 from sepdeploy import console
 from sepdeploy.commands.recipe_flags import SET, recipe_values, with_recipe_flags
-from sepdeploy.commands.shell import JSON_FILE, write_json
-from sepdeploy.errors import SepdeployError
+from sepdeploy.commands.shell import JSON_FILE, told_once, write_json
 
 if TYPE_CHECKING:
     from sepdeploy.training import Event
@@ -42,11 +41,8 @@ def train(
         progress.update(str(event), force=event.lasting)
 
     try:
-        summary = api.train(recipe, out=out, resume=resume, on_progress=draw, **overrides)
-    except SepdeployError as failure:
-        if getattr(failure, "told_elsewhere", False):  # by the first of several processes
-            raise typer.Exit(failure.exit_code) from failure
-        raise
+        with told_once():
+            summary = api.train(recipe, out=out, resume=resume, on_progress=draw, **overrides)
     finally:
         progress.clear()
     from sepdeploy.training import is_first_process

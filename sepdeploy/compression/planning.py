@@ -117,7 +117,8 @@ def plan_compression(
     if budget is not None:
         limit = math.floor(total / budget[1]) if budget[0] == "ratio" else int(budget[1])
     places = count_places(model, modules)
-    offers = {n: _offers(n, m, families.get(n), places[n]) for n, m in modules.items()}
+    named = isinstance(structure_map(structure), dict)
+    offers = {n: _offers(n, m, families.get(n), places[n], named=named) for n, m in modules.items()}
     dense = {n: dense_candidate(m, places[n]) for n, m in modules.items()}
     fixed = total - sum(_cost(c, measure) for c in dense.values())
     hint = _how_to_reach_more(modules, families, structure)
@@ -194,8 +195,14 @@ def _matching(modules: dict[str, nn.Module], pattern: str) -> list[str]:
     return found
 
 
-def _offers(name: str, module: nn.Module, family: str | None, places: Places) -> list[Candidate]:
-    """All forms a layer may take; the dense one is among them unless another was written out."""
+def _offers(
+    name: str, module: nn.Module, family: str | None, places: Places, *, named: bool
+) -> list[Candidate]:
+    """All forms a layer may take; the dense one is among them unless another was written out.
+
+    A form that is written out for all layers is left out where it does not pay; one that is written
+    out for this layer (``named``) is what its owner wants.
+    """
     dense = dense_candidate(module, places)
     if family is None or not isinstance(module, (nn.Linear, nn.Conv2d)):
         return [dense]
@@ -209,6 +216,8 @@ def _offers(name: str, module: nn.Module, family: str | None, places: Places) ->
     except BadInput as error:
         hint = OTHER_FORM if error.hint == error.default_hint else error.hint
         raise BadInput(f"layer '{name}': {error.message}", hint=hint) from error
+    if not named:
+        found = [c for c in found if c.params < dense.params or c.macs < dense.macs]
     return [*found, dense] if family in FAMILIES or not found else found
 
 

@@ -32,7 +32,7 @@ def structure_map(text: str) -> str | dict[str, str]:
     fc1, fc2, … .
 
     Raises:
-        BadInput: An empty part.
+        BadInput: An empty part, or a layer that is named twice.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
@@ -45,5 +45,10 @@ def structure_map(text: str) -> str | dict[str, str]:
     table: dict[str, str] = {}
     for number, part in enumerate(parts, start=1):
         name, _, structure = part.rpartition("=")
-        table[name.strip() or f"fc{number}"] = structure.strip()
+        name = name.strip() or f"fc{number}"
+        if name in table:
+            raise BadInput(
+                f"structure '{text}' names {name} twice", hint="leave one of the two out"
+            )
+        table[name] = structure.strip()
     return table

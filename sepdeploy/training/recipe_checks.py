@@ -74,6 +74,13 @@ NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     "prune_start": {"prune": ()},
     "prune_epochs": {"prune": ("hydra",)},
     "average_start": {"ema": (), "swa": ()},
+    "regularize": dict.fromkeys(TERMS, ()),
+}
+# keys that count epochs -> what would never happen where they count all of them
+STARTS = {
+    "eps_warmup": "the attack never reaches its radius",
+    "align_start": "the spectral term never sets in",
+    "average_start": "no weights are averaged",
 }
 
 
@@ -81,7 +88,8 @@ def check_nothing_ignored(recipe: Recipe) -> None:
     """Check that every key that differs from its default has an effect.
 
     Raises:
-        BadInput: One has none, because another key is not set or has another value.
+        BadInput: One has none, because another key is not set or has another value, or because it
+            counts more epochs than there are.
     """
     plain = type(recipe)()
 
@@ -99,6 +107,12 @@ def check_nothing_ignored(recipe: Recipe) -> None:
             raise BadInput(
                 f"recipe: {name} is set and {lacking}",
                 hint=f"leave {name} out, or set {' or '.join(needed)}",
+            )
+    for name, never in STARTS.items():
+        if getattr(recipe, name) >= recipe.epochs:
+            raise BadInput(
+                f"recipe: {name} = {getattr(recipe, name)} of {recipe.epochs} epochs: {never}",
+                hint=f"more epochs, or a smaller {name}",
             )
 
 

@@ -9,12 +9,15 @@ from typing import Any
 
 from sepdeploy.compression import CompressionPlan, compress_model, plan_compression
 from sepdeploy.errors import BadInput
-from sepdeploy.files import sha256_file
+from sepdeploy.files import check_writable, sha256_file
 from sepdeploy.models import Model, load, save
-from sepdeploy.training import Event, Recipe, fit, load_recipe
+from sepdeploy.records import LayerRecord
+from sepdeploy.training import Event, Recipe, fit, joined, load_recipe
+from sepdeploy.workflows.factored import merge_factored
 
 COMPRESS_SCHEMA = "sepdeploy.compress/1"
 INHERITED = ("data", "objective", "eps", "norm", "steps", "step_size", "seed")
+ONLY_THE_SOURCES = ("accuracy", "best_epoch", "sparsity")  # keys of its provenance
 DECIDED = ("structure", "target", "hidden", "conv_rank")  # keys of a recipe for new networks
 
 
@@ -35,7 +38,11 @@ class CompressOptions:
 
 @dataclass(frozen=True)
 class CompressedLayer:
-    """One layer of the result; ``relative_error`` is expected until the layer is projected."""
+    """One layer of the result.
+
+    ``relative_error`` is expected until the layer is projected, then that of the projection:
+    fine-tuning does not change it.
+    """
 
     name: str
     structure: str
@@ -76,13 +83,15 @@ class CompressSummary:
             return [f"plan: {size}; nothing was written"]
         accuracy = self.provenance.get("accuracy")
         lines = [f"{self.model}: {size}"]
+        if all(layer.structure == "dense" for layer in self.layers):
+            lines.append("no layer was changed: nothing asked for is smaller, or nothing has to be")
         if accuracy:
             robust = accuracy["test_robust"]
             lines.append(
                 f"fine-tuned: test clean {accuracy['test_clean']:.2%}"
                 + ("" if robust is None else f", robust {robust:.2%}")
             )
-        else:
+        elif len(lines) == 1:
             lines.append("not fine-tuned: expect to need it (--finetune RECIPE.toml)")
         return [*lines, f"next: sepdeploy export {self.model}"]
 
@@ -96,37 +105,72 @@ def compress_file(
     on_plan: Callable[[CompressSummary], None],
     on_progress: Callable[[Event], None],
 ) -> CompressSummary:
-    """Plan, project, and fine-tune where asked; see ``sepdeploy.api.compress``."""
-    _check_flags(options)
-    model = load(path, arch=arch)
-    recipe = None if options.finetune is None else _recipe(model, options.finetune, options)
-    target = out or path.with_name(f"{path.stem}-{_suffix(options.structure)}.pt")
-    if target.resolve() == path.resolve():
-        raise BadInput(f"{target} is the model itself", hint="choose another -o")
-    plan = plan_compression(
-        model, options.structure, options.target, measure=options.measure, layers=options.layers
-    )
-    summary = _summary(path, options, plan)
-    on_plan(summary)
-    if options.dry_run:
-        return summary
-    small, errors = compress_model(model, plan.changes)
-    small.provenance = _provenance(model, path, options)
-    if recipe is None:
-        save(small, target)
-    else:
-        small = fit(
-            recipe, out=target, resume=options.resume, on_progress=on_progress, model=small
-        ).model
-    layers = tuple(
-        replace(x, relative_error=errors.get(x.name, x.relative_error)) for x in summary.layers
-    )
+    """Plan, project, and fine-tune where asked; see ``sepdeploy.api.compress``.
+
+    Of several processes that ``torchrun`` started, the first one shows the plan and writes.
+    """
+    with joined() as team, team.outlived():
+        with team.agreed():
+            _check_flags(options)
+            model = load(path, arch=arch)
+            recipe = None if options.finetune is None else _recipe(model, options.finetune, options)
+            target = out or path.with_name(f"{path.stem}-{_suffix(options.structure)}.pt")
+            if target.resolve() == path.resolve():
+                raise BadInput(f"{target} is the model itself", hint="choose another -o")
+            if team.first and not options.dry_run:
+                check_writable(target)
+            plan = plan_compression(
+                model,
+                options.structure,
+                options.target,
+                measure=options.measure,
+                layers=options.layers,
+            )
+            summary = _summary(path, options, plan)
+        if team.first:
+            on_plan(summary)
+        if options.dry_run:
+            return summary
+        with team.agreed():
+            small, errors = compress_model(model, plan.changes)
+            small.provenance = _provenance(model, path, options)
+            if recipe is None and team.first:
+                save(small, target)
+        if recipe is not None:
+            small = fit(
+                recipe, out=target, resume=options.resume, on_progress=on_progress, model=small
+            ).model
+    return _made(summary, small, errors, target)
+
+
+def _made(
+    summary: CompressSummary, small: Model, errors: dict[str, float], target: Path
+) -> CompressSummary:
+    """Return what was made; fine-tuning may have adapted ranks."""
+    records, _ = merge_factored(small.layer_records())
+    found = {record.name: record for record in records}
     return replace(
         summary,
         model=str(target),
-        layers=layers,
+        layers=tuple(_as_made(x, found.get(x.name), errors) for x in summary.layers),
         params=small.params,
+        macs=sum(record.macs for record in records),
         provenance=dict(small.provenance),
+    )
+
+
+def _as_made(
+    layer: CompressedLayer, record: LayerRecord | None, errors: dict[str, float]
+) -> CompressedLayer:
+    layer = replace(layer, relative_error=errors.get(layer.name, layer.relative_error))
+    if record is None or record.structure != "lowrank":
+        return layer
+    ranks = record.spec.get("ranks", [record.spec.get("rank")])
+    return replace(
+        layer,
+        structure=f"lowrank:{'x'.join(map(str, ranks))}",
+        params=record.params,
+        macs=record.macs,
     )
 
 
@@ -174,8 +218,8 @@ def _recipe(model: Model, path: Path, options: CompressOptions) -> Recipe:
 
 
 def _provenance(model: Model, path: Path, options: CompressOptions) -> dict[str, Any]:
-    """Where the model comes from; the accuracy of the large one does not pass on."""
-    kept = {k: v for k, v in model.provenance.items() if k not in ("accuracy", "best_epoch")}
+    """Where the model comes from; what only the large one's weights have does not pass on."""
+    kept = {k: v for k, v in model.provenance.items() if k not in ONLY_THE_SOURCES}
     origin = {
         "source_sha256": sha256_file(path),
         "structure": options.structure,

@@ -152,6 +152,53 @@ def test_ctrl_c_that_a_library_turns_into_its_own_error_is_still_an_interruption
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+LOST = """
+import os, signal, sys, time
+from sepdeploy import api, cli
+
+class Careless:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+
+def swallow(*_, **__):
+    careless = Careless()
+    del careless  # an exception in a destructor is printed and dropped
+    time.sleep(20)
+    print("went on")
+
+def tidy(*_, **__):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    finally:
+        time.sleep(0.8)
+        print("tidied up", flush=True)
+
+api.diagnose = {"swallow": swallow, "tidy": tidy}[sys.argv[1]]
+sys.exit(cli.run(["doctor"]))
+"""
+
+
+def test_ctrl_c_that_falls_where_exceptions_are_lost_ends_the_command() -> None:
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, "swallow"], capture_output=True, text=True, timeout=60
+    )
+    assert time.monotonic() - start < 15
+    assert done.returncode == 130
+    assert "error: interrupted" in done.stderr
+    assert "went on" not in done.stdout
+
+
+def test_cleaning_up_after_ctrl_c_is_not_interrupted() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, "tidy"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 130
+    assert "tidied up" in done.stdout
+
+
 def test_ctrl_c_inside_text_a_library_executes_ends_with_our_exit_code(tmp_path: Path) -> None:
     program = """
 import sepdeploy.__main__ as process
@@ -180,6 +227,31 @@ def test_an_interrupted_training_names_the_way_on(call, monkeypatch: pytest.Monk
     got = call("train")
     assert got.code == 130
     assert "--resume" in got.err
+
+
+def test_an_interrupted_fine_tuning_names_the_way_on(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "compress", press)
+    got = call("compress", "model.pt")
+    assert got.code == 130
+    assert "--resume" in got.err
+
+
+def test_one_of_several_processes_says_that_they_were_interrupted(
+    call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "train", press)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("RANK", "1")
+    got = call("train")
+    assert (got.code, got.err) == (130, "")
+    monkeypatch.setenv("RANK", "0")
+    assert "interrupted" in call("train").err
 
 
 def test_an_ignored_ctrl_c_stays_ignored() -> None:

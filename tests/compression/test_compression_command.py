@@ -71,6 +71,44 @@ def test_fine_tuned_with_what_the_model_was_trained_with(trained):
     assert again.provenance == summary.provenance
 
 
+def test_the_summary_has_the_ranks_that_fine_tuning_found(trained):
+    recipe = trained.with_name("tune.toml")
+    recipe.write_text("epochs = 1\nsteps = 1\nthreads = 1\nrank-tolerance = 0.4\nrank-frozen = 0\n")
+    plans = []
+    summary = sd.compress(
+        trained, structure="lowrank", target="3x", finetune=recipe, on_plan=plans.append
+    )
+    model = load(summary.model)
+    records = {record.name: record for record in model.layer_records()}
+    for layer in summary.layers:
+        record = records[layer.name]
+        assert (layer.params, layer.macs) == (record.params, record.macs)
+        if layer.structure != "dense":
+            assert layer.structure == f"lowrank:{record.spec['rank']}"
+    assert summary.params == sum(x.params for x in summary.layers) < plans[0].params
+    assert summary.macs == sum(x.macs for x in summary.layers) < plans[0].macs
+
+
+def test_a_form_for_all_layers_is_taken_where_it_pays(trained, capsys):
+    words = ["compress", str(trained), "--structure", "lowrank:40"]  # 40·(64 + 64) > 64·64
+    assert run([*words, "-o", str(trained.with_name("same.pt"))]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("no form of it is smaller without computing more") == 2
+    assert "no layer was changed" in err
+    assert "not fine-tuned" not in err
+    named = "fc1=lowrank:40"
+    assert run(["compress", str(trained), "--structure", named, "--dry-run"]) == 0
+    assert "lowrank:40" in capsys.readouterr().out  # its owner wants it
+
+
+def test_what_held_for_the_source_alone_is_not_inherited(trained):
+    model = load(trained)
+    model.provenance["sparsity"] = 0.9
+    save(model, trained)
+    summary = sd.compress(trained, target="2x", out=trained.parent / "new folder" / "small.pt")
+    assert "sparsity" not in load(summary.model).provenance
+
+
 def test_the_result_of_another_start_is_no_result(trained, capsys):
     recipe, out = trained.with_name("tune.toml"), trained.with_name("small.pt")
     recipe.write_text("epochs = 1\nsteps = 1\nthreads = 1\nbatch-size = 256\n")
@@ -102,6 +140,7 @@ def test_the_file_beats_defaults(tmp_path):
         (["--target", "2x", "--resume"], "--resume needs --finetune"),
         (["--target", "2x", "--data-dir", "."], "--data-dir needs --finetune"),
         (["--structure", "lowrank:4", "--budget", "macs"], "--budget macs needs --target"),
+        (["--structure", "fc1=lowrank:4,fc1=lowrank:8"], "names fc1 twice"),
     ],
 )
 def test_wrong_use(trained, words, message, monkeypatch, capsys):

@@ -125,6 +125,7 @@ def test_bad_values(values, message):
         ({"inner": "fgsm", "objective": "natural"}, 'objective is not "pgd-at" or "trades"'),
         ({"eps_warmup": 2, "objective": "natural"}, 'objective is not "pgd-at" or "trades"'),
         ({"momentum": 0.5}, 'optimizer is not "sgd"'),
+        ({"regularize": "all"}, "condition is not and logdet is not"),
     ],
 )
 def test_keys_without_effect(values, lacking):
@@ -135,6 +136,24 @@ def test_keys_without_effect(values, lacking):
     assert error.value.hint.startswith(f"leave {name} out, or set ")
     stored = recipe_from(values, where="a model of before")
     assert recipe_from(stored.to_json(), where="x") == stored
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"epochs": 3, "ema": 0.9, "average_start": 3},
+            "average_start = 3 of 3 epochs: no",
+        ),
+        ({"epochs": 3, "objective": "fr", "align_start": 9}, "the spectral term never sets in"),
+        ({"epochs": 3, "eps_warmup": 3}, "the attack never reaches its radius"),
+    ],
+)
+def test_keys_that_count_more_epochs_than_there_are(values, message):
+    with pytest.raises(BadInput, match=message):
+        load_recipe(None, values)
+    name = list(values)[-1]
+    assert getattr(load_recipe(None, values | {name: 2}), name) == 2
 
 
 @pytest.mark.parametrize(
