@@ -33,6 +33,8 @@ EXIT_CODES = (
     "5 measurement unstable, 6 artifact check failed, 70 internal error, 130 interrupted."
 )
 
+COMPLETION = frozenset({"--install-completion", "--show-completion"})
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo.demo,
     "train": train.train,
@@ -118,6 +120,8 @@ def _call(words: list[str]) -> int:
         if isinstance(stop.__context__, BrokenPipeError):
             raise stop.__context__ from None
         code = stop.code
+    if code == 1 and COMPLETION.intersection(words):  # a shell without completion, said by now
+        return USAGE
     if code == INTERRUPTED:  # how the parser tells of Ctrl-C
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0

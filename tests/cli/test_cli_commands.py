@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shellingham
 
 import sepdeploy as sd
 from sepdeploy.data.evalpack import read_pack
@@ -154,10 +155,21 @@ def test_doctor_and_devices_answer_in_json(call) -> None:
     assert "host" in {d["id"] for d in devices["devices"]}
 
 
-def test_shell_completion_is_offered(call) -> None:
-    got = call("--show-completion", "bash")
+def test_shell_completion_is_offered(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shellingham, "detect_shell", lambda: ("bash", "/bin/bash"))
+    got = call("--show-completion")
     assert got.code == 0
     assert "complete" in got.out
+
+
+@pytest.mark.parametrize("option", ["--show-completion", "--install-completion"])
+def test_a_shell_without_completion_is_no_regression(
+    call, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(shellingham, "detect_shell", lambda: ("dash", "/bin/dash"))
+    got = call(option)
+    assert got.code == 2
+    assert "not supported" in got.out + got.err
 
 
 def test_verify_without_the_model_uses_the_pack_then_the_sibling(copy: Path, call) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -83,8 +84,9 @@ def part_of(path: Path) -> str:
     return parts[0] if parts[0] in MAPPED else parts[1]
 
 
-def imports_of(path: Path) -> set[str]:
-    return names_in(path, ast.walk(ast.parse(path.read_text())))
+@functools.cache
+def imports_of(path: Path) -> frozenset[str]:
+    return frozenset(names_in(path, ast.walk(ast.parse(path.read_text()))))
 
 
 def imports_on_loading(path: Path) -> set[str]:
@@ -118,7 +120,7 @@ def names_in(path: Path, nodes: Iterable[ast.AST]) -> set[str]:
 
 def parts_imported(path: Path) -> set[str]:
     """Parts of sepdeploy that a file imports, also those that it loads by their names."""
-    modules = imports_of(path)
+    modules = set(imports_of(path))
     if path == ROOT / "sepdeploy/__init__.py":
         modules |= set(sepdeploy._PUBLIC.values())
     return {m.split(".")[1] for m in modules if m.startswith("sepdeploy.")}
