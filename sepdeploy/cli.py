@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ from sepdeploy.commands import (
 )
 from sepdeploy.commands.panels import PanelledCommand
 from sepdeploy.commands.shell import command
-from sepdeploy.exits import INTERRUPTED, USAGE, Interruption, explain, interrupted
+from sepdeploy.exits import INTERRUPTED, USAGE, Interruption, explain, interrupted, settle
 
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 regression (nothing else ever), 2 usage or bad input, "
@@ -86,13 +87,26 @@ def build() -> typer.Typer:
         """Train, export and bench small robust networks that keep their factors."""
 
     for name, function in COMMANDS.items():
-        app.command(name, cls=PanelledCommand)(command(function))
+        app.command(name, cls=PanelledCommand)(_settled(command(function)))
     for group, (text, members) in GROUPS.items():
         sub = typer.Typer(help=text, rich_markup_mode=None)
         for name, function in members.items():
-            sub.command(name)(command(function))
+            sub.command(name)(_settled(command(function)))
         app.add_typer(sub, name=group)
     return app
+
+
+def _settled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let no interruption be raised again once a command has ended, whatever way."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        finally:
+            settle()
+
+    return wrapped
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

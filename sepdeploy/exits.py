@@ -22,7 +22,8 @@ class Interruption:
     A library that is interrupted while it loads may hide the interruption behind an error of its
     own, and a runtime in a child process may die of the same Ctrl-C; ``seen`` tells. An
     interruption that falls where exceptions are lost (a destructor, a callback of the interpreter)
-    is raised again until something handles it.
+    is raised again, until something handles it or the command has ended (``settle``). For that it
+    takes the alarm of the process, where nobody else has.
     """
 
     def __init__(self) -> None:
@@ -43,21 +44,34 @@ class Interruption:
         trace: TracebackType | None,
     ) -> None:
         if self._taken:
-            if hasattr(signal, "setitimer"):
-                signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            settle()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
-        if hasattr(signal, "setitimer"):
-            signal.signal(signal.SIGALRM, self._look_again)
+        if hasattr(signal, "setitimer") and _alarm_is_free():
+            signal.signal(signal.SIGALRM, _raise_again)
             signal.siginterrupt(signal.SIGALRM, False)
             signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
         signal.default_int_handler(number, frame)
 
-    def _look_again(self, number: int, frame: FrameType | None) -> None:
-        if not _handling_interruption():
-            raise KeyboardInterrupt
+
+def settle() -> None:
+    """Raise no interruption again: what follows tells of it, or needs no interruption."""
+    if hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) is _raise_again:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _alarm_is_free() -> bool:
+    handler = signal.getsignal(signal.SIGALRM)
+    unused = handler is signal.SIG_DFL and not any(signal.getitimer(signal.ITIMER_REAL))
+    return unused or handler is _raise_again
+
+
+def _raise_again(number: int, frame: FrameType | None) -> None:
+    if not _handling_interruption():
+        raise KeyboardInterrupt
 
 
 def _handling_interruption() -> bool:

@@ -117,7 +117,7 @@ def plan_compression(
     if budget is not None:
         limit = math.floor(total / budget[1]) if budget[0] == "ratio" else int(budget[1])
     places = count_places(model, modules)
-    named = isinstance(structure_map(structure), dict)
+    named = bool(layers) or isinstance(structure_map(structure), dict)
     offers = {n: _offers(n, m, families.get(n), places[n], named=named) for n, m in modules.items()}
     dense = {n: dense_candidate(m, places[n]) for n, m in modules.items()}
     fixed = total - sum(_cost(c, measure) for c in dense.values())
@@ -200,8 +200,8 @@ def _offers(
 ) -> list[Candidate]:
     """All forms a layer may take; the dense one is among them unless another was written out.
 
-    A form that is written out for all layers is left out where it does not pay; one that is written
-    out for this layer (``named``) is what its owner wants.
+    A form that is written out for all layers is left out where it does not pay; one for layers that
+    are ``named`` is what their owner wants.
     """
     dense = dense_candidate(module, places)
     if family is None or not isinstance(module, (nn.Linear, nn.Conv2d)):

@@ -74,7 +74,7 @@ def fit(
             or infinite (the state of the last good step is kept).
         Missing: No GPU where the recipe demands one.
     """
-    with joined() as team, team.outlived():
+    with joined() as team, team.outlived("the same command with --resume continues"):
         speak = on_progress if team.first else _silent
         with team.agreed():
             device = choose_device(recipe, team.local_rank)

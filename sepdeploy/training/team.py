@@ -163,8 +163,11 @@ class Team:
                 raise self._seen_here(0, error)
 
     @contextmanager
-    def outlived(self) -> Iterator[None]:
+    def outlived(self, next_step: str) -> Iterator[None]:
         """Turn what the exchange raises when another process is gone into one line.
+
+        Args:
+            next_step: What to do then.
 
         Raises:
             BadInput: Another process ended in the block; it says itself why.
@@ -175,8 +178,8 @@ class Team:
             if self.world == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
             raise BadInput(
-                "another process of this training has ended; it or torchrun says why",
-                hint="the same command with --resume continues",
+                "another process has ended; it or torchrun says why",
+                hint=next_step,
             ) from error
 
     def failure(self, error: BadInput) -> BadInput:

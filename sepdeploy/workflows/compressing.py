@@ -109,7 +109,7 @@ def compress_file(
 
     Of several processes that ``torchrun`` started, the first one shows the plan and writes.
     """
-    with joined() as team, team.outlived():
+    with joined() as team, team.outlived("run the command again"):
         with team.agreed():
             _check_flags(options)
             model = load(path, arch=arch)
@@ -127,8 +127,8 @@ def compress_file(
                 layers=options.layers,
             )
             summary = _summary(path, options, plan)
-        if team.first:
-            on_plan(summary)
+            if team.first:
+                on_plan(summary)
         if options.dry_run:
             return summary
         with team.agreed():

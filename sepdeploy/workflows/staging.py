@@ -67,10 +67,14 @@ def _uninterrupted() -> Iterator[None]:
         yield
         return
     pending: list[Any] = []
-    before = signal.signal(signal.SIGINT, lambda *_: pending.append(True))
+    alarm = getattr(signal, "SIGALRM", signal.SIGINT)  # raises an interruption that was lost
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, alarm)}
+    for number in before:
+        signal.signal(number, lambda *_: pending.append(True))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if pending:
         raise KeyboardInterrupt

@@ -154,7 +154,9 @@ def test_ctrl_c_that_a_library_turns_into_its_own_error_is_still_an_interruption
 
 LOST = """
 import os, signal, sys, time
+from pathlib import Path
 from sepdeploy import api, cli
+from sepdeploy.workflows.staging import move_all
 
 class Careless:
     def __del__(self):
@@ -175,7 +177,28 @@ def tidy(*_, **__):
         time.sleep(0.8)
         print("tidied up", flush=True)
 
-api.diagnose = {"swallow": swallow, "tidy": tidy}[sys.argv[1]]
+class Slow:
+    def __del__(self):
+        time.sleep(0.6)
+        print("released", flush=True)
+
+def release(*_, **__):
+    slow = Slow()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+
+def move(*_, **__):
+    plain = Path.replace
+    def slowly(self, target):
+        time.sleep(0.15)
+        return plain(self, target)
+    Path.replace = slowly
+    careless = Careless()
+    del careless
+    move_all(Path("staged"), Path("out"), last="m.manifest.json")
+
+chosen = {"swallow": swallow, "tidy": tidy, "release": release, "move": move}
+api.diagnose = chosen[sys.argv[1]]
 sys.exit(cli.run(["doctor"]))
 """
 
@@ -191,12 +214,47 @@ def test_ctrl_c_that_falls_where_exceptions_are_lost_ends_the_command() -> None:
     assert "went on" not in done.stdout
 
 
-def test_cleaning_up_after_ctrl_c_is_not_interrupted() -> None:
+@pytest.mark.parametrize(("how", "said"), [("tidy", "tidied up"), ("release", "released")])
+def test_cleaning_up_after_ctrl_c_is_not_interrupted(how: str, said: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LOST, "tidy"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", LOST, how], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 130
-    assert "tidied up" in done.stdout
+    assert said in done.stdout
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_files_that_appear_together_do_so_after_a_lost_ctrl_c(tmp_path: Path) -> None:
+    names = ["a.onnx", "b.tflite", "m.manifest.json"]
+    for folder in ("staged", "out"):
+        (tmp_path / folder).mkdir()
+    for name in names:
+        (tmp_path / "staged" / name).write_text("new")
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, "move"], capture_output=True, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode == 130
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
+
+
+def test_the_alarm_of_somebody_else_is_left_alone(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr(api, "diagnose", press)
+    rung: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _: rung.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.4)
+        assert call("doctor").code == 130
+        time.sleep(0.6)
+        assert rung
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert call("doctor").code == 130  # and now it is ours,
+    assert signal.getsignal(signal.SIGALRM) == before  # and given back
 
 
 def test_ctrl_c_inside_text_a_library_executes_ends_with_our_exit_code(tmp_path: Path) -> None:

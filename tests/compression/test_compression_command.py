@@ -96,9 +96,9 @@ def test_a_form_for_all_layers_is_taken_where_it_pays(trained, capsys):
     assert out.count("no form of it is smaller without computing more") == 2
     assert "no layer was changed" in err
     assert "not fine-tuned" not in err
-    named = "fc1=lowrank:40"
-    assert run(["compress", str(trained), "--structure", named, "--dry-run"]) == 0
-    assert "lowrank:40" in capsys.readouterr().out  # its owner wants it
+    for named in (["fc1=lowrank:40"], ["lowrank:40", "--layers", "fc1"]):
+        assert run(["compress", str(trained), "--dry-run", "--structure", *named]) == 0
+        assert "lowrank:40" in capsys.readouterr().out  # its owner wants it
 
 
 def test_what_held_for_the_source_alone_is_not_inherited(trained):

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from sepdeploy.errors import SepdeployError
+from sepdeploy.layers import LowRankLinear
 from sepdeploy.models import create, wrap
 from sepdeploy.records import InputSpec
 from sepdeploy.training import fit, fitting, load_recipe, rank_windows, steps
@@ -66,24 +67,46 @@ def break_loss(rank, count):
     return lambda: OBJECTIVES.update(natural=plain)
 
 
-def cut_more():
-    """Let this process's truncations lose more than they may, and its augmentations find less."""
-    truncate, augment = rank_windows.truncate, rank_windows.augment
+def differ():
+    """Let this process start with other weights, and everything that turns bases do it otherwise.
+
+    Its truncations lose more than they may, and its augmentations find less.
+    """
+    plain = {name: vars(rank_windows)[name] for name in ("truncate", "augment", "orthonormalize")}
+    place = steps.place
+
+    def moved(model, *where):
+        place(model, *where)
+        with torch.no_grad():
+            for weight in model.net.parameters():
+                weight.mul_(1.001)
 
     def harder(layer, tolerance, **options):
-        truncate(layer, 4 * tolerance, **options)
+        plain["truncate"](layer, 4 * tolerance, **options)
 
+    def turned(layer):
+        plain["orthonormalize"](layer)
+        if isinstance(layer, LowRankLinear):
+            layer.set_factors(-layer.U.data, layer.S.data, -layer.V.data)
+
+    steps.place = moved
     rank_windows.truncate = harder
-    rank_windows.augment = lambda layer, optimizer, *, energy: augment(layer, optimizer, energy=0.3)
-    return lambda: vars(rank_windows).update(truncate=truncate, augment=augment)
+    rank_windows.augment = lambda *them, energy: plain["augment"](*them, energy=0.3)
+    rank_windows.orthonormalize = turned
+
+    def restore():
+        steps.place = place
+        vars(rank_windows).update(plain)
+
+    return restore
 
 
 def run(job):
     out = FOLDER / f"{job['name']}.pt"
     events = []
     restore = break_loss(*job["break"]) if "break" in job else None
-    if job.get("cut_more") == RANK:
-        restore = cut_more()
+    if job.get("differs") == RANK:
+        restore = differ()
     if "stop" in job:
         stop_at(job["stop"])
     recipe = job["recipe"] | (job.get("rank1", {}) if RANK else {})

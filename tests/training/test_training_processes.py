@@ -44,6 +44,10 @@ ADAPTIVE = {  # ranks that fall and grow, then one epoch of frozen ones
     "structure": "lowrank:12", "rank_tolerance": 0.2, "rank_every": 3, "rank_frozen": 1,
     "epochs": 3,
 }  # fmt: skip
+CONVOLUTIONS = ADAPTIVE | {
+    "arch": "lenet", "hidden": [], "conv_rank": 4, "channels_last": True, "accumulate": 2,
+    "steps": 1, "optimizer": "sgd", "lr": 0.05,
+}  # fmt: skip
 OTHERS = [
     {"name": "whole", "batch_norm": True, "recipe": COMMON | {"epochs": 2}},
     {"name": "parted", "batch_norm": True, "recipe": COMMON | {"epochs": 2}, "stop": 15},
@@ -53,7 +57,9 @@ OTHERS = [
     {"name": "wider", "recipe": COMMON, "rank1": {"hidden": [24, 16]}},
     {"name": "missing", "recipe": COMMON, "rank1": {"accelerator": "cuda"}},
     {"name": "adaptive", "recipe": COMMON | ADAPTIVE},
-    {"name": "adaptive-led", "recipe": COMMON | ADAPTIVE, "cut_more": 1},
+    {"name": "adaptive-led", "recipe": COMMON | ADAPTIVE, "differs": 1},
+    {"name": "adaptive-conv", "recipe": COMMON | CONVOLUTIONS},
+    {"name": "adaptive-conv-led", "recipe": COMMON | CONVOLUTIONS, "differs": 1},
     {"name": "adaptive-parted", "recipe": COMMON | ADAPTIVE, "stop": 17},
     {"name": "adaptive-parted", "recipe": COMMON | ADAPTIVE, "resume": True},
     {"name": "mixed", "recipe": COMMON | {"objective": "fr"}},
@@ -135,7 +141,8 @@ def test_only_the_first_process_speaks_and_writes(several):
     assert first["whole"]["events"] > 20
     assert second["whole"]["events"] == 0
     kept = {"jobs.json", "rank0.json", "rank1.json", "nan.training.pt", "nan.history.jsonl"}
-    finished = {*SAME, *TWICE, "whole", "parted", "adaptive", "adaptive-led", "adaptive-parted"}
+    led = {"adaptive-led", "adaptive-conv", "adaptive-conv-led"}
+    finished = {*SAME, *TWICE, "whole", "parted", "adaptive", "adaptive-parted", *led}
     made = {f"{n}{end}" for n in finished
             for end in (".pt", ".history.jsonl")}  # fmt: skip
     assert {p.name for p in folder.iterdir()} == kept | made
@@ -186,7 +193,8 @@ def test_ranks_adapt_in_several_processes_as_in_one(several, alone):
 
 def test_the_first_process_decides_ranks_and_factors(several):
     for table in several[1]:
-        assert table["adaptive-led"]["sha256"] == table["adaptive"]["sha256"]
+        for name in ("adaptive", "adaptive-conv"):
+            assert table[f"{name}-led"]["sha256"] == table[name]["sha256"]
 
 
 def test_adaptive_ranks_resume_in_several_processes(several):
