@@ -16,7 +16,7 @@ from typing import Any
 from experiments.trainings import Row, main, recipe
 
 BASE: dict[str, Any] = {"data": "mnist", "arch": "mlp", "objective": "pgd-at", "epochs": 3}
-CONDITION = 0.01
+CONDITION, WEAKER = 0.01, (0.003, 0.001)
 ATTACK_STEPS = 40
 SEEDS = (0, 1, 2)
 # At once, the large radius stops small nets from starting: it grows over two epochs.
@@ -58,6 +58,7 @@ MORE: dict[str, dict[str, Any]] = {
     "lowrank-55x": lowrank(512, 12),
     "lowrank-109x": lowrank(256, 9),
 }
+MORE |= {f"kron-103x-condition-{c:g}": kron(34) | {"condition": c} for c in WEAKER}
 MORE |= {
     f"{name}-condition": MORE[name] | {"condition": CONDITION}
     for name in ("kron-53x", "lowrank-10x", "lowrank-109x", "dlrt-17x")
