@@ -297,9 +297,9 @@ def test_a_large_check_takes_less_than_a_second(build):
     )
     report = BenchReport({}, {}, results)
     baseline = make_baseline(report)
-    start = time.perf_counter()
+    start = time.process_time()
     verdict = check(report, baseline)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert verdict.exit_code == 0
 
 
