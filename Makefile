@@ -38,8 +38,8 @@ types: $(STAMP)
 	$(BIN)/python tools/typecheck_farm.py
 	$(BIN)/mypy
 
-# COVERAGE=1, as in .ci/run, counts lines too, which takes longer.
-# Two processes whose threads wait for each other's cores would take a third longer, too.
+# COVERAGE=1, as in .ci/run, counts lines too, which takes longer. One thread a process: more would
+# wait for each other's cores.
 unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15 $(if $(COVERAGE),--cov --cov-report=)
 	$(if $(COVERAGE),$(BIN)/coverage report --skip-covered --fail-under=90)

@@ -95,9 +95,7 @@ class Team:
         """Give a network the first process's weights and running statistics."""
         if self.world > 1:
             for tensor in (*net.parameters(), *net.buffers()):
-                values = tensor.detach().contiguous()  # they may be laid out channels-last
-                dist.broadcast(values, 0)
-                tensor.detach().copy_(values)
+                dist.broadcast(tensor.detach(), 0)
 
     def from_first(self, call: Callable[[], T]) -> T:
         """Return what ``call`` gives in the first process, where alone it runs.

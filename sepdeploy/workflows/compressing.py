@@ -83,7 +83,8 @@ class CompressSummary:
             return [f"plan: {size}; nothing was written"]
         accuracy = self.provenance.get("accuracy")
         lines = [f"{self.model}: {size}"]
-        if all(layer.structure == "dense" for layer in self.layers):
+        unchanged = all(layer.structure == "dense" for layer in self.layers)
+        if unchanged:
             lines.append("no layer was changed: nothing asked for is smaller, or nothing has to be")
         if accuracy:
             robust = accuracy["test_robust"]
@@ -91,7 +92,7 @@ class CompressSummary:
                 f"fine-tuned: test clean {accuracy['test_clean']:.2%}"
                 + ("" if robust is None else f", robust {robust:.2%}")
             )
-        elif len(lines) == 1:
+        elif not unchanged:
             lines.append("not fine-tuned: expect to need it (--finetune RECIPE.toml)")
         return [*lines, f"next: sepdeploy export {self.model}"]
 
