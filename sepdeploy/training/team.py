@@ -8,6 +8,8 @@ NCCL (CUDA).
 from __future__ import annotations
 
 import atexit
+import gc
+import importlib
 import os
 import signal
 import threading
@@ -219,6 +221,9 @@ def joined() -> Iterator[Team]:
         yield ALONE
         return
     if not dist.is_initialized():
+        # Functions of this module take the group of the moment as a default when it is imported,
+        # as DistributedDataParallel does on the way: then nothing could end the group any more.
+        importlib.import_module("torch.distributed.nn")
         # gloo stays for the CPU tensors of decisions and checkpoints
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(_part)
@@ -238,7 +243,13 @@ def is_first_process() -> bool:
 
 
 def _part() -> None:
+    """Leave the group and wait for its threads.
+
+    A thread that still drops a tensor while the interpreter goes down kills the process (SIGABRT,
+    pytorch issue 190489): a training that has ended well would be one that failed.
+    """
     if dist.is_initialized():
+        gc.collect()  # wrapped networks are cycles, and hold the group
         dist.destroy_process_group()
 
 

@@ -4,6 +4,7 @@ Every process writes what it saw to ``rank<N>.json`` in the folder.
 """
 
 import dataclasses
+import gc
 import json
 import os
 import sys
@@ -176,6 +177,8 @@ def main():
         found["kept"] = [kept.epoch, kept.step]
     (FOLDER / f"rank{RANK}.json").write_text(json.dumps(found))
     dist.barrier()
+    gc.collect()
+    dist.destroy_process_group()  # after a failure that is caught, leaving is up to us
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -250,6 +251,39 @@ def test_the_command_line_says_everything_once(tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert errors.count("error: unknown objective 'pgd'") == 1
+
+
+AT_THE_END = """
+import atexit, sys
+from pathlib import Path
+
+def show(when):
+    names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    print(f"{when}: {sum('gloo' in name for name in names)} gloo threads", file=sys.stderr)
+
+atexit.register(show, "last")
+from sepdeploy.training import team
+part = team._part
+team._part = lambda: (show("first"), part())
+from sepdeploy.cli import run
+sys.exit(run())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="names of threads: Linux only")
+def test_no_thread_of_the_exchange_outlives_a_training(tmp_path):
+    # one that dropped a tensor while the interpreter went down killed a training that had ended
+    recipe = write_recipe(tmp_path, hidden=[64, 36], objective="natural")
+    (tmp_path / "end.py").write_text(AT_THE_END)
+    process = torchrun(tmp_path / "end.py", "train", recipe, "-o", tmp_path / "m.pt")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert errors.count("last: 0 gloo threads") == 2
+    before = re.findall(r"first: (\d+) gloo", errors)
+    if before == ["0", "0"]:
+        pytest.skip("this torch does not name its gloo threads")
+    assert len(before) == 2
 
 
 @pytest.mark.slow
