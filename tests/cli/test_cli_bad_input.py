@@ -194,6 +194,7 @@ def test_an_attack_that_is_in_neither_twin_nor_pack_is_missing(copy: Path, call)
     assert call("bench", copy / "tiny.onnx", "--attack", "pgd-3").code == 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing_half_written(copy: Path) -> None:
     before = {p: p.read_bytes() for p in copy.iterdir()}
 

@@ -103,6 +103,7 @@ def test_attack_of_radius_zero_equals_clean_accuracy(exported: Path, call) -> No
     assert found["adversarial_accuracy"]["value"] == found["clean_accuracy"]["value"]
 
 
+@pytest.mark.slow
 def test_bench_without_arguments_takes_the_manifests_of_the_folder(
     copy: Path, call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +116,7 @@ def test_bench_without_arguments_takes_the_manifests_of_the_folder(
     assert max(len(line) for line in got.out.splitlines()) <= 80
 
 
+@pytest.mark.slow
 def test_the_custom_flavour_runs_on_stock_onnxruntime(tmp_path: Path, call) -> None:
     import onnx
     import torch
@@ -187,6 +189,7 @@ def test_verify_without_the_model_uses_the_pack_then_the_sibling(copy: Path, cal
     assert "against the tiny.onnx" in sources()["tiny.tflite"]
 
 
+@pytest.mark.slow
 def test_a_network_of_the_users_own_needs_its_code_named(
     tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def other(exported: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_files_of_two_models_disagree(exported: Path, other: Path, call) -> None:
     got = call(
         "verify", exported / "tiny.manifest.json", "--against", other / "other.manifest.json",

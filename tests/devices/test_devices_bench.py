@@ -96,6 +96,7 @@ def test_a_device_that_was_named_and_does_not_answer_is_an_error(
     assert "next: " in got.err
 
 
+@pytest.mark.slow
 def test_what_a_device_gave_before_it_failed_is_kept(exported: Path, tmp_path: Path, call) -> None:
     device = tmp_path / "box.toml"
     text = PROFILE.format(kind="local", python="/bin/false", config="", workdir="")

@@ -338,6 +338,7 @@ for flavour in ("standard", "custom"):
 """
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_process(tmp_path):
     here = []
     for flavour in ("standard", "custom"):

@@ -291,6 +291,7 @@ def test_the_file_gets_the_usual_permissions(path):
     assert path.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
+@pytest.mark.slow
 def test_loading_draws_no_weights_and_imports_no_compiler(tmp_path):
     """The first draw into a tensor without storage would import it: seconds, for nothing."""
     path = tmp_path / "net.pt"

@@ -257,6 +257,7 @@ def test_parts_that_are_no_factored_convolution_stay(factored):
     assert merge_factored(turned)[0] == turned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
 def test_exported_files_keep_their_spectrum(factored, format):
     model, folder = factored

@@ -91,6 +91,7 @@ def test_without_a_compiler_a_custom_export_is_proven_all_the_same(exported_with
     }
 
 
+@pytest.mark.slow
 def test_bench_names_the_kernels_that_ran(library, exported, tmp_path, monkeypatch):
     custom = [exported / name for name in ("net.onnx", "net.custom.tflite")]
     out = tmp_path / "bench.json"
@@ -134,6 +135,7 @@ def test_what_nothing_runs_is_skipped_by_bench_and_missing_when_asked_for(
     assert "skipped" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_layers_of_a_custom_file_are_compared_one_by_one(library, exported, capsys):
     assert run("verify", exported / "net.manifest.json", "--layers") == 0
     shown = capsys.readouterr().out

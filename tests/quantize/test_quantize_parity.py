@@ -26,7 +26,7 @@ needs_litert = pytest.mark.skipif(
 )
 
 
-QUICK = {("kron", "static"), ("lenet", "dynamic")}
+QUICK = {("kron", "static")}
 CASES = [
     pytest.param(net, mode, marks=() if (net, mode) in QUICK else pytest.mark.slow)
     for net in ("kron", "mlp", "lenet")

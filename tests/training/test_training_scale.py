@@ -224,6 +224,7 @@ def quick_compiler(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_a_compiled_training_is_the_same_training(train, quick_compiler):
     common = ONE | {"batch_size": 600}
     plain = train("plain", **common)

@@ -57,8 +57,10 @@ def refused_by_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     ("fault", "says"),
     [
         (wrong_parity, r"parity 5\.00e-01 exceeds 1e-05$"),
-        (multiplied_back, "multiplied the factors back together"),
-        (refused_by_the_runtime, "cannot be loaded"),
+        pytest.param(
+            multiplied_back, "multiplied the factors back together", marks=pytest.mark.slow
+        ),
+        pytest.param(refused_by_the_runtime, "cannot be loaded", marks=pytest.mark.slow),
     ],
 )
 def test_a_failed_proof_is_exit_6_and_changes_nothing(
@@ -87,7 +89,9 @@ def test_a_failed_proof_is_exit_6_and_changes_nothing(
         ),
     ],
 )
-@pytest.mark.parametrize("layer", ["fc1", pytest.param("fc2", marks=pytest.mark.slow), "head"])
+@pytest.mark.parametrize(
+    "layer", ["fc1", *(pytest.param(n, marks=pytest.mark.slow) for n in ("fc2", "head"))]
+)
 def test_a_wrong_file_is_refused_by_the_name_of_its_layer(
     copy: Path, form: str, writer: str, layer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +114,7 @@ def test_a_wrong_file_is_refused_by_the_name_of_its_layer(
     assert content(copy) == before
 
 
+@pytest.mark.slow
 def test_an_earlier_file_of_the_same_model_stays_in_the_manifest(copy: Path) -> None:
     manifest = sd.export(copy / "tiny.pt", formats=("onnx",), eval_pack=False)
     assert [a.path for a in manifest.artifacts] == ["tiny.tflite", "tiny.onnx"]

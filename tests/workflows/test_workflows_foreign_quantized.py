@@ -136,7 +136,9 @@ def test_a_weight_that_would_need_many_copies_stays_float(tmp_path):
         api.export(source, formats=("onnx",), out_dir=tmp_path / "out", quantize="dynamic")
 
 
-@pytest.mark.parametrize("mode", ["dynamic", "static", "fp16"])
+@pytest.mark.parametrize(
+    "mode", ["static", *(pytest.param(m, marks=pytest.mark.slow) for m in ("dynamic", "fp16"))]
+)
 def test_both_formats_stay_close_to_the_file(source, tmp_path, mode):
     out = tmp_path / "small"
     before = source.read_bytes()
