@@ -16,7 +16,7 @@ from typing import Any
 from experiments.trainings import Row, main, recipe
 
 BASE: dict[str, Any] = {"data": "mnist", "arch": "mlp", "objective": "pgd-at", "epochs": 3}
-CONDITION, WEAKER = 0.01, (0.003, 0.001)
+CONDITION, WEAKER, WEAKEST = 0.01, 0.003, 0.001
 ATTACK_STEPS = 40
 SEEDS = (0, 1, 2)
 # At once, the large radius stops small nets from starting: it grows over two epochs.
@@ -58,7 +58,11 @@ MORE: dict[str, dict[str, Any]] = {
     "lowrank-55x": lowrank(512, 12),
     "lowrank-109x": lowrank(256, 9),
 }
-MORE |= {f"kron-103x-condition-{c:g}": kron(34) | {"condition": c} for c in WEAKER}
+MORE |= {
+    f"kron-{size}-condition-{WEAKER}": kron(side) | {"condition": WEAKER}
+    for size, side in (("103x", 34), ("31x", 64), ("214x", 23), ("53x", 48))
+}
+MORE |= {f"kron-103x-condition-{WEAKEST}": kron(34) | {"condition": WEAKEST}}
 MORE |= {
     f"{name}-condition": MORE[name] | {"condition": CONDITION}
     for name in ("kron-53x", "lowrank-10x", "lowrank-109x", "dlrt-17x")
@@ -67,6 +71,7 @@ SLOW = {
     "pruned-98x": PRUNED | {"sparsity": 0.9964},
     "kron-12x": kron(104),
     "kron-12x-condition": kron(104) | {"condition": CONDITION},
+    f"kron-12x-condition-{WEAKER}": kron(104) | {"condition": WEAKER},
 }
 
 

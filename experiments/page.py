@@ -208,8 +208,15 @@ def table(results: Sequence[Result]) -> list[str]:
 
 
 def names(results: Sequence[Result]) -> list[str]:
-    """Names in order, each once."""
-    return list(dict.fromkeys(r["name"] for r in results))
+    """Names, each once: the dense net, then family by family, the larger nets first."""
+    sizes: dict[str, int] = {}
+    for found in results:
+        sizes[found["name"]] = max(found["params"], sizes.get(found["name"], 0))
+
+    def place(name: str) -> tuple[bool, str, int, str]:
+        return name != "dense", name.partition("-")[0], -sizes[name], name
+
+    return sorted(sizes, key=place)
 
 
 def named(results: Sequence[Result], name: str) -> list[Result]:

@@ -43,6 +43,13 @@ def test_rows_have_means_and_paired_losses():
     ]  # fmt: skip
 
 
+def test_families_stand_together_from_large_to_small():
+    rows = [line.split("|")[1].strip() for line in page().splitlines() if line.startswith("| ")]
+    assert rows[1:] == [
+        "dense", "dlrt-17x", "kron-31x", "kron-31x-condition", "kron-250x", "pruned-250x",
+    ]  # fmt: skip
+
+
 def test_attack_and_recipe_stand_above_the_table():
     text = page()
     assert "### ε = 0.1 (L∞)" in text
