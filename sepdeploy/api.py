@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 Notify = Callable[[str], None]
 
 
-def _silent(_: str) -> None:
-    """Say nothing."""
-
-
 def _ignore(_: Any) -> None:
     """Nobody watches."""
 
@@ -62,7 +58,9 @@ def train(
     from sepdeploy.workflows.training import train_model
 
     path = None if recipe is None else Path(recipe)
-    return train_model(path, Path(out), resume=resume, on_progress=on_progress, overrides=overrides)
+    return train_model(
+        path, Path(out), resume=resume, on_progress=on_progress or _ignore, overrides=overrides
+    )
 
 
 def compress(
@@ -152,7 +150,7 @@ def export(
     samples: int = 1000,
     eval_pack: bool = True,
     seed: int = 0,
-    notify: Notify = _silent,
+    notify: Notify = _ignore,
 ) -> Manifest:
     """Write ``STEM.onnx``, ``STEM.tflite``, manifest and evaluation pack, each proven.
 
@@ -220,7 +218,7 @@ def verify(
     *,
     arch: str | None = None,
     seed: int = 0,
-    notify: Notify = _silent,
+    notify: Notify = _ignore,
 ) -> VerifyReport:
     """Recompute digests, parity and the re-densification check of one export or a folder of them.
 
@@ -246,7 +244,7 @@ def verify_layers(
     *,
     arch: str | None = None,
     seed: int = 0,
-    notify: Notify = _silent,
+    notify: Notify = _ignore,
 ) -> LayersReport:
     """Compare every layer of an export's files with the model they were made from.
 
@@ -315,7 +313,7 @@ def bench(
     save_anchor: bool = False,
     require: str | None = None,
     seed: int = 0,
-    notify: Notify = _silent,
+    notify: Notify = _ignore,
 ) -> BenchReport:
     """Measure artifacts: size, memory, latency, and clean and adversarial accuracy of the files.
 
@@ -457,7 +455,7 @@ def attack(
     data: str | None = None,
     data_dir: str | Path | None = None,
     seed: int = 0,
-    notify: Notify = _silent,
+    notify: Notify = _ignore,
 ) -> str:
     """Write an adversarial set (an evaluation pack) against a model; return one line about it.
 
@@ -482,7 +480,7 @@ def diagnose() -> tuple[Finding, ...]:
     return look()
 
 
-def setup_device(device: str, *, notify: Notify = _silent) -> None:
+def setup_device(device: str, *, notify: Notify = _ignore) -> None:
     """Fetch and build what emulating a device needs, into the user's cache.
 
     Args:
@@ -503,7 +501,7 @@ def demo(
     out: str | Path = "demo",
     *,
     seed: int = 0,
-    notify: Notify = _silent,
+    notify: Notify = _ignore,
     on_progress: Callable[[Any], None] | None = None,
 ) -> BenchReport:
     """Train, export, verify and bench a Kronecker net and its dense twin on the digits.
@@ -517,4 +515,4 @@ def demo(
     require_torch("run the demo")
     from sepdeploy.workflows.demonstration import run_demo
 
-    return run_demo(Path(out), seed=seed, notify=notify, on_progress=on_progress)
+    return run_demo(Path(out), seed=seed, notify=notify, on_progress=on_progress or _ignore)

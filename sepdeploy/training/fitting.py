@@ -46,7 +46,7 @@ def fit(
     *,
     out: Path,
     resume: bool = False,
-    on_progress: Callable[[Event], None] = lambda event: None,
+    on_progress: Callable[[Event], None] | None = None,
     model: Model | None = None,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
 ) -> TrainResult:
@@ -75,7 +75,7 @@ def fit(
         Missing: No GPU where the recipe demands one.
     """
     with joined() as team, team.outlived("the same command with --resume continues"):
-        speak = on_progress if team.first else _silent
+        speak = on_progress if on_progress is not None and team.first else _silent
         with team.agreed():
             device = choose_device(recipe, team.local_rank)
             dataset = load(recipe.data, recipe.data_dir or None)
@@ -113,7 +113,7 @@ def fit(
 
 
 def _silent(event: Event) -> None:
-    """Another process reports."""
+    """Nobody listens, or another process reports."""
 
 
 @contextmanager

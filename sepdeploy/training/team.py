@@ -214,6 +214,9 @@ def without_exchange(network: nn.Module) -> AbstractContextManager[None]:
 def joined() -> Iterator[Team]:
     """Join the processes that ``torchrun`` started; they stay together until they end.
 
+    A program that catches a failure of the block has to destroy their group itself: only it knows
+    whether the others still answer.
+
     A process group that the caller has set up is used as it is; without one and without
     ``torchrun`` this process is alone.
     """

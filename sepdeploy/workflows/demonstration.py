@@ -34,7 +34,7 @@ EVALUATION = EvaluationOptions(attack="pgd-40")
 
 
 def run_demo(
-    out: Path, *, seed: int, notify: Notify, on_progress: Callable[[Any], None] | None
+    out: Path, *, seed: int, notify: Notify, on_progress: Callable[[Any], None]
 ) -> BenchReport:
     """Train, export, verify and bench both nets; everything stays in ``out``."""
     artifacts: list[Path] = []

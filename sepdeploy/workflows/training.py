@@ -46,7 +46,7 @@ def train_model(
     out: Path,
     *,
     resume: bool,
-    on_progress: Callable[[Event], None] | None,
+    on_progress: Callable[[Event], None],
     overrides: Mapping[str, Any],
 ) -> TrainSummary:
     """Train by recipe and flags; see ``sepdeploy.api.train``."""
@@ -55,7 +55,7 @@ def train_model(
             recipe = load_recipe(recipe_path, overrides)
             if team.first:
                 check_writable(out)
-        result = fit(recipe, out=out, resume=resume, on_progress=on_progress or _ignore)
+        result = fit(recipe, out=out, resume=resume, on_progress=on_progress)
     model = result.model
     return TrainSummary(
         model=str(out),
@@ -66,7 +66,3 @@ def train_model(
         epochs=int(model.provenance["epochs"]),
         provenance=dict(model.provenance),
     )
-
-
-def _ignore(_: Event) -> None:
-    """Nobody watches."""
