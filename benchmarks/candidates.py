@@ -22,8 +22,8 @@ from sepdeploy.exporters.domain import DOMAIN, OPS
 from sepdeploy.exporters.lowerings.emit import Emitter, Weight
 from sepdeploy.exporters.lowerings.merge import groupings, merged_spec
 from sepdeploy.exporters.lowerings.onnx_kron import conv2d, gemm2d, mm, tt
-from sepdeploy.exporters.merging import merged_for_tflite
-from sepdeploy.exporters.onnx_file import write_onnx
+from sepdeploy.exporters.onnx_file.write import write_onnx
+from sepdeploy.exporters.onnx_graph.merging import merged_for_tflite
 from sepdeploy.exporters.plan import plan
 from sepdeploy.exporters.tflite_file import write_tflite
 from sepdeploy.records import LoweringChoice

@@ -96,10 +96,10 @@ def compare(name: str, python: str, rounds: int, folder: Path) -> Comparison:
 
 def _our_step(model: Any, path: Path) -> float:
     """The processor's seconds from the canonical graph to the file."""
-    from sepdeploy.exporters.merging import merged_for_tflite
+    from sepdeploy.exporters.capture.trace import trace
+    from sepdeploy.exporters.onnx_graph.merging import merged_for_tflite
     from sepdeploy.exporters.plan import plan
     from sepdeploy.exporters.tflite_file import write_tflite
-    from sepdeploy.exporters.trace import trace
 
     canonical = trace(model)
     start = time.process_time()

@@ -12,15 +12,15 @@ from benchmarks.ratios import QUIET, Ratio
 from sepdeploy.data import Split, load
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model, create
-from sepdeploy.training.dynamic_rank import (
+from sepdeploy.training.descent.optimizers import make_optimizer
+from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack
+from sepdeploy.training.ranks.dynamic import (
     cores_of,
     match_ranks,
     ranks_of,
     start_with_decay,
 )
-from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack
-from sepdeploy.training.optimizers import make_optimizer
-from sepdeploy.training.rank_windows import RankDynamics
+from sepdeploy.training.ranks.windows import RankDynamics
 
 RANK, EVERY = 40, 10
 WARM_WINDOWS = 60  # steps of training before anything is timed: the gradients' spectrum flattens

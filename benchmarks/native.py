@@ -32,7 +32,7 @@ from benchmarks.lowering import layers
 from sepdeploy import runtimes
 from sepdeploy.exporters.lowerings.fused import FUSED, refuse_fused
 from sepdeploy.exporters.lowerings.onnx_cost import BATCHES
-from sepdeploy.exporters.onnx_file import write_onnx
+from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.tflite_file import write_tflite
 from sepdeploy.measure import Timing, host_facts, time_models
 from sepdeploy.records import Kind, LoweringChoice

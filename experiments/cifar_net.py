@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sepdeploy.layers import make_linear
-from sepdeploy.models.mlp import apply_linear
+from sepdeploy.models.architectures.mlp import apply_linear
 from sepdeploy.models.placement import StructureMap, resolve_structures
 from sepdeploy.structures import KronSpec, parse_structure
 

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from sepdeploy.training.regularizers import condition_term, logdet_term
+from sepdeploy.training.penalties.regularizers import condition_term, logdet_term
 
 FLOOR = 1e-5
 SHAPES = ((64, 64), (32, 64), (64, 32), (24, 32), (16, 16))

@@ -16,7 +16,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from experiments.trainings import RESULTS
-from sepdeploy.training.optimizers import OPTIMIZERS
+from sepdeploy.training.descent.optimizers import OPTIMIZERS
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 Result = dict[str, Any]

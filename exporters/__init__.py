@@ -1,5 +1,5 @@
 """Canonical ONNX graph → files that keep the factors; and the entry each file carries.
 
 ``trace`` (PyTorch → canonical graph) is the one module here that needs PyTorch: import
-``sepdeploy.exporters.trace`` where a model is at hand.
+``sepdeploy.exporters.capture.trace`` where a model is at hand.
 """

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file.reader import read_metadata
+from sepdeploy.exporters.tflite_file.format.reader import read_metadata
 from sepdeploy.flatbuffer import is_tflite
 
 ENTRY_NAME = "sepdeploy"

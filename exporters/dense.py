@@ -20,7 +20,7 @@ from sepdeploy.exporters.domain import (
     structured_nodes,
 )
 from sepdeploy.exporters.entry import Entry, has_data
-from sepdeploy.exporters.graph import copy_model, prune, set_nodes, tensor, tensor_bytes
+from sepdeploy.exporters.onnx_graph.graph import copy_model, prune, set_nodes, tensor, tensor_bytes
 
 MAX_DENSE_BYTES = 2**31 - 1
 

@@ -20,8 +20,8 @@ from onnx import FunctionProto, ModelProto, NodeProto, defs, helper
 from onnx.defs import OpSchema
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.graph import attributes, initializers
 from sepdeploy.exporters.lowerings.emit import Emitter, Weight
+from sepdeploy.exporters.onnx_graph.graph import attributes, initializers
 from sepdeploy.structures import KronSpec, LowRankSpec
 
 DOMAIN = "ai.sepdeploy"

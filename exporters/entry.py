@@ -22,8 +22,8 @@ from onnx import ModelProto, TensorProto, helper
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.containers import find_entry
-from sepdeploy.exporters.graph import serialize
-from sepdeploy.exporters.weights import detach
+from sepdeploy.exporters.onnx_graph.graph import serialize
+from sepdeploy.exporters.onnx_graph.weights import detach
 from sepdeploy.records import (
     ARTIFACT_SCHEMA,
     MAX_FEATURES,

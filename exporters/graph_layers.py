@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from onnx import ModelProto, NodeProto
 
 from sepdeploy.exporters.domain import DOMAIN, node_spec
-from sepdeploy.exporters.graph import attributes, value_dims
-from sepdeploy.exporters.shapes import record_shapes
-from sepdeploy.exporters.weights import detach
+from sepdeploy.exporters.onnx_graph.graph import attributes, value_dims
+from sepdeploy.exporters.onnx_graph.shapes import record_shapes
+from sepdeploy.exporters.onnx_graph.weights import detach
 from sepdeploy.records import LayerRecord
 from sepdeploy.structures import DenseSpec
 

@@ -114,7 +114,7 @@ class Parity:
     ``max_rel`` = max|Δlogit| / max|reference logit| over the batch (DESIGN §5).
     ``inputs`` is "data" (real images) or "synthetic" (seeded uniform ones).
     ``tolerance`` bounds the measure that ``criterion`` names: "max_rel", or "rel_l2" for int8
-    (see ``sepdeploy.measure.int8_parity``); ``cosine`` is that of the logits centred over the
+    (see ``sepdeploy.measure.proof.int8_parity``); ``cosine`` is that of the logits centred over the
     batch.
     """
 

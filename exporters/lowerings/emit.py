@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from sepdeploy.exporters.graph import Array, tensor
+from sepdeploy.exporters.onnx_graph.graph import Array, tensor
 
 
 class Size(int):

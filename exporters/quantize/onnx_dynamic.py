@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from sepdeploy.exporters.graph import copy_model, prune, set_nodes
+from sepdeploy.exporters.onnx_graph.graph import copy_model, prune, set_nodes
 from sepdeploy.exporters.quantize.onnx_products import (
     Constants,
     Product,

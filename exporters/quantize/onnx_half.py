@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from sepdeploy.exporters.graph import (
+from sepdeploy.exporters.onnx_graph.graph import (
     copy_model,
     initializers,
     set_initializers,

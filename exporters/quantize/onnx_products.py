@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from sepdeploy.exporters.graph import (
+from sepdeploy.exporters.onnx_graph.graph import (
     Array,
     attributes,
     initializers,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
-from sepdeploy.exporters.graph import (
+from sepdeploy.exporters.onnx_graph.graph import (
     copy_model,
     producers,
     prune,

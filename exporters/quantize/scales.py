@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.graph import Array
+from sepdeploy.exporters.onnx_graph.graph import Array
 
 LARGEST = 127  # of a weight; −128 is left out, so that a product of two never overflows 16 bits
 STEPS = 255  # between the smallest and the largest int8 activation

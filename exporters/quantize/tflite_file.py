@@ -13,9 +13,9 @@ from sepdeploy.exporters.quantize.scheme import Ledger, Scheme, check_any
 from sepdeploy.exporters.quantize.tflite_layers import Layers, half_weight
 from sepdeploy.exporters.quantize.tflite_static import StaticPass
 from sepdeploy.exporters.tflite_file.convert import convert
-from sepdeploy.exporters.tflite_file.graph import Graph, Op
-from sepdeploy.exporters.tflite_file.serialize import write_file
-from sepdeploy.exporters.tflite_file.versions import check_target
+from sepdeploy.exporters.tflite_file.format.graph import Graph, Op
+from sepdeploy.exporters.tflite_file.format.serialize import write_file
+from sepdeploy.exporters.tflite_file.format.versions import check_target
 from sepdeploy.exporters.tflite_file.write import METADATA_NAME
 from sepdeploy.records import LayerPrecision, LoweringChoice
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sepdeploy.exporters.graph import Array
+from sepdeploy.exporters.onnx_graph.graph import Array
 from sepdeploy.exporters.quantize.scales import Int8Weight, half, quantize_bias, quantize_weight
 from sepdeploy.exporters.quantize.scheme import Ledger, Scheme
-from sepdeploy.exporters.tflite_file.graph import Op, Quantization, Tensor
+from sepdeploy.exporters.tflite_file.format.graph import Op, Quantization, Tensor
 
 CHANNEL_AXIS = {"FULLY_CONNECTED": 0, "CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
 GROUPED = "a grouped convolution has no int8 kernel in every runtime"

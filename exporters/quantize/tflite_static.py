@@ -20,7 +20,7 @@ import numpy as np
 
 from sepdeploy.exporters.quantize.scales import Affine, affine, quantize
 from sepdeploy.exporters.quantize.tflite_layers import Layers
-from sepdeploy.exporters.tflite_file.graph import Graph, Op, Quantization, Tensor
+from sepdeploy.exporters.tflite_file.format.graph import Graph, Op, Quantization, Tensor
 
 INT8 = np.dtype(np.int8)
 # Operators whose result has the scale of their first input.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sepdeploy.exporters.tflite_file.reader import (
+from sepdeploy.exporters.tflite_file.format.reader import (
     OpInfo,
     TensorInfo,
     TfliteFile,

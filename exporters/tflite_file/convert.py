@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 import onnx
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import affine, layout
-from sepdeploy.exporters.tflite_file.absorb import absorb
-from sepdeploy.exporters.tflite_file.affine import Converter, Lazy, Scaled
-from sepdeploy.exporters.tflite_file.context import Context, Item
-from sepdeploy.exporters.tflite_file.fold import fold
-from sepdeploy.exporters.tflite_file.fuse import fuse
-from sepdeploy.exporters.tflite_file.graph import Graph, Tensor
-from sepdeploy.exporters.tflite_file.layout import Constant, Value
+from sepdeploy.exporters.tflite_file.format.graph import Graph, Tensor
 from sepdeploy.exporters.tflite_file.ops import CONVERTERS, NEAREST, RELABELLING
-from sepdeploy.exporters.tflite_file.rewrite import rewrite
+from sepdeploy.exporters.tflite_file.passes.absorb import absorb
+from sepdeploy.exporters.tflite_file.passes.fold import fold
+from sepdeploy.exporters.tflite_file.passes.fuse import fuse
+from sepdeploy.exporters.tflite_file.passes.rewrite import rewrite
 from sepdeploy.exporters.tflite_file.source import Node, Source, layer_name, read_model
+from sepdeploy.exporters.tflite_file.values import affine, layout
+from sepdeploy.exporters.tflite_file.values.affine import Converter, Lazy, Scaled
+from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 NHWC = (0, 2, 3, 1)
 _MALFORMED = (ValueError, IndexError, KeyError, TypeError, ArithmeticError, MemoryError)

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from flatbuffers import flexbuffers
 
-from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.builder import Builder
-from sepdeploy.exporters.tflite_file.graph import Array
-from sepdeploy.exporters.tflite_file.layout import Value
+from sepdeploy.exporters.tflite_file.format.graph import Array
+from sepdeploy.exporters.tflite_file.values import layout
+from sepdeploy.exporters.tflite_file.values.builder import Builder
+from sepdeploy.exporters.tflite_file.values.layout import Value
 
 
 def custom_layer(

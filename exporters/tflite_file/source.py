@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file.graph import BATCH, Array, Shape
+from sepdeploy.exporters.tflite_file.format.graph import BATCH, Array, Shape
 
 DOMAIN = "ai.sepdeploy"
 MIN_OPSET = 11

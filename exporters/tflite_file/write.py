@@ -9,10 +9,10 @@ from pathlib import Path
 import onnx
 
 from sepdeploy.errors import unknown_name
-from sepdeploy.exporters.merging import merged_for_tflite
+from sepdeploy.exporters.onnx_graph.merging import merged_for_tflite
 from sepdeploy.exporters.tflite_file.convert import convert
-from sepdeploy.exporters.tflite_file.serialize import write_file
-from sepdeploy.exporters.tflite_file.versions import check_target
+from sepdeploy.exporters.tflite_file.format.serialize import write_file
+from sepdeploy.exporters.tflite_file.format.versions import check_target
 from sepdeploy.records import LoweringChoice
 
 METADATA_NAME = "sepdeploy"

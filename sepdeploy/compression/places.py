@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sepdeploy.models import Model
-from sepdeploy.models.shape_pass import shape_pass
+from sepdeploy.models.analysis.shape_pass import shape_pass
 
 
 @dataclass(frozen=True)

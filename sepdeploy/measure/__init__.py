@@ -7,9 +7,9 @@ from sepdeploy.measure.host import host_facts
 from sepdeploy.measure.latency import Timing, compare_latency, measure_latency, time_models
 from sepdeploy.measure.memory import measure_memory
 from sepdeploy.measure.noise import measure_noise
-from sepdeploy.measure.parity import check_evaluator, check_parity
-from sepdeploy.measure.residency import check_residency, measure_resident
-from sepdeploy.measure.ways import has_custom_nodes
+from sepdeploy.measure.proof.parity import check_evaluator, check_parity
+from sepdeploy.measure.proof.residency import check_residency, measure_resident
+from sepdeploy.measure.proof.ways import has_custom_nodes
 
 __all__ = [
     "Timing",

@@ -13,13 +13,13 @@ from torch import nn
 
 from sepdeploy.errors import BadInput, SepdeployError, unknown_name
 from sepdeploy.layers import make_linear
-from sepdeploy.models.lenet import lenet
-from sepdeploy.models.mlp import mlp
+from sepdeploy.models.architectures.lenet import lenet
+from sepdeploy.models.architectures.mlp import mlp
+from sepdeploy.models.architectures.resnet import resnet18, resnet20
+from sepdeploy.models.architectures.vgg import vgg11, vgg16, vgg16_bn
+from sepdeploy.models.architectures.vit import vit_b_16, vit_tiny
 from sepdeploy.models.model import Model
 from sepdeploy.models.placement import StructureMap, resolve_structures
-from sepdeploy.models.resnet import resnet18, resnet20
-from sepdeploy.models.vgg import vgg11, vgg16, vgg16_bn
-from sepdeploy.models.vit import vit_b_16, vit_tiny
 from sepdeploy.records import InputSpec
 from sepdeploy.structures import parse_structure
 from sepdeploy.structures.base import check_count

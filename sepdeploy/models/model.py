@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput
 from sepdeploy.layers import StructuredLinear, is_structured
-from sepdeploy.models.layer_table import dense_params, deployed_params, layer_records
-from sepdeploy.models.shape_pass import shape_pass
+from sepdeploy.models.analysis.layer_table import dense_params, deployed_params, layer_records
+from sepdeploy.models.analysis.shape_pass import shape_pass
 from sepdeploy.records import InputSpec, LayerRecord
 
 

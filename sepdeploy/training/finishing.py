@@ -17,12 +17,12 @@ from sepdeploy.models import Model, save
 from sepdeploy.models import load as load_model
 from sepdeploy.models.factory import is_foreign
 from sepdeploy.threat import AttackSpec
-from sepdeploy.training.acceleration import bring_back
 from sepdeploy.training.checkpoint import checkpoint_path, history_path, read_history
-from sepdeploy.training.dynamic_rank import match_ranks
 from sepdeploy.training.events import Event
 from sepdeploy.training.judge import accuracy
 from sepdeploy.training.loop import Trainer
+from sepdeploy.training.machine.acceleration import bring_back
+from sepdeploy.training.ranks.dynamic import match_ranks
 from sepdeploy.training.recipe import differences, recipe_from
 from sepdeploy.training.recipe_fields import Recipe
 from sepdeploy.training.sources import validation_budget

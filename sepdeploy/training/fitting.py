@@ -15,8 +15,6 @@ from sepdeploy.compression import factorize_convolutions
 from sepdeploy.data import Dataset, load, split_validation
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model, create
-from sepdeploy.training.acceleration import choose_device
-from sepdeploy.training.batches import take_parts
 from sepdeploy.training.checkpoint import (
     Checkpoint,
     check_same_training,
@@ -24,19 +22,21 @@ from sepdeploy.training.checkpoint import (
     read_checkpoint,
     state_sha256,
 )
-from sepdeploy.training.dynamic_rank import start_with_decay
+from sepdeploy.training.descent.steps import Moment, Stepper
 from sepdeploy.training.events import Event
 from sepdeploy.training.finishing import TrainResult, already_finished, finish
 from sepdeploy.training.loop import Trainer
+from sepdeploy.training.machine.acceleration import choose_device
+from sepdeploy.training.machine.batches import take_parts
+from sepdeploy.training.machine.team import Team, joined
+from sepdeploy.training.machine.threads import choose_threads, cpu_threads
 from sepdeploy.training.plan_widths import plan_network
-from sepdeploy.training.rank_windows import check_windows
+from sepdeploy.training.ranks.dynamic import start_with_decay
+from sepdeploy.training.ranks.windows import check_windows
 from sepdeploy.training.recipe import FREE_ON_RESUME
 from sepdeploy.training.recipe_checks import check_divisible
 from sepdeploy.training.recipe_fields import Recipe
 from sepdeploy.training.sources import Sources
-from sepdeploy.training.steps import Moment, Stepper
-from sepdeploy.training.team import Team, joined
-from sepdeploy.training.threads import choose_threads, cpu_threads
 
 CHECKPOINT_EVERY_S = 30.0
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from sepdeploy.attacks.gradient import Budget, pgd
 from sepdeploy.data import Split
+from sepdeploy.training.machine.team import ALONE, Team
 from sepdeploy.training.objectives import evaluating
 from sepdeploy.training.sources import take_batch
-from sepdeploy.training.team import ALONE, Team
 
 BATCH = 256
 

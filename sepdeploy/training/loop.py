@@ -13,8 +13,6 @@ from torch import Tensor
 
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model
-from sepdeploy.training.acceleration import CPU
-from sepdeploy.training.batches import Loader, epoch_order
 from sepdeploy.training.checkpoint import (
     Checkpoint,
     State,
@@ -24,16 +22,18 @@ from sepdeploy.training.checkpoint import (
     write_checkpoint,
     write_history,
 )
-from sepdeploy.training.dynamic_rank import ranks_of
+from sepdeploy.training.descent.steps import Moment, Stepper
+from sepdeploy.training.descent.stopping import may_be_kept, planned_epochs, ranks_frozen
 from sepdeploy.training.events import Event
 from sepdeploy.training.judge import accuracy
+from sepdeploy.training.machine.acceleration import CPU
+from sepdeploy.training.machine.batches import Loader, epoch_order
+from sepdeploy.training.machine.team import ALONE, Team
+from sepdeploy.training.penalties.regularizers import term_values
+from sepdeploy.training.penalties.spectra import condition_numbers
+from sepdeploy.training.ranks.dynamic import ranks_of
 from sepdeploy.training.recipe_fields import Recipe
-from sepdeploy.training.regularizers import term_values
 from sepdeploy.training.sources import Sources, score, validation_budget
-from sepdeploy.training.spectra import condition_numbers
-from sepdeploy.training.steps import Moment, Stepper
-from sepdeploy.training.stopping import may_be_kept, planned_epochs, ranks_frozen
-from sepdeploy.training.team import ALONE, Team
 
 
 class Trainer:

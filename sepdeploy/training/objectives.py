@@ -20,7 +20,7 @@ from sepdeploy.attacks.balls import BALLS, Ball
 from sepdeploy.attacks.gradient import Loss, ascend, frozen
 from sepdeploy.attacks.noise import gaussian
 from sepdeploy.errors import BadInput
-from sepdeploy.training.team import bare
+from sepdeploy.training.machine.team import bare
 
 TRADES_START = 0.001  # standard deviation of the start around the image, as in TRADES
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sepdeploy.compression.masks import initial_scores, prunable, sparsity_of, top_masks
-from sepdeploy.training.optimizers import OPTIMIZERS
+from sepdeploy.training.descent.optimizers import OPTIMIZERS
 from sepdeploy.training.recipe_fields import Recipe
 
 

@@ -9,11 +9,11 @@ from sepdeploy.compression.request import parse_target, structure_map
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.threat import check_norm, parse_eps
 from sepdeploy.training.augmentation import AUGMENTATIONS
-from sepdeploy.training.matrices import SCOPES
+from sepdeploy.training.descent.optimizers import OPTIMIZERS
+from sepdeploy.training.descent.schedule import SCHEDULES
 from sepdeploy.training.objectives import ALIGNED, FREQUENCY_AXES, INNER, OBJECTIVES
-from sepdeploy.training.optimizers import OPTIMIZERS
-from sepdeploy.training.regularizers import TERMS
-from sepdeploy.training.schedule import SCHEDULES
+from sepdeploy.training.penalties.matrices import SCOPES
+from sepdeploy.training.penalties.regularizers import TERMS
 
 if TYPE_CHECKING:
     from sepdeploy.training.recipe_fields import Recipe

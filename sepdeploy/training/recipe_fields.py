@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sepdeploy.threat import default_step_size
-from sepdeploy.training.optimizers import OPTIMIZERS
+from sepdeploy.training.descent.optimizers import OPTIMIZERS
+from sepdeploy.training.penalties.regularizers import TERMS
 from sepdeploy.training.recipe_checks import check_recipe
-from sepdeploy.training.regularizers import TERMS
 
 
 @dataclass(frozen=True)

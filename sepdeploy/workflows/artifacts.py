@@ -44,7 +44,7 @@ class Job:
 def write_artifact(name: str, flavour: str, job: Job, path: Path) -> ArtifactRecord:
     """Write one file into the staging folder and prove it."""
     from sepdeploy.exporters.entry import make_entry
-    from sepdeploy.exporters.onnx_write import file_bytes
+    from sepdeploy.exporters.onnx_file.disk import file_bytes
     from sepdeploy.exporters.plan import plan
 
     options = job.options
@@ -97,7 +97,7 @@ def write_artifact(name: str, flavour: str, job: Job, path: Path) -> ArtifactRec
 
 def _external_data(path: Path) -> FileRef | None:
     """Return the file that holds a large graph's weights, if there is one."""
-    from sepdeploy.exporters.onnx_write import external_data
+    from sepdeploy.exporters.onnx_file.disk import external_data
 
     found = external_data(path)
     return None if found is None else FileRef(found.name, sha256_file(found))
@@ -117,7 +117,7 @@ def _write_float(
 ) -> None:
     options = job.options
     if name == "onnx":
-        from sepdeploy.exporters.onnx_file import write_onnx
+        from sepdeploy.exporters.onnx_file.write import write_onnx
 
         write_onnx(
             job.canonical,

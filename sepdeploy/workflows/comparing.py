@@ -20,7 +20,7 @@ from sepdeploy.workflows.requirements import has_torch
 if TYPE_CHECKING:
     import onnx
 
-    from sepdeploy.measure.fidelity import LayerFidelity
+    from sepdeploy.measure.proof.fidelity import LayerFidelity
 
 LAYERS_SCHEMA = "sepdeploy.layers/1"
 SUFFIXES = (".onnx", ".tflite")
@@ -104,8 +104,8 @@ def compare_files(
         BadInput: A file is not usable, or the two take different inputs.
         Missing: No runtime is installed for a file.
     """
-    from sepdeploy.measure import fidelity
     from sepdeploy.measure.child import every_runtime
+    from sepdeploy.measure.proof import fidelity
 
     mine, pack = _artifacts(path)
     theirs, other_pack = _artifacts(other)
@@ -148,7 +148,7 @@ def _comparison(
     exact: bool,
     notes: tuple[str, ...] = (),
 ) -> LayerComparison:
-    from sepdeploy.measure.fidelity import SAMPLES, worst_layer
+    from sepdeploy.measure.proof.fidelity import SAMPLES, worst_layer
 
     logits = rows[-1]
     if exact:
@@ -168,8 +168,8 @@ def _export_layers(
     path: Path, manifest: Manifest, arch: str | None, seed: int
 ) -> list[LayerComparison]:
     from sepdeploy import runtimes
-    from sepdeploy.measure import fidelity
     from sepdeploy.measure.child import every_runtime
+    from sepdeploy.measure.proof import fidelity
 
     folder = path.parent
     pack = _pack(folder, manifest)
@@ -217,7 +217,7 @@ def _canonical(folder: Path, manifest: Manifest, arch: str | None) -> onnx.Model
     path = folder / manifest.model.path
     if not path.is_file() or not has_torch() or sha256_file(path) != manifest.model.sha256:
         return None
-    from sepdeploy.exporters.trace import trace
+    from sepdeploy.exporters.capture.trace import trace
     from sepdeploy.models import load
 
     try:

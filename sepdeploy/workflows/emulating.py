@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sepdeploy import measure
 from sepdeploy.devices.emulation import Emulator, Outcome, logits, measurements, runtime_for
 from sepdeploy.measure.accuracy import accuracy
-from sepdeploy.measure.parity import compare
+from sepdeploy.measure.proof.parity import compare
 from sepdeploy.records import Kind, Measurement
 from sepdeploy.workflows.judging import JudgingSet
 

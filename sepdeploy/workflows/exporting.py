@@ -120,9 +120,9 @@ def export_model(
         ArtifactCheckFailed: Parity or the re-densification check failed; nothing was written.
         BadInput: The model cannot be lowered, or a file cannot be written.
     """
+    from sepdeploy.exporters.capture.trace import trace
     from sepdeploy.exporters.graph_layers import graph_macs
-    from sepdeploy.exporters.trace import trace
-    from sepdeploy.measure.parity import batches_for
+    from sepdeploy.measure.proof.parity import batches_for
 
     digest, stem = sha256_file(model_path), model_path.stem
     input, provenance = model.input, dict(model.provenance)

@@ -68,9 +68,9 @@ def read_foreign(path: Path, notify: Notify) -> ForeignModel:
     Raises:
         BadInput: Damaged, more than one input, open sizes, or operators of another domain.
     """
+    from sepdeploy.exporters.capture.normalize import fixed_batch, input_shape, normalize
+    from sepdeploy.exporters.capture.onnx_source import read_onnx
     from sepdeploy.exporters.graph_layers import graph_layers
-    from sepdeploy.exporters.normalize import fixed_batch, input_shape, normalize
-    from sepdeploy.exporters.onnx_source import read_onnx
 
     light, weights = read_onnx(path)
     graph = normalize(light, weights, where=str(path), notify=notify)
@@ -107,7 +107,7 @@ def export_foreign(
         Missing: ONNX Runtime is not installed.
     """
     from sepdeploy.exporters.graph_layers import graph_macs
-    from sepdeploy.measure.parity import batches_for
+    from sepdeploy.measure.proof.parity import batches_for
 
     formats = _formats(path, out_dir, options)
     if options.flavour == "custom":

@@ -105,8 +105,8 @@ def prove_foreign(
         ArtifactCheckFailed: They differ, or a runtime refuses the file.
     """
     from sepdeploy import measure, runtimes
-    from sepdeploy.measure.fidelity import faulty_layer
-    from sepdeploy.measure.parity import TOLERANCE, certify
+    from sepdeploy.measure.proof.fidelity import faulty_layer
+    from sepdeploy.measure.proof.parity import TOLERANCE, certify
 
     only = only_runtimes(path)
     able = [r for r in runtimes.installed(path.suffix[1:]) if not only or r in only]

@@ -102,8 +102,8 @@ def inspect_file(path: Path, *, arch: str | None = None) -> InspectReport:
 
         require_torch("inspect a .pt file")
         from sepdeploy.models import load
-        from sepdeploy.models.layer_table import layer_records
-        from sepdeploy.models.lipschitz import lipschitz_bound
+        from sepdeploy.models.analysis.layer_table import layer_records
+        from sepdeploy.models.analysis.lipschitz import lipschitz_bound
 
         model = load(path, arch=arch)
         spec, parts = model.input, layer_records(model.net, model.input, thorough=True)

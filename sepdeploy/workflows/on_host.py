@@ -12,8 +12,8 @@ from onnx import ModelProto
 from sepdeploy import measure, runtimes
 from sepdeploy.exporters.dense import dense_reference
 from sepdeploy.exporters.entry import Entry
-from sepdeploy.exporters.onnx_file import write_onnx
-from sepdeploy.exporters.onnx_write import file_bytes
+from sepdeploy.exporters.onnx_file.disk import file_bytes
+from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.plan import plan
 from sepdeploy.exporters.tflite_file import write_tflite
 from sepdeploy.records import Kind, Measurement, Result, RuntimeRef

@@ -56,7 +56,7 @@ def prove(
         ArtifactCheckFailed: A check failed, or no runtime accepts the file.
     """
     from sepdeploy import measure, runtimes
-    from sepdeploy.measure.parity import BATCHES
+    from sepdeploy.measure.proof.parity import BATCHES
 
     able = [r for r in runtimes.installed(format_name) if not only or r in only]
     if not able:

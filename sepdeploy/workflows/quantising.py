@@ -131,7 +131,7 @@ class OnnxMaker:
     def __init__(self, order: Order, folder: Path) -> None:
         import onnx
 
-        from sepdeploy.exporters.onnx_file import write_onnx
+        from sepdeploy.exporters.onnx_file.write import write_onnx
 
         self.float_path = folder / "float.onnx"
         write_onnx(
@@ -155,7 +155,7 @@ class OnnxMaker:
 
     def write(self, scheme: Scheme, path: Path) -> tuple[LayerPrecision, ...]:
         """Write a file and return the precision of its layers."""
-        from sepdeploy.exporters.graph import serialize
+        from sepdeploy.exporters.onnx_graph.graph import serialize
         from sepdeploy.exporters.quantize import quantize_onnx
 
         model, precisions = quantize_onnx(self.model, scheme)
@@ -284,7 +284,7 @@ def target_runtimes(format_name: str, target: str) -> tuple[str, ...]:
 def only_runtimes(path: Path) -> tuple[str, ...]:
     """Return the runtimes that a file is for; empty: every one that takes its format."""
     from sepdeploy.exporters.tflite_file import read_tflite
-    from sepdeploy.exporters.tflite_file.versions import PER_CHANNEL_LAYER
+    from sepdeploy.exporters.tflite_file.format.versions import PER_CHANNEL_LAYER
 
     if path.suffix != ".tflite":
         return ()

@@ -10,7 +10,7 @@ from sepdeploy import runtimes
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.exporters.entry import Entry, read_entry
 from sepdeploy.files import sha256_file
-from sepdeploy.measure.ways import NO_KERNEL_HINT
+from sepdeploy.measure.proof.ways import NO_KERNEL_HINT
 from sepdeploy.records import ArtifactRecord, ArtifactRef, Manifest
 from sepdeploy.workflows.manifests import read_manifest
 from sepdeploy.workflows.quantising import only_runtimes

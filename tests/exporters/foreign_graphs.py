@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sepdeploy.exporters.normalize import normalize
-from sepdeploy.exporters.onnx_source import read_onnx
+from sepdeploy.exporters.capture.normalize import normalize
+from sepdeploy.exporters.capture.onnx_source import read_onnx
 
 F32 = TensorProto.FLOAT
 

@@ -6,9 +6,9 @@ import onnxruntime
 from onnx import checker, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from sepdeploy.exporters.canonical import clean
 from sepdeploy.exporters.domain import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
-from sepdeploy.exporters.graph import copy_model
+from sepdeploy.exporters.onnx_graph.canonical import clean
+from sepdeploy.exporters.onnx_graph.graph import copy_model
 from sepdeploy.records import InputSpec, LayerRecord
 from sepdeploy.structures import DenseSpec, KronSpec, LowRankSpec
 

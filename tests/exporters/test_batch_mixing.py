@@ -6,7 +6,7 @@ from onnx import helper
 from onnx_graphs import make_model
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.batch import check_samples_apart
+from sepdeploy.exporters.onnx_graph.batch import check_samples_apart
 
 
 def node(op, inputs, output, **attrs):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import checker, helper, numpy_helper
 from onnx_graphs import cleaned, make_model, node, ops, run_reference, shape
 
-from sepdeploy.exporters.graph import (
+from sepdeploy.exporters.onnx_graph.graph import (
     rename_values,
     serialize,
     sort_nodes,

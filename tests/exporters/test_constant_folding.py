@@ -6,14 +6,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_graphs import cleaned, make_model, node, ops, shape
 
-from sepdeploy.exporters import folding
-from sepdeploy.exporters.canonical import clean
-from sepdeploy.exporters.folding import fold_constants
-from sepdeploy.exporters.graph import (
+from sepdeploy.exporters.onnx_graph import folding
+from sepdeploy.exporters.onnx_graph.canonical import clean
+from sepdeploy.exporters.onnx_graph.folding import fold_constants
+from sepdeploy.exporters.onnx_graph.graph import (
     float_bytes,
     initializers,
 )
-from sepdeploy.exporters.shapes import record_shapes
+from sepdeploy.exporters.onnx_graph.shapes import record_shapes
 
 
 def test_constants_are_folded_where_nothing_grows():

@@ -10,8 +10,8 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters import dense as dense_module
 from sepdeploy.exporters.dense import dense_reference
 from sepdeploy.exporters.entry import Entry, make_entry, parse_entry
-from sepdeploy.exporters.graph import float_bytes, serialize
-from sepdeploy.exporters.onnx_file import write_onnx
+from sepdeploy.exporters.onnx_file.write import write_onnx
+from sepdeploy.exporters.onnx_graph.graph import float_bytes, serialize
 from sepdeploy.exporters.tflite_file import write_tflite
 from sepdeploy.records import InputSpec
 from sepdeploy.structures import DenseSpec, KronSpec, LowRankSpec

@@ -9,10 +9,10 @@ from foreign_graphs import agree, canonical_of, foreign, small_net, stored
 from onnx import TensorProto, helper, numpy_helper
 
 from sepdeploy.errors import BadInput
+from sepdeploy.exporters.capture.normalize import input_shape
+from sepdeploy.exporters.capture.onnx_source import read_onnx
 from sepdeploy.exporters.domain import DOMAIN
 from sepdeploy.exporters.graph_layers import graph_macs
-from sepdeploy.exporters.normalize import input_shape
-from sepdeploy.exporters.onnx_source import read_onnx
 from sepdeploy.exporters.tflite_file import write_tflite
 
 F32 = TensorProto.FLOAT

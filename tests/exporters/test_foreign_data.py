@@ -9,7 +9,7 @@ from foreign_graphs import agree, canonical_of, small_net
 from onnx import numpy_helper
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.onnx_source import read_onnx
+from sepdeploy.exporters.capture.onnx_source import read_onnx
 
 
 @pytest.fixture

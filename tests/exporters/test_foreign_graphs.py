@@ -7,9 +7,9 @@ from onnx import TensorProto, helper
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput
+from sepdeploy.exporters.capture.normalize import fixed_batch, input_shape
 from sepdeploy.exporters.domain import OPSET
 from sepdeploy.exporters.graph_layers import graph_layers, graph_macs
-from sepdeploy.exporters.normalize import fixed_batch, input_shape
 
 F32 = TensorProto.FLOAT
 

@@ -13,13 +13,13 @@ from torch import nn
 
 import sepdeploy as sd
 from sepdeploy import measure, models, runtimes
+from sepdeploy.exporters.capture.trace import trace
 from sepdeploy.exporters.domain import DOMAIN, structured_nodes
 from sepdeploy.exporters.graph_layers import graph_layers, graph_macs
-from sepdeploy.exporters.onnx_file import write_onnx
+from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.plan import plan
 from sepdeploy.exporters.tflite_file import read_tflite, write_tflite
-from sepdeploy.exporters.trace import trace
-from sepdeploy.measure.parity import TOLERANCE, batches_for, compare
+from sepdeploy.measure.proof.parity import TOLERANCE, batches_for, compare
 from sepdeploy.records import InputSpec
 
 CIFAR = InputSpec((3, 32, 32), mean=(0.49, 0.48, 0.45), std=(0.2, 0.2, 0.21))

@@ -15,11 +15,12 @@ from onnx import checker, helper, numpy_helper
 from onnx_graphs import Chain, make_model, ops, relative, run_ort, run_reference
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters import onnx_file, onnx_write
-from sepdeploy.exporters.bodies import with_bodies
 from sepdeploy.exporters.domain import DOMAIN
-from sepdeploy.exporters.graph import float_bytes, serialize
-from sepdeploy.exporters.onnx_file import lower, simplified, write_onnx
+from sepdeploy.exporters.onnx_file import disk as onnx_write
+from sepdeploy.exporters.onnx_file import write as onnx_file
+from sepdeploy.exporters.onnx_file.bodies import with_bodies
+from sepdeploy.exporters.onnx_file.write import lower, simplified, write_onnx
+from sepdeploy.exporters.onnx_graph.graph import float_bytes, serialize
 from sepdeploy.exporters.plan import plan
 from sepdeploy.records import LoweringChoice
 from sepdeploy.structures import DenseSpec, KronSpec, LowRankSpec

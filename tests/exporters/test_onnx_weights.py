@@ -8,19 +8,26 @@ from onnx_graphs import make_model
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters import onnx_write
-from sepdeploy.exporters.canonical import clean
 from sepdeploy.exporters.entry import read_entry
-from sepdeploy.exporters.graph import copy_model, serialize
-from sepdeploy.exporters.onnx_file import write_onnx
-from sepdeploy.exporters.onnx_write import (
+from sepdeploy.exporters.onnx_file import disk as onnx_write
+from sepdeploy.exporters.onnx_file.disk import (
     chunks,
     data_path,
     external_data,
     file_bytes,
     write_model,
 )
-from sepdeploy.exporters.weights import as_inputs, detach, from_inputs, is_held, settle, total_bytes
+from sepdeploy.exporters.onnx_file.write import write_onnx
+from sepdeploy.exporters.onnx_graph.canonical import clean
+from sepdeploy.exporters.onnx_graph.graph import copy_model, serialize
+from sepdeploy.exporters.onnx_graph.weights import (
+    as_inputs,
+    detach,
+    from_inputs,
+    is_held,
+    settle,
+    total_bytes,
+)
 
 WIDE, DEEP = 300, 200  # a weight of 240 kB: one that is held
 

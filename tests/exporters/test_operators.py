@@ -16,11 +16,11 @@ from torch import nn
 
 from sepdeploy import models, runtimes
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.onnx_file import write_onnx
+from sepdeploy.exporters.capture.trace import trace
+from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.plan import plan
 from sepdeploy.exporters.tflite_file import write_tflite
-from sepdeploy.exporters.trace import trace
-from sepdeploy.measure.parity import TOLERANCE, compare
+from sepdeploy.measure.proof.parity import TOLERANCE, compare
 
 GROUP = 20
 WITHOUT_TFLITE = {"gather": "GatherElements"}

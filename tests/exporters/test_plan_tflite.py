@@ -9,7 +9,7 @@ from onnx_graphs import Chain
 from sepdeploy import runtimes
 from sepdeploy.exporters.domain import constant_shapes, node_spec, structured_nodes
 from sepdeploy.exporters.lowerings.tflite_forms import best_groups
-from sepdeploy.exporters.merging import merged_for_tflite
+from sepdeploy.exporters.onnx_graph.merging import merged_for_tflite
 from sepdeploy.exporters.plan import FORMATS, choose, plan, planned_weights
 from sepdeploy.exporters.tflite_file import write_tflite
 from sepdeploy.structures import KronSpec, LowRankSpec

@@ -13,12 +13,12 @@ from onnx_graphs import ops, relative, run_ort, run_reference
 from torch import nn
 
 from sepdeploy.errors import BadInput, Missing
-from sepdeploy.exporters.bodies import with_bodies
+from sepdeploy.exporters.capture.trace import trace
 from sepdeploy.exporters.domain import DOMAIN, constant_shapes, node_spec, structured_nodes
-from sepdeploy.exporters.graph import float_bytes, serialize, to_array
-from sepdeploy.exporters.onnx_file import lower
+from sepdeploy.exporters.onnx_file.bodies import with_bodies
+from sepdeploy.exporters.onnx_file.write import lower
+from sepdeploy.exporters.onnx_graph.graph import float_bytes, serialize, to_array
 from sepdeploy.exporters.plan import plan
-from sepdeploy.exporters.trace import trace
 from sepdeploy.layers import KronLinear, LowRankLinear
 from sepdeploy.models import Model, create, wrap
 from sepdeploy.records import InputSpec
@@ -375,8 +375,8 @@ TRACE = """
 import hashlib, sys
 sys.path.insert(0, sys.argv[1])
 from test_trace_models import BUILDERS
-from sepdeploy.exporters.graph import serialize
-from sepdeploy.exporters.trace import trace
+from sepdeploy.exporters.onnx_graph.graph import serialize
+from sepdeploy.exporters.capture.trace import trace
 print(hashlib.sha256(serialize(trace(BUILDERS["mlp-kron"]()))).hexdigest())
 """
 

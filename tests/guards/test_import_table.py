@@ -51,13 +51,13 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"api", "models", "runtimes"},
 }  # fmt: skip
 
-# exporters/trace.py turns layers into graph nodes, so it must know them.
-EXTRA_BY_FILE = {"exporters/trace.py": {"layers", "models"}}
+# exporters/capture/trace.py turns layers into graph nodes, so it must know them.
+EXTRA_BY_FILE = {"exporters/capture/trace.py": {"layers", "models"}}
 
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "torch": (
         "sepdeploy/layers", "sepdeploy/models", "sepdeploy/training", "sepdeploy/compression",
-        "sepdeploy/attacks", "exporters/trace.py", "sepdeploy/workflows",
+        "sepdeploy/attacks", "exporters/capture/trace.py", "sepdeploy/workflows",
     ),
     "onnxruntime": ("runtimes/runner.py",),
     "ai_edge_litert": ("runtimes/runner.py",),

@@ -6,7 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sepdeploy.exporters.domain import DOMAIN
 from sepdeploy.exporters.entry import make_entry
-from sepdeploy.exporters.onnx_file import write_onnx
+from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.plan import plan
 from sepdeploy.exporters.tflite_file import write_tflite
 from sepdeploy.records import InputSpec, LayerRecord

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput
-from sepdeploy.measure.fidelity import (
+from sepdeploy.measure.proof.fidelity import (
     compare_artifacts,
     compare_with_oracle,
     fidelity,
@@ -19,7 +19,7 @@ from sepdeploy.measure.fidelity import (
     layer_places,
     worst_layer,
 )
-from sepdeploy.measure.oracle import oracle_graph, oracle_values
+from sepdeploy.measure.proof.oracle import oracle_graph, oracle_values
 
 FORMATS = ["onnx", *(["tflite"] if runtimes.installed("tflite") else [])]
 LAYERS = ["first", "second", "head", "logits"]

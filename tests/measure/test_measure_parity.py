@@ -5,9 +5,9 @@ import pytest
 
 from sepdeploy import measure, runtimes
 from sepdeploy.errors import BadInput, Missing
-from sepdeploy.measure import fidelity
-from sepdeploy.measure.fidelity import faulty_layer
-from sepdeploy.measure.parity import compare
+from sepdeploy.measure.proof import fidelity
+from sepdeploy.measure.proof.fidelity import faulty_layer
+from sepdeploy.measure.proof.parity import compare
 
 FORMATS = ["onnx", *(["tflite"] if runtimes.installed("tflite") else [])]
 

@@ -12,9 +12,9 @@ from torch import nn
 from sepdeploy.api import export, inspect
 from sepdeploy.layers import KronLinear, LowRankConv2d, LowRankLinear
 from sepdeploy.models import create, save, wrap
-from sepdeploy.models.layer_spectra import LayerSpectra
-from sepdeploy.models.layer_table import layer_records
-from sepdeploy.models.lipschitz import lipschitz_bound
+from sepdeploy.models.analysis.layer_spectra import LayerSpectra
+from sepdeploy.models.analysis.layer_table import layer_records
+from sepdeploy.models.analysis.lipschitz import lipschitz_bound
 from sepdeploy.records import InputSpec, dump
 from sepdeploy.workflows.factored import merge_factored
 

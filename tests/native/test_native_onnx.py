@@ -7,7 +7,7 @@ from custom_graphs import relative_error, two_layers, write_custom
 
 import sepdeploy as sd
 from sepdeploy import runtimes
-from sepdeploy.exporters.onnx_file import write_onnx
+from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.plan import plan
 from sepdeploy.runtimes import native
 

@@ -12,7 +12,7 @@ from sepdeploy import measure, runtimes
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exporters.tflite_file import read_tflite, write_tflite
 from sepdeploy.files import sha256_file
-from sepdeploy.measure.ways import ways
+from sepdeploy.measure.proof.ways import ways
 from sepdeploy.runtimes.native import claims, proofs
 from sepdeploy.runtimes.native.tiny_tflite import two_nodes
 from sepdeploy.runtimes.runner import RunnerError, TfliteModel

@@ -12,8 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from sepdeploy.data import load  # noqa: E402
+from sepdeploy.exporters.capture.trace import trace  # noqa: E402
 from sepdeploy.exporters.plan import plan  # noqa: E402
-from sepdeploy.exporters.trace import trace  # noqa: E402
 from sepdeploy.models import Model, create  # noqa: E402
 from sepdeploy.workflows.evaluation import torch_logits  # noqa: E402
 from sepdeploy.workflows.quantising import (  # noqa: E402

@@ -11,11 +11,11 @@ torch = pytest.importorskip("torch")
 
 from sepdeploy import runtimes  # noqa: E402
 from sepdeploy.data import load  # noqa: E402
+from sepdeploy.exporters.capture.trace import trace  # noqa: E402
 from sepdeploy.exporters.entry import make_entry  # noqa: E402
 from sepdeploy.exporters.plan import plan  # noqa: E402
 from sepdeploy.exporters.quantize import Scheme  # noqa: E402
 from sepdeploy.exporters.tflite_file import read_tflite  # noqa: E402
-from sepdeploy.exporters.trace import trace  # noqa: E402
 from sepdeploy.models import create  # noqa: E402
 from sepdeploy.workflows.evaluation import torch_logits  # noqa: E402
 from sepdeploy.workflows.quantising import (  # noqa: E402

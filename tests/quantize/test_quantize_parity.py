@@ -11,10 +11,11 @@ from sepdeploy import measure, runtimes
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.exporters.quantize import Scheme, quantize_tflite, write_tflite_graph
 from sepdeploy.exporters.quantize.tflite_layers import Layers
-from sepdeploy.exporters.tflite_file import read_tflite, serialize, tables, versions
-from sepdeploy.exporters.tflite_file.graph import BATCH, Graph, Op, Quantization, Tensor
-from sepdeploy.exporters.tflite_file.traps import refuse_traps
-from sepdeploy.measure.int8_parity import MOST_DISTANCE, distance
+from sepdeploy.exporters.tflite_file import read_tflite
+from sepdeploy.exporters.tflite_file.format import serialize, tables, versions
+from sepdeploy.exporters.tflite_file.format.graph import BATCH, Graph, Op, Quantization, Tensor
+from sepdeploy.exporters.tflite_file.format.traps import refuse_traps
+from sepdeploy.measure.proof.int8_parity import MOST_DISTANCE, distance
 from sepdeploy.workflows.proving import prove
 
 OLDER = "tflite-runtime-2.14"

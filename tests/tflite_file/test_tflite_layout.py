@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.graph import BATCH, Tensor
-from sepdeploy.exporters.tflite_file.layout import Value
+from sepdeploy.exporters.tflite_file.format.graph import BATCH, Tensor
+from sepdeploy.exporters.tflite_file.values import layout
+from sepdeploy.exporters.tflite_file.values.layout import Value
 
 FLOAT = np.dtype(np.float32)
 

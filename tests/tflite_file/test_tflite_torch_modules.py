@@ -13,7 +13,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from sepdeploy import models  # noqa: E402
-from sepdeploy.exporters.trace import trace  # noqa: E402
+from sepdeploy.exporters.capture.trace import trace  # noqa: E402
 from sepdeploy.records import InputSpec  # noqa: E402
 
 pytestmark = [

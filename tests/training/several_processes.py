@@ -18,10 +18,12 @@ from sepdeploy.errors import SepdeployError
 from sepdeploy.layers import LowRankLinear
 from sepdeploy.models import create, wrap
 from sepdeploy.records import InputSpec
-from sepdeploy.training import fit, fitting, load_recipe, rank_windows, steps
+from sepdeploy.training import fit, fitting, load_recipe
 from sepdeploy.training.checkpoint import read_checkpoint, state_sha256
+from sepdeploy.training.descent import steps
+from sepdeploy.training.machine.team import bare, joined, without_exchange
 from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack, adversarial
-from sepdeploy.training.team import bare, joined, without_exchange
+from sepdeploy.training.ranks import windows as rank_windows
 
 FOLDER = Path(sys.argv[1])
 JOBS = json.loads((FOLDER / "jobs.json").read_text())

@@ -9,7 +9,7 @@ from sepdeploy.data import Split
 from sepdeploy.errors import BadInput
 from sepdeploy.models import load, wrap
 from sepdeploy.training import load_recipe, loop
-from sepdeploy.training.averaging import Average, recompute_statistics
+from sepdeploy.training.descent.averaging import Average, recompute_statistics
 
 
 def split(n=300):

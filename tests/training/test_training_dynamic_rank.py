@@ -6,7 +6,7 @@ from low_rank_cases import LAYERS, conv, core_of, linear, orthonormality, with_g
 from torch import nn
 
 from sepdeploy.layers import LowRankConv2d, LowRankLinear
-from sepdeploy.training.dynamic_rank import (
+from sepdeploy.training.ranks.dynamic import (
     augment,
     match_ranks,
     ranks_of,
@@ -72,7 +72,7 @@ def test_augmented_bases_span_the_gradient(make):
 def test_augmentation_takes_the_strongest_directions_that_hold_the_energy(
     make, energy, monkeypatch
 ):
-    monkeypatch.setattr("sepdeploy.training.dynamic_rank.WIDTH", 1)
+    monkeypatch.setattr("sepdeploy.training.ranks.dynamic.WIDTH", 1)
     layer, x = make()
     old = read_factors(layer)
     with_gradients(layer, x)

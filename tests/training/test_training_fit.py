@@ -16,17 +16,9 @@ from sepdeploy.data import split_validation
 from sepdeploy.errors import BadInput
 from sepdeploy.models import create, load
 from sepdeploy.threat import parse_attack
-from sepdeploy.training import (
-    Recipe,
-    finishing,
-    fit,
-    fitting,
-    history_path,
-    load_recipe,
-    loop,
-    steps,
-)
+from sepdeploy.training import Recipe, finishing, fit, fitting, history_path, load_recipe, loop
 from sepdeploy.training.checkpoint import read_history
+from sepdeploy.training.descent import steps
 from sepdeploy.training.sources import NOISE
 
 

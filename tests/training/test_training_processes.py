@@ -18,7 +18,7 @@ from compared_trainings import relative
 from sepdeploy.data import load as load_data
 from sepdeploy.models import create, load, save
 from sepdeploy.training import fit, fitting, load_recipe
-from sepdeploy.training.team import ALONE, Team
+from sepdeploy.training.machine.team import ALONE, Team
 
 pytestmark = pytest.mark.slow  # two processes that import torch take half a minute
 

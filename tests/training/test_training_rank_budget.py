@@ -9,8 +9,8 @@ import sepdeploy as sd
 from sepdeploy import data
 from sepdeploy.errors import BadInput
 from sepdeploy.models import create, load, save
-from sepdeploy.training.dynamic_rank import ranks_of, read_factors
-from sepdeploy.training.rank_windows import RankDynamics
+from sepdeploy.training.ranks.dynamic import ranks_of, read_factors
+from sepdeploy.training.ranks.windows import RankDynamics
 
 GROWING = {"objective": "natural", "structure": "lowrank", "rank_tolerance": 1e-4, "rank_every": 2}
 

@@ -12,8 +12,8 @@ from sepdeploy.errors import BadInput
 from sepdeploy.layers import LowRankLinear
 from sepdeploy.models import load
 from sepdeploy.training import load_recipe
-from sepdeploy.training.dynamic_rank import ranks_of, read_factors
-from sepdeploy.training.rank_windows import RankDynamics
+from sepdeploy.training.ranks.dynamic import ranks_of, read_factors
+from sepdeploy.training.ranks.windows import RankDynamics
 
 DYNAMIC = {
     "structure": "lowrank:6", "rank_tolerance": 0.004, "rank_every": 3, "batch_size": 128,

@@ -8,8 +8,8 @@ from torch import nn
 
 from experiments.literal_determinant import compare, literal_term
 from sepdeploy.layers import KronLinear, LowRankConv2d, LowRankLinear
-from sepdeploy.training.matrices import regularized_matrices
-from sepdeploy.training.regularizers import (
+from sepdeploy.training.penalties.matrices import regularized_matrices
+from sepdeploy.training.penalties.regularizers import (
     JITTER,
     TERMS,
     condition_term,

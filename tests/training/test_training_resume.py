@@ -15,9 +15,10 @@ from torch import nn
 
 from sepdeploy.errors import BadInput
 from sepdeploy.models import load, read_tensor_file, wrap, write_tensor_file
-from sepdeploy.training import checkpoint_path, fit, history_path, load_recipe, steps
+from sepdeploy.training import checkpoint_path, fit, history_path, load_recipe
 from sepdeploy.training.checkpoint import read_checkpoint, read_history
-from sepdeploy.training.threads import cpu_threads
+from sepdeploy.training.descent import steps
+from sepdeploy.training.machine.threads import cpu_threads
 
 CHILD = Path(__file__).with_name("killed_training.py")
 RECIPE = {

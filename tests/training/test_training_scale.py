@@ -15,15 +15,17 @@ from sepdeploy.data.dataset import Split
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.models import create, load
 from sepdeploy.records import InputSpec
-from sepdeploy.training import acceleration, batches, load_recipe, objectives, steps
-from sepdeploy.training.acceleration import Forward, choose_device, moved
-from sepdeploy.training.batches import Loader, Part, epoch_order, take_parts
+from sepdeploy.training import load_recipe, objectives
 from sepdeploy.training.checkpoint import checkpoint_path, read_checkpoint
-from sepdeploy.training.matrices import regularized_matrices
+from sepdeploy.training.descent import steps
+from sepdeploy.training.machine import acceleration, batches
+from sepdeploy.training.machine.acceleration import Forward, choose_device, moved
+from sepdeploy.training.machine.batches import Loader, Part, epoch_order, take_parts
+from sepdeploy.training.machine.team import ALONE, Team
 from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack
+from sepdeploy.training.penalties.matrices import regularized_matrices
+from sepdeploy.training.penalties.regularizers import TERMS, penalty
 from sepdeploy.training.recipe_fields import Recipe
-from sepdeploy.training.regularizers import TERMS, penalty
-from sepdeploy.training.team import ALONE, Team
 
 ONE = {"epochs": 1, "batch_size": 128, "steps": 3, "lr": 0.004}
 

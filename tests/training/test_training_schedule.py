@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from sepdeploy.training import Event, threads
-from sepdeploy.training.optimizers import make_optimizer
-from sepdeploy.training.schedule import SCHEDULES, learning_rate
+from sepdeploy.training import Event
+from sepdeploy.training.descent.optimizers import make_optimizer
+from sepdeploy.training.descent.schedule import SCHEDULES, learning_rate
+from sepdeploy.training.machine import threads
 
 
 def torch_rates(make, total):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sepdeploy.layers import KronLinear, LowRankConv2d, LowRankLinear
-from sepdeploy.training.spectra import condition_numbers
+from sepdeploy.training.penalties.spectra import condition_numbers
 
 
 @pytest.fixture(autouse=True)

@@ -81,7 +81,7 @@ def test_a_failed_proof_is_exit_6_and_changes_nothing(
 @pytest.mark.parametrize(
     ("form", "writer"),
     [
-        ("onnx", "sepdeploy.exporters.onnx_file.write_onnx"),
+        ("onnx", "sepdeploy.exporters.onnx_file.write.write_onnx"),
         pytest.param(
             "tflite",
             "sepdeploy.exporters.tflite_file.write_tflite",

@@ -97,7 +97,7 @@ def test_a_batch_that_fits_into_no_memory_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_wrong_file_is_never_left(source, tmp_path, monkeypatch):
-    from sepdeploy.exporters import normalize as module
+    from sepdeploy.exporters.capture import normalize as module
 
     real = module.normalize
 

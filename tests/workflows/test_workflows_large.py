@@ -9,7 +9,7 @@ from torch import nn
 
 import sepdeploy as sd
 from sepdeploy import api
-from sepdeploy.exporters import onnx_write
+from sepdeploy.exporters.onnx_file import disk as onnx_write
 from sepdeploy.workflows.manifests import read_manifest
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from sepdeploy.exporters.tflite_file.affine import Converter
 from sepdeploy.exporters.tflite_file.ops import (
     activation,
     arithmetic,
     concat,
-    conv,
-    conv_transpose,
     einsum,
     indexing,
     linear,
     normalize,
-    pool,
     reduce,
-    resize,
     select,
     shape,
     structured,
 )
+from sepdeploy.exporters.tflite_file.ops.spatial import conv, conv_transpose, pool, resize
 from sepdeploy.exporters.tflite_file.source import DOMAIN
+from sepdeploy.exporters.tflite_file.values.affine import Converter
 
 _STANDARD: dict[str, Converter] = {
     "Abs": arithmetic.unary_op("ABS"),

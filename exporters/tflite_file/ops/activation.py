@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file.builder import Builder
-from sepdeploy.exporters.tflite_file.context import Context, Item
-from sepdeploy.exporters.tflite_file.elementwise import binary, unary
-from sepdeploy.exporters.tflite_file.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.ops.arithmetic import scalar
 from sepdeploy.exporters.tflite_file.source import Node
+from sepdeploy.exporters.tflite_file.values.builder import Builder
+from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.elementwise import binary, unary
+from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 # Abramowitz & Stegun, Handbook of Mathematical Functions, formula 7.1.26: |error| < 1.5e-7.
 _ERF_P = 0.3275911

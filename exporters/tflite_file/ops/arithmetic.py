@@ -10,12 +10,12 @@ import onnx
 from numpy.typing import DTypeLike
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file.affine import Converter
-from sepdeploy.exporters.tflite_file.context import Context, Item
-from sepdeploy.exporters.tflite_file.elementwise import align, binary, unary
-from sepdeploy.exporters.tflite_file.graph import Array
-from sepdeploy.exporters.tflite_file.layout import Constant, Value
+from sepdeploy.exporters.tflite_file.format.graph import Array
 from sepdeploy.exporters.tflite_file.source import Node
+from sepdeploy.exporters.tflite_file.values.affine import Converter
+from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.elementwise import align, binary, unary
+from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 
 def scalar(value: float) -> Constant:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.affine import Lazy, hold
-from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
-from sepdeploy.exporters.tflite_file.elementwise import binary
-from sepdeploy.exporters.tflite_file.graph import Array, Tensor, bounded, describe, is_batch
-from sepdeploy.exporters.tflite_file.layout import Constant, Value
+from sepdeploy.exporters.tflite_file.format.graph import Array, Tensor, bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.ops.select import padded
 from sepdeploy.exporters.tflite_file.source import Node
+from sepdeploy.exporters.tflite_file.values import layout
+from sepdeploy.exporters.tflite_file.values.affine import Lazy, hold
+from sepdeploy.exporters.tflite_file.values.context import Context, Item, axis_of
+from sepdeploy.exporters.tflite_file.values.elementwise import binary
+from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 
 def concat(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.context import Context, Item, whole
-from sepdeploy.exporters.tflite_file.contract import contract
-from sepdeploy.exporters.tflite_file.elementwise import binary
-from sepdeploy.exporters.tflite_file.graph import describe
-from sepdeploy.exporters.tflite_file.layout import Constant, Value
+from sepdeploy.exporters.tflite_file.format.graph import describe
 from sepdeploy.exporters.tflite_file.ops.linear import batched_product
 from sepdeploy.exporters.tflite_file.ops.reduce import reduce_value
 from sepdeploy.exporters.tflite_file.source import Node
+from sepdeploy.exporters.tflite_file.values import layout
+from sepdeploy.exporters.tflite_file.values.context import Context, Item, whole
+from sepdeploy.exporters.tflite_file.values.contract import contract
+from sepdeploy.exporters.tflite_file.values.elementwise import binary
+from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.builder import FLOAT
-from sepdeploy.exporters.tflite_file.context import Context, Item, whole
-from sepdeploy.exporters.tflite_file.contract import contract
-from sepdeploy.exporters.tflite_file.elementwise import binary, broadcast
-from sepdeploy.exporters.tflite_file.graph import Array, describe
-from sepdeploy.exporters.tflite_file.layout import Constant, Value
+from sepdeploy.exporters.tflite_file.format.graph import Array, describe
 from sepdeploy.exporters.tflite_file.source import Node
+from sepdeploy.exporters.tflite_file.values import layout
+from sepdeploy.exporters.tflite_file.values.builder import FLOAT
+from sepdeploy.exporters.tflite_file.values.context import Context, Item, whole
+from sepdeploy.exporters.tflite_file.values.contract import contract
+from sepdeploy.exporters.tflite_file.values.elementwise import binary, broadcast
+from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 
 def gemm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:

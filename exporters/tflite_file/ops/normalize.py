@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file.affine import Lazy, hold
-from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
-from sepdeploy.exporters.tflite_file.elementwise import binary, unary
-from sepdeploy.exporters.tflite_file.graph import Array, describe
-from sepdeploy.exporters.tflite_file.layout import Value
+from sepdeploy.exporters.tflite_file.format.graph import Array, describe
 from sepdeploy.exporters.tflite_file.ops.arithmetic import scalar
 from sepdeploy.exporters.tflite_file.ops.reduce import reduce_value
 from sepdeploy.exporters.tflite_file.source import Node
+from sepdeploy.exporters.tflite_file.values.affine import Lazy, hold
+from sepdeploy.exporters.tflite_file.values.context import Context, Item, axis_of
+from sepdeploy.exporters.tflite_file.values.elementwise import binary, unary
+from sepdeploy.exporters.tflite_file.values.layout import Value
 
 
 def batch_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:

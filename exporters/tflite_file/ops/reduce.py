@@ -8,15 +8,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.affine import Converter
-from sepdeploy.exporters.tflite_file.builder import FLOAT
-from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of
-from sepdeploy.exporters.tflite_file.elementwise import binary, unary
-from sepdeploy.exporters.tflite_file.graph import is_batch
-from sepdeploy.exporters.tflite_file.layout import Value
-from sepdeploy.exporters.tflite_file.limits import MAX_PLAIN_RANK
+from sepdeploy.exporters.tflite_file.format.graph import is_batch
+from sepdeploy.exporters.tflite_file.format.limits import MAX_PLAIN_RANK
 from sepdeploy.exporters.tflite_file.source import Node
+from sepdeploy.exporters.tflite_file.values import layout
+from sepdeploy.exporters.tflite_file.values.affine import Converter
+from sepdeploy.exporters.tflite_file.values.builder import FLOAT
+from sepdeploy.exporters.tflite_file.values.context import Context, Item, axis_of
+from sepdeploy.exporters.tflite_file.values.elementwise import binary, unary
+from sepdeploy.exporters.tflite_file.values.layout import Value
 
 
 def reduce_op(kind: str) -> Converter:

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of, whole
-from sepdeploy.exporters.tflite_file.graph import Array, bounded, describe, is_batch
-from sepdeploy.exporters.tflite_file.layout import Constant, Value
-from sepdeploy.exporters.tflite_file.limits import MAX_PLAIN_RANK
-from sepdeploy.exporters.tflite_file.slices import emit_slice
+from sepdeploy.exporters.tflite_file.format.graph import Array, bounded, describe, is_batch
+from sepdeploy.exporters.tflite_file.format.limits import MAX_PLAIN_RANK
 from sepdeploy.exporters.tflite_file.source import Node
+from sepdeploy.exporters.tflite_file.values import layout
+from sepdeploy.exporters.tflite_file.values.context import Context, Item, axis_of, whole
+from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
+from sepdeploy.exporters.tflite_file.values.slices import emit_slice
 
 
 def slice_(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:

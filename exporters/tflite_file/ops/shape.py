@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.context import Context, Item, axis_of, whole
-from sepdeploy.exporters.tflite_file.elementwise import binary, broadcast
-from sepdeploy.exporters.tflite_file.graph import bounded, describe, is_batch
-from sepdeploy.exporters.tflite_file.layout import Constant
+from sepdeploy.exporters.tflite_file.format.graph import bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.source import Node
+from sepdeploy.exporters.tflite_file.values import layout
+from sepdeploy.exporters.tflite_file.values.context import Context, Item, axis_of, whole
+from sepdeploy.exporters.tflite_file.values.elementwise import binary, broadcast
+from sepdeploy.exporters.tflite_file.values.layout import Constant
 
 
 def identity(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:

@@ -10,15 +10,15 @@ import numpy as np
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.lowerings import tflite as forms
 from sepdeploy.exporters.lowerings.fused import FUSED
-from sepdeploy.exporters.tflite_file import layout
-from sepdeploy.exporters.tflite_file.context import Context, Item
-from sepdeploy.exporters.tflite_file.contract import contract
-from sepdeploy.exporters.tflite_file.contract_in_place import contract_in_place
 from sepdeploy.exporters.tflite_file.custom import custom_layer
-from sepdeploy.exporters.tflite_file.elementwise import add_constant, binary
-from sepdeploy.exporters.tflite_file.graph import Array
-from sepdeploy.exporters.tflite_file.layout import Value
+from sepdeploy.exporters.tflite_file.format.graph import Array
 from sepdeploy.exporters.tflite_file.source import Node
+from sepdeploy.exporters.tflite_file.values import layout
+from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.contract import contract
+from sepdeploy.exporters.tflite_file.values.contract_in_place import contract_in_place
+from sepdeploy.exporters.tflite_file.values.elementwise import add_constant, binary
+from sepdeploy.exporters.tflite_file.values.layout import Value
 
 
 def kron_linear(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:

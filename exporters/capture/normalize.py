@@ -1,0 +1,215 @@
+"""A foreign ONNX graph in canonical form: our opset, one input, names of its own kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+from onnx import ModelProto, ValueInfoProto, checker, inliner, version_converter
+
+from sepdeploy.errors import BadInput
+from sepdeploy.exporters.capture.onnx_source import DAMAGED
+from sepdeploy.exporters.domain import (
+    DOMAIN,
+    IR_VERSION,
+    OPSET,
+    ensure_domain,
+    known_op,
+    register_schemas,
+)
+from sepdeploy.exporters.onnx_graph.batch import check_samples_apart
+from sepdeploy.exporters.onnx_graph.canonical import clean
+from sepdeploy.exporters.onnx_graph.graph import prune, sort_nodes, strip_metadata
+from sepdeploy.exporters.onnx_graph.weights import Weights, as_inputs, from_inputs, settle
+
+MIN_OPSET = 11
+OUTPUT = "logits"
+STANDARD = ("", "ai.onnx")
+
+
+def normalize(
+    light: ModelProto, weights: Weights, *, where: str, notify: Callable[[str], None]
+) -> ModelProto:
+    """Bring a foreign model into canonical form.
+
+    Functions are inlined, the opset is converted, constants are folded, the first dimension of
+    the input is called "batch" where it is open, and one output is kept: "logits", else the first.
+
+    Args:
+        light: The model as ``onnx_source.read_onnx`` gives it.
+        weights: Its held numbers.
+        where: Starts every error message.
+        notify: Told what was left out.
+
+    Returns:
+        A complete model of one input and one output, weights included.
+
+    Raises:
+        BadInput: Not one input, an opset that is too old, an operator of another domain, or a
+            graph that is not valid ONNX or mixes the samples of a batch.
+    """
+    model = _inlined(light, where)
+    strip_metadata(model)
+    del model.graph.value_info[:]  # inferred again, in our names and without its errors
+    _check_operators(model, where)
+    _one_input(model, where)
+    _check_graph(model, where)
+    _one_output(model, where, notify)
+    _name_batch(model)
+    if _converted(model):
+        clean(model, weights)
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+    try:
+        check_samples_apart(model)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error.message}", hint=error.hint) from error
+    ensure_domain(model)
+    settle(model, weights)
+    return model
+
+
+def input_shape(model: ModelProto, where: str) -> tuple[int, ...]:
+    """Shape of one sample.
+
+    Raises:
+        BadInput: A dimension besides the batch is open.
+    """
+    info = model.graph.input[0]
+    dims = info.type.tensor_type.shape.dim
+    shape = tuple(d.dim_value if d.HasField("dim_value") else 0 for d in dims)
+    if len(shape) < 2 or any(n < 1 for n in shape[1:]):
+        said = [d.dim_param or d.dim_value or "?" for d in dims]
+        raise BadInput(
+            f"{where}: input '{info.name}' has shape {said}; only the batch, its first dimension, "
+            "may be open",
+            hint="fix the sizes: python -m onnxruntime.tools.make_dynamic_shape_fixed",
+        )
+    return shape[1:]
+
+
+def fixed_batch(model: ModelProto) -> int | None:
+    """The batch size that a model insists on, None where any will do."""
+    first = model.graph.input[0].type.tensor_type.shape.dim[0]
+    return int(first.dim_value) if first.HasField("dim_value") and first.dim_value > 0 else None
+
+
+def _inlined(light: ModelProto, where: str) -> ModelProto:
+    foreign = [f for f in light.functions if f.domain != DOMAIN]
+    model = as_inputs(light)
+    if foreign:
+        own = sorted({(f.domain, f.name) for f in light.functions if f.domain == DOMAIN})
+        try:
+            model = inliner.inline_selected_functions(model, own, exclude=True)
+        except (ValueError, RuntimeError, checker.ValidationError) as error:
+            raise BadInput(f"{where}: its functions cannot be inlined: {_line(error)}") from error
+    del model.functions[:]  # of our own domain they are only a fallback
+    from_inputs(model, light)
+    return model
+
+
+def _check_operators(model: ModelProto, where: str) -> None:
+    for node in model.graph.node:
+        if node.domain == DOMAIN:
+            known_op(node, where)
+        elif node.domain not in STANDARD:
+            raise BadInput(
+                f"{where}: operator {node.domain}.{node.op_type} (node '{node.name}') is no "
+                "standard ONNX",
+                hint="export the model without runtime-specific optimisations",
+            )
+    versions = [o.version for o in model.opset_import if o.domain in STANDARD]
+    if not versions or min(versions) < MIN_OPSET:
+        raise BadInput(
+            f"{where}: opset {min(versions, default=0)} is too old, at least {MIN_OPSET} is needed",
+            hint="export the model again with opset 20",
+        )
+
+
+def _check_graph(model: ModelProto, where: str) -> None:
+    """Sort the nodes; refuse what is no valid graph: the passes count on inputs that are there.
+
+    What ONNX Runtime does without is not asked for: order, a name of the graph, shapes of outputs,
+    the rules of another version of the file format.
+    """
+    try:
+        sort_nodes(model.graph)
+    except ValueError as error:
+        raise BadInput(f"{where}: {error}", hint=DAMAGED) from error
+    register_schemas()
+    copy = as_inputs(model)
+    copy.ir_version = IR_VERSION
+    copy.graph.name = copy.graph.name or "graph"
+    for info in (*copy.graph.input, *copy.graph.output):
+        if info.type.HasField("tensor_type"):
+            info.type.tensor_type.shape.SetInParent()
+    try:
+        checker.check_model(copy)
+    except (checker.ValidationError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).partition("==>")[0].split())
+        raise BadInput(f"{where} is not valid ONNX: {said}", hint=DAMAGED) from error
+
+
+def _one_input(model: ModelProto, where: str) -> None:
+    constants = {t.name for t in model.graph.initializer}
+    inputs = [i for i in model.graph.input if i.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(i.name for i in inputs[:5])
+        raise BadInput(f"{where}: expected one input, found {len(inputs)} ({names})")
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+
+
+def _one_output(model: ModelProto, where: str, notify: Callable[[str], None]) -> None:
+    """Keep the output that a session on the file gives (``runtimes/runner.py``)."""
+    outputs = list(model.graph.output)
+    if len(outputs) == 1:
+        return
+    kept = next((o for o in outputs if o.name == OUTPUT), outputs[0])
+    which = f"'{kept.name}'" if kept.name == OUTPUT else f"the first, '{kept.name}',"
+    notify(f"{where} has {len(outputs)} outputs: {which} is kept")
+    del model.graph.output[:]
+    model.graph.output.append(kept)
+    prune(model.graph)
+
+
+def _name_batch(model: ModelProto) -> None:
+    """Call the open first dimension "batch" wherever its old name stands."""
+    first = model.graph.input[0].type.tensor_type.shape.dim
+    if not first or (first[0].HasField("dim_value") and first[0].dim_value > 0):
+        return
+    old = first[0].dim_param
+    first[0].dim_param = "batch"
+    for info in model.graph.output:
+        _rename_dims(info, old)
+
+
+def _rename_dims(info: ValueInfoProto, old: str) -> None:
+    for dim in info.type.tensor_type.shape.dim:
+        if old and dim.dim_param == old:
+            dim.dim_param = "batch"
+
+
+def _converted(model: ModelProto) -> bool:
+    """Convert to our opset in place; whether that was possible.
+
+    A graph that keeps its opset is not folded: the meaning of its operators is another one.
+    """
+    version = max(o.version for o in model.opset_import if o.domain in STANDARD)
+    if version != OPSET:
+        if any(n.domain == DOMAIN for n in model.graph.node):
+            return False
+        light = ModelProto()
+        light.CopyFrom(model)
+        try:
+            changed = version_converter.convert_version(as_inputs(light), OPSET)
+        except (RuntimeError, ValueError, onnx.shape_inference.InferenceError):
+            return False
+        from_inputs(changed, light)
+        model.CopyFrom(changed)
+    model.ir_version = IR_VERSION
+    return True
+
+
+def _line(error: BaseException) -> str:
+    return next((x.strip() for x in str(error).splitlines() if x.strip()), type(error).__name__)

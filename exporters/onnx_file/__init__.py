@@ -1,0 +1,1 @@
+"""Canonical graph → .onnx file."""

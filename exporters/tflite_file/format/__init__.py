@@ -1,0 +1,1 @@
+"""The TFLite flatbuffer: graph, schema, versions, reading and writing."""

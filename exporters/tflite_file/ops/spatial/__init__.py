@@ -1,0 +1,1 @@
+"""Converters of operators that slide over images."""

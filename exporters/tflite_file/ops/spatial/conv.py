@@ -1,0 +1,105 @@
+"""Convolutions: images lie channels-last, weights are rearranged once at export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sepdeploy.errors import BadInput
+from sepdeploy.exporters.tflite_file.format.graph import Array, Tensor, describe
+from sepdeploy.exporters.tflite_file.ops.spatial.window import NHWC, Axis, apply_padding, read_axes
+from sepdeploy.exporters.tflite_file.source import Node
+from sepdeploy.exporters.tflite_file.values import layout
+from sepdeploy.exporters.tflite_file.values.builder import FLOAT
+from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.contract import contract
+from sepdeploy.exporters.tflite_file.values.layout import Value
+
+
+def conv(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Conv over one or two spatial axes, grouped, depthwise, dilated, strided."""
+    x, weight, bias = read_operands(ctx, node, inputs, out_axis=0)
+    groups = ctx.integer(node, "group", 1)
+    channels = x.shape[1]
+    if groups < 1 or weight.shape[1] * groups != channels or weight.shape[0] % groups:
+        raise BadInput(f"{node}: weight {weight.shape} does not fit {describe(x.shape)}")
+    axes = read_axes(ctx, node, x.shape[2:], weight.shape[2:])
+    if len(axes) == 1 and _is_pointwise(axes) and groups == 1:
+        return [contract(ctx.b, x, 1, weight[:, :, 0], bias, "weight")]
+    image, weight, axes = as_image(ctx, x, weight, axes)
+    tensor = ctx.b.arranged(image, NHWC)
+    out = convolve(ctx, tensor, weight, bias, axes, groups)
+    return [as_channels_first(ctx, out, len(x.shape) - 2)]
+
+
+def read_operands(
+    ctx: Context, node: Node, inputs: Sequence[Item | None], *, out_axis: int
+) -> tuple[Value, Array, Array]:
+    """Return image, weight and bias (zeros where absent) of a convolution of either direction."""
+    x = ctx.value(node, inputs, 0)
+    weight = ctx.array(node, inputs, 1)
+    if len(x.shape) not in (3, 4) or weight.ndim != len(x.shape):
+        raise BadInput(
+            f"{node}: input {describe(x.shape)} and weight {weight.shape} have no TFLite form",
+            hint="convolutions over one or two spatial axes have one",
+        )
+    units = weight.shape[out_axis] * (ctx.integer(node, "group", 1) if out_axis else 1)
+    bias = ctx.optional_array(node, inputs, 2)
+    bias = np.zeros(units, np.float32) if bias is None else bias
+    if bias.shape != (units,):
+        raise BadInput(f"{node}: bias {bias.shape} does not fit {units} channels")
+    return x, weight, bias
+
+
+def _is_pointwise(axes: Sequence[Axis]) -> bool:
+    return all(a.kernel == a.stride == 1 and a.unpadded for a in axes)
+
+
+def as_image(
+    ctx: Context, x: Value, weight: Array, axes: list[Axis]
+) -> tuple[Value, Array, list[Axis]]:
+    """Give a signal a height of 1, so that it is an image."""
+    if len(axes) == 2:
+        return x, weight, axes
+    image = ctx.b.reshaped(x, (*x.shape[:2], 1, x.shape[2]))
+    return image, weight[:, :, None, :], [Axis(1, 1, 1, 1, 0, 0, 1), *axes]
+
+
+def as_channels_first(ctx: Context, out: Tensor, spatial: int) -> Value:
+    """Return an (N, H, W, C) tensor as the (N, C, ...) value it stands for."""
+    n, height, width, channels = out.shape
+    value = layout.permuted(out, (n, channels, height, width), NHWC)
+    return value if spatial == 2 else ctx.b.reshaped(value, (n, channels, width))
+
+
+def convolve(
+    ctx: Context, tensor: Tensor, weight: Array, bias: Array, axes: Sequence[Axis], groups: int
+) -> Tensor:
+    """Emit CONV_2D or DEPTHWISE_CONV_2D on an (N, H, W, C) tensor; ``weight`` is (O, I, kh, kw)."""
+    b = ctx.b
+    tensor, padding = apply_padding(b, tensor, axes, 0.0)
+    rows, columns = axes
+    units, channels = weight.shape[0], tensor.shape[3]
+    options = {
+        "padding": padding,
+        "stride_w": columns.stride,
+        "stride_h": rows.stride,
+        "dilation_w": columns.dilation,
+        "dilation_h": rows.dilation,
+    }
+    shape = (tensor.shape[0], rows.out, columns.out, units)
+    depthwise = groups == channels and groups > 1
+    if depthwise:
+        # Channel c's filters are outputs c * multiplier onwards in both formats.
+        kernel = weight.transpose(1, 2, 3, 0)
+        options["depth_multiplier"] = units // channels
+    else:
+        kernel = weight.transpose(0, 2, 3, 1)
+    kind = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
+    operands = [
+        tensor,
+        b.constant(np.ascontiguousarray(kernel), "weight"),
+        b.constant(bias, "bias"),
+    ]
+    return b.op(kind, operands, shape, dtype=FLOAT, **options)

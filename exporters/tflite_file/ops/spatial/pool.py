@@ -1,0 +1,122 @@
+"""Pooling, local and global."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sepdeploy.errors import BadInput
+from sepdeploy.exporters.tflite_file.format.graph import Array, Tensor, describe
+from sepdeploy.exporters.tflite_file.ops.reduce import reduce_value
+from sepdeploy.exporters.tflite_file.ops.spatial.window import NHWC, Axis, apply_padding, read_axes
+from sepdeploy.exporters.tflite_file.source import Node
+from sepdeploy.exporters.tflite_file.values import layout
+from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.elementwise import binary
+from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
+
+LOWEST = float(np.finfo(np.float32).min)
+_NOT_NEGATIVE = {"RELU", "RELU6", "LOGISTIC", "SOFTMAX", "EXP", "ABS", "SQRT"}
+
+
+def max_pool(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """MaxPool over one or two spatial axes."""
+    if len(node.outputs) > 1 and node.outputs[1]:
+        raise BadInput(
+            f"{node}: the indices of the maxima have no TFLite form",
+            hint="use return_indices=False; unpool by upsampling instead",
+        )
+    image, axes = _image(ctx, node, inputs)
+    tensor = ctx.b.arranged(image, NHWC)
+    # Zeros pad just as well where nothing is negative, and every runtime has a fast PAD.
+    fill = LOWEST
+    if not all(a.is_same for a in axes) and ctx.b.producer(tensor) in _NOT_NEGATIVE:
+        fill = 0.0
+    tensor, padding = apply_padding(ctx.b, tensor, axes, fill)
+    return [_result(ctx, _pool(ctx, "MAX_POOL_2D", tensor, axes, padding), node, inputs)]
+
+
+def average_pool(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """AveragePool; where border windows count fewer elements, their averages are scaled up."""
+    image, axes = _image(ctx, node, inputs)
+    counted = bool(ctx.integer(node, "count_include_pad", 0))
+    tensor = ctx.b.arranged(image, NHWC)
+    factors = _border_factors(axes, counted)
+    plain = bool(np.all(factors == 1))
+    tensor, padding = apply_padding(ctx.b, tensor, axes, None if counted else 0.0)
+    out = _result(ctx, _pool(ctx, "AVERAGE_POOL_2D", tensor, axes, padding), node, inputs)
+    if plain or padding == "SAME":  # TFLite's SAME average leaves padding out of the count
+        return [out]
+    factors = factors.reshape(factors.shape[-(len(out.shape) - 2) :])
+    return [binary(ctx.b, "MUL", out, Constant(factors, factors.shape))]
+
+
+def _image(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> tuple[Value, list[Axis]]:
+    x = ctx.value(node, inputs, 0)
+    if len(x.shape) not in (3, 4):
+        raise BadInput(
+            f"{node}: pooling over {describe(x.shape)} has no TFLite form",
+            hint="pooling over one or two spatial axes has one",
+        )
+    axes = read_axes(ctx, node, x.shape[2:], ctx.ints(node, "kernel_shape"))
+    if any(a.dilation != 1 for a in axes):
+        raise BadInput(
+            f"{node}: dilated pooling has no TFLite form", hint="use a pool without dilation"
+        )
+    if len(axes) == 1:
+        x = ctx.b.reshaped(x, (*x.shape[:2], 1, x.shape[2]))
+        axes = [Axis(1, 1, 1, 1, 0, 0, 1), *axes]
+    return x, axes
+
+
+def _pool(ctx: Context, kind: str, tensor: Tensor, axes: Sequence[Axis], padding: str) -> Tensor:
+    rows, columns = axes
+    options = {
+        "padding": padding,
+        "stride_w": columns.stride,
+        "stride_h": rows.stride,
+        "filter_w": columns.kernel,
+        "filter_h": rows.kernel,
+    }
+    shape = (tensor.shape[0], rows.out, columns.out, tensor.shape[3])
+    return ctx.b.op(kind, [tensor], shape, **options)
+
+
+def _result(ctx: Context, out: Tensor, node: Node, inputs: Sequence[Item | None]) -> Value:
+    n, height, width, channels = out.shape
+    value = layout.permuted(out, (n, channels, height, width), NHWC)
+    if len(ctx.item(node, inputs, 0).shape) == 3:
+        return ctx.b.reshaped(value, (n, channels, width))
+    return value
+
+
+def _border_factors(axes: Sequence[Axis], counted: bool) -> Array:
+    """Return (out_h, out_w): kernel size over the number of elements that each window counts."""
+    per_axis = []
+    for axis in axes:
+        starts = np.arange(axis.out) * axis.stride - axis.before
+        low = np.maximum(starts, -axis.before if counted else 0)
+        high = np.minimum(starts + axis.kernel, axis.size + (axis.after if counted else 0))
+        per_axis.append(axis.kernel / (high - low))
+    rows, columns = per_axis
+    return np.asarray(np.multiply.outer(rows, columns), np.float32)
+
+
+def global_average_pool(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Mean over all spatial axes, kept as size 1."""
+    x = ctx.value(node, inputs, 0)
+    return [reduce_value(ctx, "MEAN", x, range(2, len(x.shape)), keep=True)]
+
+
+def global_max_pool(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    """Maximum over all spatial axes, kept as size 1."""
+    x = ctx.value(node, inputs, 0)
+    if len(x.shape) != 4:
+        return [reduce_value(ctx, "REDUCE_MAX", x, range(2, len(x.shape)), keep=True)]
+    axes = [Axis(d, d, 1, 1, 0, 0, 1) for d in x.shape[2:]]
+    tensor = ctx.b.arranged(x, NHWC)
+    out = _pool(ctx, "MAX_POOL_2D", tensor, axes, "VALID")
+    assert math.prod(out.shape[1:3]) == 1
+    return [layout.permuted(out, (*x.shape[:2], 1, 1), NHWC)]

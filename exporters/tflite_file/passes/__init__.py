@@ -1,0 +1,1 @@
+"""Passes over the ONNX side before, and the TFLite side after conversion."""

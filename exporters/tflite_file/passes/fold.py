@@ -1,0 +1,166 @@
+"""Compute at export what does not depend on the input: shapes, masks, rearranged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from sepdeploy.errors import BadInput
+from sepdeploy.exporters.onnx_graph.folding import promised_bytes
+from sepdeploy.exporters.tflite_file.format.graph import MAX_ELEMENTS, Array, is_batch
+from sepdeploy.exporters.tflite_file.source import Node, as_float32
+from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.layout import Constant
+
+
+def fold(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item] | None:
+    """Return a node's outputs if they are known at export, else None."""
+    if node.domain:
+        return None
+    if node.op in ("Shape", "Size"):
+        return [_shape_of(ctx, node, inputs)]
+    if node.op == "Constant":
+        return [_whole(_literal(node))]
+    constants = [i for i in inputs if i is not None]
+    if not all(isinstance(i, Constant) for i in constants):
+        return None
+    arrays = [i.data if isinstance(i, Constant) else None for i in inputs]
+    if node.op == "ConstantOfShape":
+        return [_filled(node, arrays)]
+    if node.op == "Expand":
+        return [_expanded(node, arrays)]
+    if any(isinstance(i, Constant) and i.data.shape != i.shape for i in constants):
+        return None  # repeated over the batch: the converter knows whether it can broadcast
+    _check_growth(node, arrays)
+    results = _evaluate(node, arrays, ctx.opset)
+    if results is None:
+        return None  # the converter knows whether it can be left to the runtime
+    return [_whole(as_float32(np.asarray(out))) for out in results]
+
+
+def _whole(array: Array) -> Constant:
+    return Constant(array, array.shape)
+
+
+def _shape_of(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> Constant:
+    shape = ctx.item(node, inputs, 0).shape
+    if node.op == "Size":
+        return _whole(np.array(math.prod(shape), np.int64))
+    start, end = ctx.integer(node, "start", 0), ctx.integer(node, "end", len(shape))
+    return _whole(np.array(shape[start:end], np.int64))
+
+
+def _literal(node: Node) -> Array:
+    for name, value in node.attributes.items():
+        if name == "value":
+            return np.asarray(value)
+        if name in ("value_int", "value_ints"):
+            return np.array(value, np.int64)
+        if name in ("value_float", "value_floats"):
+            return np.array(value, np.float32)
+    raise BadInput(f"{node} has no numeric value")
+
+
+def _filled(node: Node, arrays: Sequence[Array | None]) -> Constant:
+    target = arrays[0]
+    assert target is not None, "ConstantOfShape has one input"
+    fill = np.asarray(node.attributes.get("value", np.zeros(1, np.float32))).reshape(-1)[:1]
+    shape = tuple(int(d) for d in target.reshape(-1))
+    return _repeated(node, fill.reshape((1,) * len(shape)), shape)
+
+
+def _expanded(node: Node, arrays: Sequence[Array | None]) -> Constant:
+    data, target = arrays[0], arrays[1]
+    if data is None or target is None:
+        raise BadInput(f"{node}: inputs are missing")
+    try:
+        shape = _broadcast(data.shape, tuple(int(d) for d in target.reshape(-1)))
+    except ValueError as error:
+        raise BadInput(f"{node}: {error}") from error
+    return _repeated(node, data.reshape((1,) * (len(shape) - data.ndim) + data.shape), shape)
+
+
+def _repeated(node: Node, data: Array, shape: tuple[int, ...]) -> Constant:
+    """Return a constant repeated to a shape; over the batch only as a note."""
+    if any(is_batch(d) for d in shape):
+        return Constant(data, shape)
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise _too_large(node, math.prod(shape))
+    return Constant(np.broadcast_to(data, shape), shape)
+
+
+def _too_large(node: Node, size: int) -> BadInput:
+    return BadInput(
+        f"{node} makes a constant of {size} values",
+        hint="a range or tiling over the batch has no TFLite form; compute it per sample",
+    )
+
+
+def _broadcast(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+    rank = max(len(first), len(second))
+    padded = [(1,) * (rank - len(s)) + tuple(s) for s in (first, second)]
+    dims = []
+    for x, y in zip(*padded, strict=True):
+        if x != y and 1 not in (x, y):
+            message = f"{tuple(first)} and {tuple(second)} do not broadcast"
+            raise ValueError(message)
+        dims.append(max(x, y))
+    return tuple(dims)
+
+
+def _check_growth(node: Node, arrays: Sequence[Array | None]) -> None:
+    given = [a for a in arrays if a is not None]
+    size = sum(a.size for a in given)
+    if node.op == "Tile" and len(given) > 1:
+        size = given[0].size * math.prod(int(r) for r in given[1].reshape(-1))
+    elif node.op == "Range" and len(given) == 3 and given[2].item():
+        size = int(abs((given[1].item() - given[0].item()) / given[2].item()))
+    elif node.op == "OneHot" and len(given) > 1:
+        size = given[0].size * int(given[1].reshape(-1)[0])
+    if size > MAX_ELEMENTS:
+        raise _too_large(node, size)
+
+
+def _evaluate(node: Node, arrays: Sequence[Array | None], opset: int) -> list[Array] | None:
+    """Compute one node with ONNX's own reference implementation.
+
+    None where its size, or what computing it takes, is not known before.
+    """
+    names = [f"i{k}" if a is not None else "" for k, a in enumerate(arrays)]
+    outputs = [f"o{k}" if name else "" for k, name in enumerate(node.outputs)]
+    proto = onnx.helper.make_node(node.op, names, outputs)
+    for key, value in node.attributes.items():
+        if isinstance(value, np.ndarray):
+            value = onnx.numpy_helper.from_array(value)
+        proto.attribute.append(onnx.helper.make_attribute(key, value))
+    given = {n: a for n, a in zip(names, arrays, strict=True) if a is not None}
+    size = promised_bytes(proto, given, opset)
+    if math.isinf(size):
+        return None
+    if size > MAX_ELEMENTS * np.dtype(np.float32).itemsize:
+        raise _too_large(node, int(size) // 4)
+    graph = onnx.helper.make_graph(
+        [proto],
+        "fold",
+        [_info(n, a) for n, a in given.items()],
+        [onnx.helper.make_empty_tensor_value_info(o) for o in outputs if o],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    try:
+        results = ReferenceEvaluator(model).run(None, given)
+    except Exception as error:
+        # The evaluator raises whatever numpy raises; any of it means the file is not usable.
+        raise BadInput(
+            f"{node} cannot be computed at export: {error}",
+            hint="check the file with onnx.checker.check_model",
+        ) from error
+    return [np.asarray(r) for r in results]
+
+
+def _info(name: str, array: Array) -> onnx.ValueInfoProto:
+    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    return onnx.helper.make_tensor_value_info(name, kind, array.shape)

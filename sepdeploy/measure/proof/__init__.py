@@ -1,0 +1,1 @@
+"""Is a written file the model: parity, resident constants, layer by layer."""

@@ -1,0 +1,141 @@
+"""Counting the layers of a network: parameters, multiply-accumulates, singular values."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from sepdeploy.layers import LowRankConv2d, is_structured
+from sepdeploy.layers.lowrank import LowRankLinear
+from sepdeploy.models.analysis.layer_spectra import Extremes, LayerSpectra
+from sepdeploy.models.analysis.shape_pass import shape_pass
+from sepdeploy.records import InputSpec, LayerRecord
+from sepdeploy.structures import DenseSpec, Spec
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def deployed_params(net: nn.Module) -> int:
+    """All parameters, with every low-rank core folded; shared ones counted once."""
+    total = sum(p.numel() for p in net.parameters())
+    cores = (m.S.numel() for m in net.modules() if isinstance(m, LowRankLinear))
+    return total - sum(cores)
+
+
+def dense_params(net: nn.Module) -> int:
+    """All parameters with every structured layer replaced by its dense form."""
+    structured = [m for m in net.modules() if is_structured(m)]
+    saved = sum(m.spec.dense_macs - m.spec.weight_params for m in structured)
+    factored = [m for m in net.modules() if isinstance(m, LowRankConv2d)]
+    saved += sum(m.dense_weights - _convolution_weights(m) for m in factored)
+    return deployed_params(net) + saved
+
+
+def _convolution_weights(layer: LowRankConv2d) -> int:
+    return sum(p.numel() for name, p in layer.named_parameters() if name.endswith("weight"))
+
+
+def layer_records(
+    net: nn.Module, input: InputSpec, *, thorough: bool = False
+) -> tuple[LayerRecord, ...]:
+    """One record per weight-carrying layer, in the order of the first call.
+
+    Multiply-accumulates depend on the number of positions a layer is applied to (pixels, tokens),
+    which a forward pass of one sample tells. A layer that the pass never calls comes last, with
+    none.
+
+    Args:
+        net: The network.
+        input: What one sample looks like.
+        thorough: Spend seconds on singular values that cost more than a glance.
+    """
+    positions: dict[nn.Module, int] = {}
+
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        positions[module] = positions.get(module, 0) + _places(module, inputs[0], output)
+
+    names = {module: name or "net" for name, module in net.named_modules()}
+    weighted = [module for module in names if _carries_weights(module)]
+    shape_pass(net, input, dict.fromkeys(weighted, count))
+    idle = [module for module in weighted if module not in positions]
+    spectra = LayerSpectra(weighted, thorough=thorough)
+    records = {
+        m: _record(names[m], m, positions.get(m, 0), spectra.of(m)) for m in [*positions, *idle]
+    }
+    for module in names:
+        if isinstance(module, LowRankConv2d):
+            _count_once(module, records)
+    return tuple(records.values())
+
+
+def _count_once(layer: LowRankConv2d, records: dict[nn.Module, LayerRecord]) -> None:
+    """Book the dense counts of a factored convolution on its core, none on the parts beside it."""
+    core = records[layer.core]
+    places = core.macs // layer.core.weight.numel()
+    for part, weights in ((layer.reduce, 0), (layer.core, layer.dense_weights), (layer.expand, 0)):
+        bias = 0 if part.bias is None else part.bias.numel()
+        records[part] = dataclasses.replace(
+            records[part], params_dense=weights + bias, macs_dense=places * weights
+        )
+
+
+def _carries_weights(module: nn.Module) -> bool:
+    return is_structured(module) or isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED))
+
+
+def _places(module: nn.Module, x: Tensor, y: Tensor) -> int:
+    """How often a layer's matrix is applied to this one sample."""
+    if is_structured(module):
+        return y.numel() // module.spec.out_features
+    if isinstance(module, _TRANSPOSED):
+        return math.prod(x.shape[2:])  # the kernel is applied at each place of the input
+    if isinstance(module, _CONVOLUTIONS):
+        return math.prod(y.shape[2:])
+    return y.numel() // y.shape[-1]
+
+
+def _record(name: str, module: nn.Module, places: int, extremes: Extremes) -> LayerRecord:
+    bias = isinstance(getattr(module, "bias", None), Tensor)
+    if is_structured(module):
+        return _linear_record(name, module.spec, bias, places, extremes)
+    if isinstance(module, nn.Linear):
+        spec = DenseSpec(module.in_features, module.out_features)
+        return _linear_record(name, spec, bias, places, extremes)
+    weight = module.get_parameter("weight")
+    channels = int(getattr(module, "out_channels", 0))
+    params = weight.numel() + (channels if bias else 0)
+    macs = places * weight.numel()
+    return LayerRecord(
+        name=name,
+        structure="dense",
+        factors=(tuple(weight.shape),),
+        params=params,
+        params_dense=params,
+        macs=macs,
+        macs_dense=macs,
+        condition_number=extremes.condition_number,
+        sigma_max=extremes.sigma_max,
+        sigma_min=extremes.sigma_min,
+    )
+
+
+def _linear_record(
+    name: str, spec: Spec, bias: bool, places: int, extremes: Extremes
+) -> LayerRecord:
+    return LayerRecord(
+        name=name,
+        structure=spec.structure,
+        factors=spec.factor_shapes,
+        params=spec.params(bias),
+        params_dense=spec.dense_params(bias),
+        macs=places * spec.macs,
+        macs_dense=places * spec.dense_macs,
+        spec=spec.to_json(),
+        condition_number=extremes.condition_number,
+        sigma_max=extremes.sigma_max,
+        sigma_min=extremes.sigma_min,
+    )

@@ -1,0 +1,1 @@
+"""The networks, one family a file; their names stand in ``models.factory``."""

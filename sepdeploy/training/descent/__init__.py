@@ -1,0 +1,1 @@
+"""One step after the other: optimisers, schedule, averages, and when to stop."""

@@ -1,0 +1,1 @@
+"""Where a training computes: device, threads, processes, and the batches that feed them."""

@@ -1,0 +1,1 @@
+"""Penalties on weights, and the spectra they act on."""

@@ -1,0 +1,1 @@
+"""Ranks that adapt while a network trains."""
