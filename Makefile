@@ -12,7 +12,7 @@ endif
 # On shared machines two OpenMP threads can be far slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint types unit slow wheel gate bench clean
+.PHONY: demo test lint types unit slow kernels wheel gate bench clean
 
 demo: $(STAMP)
 	$(BIN)/sepdeploy demo -o demo
@@ -47,6 +47,18 @@ unit: $(STAMP)
 # The cases marked `slow`; .ci/run includes them.
 slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow --durations=15
+
+# The default suite on the kernels of other processors, as far as this one can play them: numpy's
+# OpenBLAS, torch's own loops and oneDNN. A result may differ in its last bits, a verdict may not.
+KERNELS ?= Haswell Zen Prescott
+kernels: $(STAMP)
+	for core in $(KERNELS); do \
+		echo "OpenBLAS kernels of $$core"; \
+		OPENBLAS_CORETYPE=$$core OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile || exit 1; \
+	done
+	echo "torch without vector instructions"
+	OPENBLAS_CORETYPE=Prescott ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # Build the wheel, install it with the base tier alone in a clean environment, use it there.
 wheel: $(STAMP)

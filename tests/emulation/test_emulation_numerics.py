@@ -13,6 +13,7 @@ from sepdeploy.runtimes import runner
 
 CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
 HOST = {"onnx": "onnxruntime", "tflite": "litert"}
+INT8_STEP = 0.02  # of the logits of both int8 samples
 
 
 def host_logits(sample: Any) -> Any:
@@ -37,14 +38,17 @@ def test_float_logits_agree_with_the_host(
 
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("name", ["int8.onnx", "int8.tflite"])
-def test_int8_logits_are_those_of_the_host_bit_for_bit(
+def test_int8_logits_are_within_a_step_of_the_hosts(
     name: str, core: str, emulator: Callable[[str], Emulator], samples: dict[str, Any]
 ) -> None:
     sample = samples[name]
     found = logits(emulator(core), sample.path, sample.inputs).value
     expected = host_logits(sample)
     assert len(np.unique(expected)) > 10
-    np.testing.assert_array_equal(found, expected)
+    # a sum that falls on the edge of two steps may be rounded either way by another kernel
+    assert found is not None
+    assert np.abs(found - expected).max() <= 1.01 * INT8_STEP
+    assert (found == expected).mean() > 0.9
 
 
 @pytest.mark.slow

@@ -126,7 +126,10 @@ def node(op, inputs, output, **attrs):
 
 
 def cleaned(nodes, constants, in_shape, out_shape, described=None):
-    """The cleaned graph, checked to be valid and to compute what the original did."""
+    """The cleaned graph, checked to be valid and to compute what the original did.
+
+    Up to rounding: two products in another order differ in the last bit, by the BLAS at hand.
+    """
     model = make_model(nodes, constants, in_shape, out_shape)
     for name, shape in (described or {}).items():
         model.graph.value_info.append(helper.make_tensor_value_info(name, 1, ["batch", *shape]))
@@ -135,7 +138,10 @@ def cleaned(nodes, constants, in_shape, out_shape, described=None):
     checker.check_model(model, full_check=True)
     for batch in (1, 4):
         x = np.random.default_rng(batch).standard_normal((batch, *in_shape)).astype(np.float32)
-        np.testing.assert_array_equal(run_reference(model, x), run_reference(before, x))
+        wanted = run_reference(before, x)
+        np.testing.assert_allclose(
+            run_reference(model, x), wanted, rtol=0, atol=1e-5 * max(1, np.abs(wanted).max())
+        )
     return model
 
 

@@ -178,10 +178,10 @@ def test_copies_are_independent():
     for layer in (KronLinear((2, 4), (3, 3)), LowRankLinear(8, 9, 2)):
         twin = copy.deepcopy(layer)
         x = torch.randn(2, 8)
-        assert torch.equal(layer(x), twin(x))
+        assert torch.allclose(layer(x), twin(x), atol=1e-6)
         with torch.no_grad():
             next(iter(twin.parameters())).add_(1)
-        assert not torch.equal(layer(x), twin(x))
+        assert not torch.allclose(layer(x), twin(x), atol=1e-3)
 
 
 class CountOps(TorchDispatchMode):

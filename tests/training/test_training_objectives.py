@@ -36,7 +36,7 @@ def hardest(model, batch, eps):
 def test_natural_is_cross_entropy():
     model, batch = linear(), make_batch()
     expected = F.cross_entropy(model(batch.images), batch.labels)
-    assert torch.equal(OBJECTIVES["natural"](model, batch, ATTACK), expected)
+    assert torch.allclose(OBJECTIVES["natural"](model, batch, ATTACK), expected)
 
 
 def test_pgd_at_is_the_loss_at_the_worst_image():
@@ -159,8 +159,11 @@ def test_noise_follows_the_sample_not_the_batch(name):
     whole = adversarial_images(batch)
     index = torch.tensor([6, 1])
     part = Batch(batch.images[index], batch.labels[index], batch.ids[index])
-    assert torch.equal(adversarial_images(part), whole[index])
-    assert (adversarial_images(batch, seed=5) != whole).any(dim=1).all()  # there is noise
+    # one step is 0.001, and its sign may hang on the last bit; the noise is up to 0.1
+    assert torch.allclose(adversarial_images(part), whole[index], rtol=0, atol=0.0021)
+    assert (
+        ((adversarial_images(batch, seed=5) - whole).abs() > 0.0021).any(dim=1).all()
+    )  # there is noise
 
 
 def test_modes_are_restored_after_an_error():

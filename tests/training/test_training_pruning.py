@@ -65,7 +65,9 @@ def test_one_budget_for_the_network(sparsity):
 def test_the_scale_of_a_tensor_does_not_matter_but_its_size():
     values = {"large": torch.randn(100, 100), "small": torch.randn(10, 10)}
     masks = top_masks(values, 0.9, "network")
-    scaled = top_masks({"large": values["large"] * 1e-4, "small": values["small"]}, 0.9, "network")
+    scaled = top_masks(
+        {"large": values["large"] * 2**-13, "small": values["small"]}, 0.9, "network"
+    )
     assert all(torch.equal(masks[n], scaled[n]) for n in masks)
     shares = {n: float(m.float().mean()) for n, m in masks.items()}
     assert shares["small"] > 3 * shares["large"]

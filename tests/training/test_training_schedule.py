@@ -1,6 +1,6 @@
 """Schedules, optimisers, the choice of threads, progress lines."""
 
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,23 +75,35 @@ def two_cores(monkeypatch):
         yield
 
 
-def stepping(one, two):
-    """A step that takes as long as the number of threads says."""
-    return lambda: time.sleep(one if torch.get_num_threads() == 1 else two)
+@pytest.fixture
+def stepping(monkeypatch):
+    """Give steps that take as long as the number of threads says, by a clock of their own."""
+    clock = SimpleNamespace(now=0.0, steps=0)
+    monkeypatch.setattr(threads, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def make(one, two):
+        def step():
+            clock.steps += 1
+            clock.now += one if torch.get_num_threads() == 1 else two
+
+        step.clock = clock
+        return step
+
+    return make
 
 
 @pytest.mark.parametrize(
     ("one", "two", "chosen"), [(0.04, 0.01, 2), (0.01, 0.02, 1), (0.04, 0.038, 1)]
 )
-def test_two_threads_must_earn_their_core(two_cores, one, two, chosen):
+def test_two_threads_must_earn_their_core(two_cores, stepping, one, two, chosen):
     assert threads.choose_threads(stepping(one, two)) == chosen
     assert torch.get_num_threads() == 2
 
 
-def test_a_hopeless_probe_is_short(two_cores):
-    start = time.perf_counter()
-    assert threads.choose_threads(stepping(0.005, 0.5)) == 1
-    assert time.perf_counter() - start < 0.9
+def test_a_hopeless_probe_is_short(two_cores, stepping):
+    step = stepping(0.005, 0.5)
+    assert threads.choose_threads(step) == 1
+    assert step.clock.now < 0.6  # one step with two threads, not five
 
 
 def test_one_core_or_one_allowed_thread_needs_no_probe(monkeypatch):
