@@ -12,8 +12,9 @@ from benchmarks.ratios import QUIET, Ratio
 from sepdeploy.data import Split, load
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model, create
+from sepdeploy.threat import Attack
 from sepdeploy.training.descent.optimizers import make_optimizer
-from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack
+from sepdeploy.training.objectives import OBJECTIVES, Batch, Terms
 from sepdeploy.training.ranks.dynamic import (
     cores_of,
     match_ranks,
@@ -25,7 +26,7 @@ from sepdeploy.training.ranks.windows import RankDynamics
 RANK, EVERY = 40, 10
 WARM_WINDOWS = 60  # steps of training before anything is timed: the gradients' spectrum flattens
 SAMPLES = 128
-ATTACK = TrainingAttack(0.1, "linf", 7, 0.02, seed=0)
+ATTACK = Terms(Attack("pgd-7", 0.1, seed=0, step_size=0.02))
 
 
 class Training:

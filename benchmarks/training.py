@@ -35,13 +35,14 @@ from sepdeploy.layers import KronLinear
 from sepdeploy.measure import host_facts
 from sepdeploy.models import create
 from sepdeploy.records import InputSpec, Kind
-from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack
+from sepdeploy.threat import Attack
+from sepdeploy.training.objectives import OBJECTIVES, Batch, Terms
 
 SIDE, SAMPLES = 64, 128
 FEATURES = SIDE * SIDE
 TERMS = 8
 HIDDEN = (2048, 1024, 1024, 256)
-ATTACK = TrainingAttack(8 / 255, "linf", 10, 2 / 255, seed=0)
+ATTACK = Terms(Attack("pgd-10", 8 / 255, seed=0, step_size=2 / 255))
 PRODUCTS = ("mm", "bmm", "addmm", "addbmm", "baddbmm")
 
 

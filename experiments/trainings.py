@@ -27,7 +27,7 @@ from sepdeploy import attacks
 from sepdeploy.data import Split, load
 from sepdeploy.files import atomic_path
 from sepdeploy.models import Model
-from sepdeploy.threat import AttackSpec
+from sepdeploy.threat import Attack
 from sepdeploy.training import Recipe, fit
 
 RESULTS = Path(__file__).with_name("results")
@@ -71,7 +71,7 @@ def run_row(row: Row, work: Path) -> dict[str, Any]:
         "params_dense": model.params_dense,
         "clean": accuracy(model, test, row, steps=0),
         "robust": accuracy(model, test, row, steps=row.steps),
-        "attack": str(AttackSpec("pgd", row.steps)),
+        "attack": f"pgd-{row.steps}",
         "test_images": len(test),
         "best_epoch": result.best_epoch,
         "condition_numbers": best["condition_numbers"],
@@ -105,9 +105,7 @@ def accuracy(model: Model, split: Split, row: Row, *, steps: int) -> float:
                 model,
                 images,
                 labels,
-                AttackSpec("pgd", steps),
-                eps=row.recipe.eps,
-                norm=row.recipe.norm,
+                Attack(f"pgd-{steps}", row.recipe.eps, row.recipe.norm),
                 ids=torch.from_numpy(split.ids[part]),
             )
         with torch.no_grad():

@@ -1,55 +1,90 @@
-"""Threat models as users write them: names and budgets of attacks.
+"""An adversarial attack as a record: how it is named, stored and compared, and its radius.
 
 A leaf without torch: benching a stored evaluation pack must understand "pgd-40" and "8/255" too.
+Which attacks there are is the table of ``sepdeploy.attacks``.
 """
 
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from sepdeploy.errors import BadInput, unknown_name
 
-ATTACK_NAMES = ("fgsm", "pgd")  # the keys of ``attacks.ATTACKS``
 NORMS = ("linf", "l2")
-DEFAULT_STEPS = 20
-MAX_STEPS = 100_000
-SINGLE_STEP = frozenset({"fgsm"})
 
 
 @dataclass(frozen=True)
-class AttackSpec:
-    """An attack by name and number of steps; ``str`` gives what ``parse_attack`` accepts."""
+class Attack:
+    """One attack with everything that decides its result.
 
-    name: str
-    steps: int
-
-    def __str__(self) -> str:
-        return self.name if self.name in SINGLE_STEP else f"{self.name}-{self.steps}"
-
-
-def parse_attack(text: str) -> AttackSpec:
-    """Parse "fgsm" or "pgd-40", in any case.
+    Args:
+        name: As users write it and files keep it: "fgsm", "pgd-40".
+        eps: Radius, in units of pixels in [0, 1].
+        norm: "linf" or "l2".
+        restarts: Number of random starts; per sample the worst result is kept.
+        seed: Of the random starts.
+        step_size: None = ``default_step_size``.
 
     Raises:
-        BadInput: Unknown attack or an impossible number of steps.
+        BadInput: One of them makes no sense.
     """
-    name, _, steps = text.strip().lower().partition("-")
-    if name not in ATTACK_NAMES:
-        raise unknown_name("attack", text, ATTACK_NAMES, hint="for example: fgsm, pgd-40")
-    if name in SINGLE_STEP:
-        if steps not in ("", "1"):
-            raise BadInput(f"attack '{text}': {name} has one step", hint="for more steps: pgd-10")
-        return AttackSpec(name, 1)
-    if not steps:
-        return AttackSpec(name, DEFAULT_STEPS)
-    if not re.fullmatch(r"[0-9]{1,6}", steps) or not 1 <= int(steps) <= MAX_STEPS:
-        raise BadInput(
-            f"attack '{text}': '{steps}' is not a number of steps", hint=f"for example: {name}-40"
-        )
-    return AttackSpec(name, int(steps))
+
+    name: str
+    eps: float
+    norm: str = "linf"
+    restarts: int = 1
+    seed: int = 0
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        check_radius(self.eps)
+        check_norm(self.norm)
+        if self.restarts < 1 or self.steps < 1:
+            raise BadInput(
+                f"{self.steps} steps with {self.restarts} restarts is no attack",
+                hint="both are at least 1",
+            )
+        if self.step_size is not None and self.eps and not 0 < self.step_size < math.inf:
+            raise BadInput(f"step size {self.step_size:g} is not positive", hint="leave it out")
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.norm} eps {self.eps:.4g}"
+
+    @property
+    def family(self) -> str:
+        """The name without its number of steps: a key of ``attacks.ATTACKS``."""
+        return self.name.partition("-")[0]
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that the name holds; 1 where it holds none."""
+        return int(self.name.partition("-")[2] or 1)
+
+    @property
+    def step(self) -> float:
+        """The step size that is used."""
+        if self.step_size is None:
+            return default_step_size(self.eps, self.steps)
+        return self.step_size
+
+    def details(self) -> dict[str, Any]:
+        """Return the fields that stand beside an adversarial accuracy and in evaluation packs."""
+        return {
+            "attack": self.name,
+            "eps": self.eps,
+            "norm": self.norm,
+            "steps": self.steps,
+            "restarts": self.restarts,
+            "seed": self.seed,
+        }
+
+    def made(self, stored: Mapping[str, Any] | None) -> bool:
+        """Tell whether stored details are exactly those of this attack."""
+        return stored is not None and all(stored.get(k) == v for k, v in self.details().items())
 
 
 def parse_eps(text: str | float) -> float:

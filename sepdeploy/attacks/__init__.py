@@ -1,38 +1,90 @@
 """Adversarial attacks with one call shape, for evaluation and inside training.
 
-``run(model, images, labels, spec, eps=...)`` returns adversarial images. Whatever is random is
-drawn per sample id, so results do not depend on how images are batched.
+``run(model, images, labels, attack)`` returns adversarial images. Whatever is random is drawn per
+sample id, so results do not depend on how images are batched. A new attack is a file of this
+folder and a row of ``ATTACKS``. torch is imported inside functions: reading a name needs none.
 """
 
 from __future__ import annotations
 
+import pkgutil
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.threat import NORMS, Attack
 
-from sepdeploy.attacks.gradient import Budget, fgsm, pgd
-from sepdeploy.errors import BadInput
-from sepdeploy.threat import AttackSpec, check_norm, check_radius
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-Attack = Callable[[nn.Module, Tensor, Tensor, Tensor, Budget], Tensor]
+    Run = Callable[[nn.Module, Tensor, Tensor, Tensor, Attack], Tensor]
 
-ATTACKS: dict[str, Attack] = {"fgsm": fgsm, "pgd": pgd}
+MAX_STEPS = 100_000
 
-__all__ = ["ATTACKS", "Budget", "run"]
+
+@dataclass(frozen=True)
+class Row:
+    """One attack: how it is written, what makes its images, and what it can do.
+
+    Args:
+        example: How users write it; with a number of steps where it takes one.
+        function: "module:function" of (model, images, labels, ids, attack), imported when used.
+        steps: Where none are written; 0 = the attack has a single step.
+        norms: That it supports.
+        gradients: Whether it needs those of the model.
+    """
+
+    example: str
+    function: str
+    steps: int = 0
+    norms: tuple[str, ...] = NORMS
+    gradients: bool = True
+
+
+ATTACKS: dict[str, Row] = {
+    "fgsm": Row("fgsm", "sepdeploy.attacks.gradient:fgsm"),
+    "pgd": Row("pgd-40", "sepdeploy.attacks.gradient:pgd", steps=20),
+}
+
+
+def examples() -> str:
+    """Return how users write the known attacks: "fgsm, pgd-40"."""
+    return ", ".join(row.example for row in ATTACKS.values())
+
+
+def parse_attack(text: str, eps: float, norm: str = "linf", *, seed: int = 0) -> Attack:
+    """Read "fgsm" or "pgd-40", in any case.
+
+    Raises:
+        BadInput: Unknown attack, an impossible number of steps, or a norm it does not support.
+    """
+    name, _, steps = text.strip().lower().partition("-")
+    row = ATTACKS.get(name)
+    if row is None:
+        raise unknown_name("attack", text, ATTACKS, hint=f"for example: {examples()}")
+    if not row.steps and steps not in ("", "1"):
+        raise BadInput(f"attack '{text}': {name} has one step", hint="for more steps: pgd-10")
+    steps = steps or str(row.steps)
+    is_number = re.fullmatch(r"[0-9]{1,6}", steps) is not None
+    if row.steps and not (is_number and 1 <= int(steps) <= MAX_STEPS):
+        raise BadInput(
+            f"attack '{text}': '{steps}' is not a number of steps", hint=f"for example: {name}-40"
+        )
+    full = f"{name}-{int(steps)}" if row.steps else name
+    attack = Attack(full, eps, norm, seed=seed)
+    if norm not in row.norms:
+        raise unknown_name(f"norm of {name}", norm, row.norms)
+    return attack
 
 
 def run(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    spec: AttackSpec,
+    attack: Attack,
     *,
-    eps: float,
-    norm: str = "linf",
-    step_size: float | None = None,
-    restarts: int = 1,
-    seed: int = 0,
     ids: Tensor | None = None,
     batch_size: int = 256,
 ) -> Tensor:
@@ -42,37 +94,37 @@ def run(
         model: Maps float32 images in [0, 1] to logits; its normalisation is inside.
         images: (N, ...) float32 in [0, 1].
         labels: (N,) int64.
-        spec: From ``threat.parse_attack``.
-        eps: Radius, in units of pixels in [0, 1].
-        norm: "linf" or "l2".
-        step_size: None = ``threat.default_step_size``.
-        restarts: Number of random starts; per sample the worst result is kept.
-        seed: Of the random starts.
+        attack: With its radius; see ``parse_attack``.
         ids: (N,) int64, what the random start of each image is drawn for; None = 0 .. N-1.
         batch_size: Samples attacked at once; changes memory and speed only.
 
     Returns:
-        float32, the shape of ``images``, in [0, 1] and within ``eps`` exactly. For eps = 0 the
-        images themselves, bit for bit.
+        float32, the shape of ``images``, in [0, 1] and within the radius exactly. For a radius
+        of 0 the images themselves, bit for bit.
 
     Raises:
-        BadInput: The model is in training mode, or an argument makes no sense.
+        BadInput: The model is in training mode, or images and labels make no sense.
     """
-    budget = Budget(check_radius(eps), check_norm(norm), spec.steps, step_size, restarts, seed)
-    _check(model, images, labels, budget)
-    if eps == 0:
+    import torch
+
+    _check(model, images, labels)
+    if attack.eps == 0:
         return images.clone()
     if ids is None:
         ids = torch.arange(len(images), device=images.device)
-    attack = ATTACKS[spec.name]
+    row = ATTACKS[attack.family]
+    make: Run = pkgutil.resolve_name(row.function)
     parts = []
     for at in range(0, len(images), batch_size):
         part = slice(at, at + batch_size)
-        parts.append(attack(model, images[part], labels[part], ids[part], budget))
+        with torch.set_grad_enabled(row.gradients):
+            parts.append(make(model, images[part], labels[part], ids[part], attack))
     return torch.cat(parts) if parts else images.clone()
 
 
-def _check(model: nn.Module, images: Tensor, labels: Tensor, budget: Budget) -> None:
+def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    import torch
+
     if any(module.training for module in model.modules()):
         raise BadInput(
             "the model is in training mode: batch statistics and dropout would change under attack",
@@ -88,10 +140,3 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor, budget: Budget) -> 
             f"image values run from {float(images.min()):g} to {float(images.max()):g}",
             hint="images are float32 in [0, 1]; normalisation belongs inside the model",
         )
-    if budget.restarts < 1 or budget.steps < 1:
-        raise BadInput(
-            f"{budget.steps} steps with {budget.restarts} restarts is no attack",
-            hint="both are at least 1",
-        )
-    if budget.step_size is not None and not 0 < budget.step_size < float("inf"):
-        raise BadInput(f"step size {budget.step_size:g} is not positive", hint="leave it out")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,32 +15,9 @@ from torch import Tensor, nn
 
 from sepdeploy.attacks.balls import BALLS, Ball
 from sepdeploy.attacks.noise import derive_seed
-from sepdeploy.threat import default_step_size
+from sepdeploy.threat import Attack
 
 Loss = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What an attack may spend.
-
-    ``eps`` in units of pixels in [0, 1]; ``step_size`` None = ``default_step_size``; ``restarts``
-    counts random starts.
-    """
-
-    eps: float
-    norm: str = "linf"
-    steps: int = 1
-    step_size: float | None = None
-    restarts: int = 1
-    seed: int = 0
-
-    @property
-    def step(self) -> float:
-        """The step size that is used."""
-        if self.step_size is None:
-            return default_step_size(self.eps, self.steps)
-        return self.step_size
 
 
 @contextmanager
@@ -84,28 +60,28 @@ def ascend(
     return ball.finish(point)
 
 
-def fgsm(model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, budget: Budget) -> Tensor:
+def fgsm(model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, attack: Attack) -> Tensor:
     """One step of length eps from the image itself; restarts change nothing."""
-    ball = BALLS[budget.norm](images, budget.eps)
+    ball = BALLS[attack.norm](images, attack.eps)
     with frozen(model):
-        return ascend(model, ball, images, _cross_entropy(labels), steps=1, size=budget.eps)
+        return ascend(model, ball, images, _cross_entropy(labels), steps=1, size=attack.eps)
 
 
-def pgd(model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, budget: Budget) -> Tensor:
+def pgd(model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, attack: Attack) -> Tensor:
     """Projected gradient ascent of the cross entropy; the worst of ``restarts`` random starts.
 
     Per sample the first restart that fools the model is kept, else the one with the highest
     loss; later restarts attack only the samples that still stand.
     """
-    best = _one_start(model, images, labels, ids, budget, restart=0)
-    if budget.restarts == 1:
+    best = _one_start(model, images, labels, ids, attack, restart=0)
+    if attack.restarts == 1:
         return best
     best_loss, standing = _judge(model, best, labels)
-    for restart in range(1, budget.restarts):
+    for restart in range(1, attack.restarts):
         rest = torch.nonzero(standing).flatten()
         if not len(rest):
             break
-        found = _one_start(model, images[rest], labels[rest], ids[rest], budget, restart=restart)
+        found = _one_start(model, images[rest], labels[rest], ids[rest], attack, restart=restart)
         found_loss, found_standing = _judge(model, found, labels[rest])
         better = ~found_standing | (found_loss > best_loss[rest])
         taken = rest[better]
@@ -119,15 +95,15 @@ def _one_start(
     images: Tensor,
     labels: Tensor,
     ids: Tensor,
-    budget: Budget,
+    attack: Attack,
     *,
     restart: int,
 ) -> Tensor:
-    ball = BALLS[budget.norm](images, budget.eps)
-    start = ball.start(derive_seed(budget.seed, restart), ids)
+    ball = BALLS[attack.norm](images, attack.eps)
+    start = ball.start(derive_seed(attack.seed, restart), ids)
     loss = _cross_entropy(labels)
     with frozen(model):
-        return ascend(model, ball, start, loss, steps=budget.steps, size=budget.step)
+        return ascend(model, ball, start, loss, steps=attack.steps, size=attack.step)
 
 
 def _cross_entropy(labels: Tensor) -> Loss:

@@ -14,6 +14,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.measure.child import run_logits
 from sepdeploy.measure.summary import wilson_interval
 from sepdeploy.records import Kind, Measurement
+from sepdeploy.threat import Attack, check_norm
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -56,12 +57,7 @@ def adversarial_accuracy(
     adversarial: Images,
     labels: Labels,
     *,
-    attack: str,
-    eps: float,
-    norm: str = "linf",
-    steps: int = 0,
-    restarts: int = 1,
-    seed: int = 0,
+    attack: Attack,
     batch: int = 32,
     details: Mapping[str, Any] | None = None,
 ) -> Measurement:
@@ -71,28 +67,22 @@ def adversarial_accuracy(
         path: The artifact.
         runtime: A name of ``runtimes.RUNTIMES``.
         images: The clean images: their digest pairs results by image, and the examples must lie
-            within ``eps`` of them.
+            within the attack's radius of them.
         adversarial: The examples, as ``images``.
         labels: (N,), class numbers.
-        attack: Name as written on the command line ("pgd-40").
-        eps: Largest perturbation in ``norm``, of images in [0, 1].
-        norm: "linf" or "l2".
-        steps: Steps of the attack.
-        restarts: Restarts of the attack.
-        seed: Seed of the attack.
+        attack: What made them.
         batch: Samples per run.
         details: Further fields of the measurement.
 
     Raises:
-        BadInput: The file or the arrays are not usable, or an example is further away than eps.
+        BadInput: The file or the arrays are not usable, or an example is further away than that.
         Missing: The runtime is not installed.
     """
     labels = _checked(images, labels)
     _checked(adversarial, labels)
-    check_distance(images, adversarial, eps, norm)
+    check_distance(images, adversarial, attack.eps, attack.norm)
     logits, _ = run_logits(path, runtime, adversarial, batches=(batch,))
-    made = {"attack": attack, "eps": eps, "norm": norm, "steps": steps, "restarts": restarts}
-    known = {**(details or {}), **made, "seed": seed, "batch": batch, "threads": 1}
+    known = {**(details or {}), **attack.details(), "batch": batch, "threads": 1}
     return accuracy("adversarial_accuracy", logits[0], images, labels, Kind.HOST, known, where=path)
 
 
@@ -160,8 +150,7 @@ def check_distance(images: Images, adversarial: Images, eps: float, norm: str) -
     """
     if adversarial.shape != images.shape:
         raise BadInput(f"adversarial images are {adversarial.shape}, the clean ones {images.shape}")
-    if norm not in ("linf", "l2"):
-        raise BadInput(f"unknown norm '{norm}'", hint="known: linf, l2")
+    check_norm(norm)
     change = (adversarial.astype(np.float64) - images).reshape(len(images), -1)
     sizes = np.abs(change).max(axis=1) if norm == "linf" else np.linalg.norm(change, axis=1)
     worst = float(sizes.max())

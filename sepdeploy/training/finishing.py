@@ -16,7 +16,6 @@ from sepdeploy.errors import BadInput
 from sepdeploy.models import Model, save
 from sepdeploy.models import load as load_model
 from sepdeploy.models.factory import is_foreign
-from sepdeploy.threat import AttackSpec
 from sepdeploy.training.checkpoint import checkpoint_path, history_path, read_history
 from sepdeploy.training.events import Event
 from sepdeploy.training.judge import accuracy
@@ -25,7 +24,7 @@ from sepdeploy.training.machine.acceleration import bring_back
 from sepdeploy.training.ranks.dynamic import match_ranks
 from sepdeploy.training.recipe import differences, recipe_from
 from sepdeploy.training.recipe_fields import Recipe
-from sepdeploy.training.sources import validation_budget
+from sepdeploy.training.sources import validation_attack
 
 
 @dataclass(frozen=True)
@@ -82,13 +81,13 @@ def finish(trainer: Trainer, dataset: Dataset) -> TrainResult:
 def _provenance(trainer: Trainer, dataset: Dataset) -> dict[str, Any]:
     recipe = trainer.recipe
     best = trainer.history[trainer.best_epoch - 1]
-    budget = validation_budget(recipe)
+    judged = validation_attack(recipe)
     model, team, device = trainer.model, trainer.team, trainer.stepper.device
-    robust = accuracy(model, dataset.test, budget, team=team) if recipe.robust else None
+    robust = accuracy(model, dataset.test, judged, team=team) if recipe.robust else None
     return {
         "objective": recipe.objective,
         "inner": recipe.inner or None,
-        "attack": str(AttackSpec("pgd", recipe.steps)) if recipe.robust else None,
+        "attack": f"pgd-{recipe.steps}" if recipe.robust else None,
         "eps": recipe.eps if recipe.robust else None,
         "norm": recipe.norm if recipe.robust else None,
         "steps": recipe.steps if recipe.robust else None,
@@ -101,7 +100,7 @@ def _provenance(trainer: Trainer, dataset: Dataset) -> dict[str, Any]:
         "data_sha256": trainer.identity["data_sha256"],
         "start_sha256": trainer.identity["start_sha256"],
         "accuracy": {
-            "attack": str(AttackSpec("pgd", budget.steps)) if recipe.robust else None,
+            "attack": judged.name if recipe.robust else None,
             "validation_clean": best["clean_accuracy"],
             "validation_robust": best["robust_accuracy"],
             "test_clean": accuracy(model, dataset.test, team=team),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sepdeploy.attacks.gradient import Budget, pgd
+from sepdeploy.attacks.gradient import pgd
 from sepdeploy.data import Split
+from sepdeploy.threat import Attack
 from sepdeploy.training.machine.team import ALONE, Team
 from sepdeploy.training.objectives import evaluating
 from sepdeploy.training.sources import take_batch
@@ -15,14 +16,14 @@ BATCH = 256
 
 
 def accuracy(
-    model: nn.Module, split: Split, attack: Budget | None = None, *, team: Team = ALONE
+    model: nn.Module, split: Split, attack: Attack | None = None, *, team: Team = ALONE
 ) -> float:
     """Return the fraction of a split that the model classifies correctly.
 
     Args:
         model: Any mode; evaluated in evaluation mode and given back as it was.
         split: Images, labels and ids.
-        attack: PGD budget, or None for the images as they are.
+        attack: PGD, or None for the images as they are.
         team: Processes that share the work; each gets the result for the whole split.
     """
     device = next(model.parameters()).device

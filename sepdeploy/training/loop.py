@@ -33,7 +33,7 @@ from sepdeploy.training.penalties.regularizers import term_values
 from sepdeploy.training.penalties.spectra import condition_numbers
 from sepdeploy.training.ranks.dynamic import ranks_of
 from sepdeploy.training.recipe_fields import Recipe
-from sepdeploy.training.sources import Sources, score, validation_budget
+from sepdeploy.training.sources import Sources, score, validation_attack
 
 
 class Trainer:
@@ -204,7 +204,7 @@ class Trainer:
         network, images, budget = (
             self.stepper.form,
             self.sources.validation,
-            validation_budget(self.recipe),
+            validation_attack(self.recipe),
         )
         clean = accuracy(network, images, team=self.team)
         robust = accuracy(network, images, budget, team=self.team) if budget.eps > 0 else None

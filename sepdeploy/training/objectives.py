@@ -20,25 +20,22 @@ from sepdeploy.attacks.balls import BALLS, Ball
 from sepdeploy.attacks.gradient import Loss, ascend, frozen
 from sepdeploy.attacks.noise import gaussian
 from sepdeploy.errors import BadInput
+from sepdeploy.threat import Attack
 from sepdeploy.training.machine.team import bare
 
 TRADES_START = 0.001  # standard deviation of the start around the image, as in TRADES
 
 
 @dataclass(frozen=True)
-class TrainingAttack:
+class Terms:
     """The inner attack of an objective, and the weights of its terms.
 
-    ``seed`` changes every epoch; together with a sample's id it fixes that sample's noise.
-    ``inner`` is a key of ``INNER``, "" = the objective's own attack. ``align_weight`` is 0 until
-    the alignment terms set in.
+    The attack's seed changes every epoch; together with a sample's id it fixes that sample's
+    noise. ``inner`` is a key of ``INNER``, "" = the objective's own attack. ``align_weight`` is 0
+    until the alignment terms set in.
     """
 
-    eps: float
-    norm: str
-    steps: int
-    step_size: float
-    seed: int
+    attack: Attack
     trades_beta: float = 6.0
     mart_beta: float = 5.0
     inner: str = ""
@@ -65,38 +62,38 @@ class Batch:
         return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.ids.pin_memory())
 
 
-Objective = Callable[[nn.Module, Batch, TrainingAttack], Tensor]
+Objective = Callable[[nn.Module, Batch, Terms], Tensor]
 
 
-def natural(model: nn.Module, batch: Batch, attack: TrainingAttack) -> Tensor:
+def natural(model: nn.Module, batch: Batch, terms: Terms) -> Tensor:
     """Cross entropy on the images as they are."""
     return F.cross_entropy(model(batch.images), batch.labels)
 
 
-def pgd_at(model: nn.Module, batch: Batch, attack: TrainingAttack) -> Tensor:
+def pgd_at(model: nn.Module, batch: Batch, terms: Terms) -> Tensor:
     """Cross entropy on PGD examples: min over weights of the max over the ball (Madry et al.)."""
-    return F.cross_entropy(model(adversarial(model, batch, attack)), batch.labels)
+    return F.cross_entropy(model(adversarial(model, batch, terms)), batch.labels)
 
 
-def trades(model: nn.Module, batch: Batch, attack: TrainingAttack) -> Tensor:
+def trades(model: nn.Module, batch: Batch, terms: Terms) -> Tensor:
     """CE(f(x), y) + β · (1/N) Σ KL(p(x) ‖ p(x')), x' maximising the divergence (Zhang et al.).
 
     The gradient flows through both arguments of the divergence.
     """
-    found = adversarial(model, batch, attack, "kl")
+    found = adversarial(model, batch, terms, "kl")
     logits = model(batch.images)
     loss = F.cross_entropy(logits, batch.labels)
     robust = divergence(model(found), logits.softmax(dim=1)) / len(batch.labels)
-    return loss + attack.trades_beta * robust
+    return loss + terms.trades_beta * robust
 
 
-def mart(model: nn.Module, batch: Batch, attack: TrainingAttack) -> Tensor:
+def mart(model: nn.Module, batch: Batch, terms: Terms) -> Tensor:
     """BCE(x') + β · (1/N) Σ KL(p(x) ‖ p(x')) · (1 − p_y(x)) (Wang et al.).
 
     BCE is the cross entropy of x' plus a margin against the likeliest wrong class; the divergence
     counts most where the clean image is classified wrongly.
     """
-    found = adversarial(model, batch, attack)
+    found = adversarial(model, batch, terms)
     logits, labels = model(batch.images), batch.labels
     attacked = model(found)
     own = F.one_hot(labels, logits.shape[1]).bool()
@@ -105,27 +102,27 @@ def mart(model: nn.Module, batch: Batch, attack: TrainingAttack) -> Tensor:
     clean = logits.softmax(dim=1)
     each = F.kl_div(attacked.log_softmax(dim=1), clean, reduction="none").sum(dim=1)
     robust = (each * (1.0000001 - clean[own])).mean()
-    total: Tensor = boosted + attack.mart_beta * robust
+    total: Tensor = boosted + terms.mart_beta * robust
     return total
 
 
-def frequency(model: nn.Module, batch: Batch, attack: TrainingAttack) -> Tensor:
+def frequency(model: nn.Module, batch: Batch, terms: Terms) -> Tensor:
     """CE(f(x'), y) + λ · |F(f(x) − f(x'))|: frequency regularisation, FR (Huang et al.).
 
     F is the Fourier transform of the difference of logits. Over ("batch-class") as in the paper's
     code it mixes the samples of a batch and grows with √N, so λ = 0.1 belongs to batches of 128;
     over "class" it is per sample, and about 1.1 matches that.
     """
-    found = adversarial(model, batch, attack)
+    found = adversarial(model, batch, terms)
     attacked = model(found)
     loss = F.cross_entropy(attacked, batch.labels)
-    if not attack.align_weight:
+    if not terms.align_weight:
         return loss
-    dims = FREQUENCY_AXES[attack.align_axes]
-    return loss + attack.align_weight * spectral_distance(model(batch.images) - attacked, dims)
+    dims = FREQUENCY_AXES[terms.align_axes]
+    return loss + terms.align_weight * spectral_distance(model(batch.images) - attacked, dims)
 
 
-def alignment(model: nn.Module, batch: Batch, attack: TrainingAttack) -> Tensor:
+def alignment(model: nn.Module, batch: Batch, terms: Terms) -> Tensor:
     """CE(f(x'), y) + λ · |F(g(x) − g(x'))|: spectral alignment, SAR, in our reading.
 
     The paper says that the spectra of clean and attacked outputs are aligned, not by which
@@ -133,19 +130,19 @@ def alignment(model: nn.Module, batch: Batch, attack: TrainingAttack) -> Tensor:
     the transform over classes, or the last feature map with the transform over its two spatial
     axes. Each sample stays by itself.
     """
-    found = adversarial(model, batch, attack)
+    found = adversarial(model, batch, terms)
     with _last_map(model) as seen:
         attacked = model(found)
         loss = F.cross_entropy(attacked, batch.labels)
-        if not attack.align_weight:
+        if not terms.align_weight:
             return loss
-        if attack.align_on == "logits":
+        if terms.align_on == "logits":
             distance = spectral_distance(model(batch.images) - attacked, (1,))
         else:
             there = seen()
             model(batch.images)
             distance = spectral_distance(seen() - there, (2, 3))
-    return loss + attack.align_weight * distance
+    return loss + terms.align_weight * distance
 
 
 FREQUENCY_AXES: dict[str, tuple[int, ...]] = {"batch-class": (0, 1), "class": (1,)}
@@ -222,22 +219,23 @@ INNER: dict[str, Inner] = {
 Wagner; FGSM, and FGSM from a random start."""
 
 
-def adversarial(model: nn.Module, batch: Batch, attack: TrainingAttack, own: str = "ce") -> Tensor:
+def adversarial(model: nn.Module, batch: Batch, terms: Terms, own: str = "ce") -> Tensor:
     """Return the examples that an objective trains on.
 
     Args:
         model: Any mode; attacked in evaluation mode.
         batch: What is attacked.
-        attack: Its budget and, where it names one, the attack.
+        terms: Its attack, and the kind of it where one was chosen.
         own: The objective's own attack, a key of ``INNER``.
     """
+    attack = terms.attack
     if attack.eps == 0:
         return batch.images
     model = bare(model)  # searching must not exchange gradients with other processes
-    inner = INNER[attack.inner or own]
+    inner = INNER[terms.inner or own]
     ball = BALLS[attack.norm](batch.images, attack.eps)
     steps = attack.steps if inner.step is None else 1
-    size = attack.step_size if inner.step is None else inner.step * attack.eps
+    size = attack.step if inner.step is None else inner.step * attack.eps
     with evaluating(model):
         loss = _climbed(inner.climbs, model, batch)
         with frozen(model):
@@ -262,7 +260,7 @@ def _margin(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.masked_fill(own, -torch.inf).amax(dim=1) - logits[own]).sum()
 
 
-def _start(inner: Inner, ball: Ball, batch: Batch, attack: TrainingAttack) -> Tensor:
+def _start(inner: Inner, ball: Ball, batch: Batch, attack: Attack) -> Tensor:
     if inner.start == "image":
         return batch.images
     if inner.start == "ball":

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepdeploy.attacks.gradient import Budget
 from sepdeploy.attacks.noise import derive_seed
 from sepdeploy.data import Split
+from sepdeploy.threat import Attack
 from sepdeploy.training.objectives import Batch
 from sepdeploy.training.recipe_fields import Recipe
 
@@ -38,18 +38,17 @@ def take_batch(split: Split, index: Tensor) -> Batch:
     )
 
 
-def validation_budget(recipe: Recipe) -> Budget:
+def validation_attack(recipe: Recipe) -> Attack:
     """Return the attack that validation uses: the training's, with at least five steps.
 
     Its random starts are the same in every epoch, so that epochs are compared on equal terms.
     """
-    return Budget(
+    return Attack(
+        f"pgd-{max(recipe.steps, MIN_STEPS)}",
         recipe.eps if recipe.robust else 0.0,
         recipe.norm,
-        max(recipe.steps, MIN_STEPS),
-        recipe.step_size or None,
-        1,
-        derive_seed(recipe.seed, VALIDATION_NOISE),
+        seed=derive_seed(recipe.seed, VALIDATION_NOISE),
+        step_size=recipe.step_size or None,
     )
 
 

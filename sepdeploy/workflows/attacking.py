@@ -58,6 +58,6 @@ def attack_model(
     clean = float((pack.logits.argmax(1) == pack.labels).mean())
     robust = float((pack.adversarial_logits.argmax(1) == pack.labels).mean())
     return (
-        f"{out}: {len(pack)} images, {attacks[0].name} {attacks[0].norm} eps {attacks[0].eps:.4g}; "
+        f"{out}: {len(pack)} images, {attacks[0]}; "
         f"the model has {100 * clean:.1f} % clean, {100 * robust:.1f} % under attack"
     )

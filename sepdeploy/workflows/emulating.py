@@ -31,11 +31,11 @@ def emulate(
     if judged:
         clean = logits(emulator, path, judged[0].images)
         found.append(_agreement(path, judged[0].images, clean))
-        found.append(_accuracy("clean_accuracy", path, judged[0], clean, {}))
+        found.append(_accuracy("clean_accuracy", path, judged[0], clean))
     for judging in judged:
         if judging.adversarial is not None:
             attacked = logits(emulator, path, judging.adversarial)
-            found.append(_accuracy("adversarial_accuracy", path, judging, attacked, judging.attack))
+            found.append(_accuracy("adversarial_accuracy", path, judging, attacked))
     return tuple(found)
 
 
@@ -51,12 +51,11 @@ def _agreement(path: Path, images: Floats, arm: Outcome[Floats]) -> Measurement:
     )
 
 
-def _accuracy(
-    metric: str, path: Path, judging: JudgingSet, found: Outcome[Floats], attack: dict[str, object]
-) -> Measurement:
+def _accuracy(metric: str, path: Path, judging: JudgingSet, found: Outcome[Floats]) -> Measurement:
     if found.value is None:
         return found.absent(metric, "fraction")
-    details = {**judging.origin(), **attack, **found.facts}
+    is_clean = metric == "clean_accuracy"
+    details = (judging.origin() if is_clean else judging.attacked_origin()) | found.facts
     return accuracy(
         metric, found.value, judging.images, judging.labels, Kind.EMULATED, details, where=path
     )

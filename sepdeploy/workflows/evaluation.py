@@ -7,16 +7,16 @@ functions: without it a stored evaluation pack is still usable.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sepdeploy.attacks import parse_attack
 from sepdeploy.data.evalpack import EvalPack, fits
 from sepdeploy.errors import BadInput, Missing
-from sepdeploy.threat import check_norm, parse_attack, parse_eps
+from sepdeploy.threat import Attack, check_norm, parse_eps
 
 if TYPE_CHECKING:
     from sepdeploy.data import Dataset, Split
@@ -26,31 +26,6 @@ Notify = Callable[[str], None]
 BATCH = 256  # samples per forward pass of the torch model, fewer where they are large
 BATCH_VALUES = 1 << 17  # input values per forward pass
 EVAL_STEPS = 40  # PGD steps when the training attack is all that is known
-
-
-@dataclass(frozen=True)
-class Attack:
-    """One attack with everything that decides its result.
-
-    ``eps`` is in units of the [0, 1] image; ``step_size`` None means the attack's own default.
-    """
-
-    name: str
-    eps: float
-    norm: str
-    restarts: int = 1
-    seed: int = 0
-
-    def details(self) -> dict[str, Any]:
-        """Return the fields that stand beside an adversarial accuracy."""
-        return {
-            "attack": self.name,
-            "eps": self.eps,
-            "norm": self.norm,
-            "steps": parse_attack(self.name).steps,
-            "restarts": self.restarts,
-            "seed": self.seed,
-        }
 
 
 def choose_attacks(
@@ -93,8 +68,7 @@ def choose_attacks(
             "the model's provenance has no attack radius", hint="pass --eps, e.g. --eps 8/255"
         )
     names = [n.strip() for n in (attack or f"pgd-{EVAL_STEPS}").split(",") if n.strip()]
-    specs = [parse_attack(name) for name in names]
-    return tuple(Attack(str(spec), radius, chosen, seed=seed) for spec in specs)
+    return tuple(parse_attack(name, radius, chosen, seed=seed) for name in names)
 
 
 def find_data(
@@ -173,7 +147,6 @@ def attack_images(
 
     from sepdeploy import attacks
 
-    spec = parse_attack(attack.name)
     parts: list[NDArray[np.float32]] = []
     for start in range(0, len(images), BATCH):
         stop = min(start + BATCH, len(images))
@@ -181,11 +154,7 @@ def attack_images(
             model,
             torch.from_numpy(np.ascontiguousarray(images[start:stop])),
             torch.from_numpy(labels[start:stop]),
-            spec,
-            eps=attack.eps,
-            norm=attack.norm,
-            restarts=attack.restarts,
-            seed=attack.seed,
+            attack,
             ids=torch.from_numpy(ids[start:stop]),
         )
         parts.append(made.numpy())
@@ -248,11 +217,6 @@ def make_pack(
         torch_logits(model, adversarial),
         provenance | {"attack": attack.details()},
     )
-
-
-def same_attack(stored: dict[str, Any] | None, wanted: Attack) -> bool:
-    """Whether a pack's attack is exactly the one that is wanted."""
-    return stored is not None and all(stored.get(k) == v for k, v in wanted.details().items())
 
 
 def reference_inputs(

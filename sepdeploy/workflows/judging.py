@@ -7,7 +7,7 @@ an error when an attack was asked for and a notice when not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,13 @@ from sepdeploy.data.evalpack import EvalPack, read_pack
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.files import sha256_file
 from sepdeploy.records import Manifest
+from sepdeploy.threat import Attack
 from sepdeploy.workflows.bench_options import BenchOptions
 from sepdeploy.workflows.evaluation import (
-    Attack,
     Notify,
     attack_images,
     choose_attacks,
     find_test_set,
-    same_attack,
 )
 from sepdeploy.workflows.requirements import has_torch
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 class JudgingSet:
     """Images with labels, and what an attack made of them.
 
-    ``source`` says where they come from: "pack" or "data"; ``attack`` holds the attack's fields.
+    ``source`` says where they come from: "pack" or "data"; ``attack`` is what made ``adversarial``.
     """
 
     images: NDArray[np.float32]
@@ -46,11 +45,15 @@ class JudgingSet:
     data: str
     source: str
     adversarial: NDArray[np.float32] | None = None
-    attack: dict[str, Any] = field(default_factory=dict)
+    attack: Attack | None = None
 
     def origin(self) -> dict[str, Any]:
         """Return where the images come from, as details of a measurement."""
         return {"data": self.data, "images_from": self.source}
+
+    def attacked_origin(self) -> dict[str, Any]:
+        """Return the same for the attacked images, with the attack."""
+        return self.origin() | ({} if self.attack is None else self.attack.details())
 
 
 def judging_sets(
@@ -203,8 +206,8 @@ def _attacked(
                 f"and the model cannot be attacked: {twin.why_not}",
                 hint="keep the .pt beside the manifest and install 'sepdeploy[train]'",
             )
-    return JudgingSet(images, clean.labels, clean.ids, clean.data, source, made, attack.details())
+    return JudgingSet(images, clean.labels, clean.ids, clean.data, source, made, attack)
 
 
 def _in_pack(pack: EvalPack, attack: Attack) -> bool:
-    return pack.adversarial is not None and same_attack(pack.provenance.get("attack"), attack)
+    return pack.adversarial is not None and attack.made(pack.provenance.get("attack"))

@@ -138,11 +138,11 @@ def _accuracy(path: Path, runtime: str, judging: JudgingSet, *, clean: bool) -> 
     found: list[Measurement] = []
     if clean:
         found.append(measure.clean_accuracy(path, runtime, images, labels, details=details))
-    if judging.adversarial is not None:
+    if judging.adversarial is not None and judging.attack is not None:
         found.append(
             measure.adversarial_accuracy(
                 path, runtime, images, judging.adversarial, labels,
-                details=details, **judging.attack,
+                details=details, attack=judging.attack,
             )
         )  # fmt: skip
     return found

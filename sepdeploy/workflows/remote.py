@@ -190,19 +190,17 @@ def _measurements(
 
 def _accuracies(run: DeviceRun, jobs: RemoteJobs, folder: Path) -> Iterator[Measurement]:
     """Judge the logits that the device gave."""
-    judged: list[tuple[str, str, JudgingSet, dict[str, Any]]] = [
-        ("clean", "clean_accuracy", judging, {}) for judging in jobs.judged[:1]
-    ]
+    judged = [("clean", "clean_accuracy", j, j.origin()) for j in jobs.judged[:1]]
     judged += [
-        (f"attack{index}", "adversarial_accuracy", judging, judging.attack)
+        (f"attack{index}", "adversarial_accuracy", judging, judging.attacked_origin())
         for index, judging in enumerate(jobs.judged)
     ]
-    for name, metric, judging, attack in judged:
+    for name, metric, judging, details in judged:
         if name in run.results:
             logits = np.load(folder / f"{name}-logits.npy", allow_pickle=False)[0]
             yield accuracy(
                 metric, logits, judging.images, judging.labels, run.kind,
-                judging.origin() | attack, where=jobs.path,
+                details, where=jobs.path,
             )  # fmt: skip
 
 

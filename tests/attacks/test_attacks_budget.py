@@ -8,46 +8,56 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sepdeploy.attacks import ATTACKS
+from sepdeploy.attacks import parse_attack
 from sepdeploy.attacks.balls import BALLS, L2Ball, LinfBall, float32_floor
 from sepdeploy.attacks.noise import derive_seed, gaussian, uniform
 from sepdeploy.errors import BadInput
-from sepdeploy.threat import (
-    ATTACK_NAMES,
-    AttackSpec,
-    default_step_size,
-    parse_attack,
-    parse_eps,
-)
+from sepdeploy.threat import Attack, default_step_size, parse_eps
 
 WORD = (1 << 64) - 1
 
 
 @pytest.mark.parametrize(
-    ("text", "spec"),
+    ("text", "name", "steps"),
     [
-        ("fgsm", AttackSpec("fgsm", 1)),
-        ("FGSM-1", AttackSpec("fgsm", 1)),
-        ("pgd-40", AttackSpec("pgd", 40)),
-        (" Pgd-7 ", AttackSpec("pgd", 7)),
-        ("pgd", AttackSpec("pgd", 20)),
+        ("fgsm", "fgsm", 1),
+        ("FGSM-1", "fgsm", 1),
+        ("pgd-40", "pgd-40", 40),
+        ("pgd-1", "pgd-1", 1),
+        (" Pgd-7 ", "pgd-7", 7),
+        ("pgd", "pgd-20", 20),
     ],
 )
-def test_names(text, spec):
-    assert parse_attack(text) == spec
-    assert parse_attack(str(spec)) == spec
+def test_names(text, name, steps):
+    found = parse_attack(text, 0.1, "l2", seed=3)
+    assert found == Attack(name, 0.1, "l2", seed=3)
+    assert found.steps == steps
+    assert parse_attack(found.name, 0.1, "l2", seed=3) == found
+
+
+def test_an_attack_prints_what_decides_its_result():
+    shown = repr(Attack("pgd-40", 0.1, "l2", restarts=3, seed=5, step_size=0.01))
+    for part in ("pgd-40", "0.1", "l2", "restarts=3", "seed=5", "step_size=0.01"):
+        assert part in shown
+
+
+def test_only_the_very_attack_is_taken_for_a_stored_one():
+    attack = Attack("pgd-40", 8 / 255, seed=1)
+    assert attack.made(attack.details() | {"made_by": "another version"})
+    others = [None, {}, *(attack.details() | {k: 9} for k in attack.details())]
+    assert not any(attack.made(stored) for stored in others)
 
 
 @pytest.mark.parametrize("text", ["pgd-0", "pgd--3", "pgd-x", "pgd-1e3", "pgd-9999999", "fgsm-2"])
 def test_impossible_steps(text):
     with pytest.raises(BadInput, match="step"):
-        parse_attack(text)
+        parse_attack(text, 0.1)
 
 
 @pytest.mark.parametrize("text", ["pdg-40", "", "square", "-3"])
 def test_unknown_attacks(text):
     with pytest.raises(BadInput, match="unknown attack"):
-        parse_attack(text)
+        parse_attack(text, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +243,3 @@ def test_linf_start_fills_the_box():
     delta = LinfBall(images, 0.25).start(3, torch.arange(50)) - images
     assert 0.24 < delta.max() <= 0.25
     assert abs(delta.double().var() - 0.25**2 / 3) < 0.001
-
-
-def test_the_names_a_user_may_write_are_the_attacks_that_exist():
-    assert set(ATTACK_NAMES) == set(ATTACKS)

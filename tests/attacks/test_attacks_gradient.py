@@ -1,5 +1,7 @@
 """FGSM and PGD against closed forms on linear models, and the promises of ``run``."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,9 +12,9 @@ from torch import nn
 from sepdeploy import attacks
 from sepdeploy.attacks.gradient import frozen
 from sepdeploy.errors import BadInput
-from sepdeploy.threat import parse_attack
+from sepdeploy.threat import Attack
 
-FGSM, PGD = parse_attack("fgsm"), parse_attack("pgd-40")
+FGSM, PGD = "fgsm", "pgd-40"
 
 
 class Linear(nn.Module):
@@ -52,7 +54,7 @@ def test_linf_attacks_reach_the_optimum_of_a_linear_model(eps, seed):
     images, labels = images_and_labels(seed=seed)
     best = (images + eps * ascent_direction(model, labels).sign()).clamp(0, 1)
     for spec in (FGSM, PGD):
-        found = attacks.run(model, images, labels, spec, eps=eps)
+        found = attacks.run(model, images, labels, Attack(spec, eps))
         assert torch.allclose(found, best, rtol=0, atol=1e-6)
 
 
@@ -62,8 +64,8 @@ def test_l2_attacks_reach_the_optimum_of_a_linear_model(eps, seed):
     images, labels = images_and_labels(seed=seed, low=0.3, high=0.7)  # the box never binds
     direction = ascent_direction(model, labels)
     best = images + eps * direction / direction.norm(dim=1, keepdim=True)
-    for spec in (FGSM, parse_attack("pgd-60")):
-        found = attacks.run(model, images, labels, spec, eps=eps, norm="l2")
+    for spec in (FGSM, "pgd-60"):
+        found = attacks.run(model, images, labels, Attack(spec, eps, "l2"))
         assert torch.allclose(found, best, rtol=0, atol=0.02 * eps)
 
 
@@ -85,18 +87,18 @@ def test_l2_attacks_never_beat_the_optimum_in_the_box(eps, seed):
     direction = ascent_direction(model, labels)
     best = (direction * l2_optimum(images, direction, eps)).sum(dim=1)
     clean = (direction * images).sum(dim=1)
-    found = attacks.run(model, images, labels, parse_attack("pgd-100"), eps=eps, norm="l2")
+    found = attacks.run(model, images, labels, Attack("pgd-100", eps, "l2"))
     gained = (direction * found).sum(dim=1) - clean
     assert (gained <= best - clean + 1e-4).all()
     assert (gained >= 0.8 * (best - clean)).all()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("spec", [FGSM, parse_attack("pgd-5")])
+@pytest.mark.parametrize("spec", [FGSM, "pgd-5"])
 @given(eps=st.floats(1e-4, 3), seed=st.integers(0, 20))
 def test_the_budget_is_never_exceeded(norm, spec, eps, seed):
     images, labels = images_and_labels(seed=seed)
-    found = attacks.run(small_net(), images, labels, spec, eps=eps, norm=norm, restarts=2)
+    found = attacks.run(small_net(), images, labels, Attack(spec, eps, norm, restarts=2))
     delta = found.double() - images.double()
     length = delta.abs().amax(dim=1) if norm == "linf" else delta.norm(dim=1)
     assert float(length.max()) <= eps
@@ -108,7 +110,7 @@ def test_the_budget_is_never_exceeded(norm, spec, eps, seed):
 @pytest.mark.parametrize("spec", [FGSM, PGD])
 def test_a_radius_of_zero_changes_no_bit(norm, spec):
     images, labels = images_and_labels()
-    found = attacks.run(small_net(), images, labels, spec, eps=0, norm=norm)
+    found = attacks.run(small_net(), images, labels, Attack(spec, 0, norm))
     assert torch.equal(found, images)
     assert found.data_ptr() != images.data_ptr()
 
@@ -117,8 +119,8 @@ def test_attacks_raise_the_loss():
     model = small_net()
     images, labels = images_and_labels(40)
     losses = [
-        F.cross_entropy(model(attacks.run(model, images, labels, spec, eps=0.2)), labels)
-        for spec in (parse_attack("pgd-1"), parse_attack("pgd-20"))
+        F.cross_entropy(model(attacks.run(model, images, labels, Attack(spec, 0.2))), labels)
+        for spec in ("pgd-1", "pgd-20")
     ]
     assert F.cross_entropy(model(images), labels) < losses[0] < losses[1]
 
@@ -128,23 +130,22 @@ def test_results_do_not_depend_on_batching(norm):
     model = Linear()
     images, labels = images_and_labels(9)
     ids = torch.arange(9) * 31 + 4
-    kwargs = {"eps": 0.3, "norm": norm, "step_size": 0.01, "seed": 5}
-    spec = parse_attack("pgd-3")
-    whole = attacks.run(model, images, labels, spec, ids=ids, **kwargs)
+    attack = Attack("pgd-3", 0.3, norm, step_size=0.01, seed=5)
+    whole = attacks.run(model, images, labels, attack, ids=ids)
     for size in (1, 2, 5):
-        cut = attacks.run(model, images, labels, spec, ids=ids, batch_size=size, **kwargs)
+        cut = attacks.run(model, images, labels, attack, ids=ids, batch_size=size)
         assert torch.allclose(cut, whole, rtol=0, atol=1e-6)
     back = torch.arange(8, -1, -1)
-    turned = attacks.run(model, images[back], labels[back], spec, ids=ids[back], **kwargs)
+    turned = attacks.run(model, images[back], labels[back], attack, ids=ids[back])
     assert torch.allclose(turned[back], whole, rtol=0, atol=1e-6)
-    other = attacks.run(model, images, labels, spec, ids=ids + 1, **kwargs)
+    other = attacks.run(model, images, labels, attack, ids=ids + 1)
     assert not torch.allclose(other, whole, rtol=0, atol=1e-3)
 
 
 def test_the_seed_decides_the_start():
     images, labels = images_and_labels()
     runs = [
-        attacks.run(small_net(), images, labels, parse_attack("pgd-2"), eps=0.3, seed=seed)
+        attacks.run(small_net(), images, labels, Attack("pgd-2", 0.3, seed=seed))
         for seed in (0, 0, 1)
     ]
     assert torch.equal(runs[0], runs[1])
@@ -163,9 +164,8 @@ def test_more_restarts_keep_the_worst_per_sample():
     model = Ripples().eval()
     images = torch.full((60, 3), 0.5)
     labels = torch.zeros(60, dtype=torch.long)
-    spec = parse_attack("pgd-10")
-    kwargs = {"eps": 0.4, "step_size": 0.01, "seed": 2}
-    runs = [attacks.run(model, images, labels, spec, restarts=r, **kwargs) for r in (1, 2, 8)]
+    attack = Attack("pgd-10", 0.4, step_size=0.01, seed=2)
+    runs = [attacks.run(model, images, labels, replace(attack, restarts=r)) for r in (1, 2, 8)]
     fooled = [model(x).argmax(dim=1) != labels for x in runs]
     losses = [F.cross_entropy(model(x), labels, reduction="none") for x in runs]
     assert fooled[0].sum() < fooled[1].sum() < fooled[2].sum() < 60
@@ -195,7 +195,7 @@ def test_only_input_gradients_are_computed():
     model = Watcher().eval()
     images, labels = images_and_labels()
     with torch.no_grad():  # an attack needs gradients whatever surrounds it
-        attacks.run(model, images, labels, parse_attack("pgd-7"), eps=0.1)
+        attacks.run(model, images, labels, Attack("pgd-7", 0.1))
     assert model.calls == 7
     assert model.trainable == 0
     assert all(p.grad is None for p in model.parameters())
@@ -212,13 +212,13 @@ def test_parameters_thaw_after_an_error():
 def test_inputs_are_left_alone():
     images, labels = images_and_labels()
     before = images.clone()
-    attacks.run(small_net(), images, labels, PGD, eps=0.2, restarts=2)
+    attacks.run(small_net(), images, labels, Attack(PGD, 0.2, restarts=2))
     assert torch.equal(images, before)
     assert not images.requires_grad
 
 
 def test_nothing_to_attack():
-    empty = attacks.run(small_net(), torch.zeros(0, 12), torch.zeros(0).long(), PGD, eps=0.1)
+    empty = attacks.run(small_net(), torch.zeros(0, 12), torch.zeros(0).long(), Attack(PGD, 0.1))
     assert empty.shape == (0, 12)
 
 
@@ -227,7 +227,7 @@ def test_training_mode_is_refused():
     model = small_net()
     model[1].train()  # one module is enough
     with pytest.raises(BadInput, match="training mode"):
-        attacks.run(model, images, labels, PGD, eps=0)
+        attacks.run(model, images, labels, Attack(PGD, 0))
 
 
 @pytest.mark.parametrize(
@@ -237,6 +237,18 @@ def test_training_mode_is_refused():
         ({"images": torch.full((6, 12), float("nan"))}, "image values run from nan"),
         ({"images": torch.zeros(6, 12, dtype=torch.float64)}, "float64"),
         ({"labels": torch.zeros(5).long()}, "5 labels"),
+    ],
+)
+def test_bad_images(change, message):
+    images, labels = images_and_labels()
+    given = {"images": images, "labels": labels} | change
+    with pytest.raises(BadInput, match=message):
+        attacks.run(small_net(), **given, attack=Attack(PGD, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"eps": -0.1}, "eps"),
         ({"eps": float("nan")}, "eps"),
         ({"norm": "l1"}, "unknown norm 'l1'"),
@@ -245,8 +257,6 @@ def test_training_mode_is_refused():
         ({"step_size": float("nan")}, "step size"),
     ],
 )
-def test_bad_arguments(change, message):
-    images, labels = images_and_labels()
-    given = {"images": images, "labels": labels, "eps": 0.1, "spec": PGD} | change
+def test_bad_attacks(change, message):
     with pytest.raises(BadInput, match=message):
-        attacks.run(small_net(), **given)
+        Attack(**{"name": PGD, "eps": 0.1} | change)

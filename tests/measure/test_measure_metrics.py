@@ -12,6 +12,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.gate import metrics as gate_metrics
 from sepdeploy.measure import accuracy, host
 from sepdeploy.records import Kind, to_json
+from sepdeploy.threat import Attack
 
 QUICK = {"min_rounds": 4, "min_seconds": 0.0, "block_us": 50.0}
 
@@ -125,8 +126,9 @@ def test_eps_zero_is_exactly_clean_accuracy(artifacts, network, images):
     labels[:4] = (labels[:4] + 1) % 10
     clean = measure.clean_accuracy(artifacts["onnx"], "onnxruntime", images, labels)
     adversarial = measure.adversarial_accuracy(
-        artifacts["onnx"], "onnxruntime", images, images.copy(), labels, attack="pgd-40", eps=0.0
-    )
+        artifacts["onnx"], "onnxruntime", images, images.copy(), labels,
+        attack=Attack("pgd-40", 0.0),
+    )  # fmt: skip
     assert adversarial.value == clean.value
     assert adversarial.samples == clean.samples
     assert adversarial.details["images_sha256"] == clean.details["images_sha256"]
@@ -142,11 +144,7 @@ def test_adversarial_accuracy_judges_the_examples(artifacts, network, images):
         images,
         moved,
         labels,
-        attack="pgd-40",
-        eps=0.1,
-        steps=40,
-        restarts=2,
-        seed=7,
+        attack=Attack("pgd-40", 0.1, restarts=2, seed=7),
     )
     expected = network.logits(moved).argmax(axis=1) == labels
     assert found.samples == tuple(int(e) for e in expected)

@@ -18,11 +18,12 @@ from sepdeploy.errors import SepdeployError
 from sepdeploy.layers import LowRankLinear
 from sepdeploy.models import create, wrap
 from sepdeploy.records import InputSpec
+from sepdeploy.threat import Attack
 from sepdeploy.training import fit, fitting, load_recipe
 from sepdeploy.training.checkpoint import read_checkpoint, state_sha256
 from sepdeploy.training.descent import steps
 from sepdeploy.training.machine.team import bare, joined, without_exchange
-from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack, adversarial
+from sepdeploy.training.objectives import OBJECTIVES, Batch, Terms, adversarial
 from sepdeploy.training.ranks import windows as rank_windows
 
 FOLDER = Path(sys.argv[1])
@@ -154,7 +155,7 @@ def exchanges():
         network = team.wrap(model, torch.device("cpu"))
         network.register_comm_hook(None, hook)
         batch = Batch(torch.rand(8, 1, 8, 8), torch.arange(8), torch.arange(8))
-        attack = TrainingAttack(0.1, "linf", 4, 0.03, 0)
+        attack = Terms(Attack("pgd-4", 0.1, seed=0, step_size=0.03))
         adversarial(network, batch, attack)
         counts["attack"] = len(calls)
         counts["gradients"] = sum(p.grad is not None for p in model.parameters())

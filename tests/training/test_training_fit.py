@@ -15,7 +15,7 @@ from sepdeploy.attacks.noise import derive_seed
 from sepdeploy.data import split_validation
 from sepdeploy.errors import BadInput
 from sepdeploy.models import create, load
-from sepdeploy.threat import parse_attack
+from sepdeploy.threat import Attack
 from sepdeploy.training import Recipe, finishing, fit, fitting, history_path, load_recipe, loop
 from sepdeploy.training.checkpoint import read_history
 from sepdeploy.training.descent import steps
@@ -33,7 +33,7 @@ def test_robust_training_makes_a_robust_model(tmp_path):
         images = torch.from_numpy(test.batch(slice(None)))
         labels = torch.from_numpy(test.labels)
         model = load(result.path)
-        adversarial = attacks.run(model, images, labels, parse_attack("pgd-20"), eps=0.1)
+        adversarial = attacks.run(model, images, labels, Attack("pgd-20", 0.1))
         with torch.no_grad():
             clean[objective], robust[objective] = (
                 float((model(x).argmax(dim=1) == labels).float().mean())
@@ -245,7 +245,7 @@ def test_epoch_noise_differs_and_is_derived(train, monkeypatch):
     monkeypatch.setitem(
         steps.OBJECTIVES,
         "pgd-at",
-        lambda m, b, attack: (seeds.append(attack.seed), objective(m, b, attack))[1],
+        lambda m, b, terms: (seeds.append(terms.attack.seed), objective(m, b, terms))[1],
     )
     train()
     assert list(dict.fromkeys(seeds)) == [derive_seed(11, NOISE, e) for e in range(3)]
@@ -270,7 +270,9 @@ def test_batch_normalisation_of_one_image_is_bad_input(train):
 
 def test_the_radius_grows_in_the_first_epochs():
     recipe = load_recipe(None, {"eps": 0.3, "steps": 6, "eps_warmup": 2, "step_size": 0.06})
-    attacks_of = [steps.Stepper.attack(SimpleNamespace(recipe=recipe), epoch) for epoch in range(4)]
+    attacks_of = [
+        steps.Stepper.terms(SimpleNamespace(recipe=recipe), epoch).attack for epoch in range(4)
+    ]
     assert [a.eps for a in attacks_of] == pytest.approx([0.1, 0.2, 0.3, 0.3])
     assert [a.step_size for a in attacks_of] == pytest.approx([0.02, 0.04, 0.06, 0.06])
 
@@ -281,9 +283,10 @@ def test_the_attack_is_the_one_of_the_recipe():
         "align_weight": 0.7, "align_axes": "class", "align_on": "features",
     }  # fmt: skip
     recipe = Recipe(**values, objective="sar", align_start=2)
-    before, after = (
-        steps.Stepper.attack(SimpleNamespace(recipe=recipe), epoch) for epoch in (1, 2)
-    )
+    before, after = (steps.Stepper.terms(SimpleNamespace(recipe=recipe), epoch) for epoch in (1, 2))
+    assert after.attack.norm == values.pop("norm")
+    assert after.attack.steps == values.pop("steps")
     assert {name: getattr(after, name) for name in values} == values
-    assert dataclasses.replace(before, seed=after.seed, align_weight=0.7) == after
+    assert before.attack.seed != after.attack.seed
+    assert dataclasses.replace(before, attack=after.attack, align_weight=0.7) == after
     assert before.align_weight == 0

@@ -4,15 +4,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
+from sepdeploy.threat import Attack
 from sepdeploy.training.objectives import (
     OBJECTIVES,
     Batch,
-    TrainingAttack,
+    Terms,
     divergence,
     evaluating,
 )
 
-ATTACK = TrainingAttack(eps=0.1, norm="linf", steps=7, step_size=0.025, seed=4)
+ATTACK = Terms(Attack("pgd-7", 0.1, seed=4, step_size=0.025))
 
 
 def make_batch(n=10, features=6, seed=0):
@@ -41,7 +42,9 @@ def test_natural_is_cross_entropy():
 
 def test_pgd_at_is_the_loss_at_the_worst_image():
     model, batch = linear(), make_batch()
-    attack = TrainingAttack(0.1, "linf", 8, 0.025, 4)  # 8 · ε/4 crosses the ball from any start
+    attack = Terms(
+        Attack("pgd-8", 0.1, seed=4, step_size=0.025)
+    )  # 8 · ε/4 crosses the ball from any start
     expected = F.cross_entropy(model(hardest(model, batch, 0.1)), batch.labels)
     found = OBJECTIVES["pgd-at"](model, batch, attack).item()
     assert found == pytest.approx(expected.item(), abs=1e-6)
@@ -52,7 +55,7 @@ def test_pgd_at_with_l2():
     w = (model.weight[1] - model.weight[0]).detach()
     sign = torch.where(batch.labels == 1, -1.0, 1.0)[:, None]
     worst = batch.images + 0.1 * sign * w / w.norm()
-    attack = TrainingAttack(0.1, "l2", 20, 0.03, 4)
+    attack = Terms(Attack("pgd-20", 0.1, "l2", seed=4, step_size=0.03))
     expected = F.cross_entropy(model(worst), batch.labels).item()
     assert OBJECTIVES["pgd-at"](model, batch, attack).item() == pytest.approx(expected, abs=1e-4)
 
@@ -67,7 +70,7 @@ def test_trades_on_a_linear_model():
     # for two classes the divergence grows with the change of the logit difference, so its
     # maximum lies at one of the two opposite corners
     model, batch = linear(), make_batch()
-    attack = TrainingAttack(0.1, "linf", 40, 0.025, 4, trades_beta=3.0)
+    attack = Terms(Attack("pgd-40", 0.1, seed=4, step_size=0.025), trades_beta=3.0)
     w = (model.weight[1] - model.weight[0]).detach()
     clean = model(batch.images)
     corners = [model(batch.images + s * 0.1 * w.sign()) for s in (-1, 1)]
@@ -83,11 +86,15 @@ def test_trades_on_a_linear_model():
 def test_the_trades_gradient_flows_through_both_arguments():
     model, batch = linear(), make_batch()
     beta = 5.0
-    found = OBJECTIVES["trades"](model, batch, TrainingAttack(0.1, "linf", 5, 0.03, 4, beta))
+    found = OBJECTIVES["trades"](
+        model, batch, Terms(Attack("pgd-5", 0.1, seed=4, step_size=0.03), trades_beta=beta)
+    )
     (gradient,) = torch.autograd.grad(found, model.weight)
     seen = []  # the adversarial images come last
     handle = model.register_forward_pre_hook(lambda m, x: seen.append(x[0].detach().clone()))
-    OBJECTIVES["trades"](model, batch, TrainingAttack(0.1, "linf", 5, 0.03, 4, beta))
+    OBJECTIVES["trades"](
+        model, batch, Terms(Attack("pgd-5", 0.1, seed=4, step_size=0.03), trades_beta=beta)
+    )
     handle.remove()
     clean, adversarial = model(batch.images), model(seen[-1])
     kl = kl_divergence(Categorical(logits=clean), Categorical(logits=adversarial)).mean()
@@ -101,7 +108,7 @@ def test_the_trades_gradient_flows_through_both_arguments():
 @pytest.mark.parametrize("name", ["pgd-at", "trades"])
 def test_a_radius_of_zero_is_natural_training(name):
     model, batch = linear(), make_batch()
-    attack = TrainingAttack(0.0, "linf", 7, 0.0, 4)
+    attack = Terms(Attack("pgd-7", 0.0, seed=4, step_size=0.0))
     expected = F.cross_entropy(model(batch.images), batch.labels)
     found = OBJECTIVES[name](model, batch, attack).item()
     assert found == pytest.approx(expected.item(), abs=1e-6)
@@ -126,9 +133,9 @@ def test_attacks_run_in_evaluation_mode_without_parameter_gradients(name, clean)
     model, batch = Probe().train(), make_batch()
     model.net[1].eval()  # a module that was put aside stays aside
     loss = OBJECTIVES[name](model, batch, ATTACK)
-    inner = model.calls[clean : clean + ATTACK.steps]
-    outer = model.calls[clean + ATTACK.steps :]
-    assert inner == [(False, False)] * ATTACK.steps
+    inner = model.calls[clean : clean + ATTACK.attack.steps]
+    outer = model.calls[clean + ATTACK.attack.steps :]
+    assert inner == [(False, False)] * ATTACK.attack.steps
     assert outer == [(True, True)] * (1 + clean)
     assert model.training
     assert model.head.training
@@ -152,7 +159,9 @@ def test_noise_follows_the_sample_not_the_batch(name):
         model = linear()
         inputs = []
         model.register_forward_pre_hook(lambda m, x: inputs.append(x[0].detach().clone()))
-        attack = TrainingAttack(0.1, "linf", 1, 0.001, seed)  # the start survives one small step
+        attack = Terms(
+            Attack("pgd-1", 0.1, seed=seed, step_size=0.001)
+        )  # the start survives one small step
         OBJECTIVES[name](model, part, attack)
         return inputs[-1]
 

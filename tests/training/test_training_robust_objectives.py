@@ -10,10 +10,11 @@ from torch import nn
 
 from sepdeploy.attacks.balls import BALLS
 from sepdeploy.errors import BadInput
+from sepdeploy.threat import Attack
 from sepdeploy.training.objectives import (
     INNER,
     Batch,
-    TrainingAttack,
+    Terms,
     adversarial,
     alignment,
     frequency,
@@ -22,7 +23,7 @@ from sepdeploy.training.objectives import (
     spectral_distance,
 )
 
-ATTACK = TrainingAttack(0.1, "linf", 4, 0.03, seed=3)
+ATTACK = Terms(Attack("pgd-4", 0.1, seed=3, step_size=0.03))
 
 
 def attack_with(**changes):

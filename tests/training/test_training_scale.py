@@ -15,6 +15,7 @@ from sepdeploy.data.dataset import Split
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.models import create, load
 from sepdeploy.records import InputSpec
+from sepdeploy.threat import Attack
 from sepdeploy.training import load_recipe, objectives
 from sepdeploy.training.checkpoint import checkpoint_path, read_checkpoint
 from sepdeploy.training.descent import steps
@@ -22,7 +23,7 @@ from sepdeploy.training.machine import acceleration, batches
 from sepdeploy.training.machine.acceleration import Forward, choose_device, moved
 from sepdeploy.training.machine.batches import Loader, Part, epoch_order, take_parts
 from sepdeploy.training.machine.team import ALONE, Team
-from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack
+from sepdeploy.training.objectives import OBJECTIVES, Batch, Terms
 from sepdeploy.training.penalties.matrices import regularized_matrices
 from sepdeploy.training.penalties.regularizers import TERMS, penalty
 from sepdeploy.training.recipe_fields import Recipe
@@ -288,7 +289,7 @@ def test_everything_follows_the_device_of_its_batch(structure, norm, objective, 
     meta = torch.device("meta")
     model = bf16_model(structure).to(meta)
     batch = Batch(torch.rand(4, 1, 8, 8), torch.arange(4), torch.arange(4)).to(meta)
-    attack = TrainingAttack(0.1, norm, 2, 0.05, 3)
+    attack = Terms(Attack("pgd-2", 0.1, norm, seed=3, step_size=0.05))
     loss = OBJECTIVES[objective](model, batch, attack)
     matrices = regularized_matrices(model.net, "all")
     (loss + penalty(matrices, dict.fromkeys(TERMS, 1.0))).backward()

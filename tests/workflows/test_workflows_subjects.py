@@ -134,7 +134,7 @@ def test_the_pack_is_taken_when_it_holds_enough_and_the_very_attack(
     monkeypatch.setattr(judging, "attack_images", None)  # nothing is attacked again
     (found,) = judged(copy, samples=30, attack="pgd-3")
     assert (found.source, found.data, len(found.labels)) == ("pack", "digits", 30)
-    assert found.attack["attack"] == "pgd-3"
+    assert found.attack.name == "pgd-3"
     assert np.abs(found.adversarial - found.images).max() > 0
 
 
@@ -175,7 +175,7 @@ def test_a_pack_that_was_changed_is_not_believed(copy: Path) -> None:
 
 def test_several_attacks_are_several_sets_on_the_same_images(copy: Path) -> None:
     found: tuple[JudgingSet, ...] = judged(copy, samples=10, attack="pgd-3, fgsm")
-    assert [s.attack["attack"] for s in found] == ["pgd-3", "fgsm"]
+    assert [s.attack.name for s in found] == ["pgd-3", "fgsm"]
     np.testing.assert_array_equal(found[0].images, found[1].images)
 
 

@@ -15,6 +15,7 @@ from sepdeploy.attacks.noise import derive_seed
 from sepdeploy.compression.masks import fold_cores
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model
+from sepdeploy.threat import Attack
 from sepdeploy.training.checkpoint import State
 from sepdeploy.training.descent.averaging import Average
 from sepdeploy.training.descent.optimizers import make_optimizer
@@ -22,7 +23,7 @@ from sepdeploy.training.descent.schedule import learning_rate
 from sepdeploy.training.machine.acceleration import CPU, moved, place, running_form
 from sepdeploy.training.machine.batches import Part
 from sepdeploy.training.machine.team import ALONE, Team, without_exchange
-from sepdeploy.training.objectives import OBJECTIVES, Batch, TrainingAttack
+from sepdeploy.training.objectives import OBJECTIVES, Batch, Terms
 from sepdeploy.training.penalties.matrices import regularized_matrices
 from sepdeploy.training.penalties.regularizers import penalty
 from sepdeploy.training.pruning import Pruner
@@ -120,7 +121,7 @@ class Stepper:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
-        value = self._backward(parts, self.attack(at.epoch))
+        value = self._backward(parts, self.terms(at.epoch))
         weights = list(self.model.net.parameters())
         _require_finite("gradient of the loss", [p.grad for p in weights if p.grad is not None])
         if self.dynamics is not None and augmenting:
@@ -137,13 +138,13 @@ class Stepper:
             self.average.after_step(at.epoch)
         return value
 
-    def _backward(self, parts: Sequence[Part], attack: TrainingAttack) -> tuple[float, float]:
+    def _backward(self, parts: Sequence[Part], terms: Terms) -> tuple[float, float]:
         """Leave the gradient of the whole optimiser batch in the parameters."""
         loss = torch.zeros((), device=self.device)
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
             with nullcontext() if last else without_exchange(self.network):
-                own = self._loss(part.batch.to(self.device), attack) * part.weight
+                own = self._loss(part.batch.to(self.device), terms) * part.weight
                 loss += own.detach()
                 if not last:
                     self._descend(own)
@@ -157,9 +158,9 @@ class Stepper:
             self.team.average([p.grad for p in weights if p.grad is not None])
         return value
 
-    def _loss(self, batch: Batch, attack: TrainingAttack) -> Tensor:
+    def _loss(self, batch: Batch, terms: Terms) -> Tensor:
         try:
-            return OBJECTIVES[self.recipe.objective](self.network, batch, attack)
+            return OBJECTIVES[self.recipe.objective](self.network, batch, terms)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -188,17 +189,14 @@ class Stepper:
         done = at.epoch * self.steps_per_epoch + at.step
         return learning_rate(self.recipe.schedule, self.recipe.peak_lr, done, total)
 
-    def attack(self, epoch: int) -> TrainingAttack:
-        """Return the inner attack of an epoch."""
+    def terms(self, epoch: int) -> Terms:
+        """Return what the objective attacks with and weighs in an epoch."""
         recipe = self.recipe
         seed = derive_seed(recipe.seed, NOISE, epoch)
         share = min(1.0, (epoch + 1) / (recipe.eps_warmup + 1))
-        return TrainingAttack(
-            share * recipe.eps,
-            recipe.norm,
-            recipe.steps,
-            share * recipe.attack_step,
-            seed,
+        eps, step = share * recipe.eps, share * recipe.attack_step
+        return Terms(
+            Attack(f"pgd-{recipe.steps}", eps, recipe.norm, seed=seed, step_size=step),
             trades_beta=recipe.trades_beta,
             mart_beta=recipe.mart_beta,
             inner=recipe.inner,
