@@ -74,13 +74,15 @@ class Dataset:
     """A named data set with its fixed training and test split.
 
     ``input`` carries the shape, the class names and the channel mean and standard deviation of
-    the training images, which the model applies inside itself.
+    the training images, which the model applies inside itself. ``notes`` says what the files
+    hold beside: whatever was passed over, and why.
     """
 
     name: str
     train: Split
     test: Split
     input: InputSpec
+    notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:

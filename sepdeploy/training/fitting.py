@@ -79,6 +79,8 @@ def fit(
         with team.agreed():
             device = choose_device(recipe, team.local_rank)
             dataset = load(recipe.data, recipe.data_dir or None)
+            for note in dataset.notes:
+                speak(Event("note", message=note))
             if team.world > 1:
                 _check_team(recipe, team)
         identity: dict[str, Any] = {

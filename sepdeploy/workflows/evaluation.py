@@ -99,6 +99,8 @@ def find_data(
             raise
         notify(f"data set of the training not at hand: {error.message}")
         return None
+    for note in dataset.notes:
+        notify(note)
     if dataset.input.shape != shape:
         raise BadInput(
             f"data set '{name}' has images {dataset.input.shape}, the model takes {shape}",

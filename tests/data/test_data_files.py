@@ -232,6 +232,10 @@ def test_image_folder_without_images(tmp_path):
         data.load("image-folder", tmp_path)
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "train" / "cat" / "notes.txt").write_text("hello")
+    with pytest.raises(BadInput, match=r"class folder .*cat holds no image"):
+        data.load("image-folder", tmp_path)
+    (tmp_path / "train" / "cat" / "notes.txt").unlink()
+    (tmp_path / "train" / "cat").rmdir()
     with pytest.raises(BadInput, match="no class folder with images"):
         data.load("image-folder", tmp_path)
 
