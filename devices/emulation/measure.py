@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from sepdeploy.devices.emulation.emulator import Emulator, IllegalInstruction, exchange
 from sepdeploy.errors import BadInput, Unstable, unknown_name
+from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
 
 RUNTIME_OF = {".onnx": "onnxruntime", ".tflite": "litert"}
@@ -36,10 +37,10 @@ class Outcome(Generic[T]):
     facts: dict[str, Any]
     finding: str = ""
 
-    def absent(self, metric: str, unit: str) -> Measurement:
+    def absent(self, metric: str) -> Measurement:
         """Return the measurement without a value that gives the finding as its reason."""
         details = {"reason": self.finding, **self.facts}
-        return Measurement(metric, None, unit, Kind.EMULATED, n=0, details=details)
+        return measured(metric, None, Kind.EMULATED, n=0, details=details)
 
 
 @dataclass(frozen=True)
@@ -200,16 +201,15 @@ def measurements(emulator: Emulator, path: Path) -> tuple[Measurement, ...]:
     counted = count_instructions(emulator, path)
     found = []
     if counted.value is None:
-        found.append(counted.absent("instructions", "instructions"))
+        found.append(counted.absent("instructions"))
     else:
         parts = {name: getattr(counted.value, name) for name in CLASSES[1:]}
         details = {**parts, "batch": 1, "inferences": f"{FIRST}-{LAST}", **counted.facts}
         steady = counted.value.steady
         found.append(
-            Measurement(
+            measured(
                 "instructions",
                 counted.value.total,
-                "instructions",
                 Kind.EMULATED,
                 n=len(steady),
                 samples=tuple(float(v) for v in steady),
@@ -218,13 +218,9 @@ def measurements(emulator: Emulator, path: Path) -> tuple[Measurement, ...]:
         )
     memory = peak_memory(emulator, path)
     if memory.value is None:
-        found.append(memory.absent("peak_rss_bytes", "bytes"))
+        found.append(memory.absent("peak_rss_bytes"))
     else:
-        found.append(
-            Measurement(
-                "peak_rss_bytes", memory.value, "bytes", Kind.EMULATED, details=dict(memory.facts)
-            )
-        )
+        found.append(measured("peak_rss_bytes", memory.value, Kind.EMULATED, details=memory.facts))
     return tuple(found)
 
 

@@ -18,12 +18,11 @@ from typing import Any
 from sepdeploy.errors import BadInput, Incomparable, Unstable
 from sepdeploy.files import write_text
 from sepdeploy.gate.documents import read_json, require_schema
-from sepdeploy.gate.metrics import (
-    ACCURACIES,
+from sepdeploy.gate.evidence import (
     INTERLEAVED_FIELDS,
-    LATENCY,
     is_gated,
     is_interleaved,
+    needs_samples,
     rounds_of,
     variant,
     void_reason,
@@ -154,8 +153,7 @@ def _require_evidence(entry: Entry, where: str) -> None:
     for measurement in entry.measurements:
         if measurement.value is None:
             raise BadInput(f"{where}: {describe(entry.key)}: {measurement.metric} has no value")
-        is_sampled = measurement.metric in ACCURACIES or measurement.metric == LATENCY
-        if is_sampled and is_gated(measurement) and not measurement.samples:
+        if needs_samples(measurement) and not measurement.samples:
             raise BadInput(
                 f"{where}: {describe(entry.key)}: {measurement.metric} has no samples",
                 hint="repeat the bench; without samples nothing can be tested",

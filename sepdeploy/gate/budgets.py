@@ -13,28 +13,14 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from sepdeploy.errors import BadInput, unknown_name
-from sepdeploy.gate.metrics import COUNTS, KNOWN, LATENCY, void_reason
+from sepdeploy.gate.evidence import is_latency, void_reason
 from sepdeploy.gate.report import Entry
 from sepdeploy.gate.verdict import Finding, Item, Outcome, item
 from sepdeploy.gate.wording import number
 from sepdeploy.measure.statistics import binomial_tail
+from sepdeploy.metrics import METRICS, row
 from sepdeploy.records import Kind, Measurement
 
-_CLOCK = frozenset({Kind.MEASURED})
-_RATIO = frozenset({Kind.HOST, Kind.MEASURED, Kind.MEASURED_EMULATOR})
-_NUMERIC = frozenset({Kind.HOST, Kind.EMULATED, Kind.MEASURED, Kind.MEASURED_EMULATOR})
-
-BUDGET_KINDS: Mapping[str, frozenset[Kind]] = {
-    **{name: frozenset({Kind.STATIC}) for name in (*COUNTS, "params_dense", "condition_number")},
-    LATENCY: _CLOCK,
-    "load_ms": _CLOCK,
-    "peak_rss_bytes": frozenset({Kind.MEASURED, Kind.HOST}),
-    "latency_vs_dense": _RATIO,
-    "clean_accuracy": _NUMERIC,
-    "adversarial_accuracy": _NUMERIC,
-    "parity_max_rel": _NUMERIC,
-    "instructions": frozenset({Kind.EMULATED}),
-}
 SIGNIFICANCE = 0.01  # that a median is on the wrong side of a latency budget
 
 
@@ -76,8 +62,8 @@ def parse_budget(value: Any, *, where: str = "budgets") -> Budget:
             f"{where}: {text!r} is not a budget",
             hint='write METRIC <= NUMBER or METRIC >= NUMBER, e.g. "file_bytes <= 500_000"',
         )
-    if match[1] not in BUDGET_KINDS:
-        error = unknown_name("metric", match[1], KNOWN)
+    if not row(match[1]).budget:
+        error = unknown_name("metric", match[1], METRICS)
         raise BadInput(f"{where}: {error.message}", hint=error.hint)
     return Budget(
         metric=match[1],
@@ -117,7 +103,7 @@ def judge_budget(budget: Budget, entries: Iterable[Entry]) -> list[Item]:
 
 
 def _judge_artifact(budget: Budget, entries: list[Entry]) -> list[Item]:
-    kinds = BUDGET_KINDS[budget.metric]
+    kinds = row(budget.metric).budget
     found = [(e, m) for e in entries for m in e.measurements if m.metric == budget.metric]
     supported = [(e, m) for e, m in found if m.kind in kinds and m.value is not None]
     if supported:
@@ -147,7 +133,7 @@ def _judge(budget: Budget, measurement: Measurement) -> Finding:
         outcome, why = Outcome.UNSTABLE, f"{why}: {reason}"
     elif budget.is_kept_by(value):
         outcome = Outcome.OK
-    elif measurement.metric == LATENCY and not _is_surely_over(budget, measurement):
+    elif is_latency(measurement) and not _is_surely_over(budget, measurement):
         outcome, why = Outcome.WARNING, f"{why}: over it, but not beyond the noise"
     else:
         outcome = Outcome.REGRESSION

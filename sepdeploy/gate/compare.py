@@ -8,27 +8,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from sepdeploy.gate.baseline import Baseline
 from sepdeploy.gate.budgets import judge_budget
 from sepdeploy.gate.config import Rules
-from sepdeploy.gate.latency import judge_interleaved
-from sepdeploy.gate.metrics import (
+from sepdeploy.gate.evidence import (
     INTERLEAVED,
     INTERLEAVED_KINDS,
-    KNOWN,
-    NOISE_FLOOR,
     is_gated,
     is_interleaved,
     variant,
 )
+from sepdeploy.gate.latency import judge_interleaved
 from sepdeploy.gate.reasons import lost, other_job, reported, unknown, unmatched
 from sepdeploy.gate.report import Entry, Key, entries
 from sepdeploy.gate.rules import JUDGES
 from sepdeploy.gate.verdict import Finding, Item, Verdict, conclude, item
+from sepdeploy.metrics import METRICS, row
 from sepdeploy.records import BenchReport, Measurement
 
 # An item and where it holds: runtime, its version, and the variant of the metric.
 Judged = tuple[Item, str]
 
 DEFAULT_RULES = Rules()
-ORDER = {name: index for index, name in enumerate(KNOWN)}
+NOISE_FLOOR = "noise_floor"
 
 
 def check(report: BenchReport, baseline: Baseline | None, rules: Rules = DEFAULT_RULES) -> Verdict:
@@ -71,7 +70,8 @@ def _merge(judged: Iterable[Judged]) -> list[Item]:
 
 
 def _position(found: Item) -> tuple[str, str, int, str]:
-    rank = ORDER.get(found.metric, len(ORDER))
+    names = list(METRICS)
+    rank = names.index(found.metric) if found.metric in METRICS else len(names)
     return found.artifact, found.device, rank, found.metric
 
 
@@ -128,7 +128,7 @@ def _judge(
         return None if was is None else lost(was, now)
     if was is None:
         return unknown(now, old, rules)
-    return JUDGES[now.metric](was, now, rules, floor)
+    return JUDGES[row(now.metric).rule](was, now, rules, floor)
 
 
 def _vanished(current: Sequence[Entry], known: Sequence[Entry]) -> Iterator[Judged]:

@@ -22,7 +22,7 @@ from typing import Any
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.files import read_bytes
 from sepdeploy.gate.budgets import Budget, parse_budget
-from sepdeploy.gate.metrics import COUNTS, KNOWN
+from sepdeploy.metrics import METRICS, row
 
 SECTION = ("tool", "sepdeploy", "check")
 SELECTORS = ("artifact", "device", "kind", "metric", "runtime")
@@ -151,8 +151,9 @@ def _allow(value: Any, where: str) -> dict[str, float]:
             f"{where} must be a table or a list of metrics", hint='allow = { file_bytes = "2%" }'
         )
     for name in value:
-        if name not in COUNTS:
-            error = unknown_name("STATIC metric", name, COUNTS)
+        if row(name).rule != "count":
+            counts = [n for n, metric in METRICS.items() if metric.rule == "count"]
+            error = unknown_name("STATIC metric", name, counts)
             raise BadInput(f"{where}: {error.message}", hint=error.hint)
     return {
         name: math.inf if growth == "any" else _fraction(growth, f"{where}.{name}")
@@ -177,8 +178,8 @@ def _condition(text: str, where: str) -> Mapping[str, str]:
         if name not in SELECTORS:
             error = unknown_name("field", name, SELECTORS)
             raise BadInput(f"{where}: {error.message}", hint=error.hint)
-        if name == "metric" and not set(pattern) & set("*?[") and pattern not in KNOWN:
-            error = unknown_name("metric", pattern, KNOWN)
+        if name == "metric" and not set(pattern) & set("*?[") and pattern not in METRICS:
+            error = unknown_name("metric", pattern, METRICS)
             raise BadInput(f"{where}: {error.message}", hint=error.hint)
         condition[name] = pattern
     return condition

@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from sepdeploy.gate.config import Rules
-from sepdeploy.gate.metrics import rounds_of, void_reason
+from sepdeploy.gate.evidence import rounds_of, void_reason
 from sepdeploy.gate.verdict import Finding, Outcome
 from sepdeploy.gate.wording import growth, percent, probability
 from sepdeploy.measure.statistics import drift, mann_whitney_p, wilcoxon_p

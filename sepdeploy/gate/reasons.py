@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from sepdeploy.gate.config import Rules
-from sepdeploy.gate.metrics import INTERLEAVED_KINDS, LATENCY, variant
+from sepdeploy.gate.evidence import INTERLEAVED_KINDS, is_latency, variant
 from sepdeploy.gate.report import Entry, Key
 from sepdeploy.gate.verdict import Finding, Outcome
 from sepdeploy.records import Measurement
@@ -21,7 +21,7 @@ def reported(old: Measurement | None, new: Measurement) -> Finding:
         reason = new.details.get("reason")
         return Finding(Outcome.REPORTED, str(reason or "not measured"), before)
     why = "shown, not judged"
-    if new.metric == LATENCY and new.kind in INTERLEAVED_KINDS:
+    if is_latency(new) and new.kind in INTERLEAVED_KINDS:
         why = f"a {new.kind} clock is judged by bench --against OLD only"
     return Finding(Outcome.REPORTED, why, before, new.value)
 

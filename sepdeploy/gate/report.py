@@ -14,7 +14,7 @@ from typing import Any
 
 from sepdeploy.errors import BadInput
 from sepdeploy.gate.documents import read_json, require_schema
-from sepdeploy.gate.metrics import LATENCY, validate, variant
+from sepdeploy.gate.evidence import is_latency, validate, variant
 from sepdeploy.records import BENCH_SCHEMA, BenchReport, Kind, Measurement, Result, from_json
 
 
@@ -134,7 +134,7 @@ def describe(key: Key) -> str:
 
 def _with_void(measurement: Measurement, result: Result) -> Measurement:
     """Mark a latency as void when the device says that it throttled."""
-    if measurement.metric != LATENCY or not result.device.get("throttled"):
+    if not is_latency(measurement) or not result.device.get("throttled"):
         return measurement
     return replace(measurement, details=measurement.details | {"throttled": True})
 

@@ -1,7 +1,8 @@
 """The rules: what a pair of measurements, baseline and current, says about one metric.
 
 Each rule is a pure function ``(old, new, rules, floor) -> Finding`` of two measurements of the
-same metric, variant and kind. ``JUDGES`` is the table of them; what is not in it is reported.
+same metric, variant and kind. ``JUDGES`` is the table of them, by the names that the rows of
+``sepdeploy.metrics`` use; a metric without a rule is reported.
 """
 
 from __future__ import annotations
@@ -9,17 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from sepdeploy.gate.config import Rules
+from sepdeploy.gate.evidence import void_reason
 from sepdeploy.gate.latency import judge_separate
-from sepdeploy.gate.metrics import ACCURACIES, COUNTS, INSTRUCTIONS, LATENCY, void_reason
 from sepdeploy.gate.verdict import Finding, Outcome
 from sepdeploy.gate.wording import exceeds, growth, moved_layer, number, percent, probability
 from sepdeploy.measure.statistics import mcnemar_p
+from sepdeploy.metrics import row
 from sepdeploy.records import Measurement
 
 Judge = Callable[[Measurement, Measurement, Rules, float], Finding]
-
-# The attack must be the same one before two accuracies are compared.
-SAME_ATTACK = ("attack", "eps", "norm", "steps", "restarts", "seed")
 
 
 def judge_count(old: Measurement, new: Measurement, rules: Rules, floor: float) -> Finding:
@@ -90,16 +89,16 @@ def judge_accuracy(old: Measurement, new: Measurement, rules: Rules, floor: floa
 
 
 JUDGES: Mapping[str, Judge] = {
-    **dict.fromkeys(COUNTS, judge_count),
-    INSTRUCTIONS: judge_instructions,
-    **dict.fromkeys(ACCURACIES, judge_accuracy),
-    LATENCY: judge_separate,
+    "count": judge_count,
+    "instructions": judge_instructions,
+    "accuracy": judge_accuracy,
+    "latency": judge_separate,
 }
 
 
 def _difference(old: Measurement, new: Measurement) -> str:
     """Return why two accuracies are not about the same images and attack, or nothing."""
-    for name in ("images_sha256", *SAME_ATTACK):
+    for name in row(new.metric).same:
         was, now = old.details.get(name), new.details.get(name)
         if was != now:
             what = "the images" if name == "images_sha256" else name

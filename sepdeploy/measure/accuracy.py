@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sepdeploy.errors import BadInput
 from sepdeploy.measure.child import run_logits
 from sepdeploy.measure.summary import wilson_interval
+from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
 from sepdeploy.threat import Attack, check_norm
 
@@ -121,10 +122,9 @@ def accuracy(
         )
     outcomes = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
     n, right = len(outcomes), int(outcomes.sum())
-    return Measurement(
+    return measured(
         metric,
         right / n,
-        "fraction",
         kind,
         n=n,
         ci=wilson_interval(right, n),

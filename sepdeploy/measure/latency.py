@@ -12,6 +12,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.files import sha256_file
 from sepdeploy.measure.child import run_job
 from sepdeploy.measure.summary import ratio_interval, summarize
+from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
 
 PathLike = str | os.PathLike[str]
@@ -126,12 +127,11 @@ def latency_pair(
     shared = {"batch": timing.batch, "threads": timing.threads}
     if "dense" not in samples:
         none = {**shared, "reason": why_no_dense}
-        return own, Measurement("latency_vs_dense", None, "ratio", kind, n=0, details=none)
+        return own, measured("latency_vs_dense", None, kind, n=0, details=none)
     reference = summarize(samples["dense"])
-    ratio = Measurement(
+    ratio = measured(
         "latency_vs_dense",
         reference.median / summarize(samples["artifact"]).median,
-        "ratio",
         kind,
         n=reference.n,
         ci=ratio_interval(samples["dense"], samples["artifact"]),
@@ -151,10 +151,9 @@ def latency_measurement(
 ) -> Measurement:
     """Return ``latency_ms`` from samples in milliseconds and the runner's result they came with."""
     own = summarize(samples)
-    return Measurement(
+    return measured(
         "latency_ms",
         own.median,
-        "ms",
         kind,
         n=own.n,
         ci=own.interval,

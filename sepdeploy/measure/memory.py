@@ -6,14 +6,15 @@ import os
 
 from sepdeploy.measure.child import run_job
 from sepdeploy.measure.summary import summarize
+from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
 
 
 def measure_memory(
     path: str | os.PathLike[str],
     runtime: str,
-    *,
     threads: int = 1,
+    *,
     batch: int = 1,
     repeats: int = 3,
 ) -> tuple[Measurement, Measurement]:
@@ -46,10 +47,9 @@ def measure_memory(
     peaks = [float(r["peak_rss_bytes"]) for r in results]
     loads = [float(r["load_ms"]) for r in results]
     middle = results[sorted(range(len(peaks)), key=peaks.__getitem__)[len(peaks) // 2]]
-    peak = Measurement(
+    peak = measured(
         "peak_rss_bytes",
         int(middle["peak_rss_bytes"]),
-        "bytes",
         Kind.HOST,
         n=len(peaks),
         samples=tuple(peaks),
@@ -61,10 +61,9 @@ def measure_memory(
         },
     )
     load = summarize(loads)
-    loading = Measurement(
+    loading = measured(
         "load_ms",
         load.median,
-        "ms",
         Kind.HOST,
         n=load.n,
         samples=tuple(loads),

@@ -6,6 +6,7 @@ import os
 
 from sepdeploy.measure.latency import Timing, time_models
 from sepdeploy.measure.statistics import noise_floor
+from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
 
 RUNS = 3  # fresh processes; the spread between them is what a second bench would see
@@ -31,10 +32,9 @@ def measure_noise(
         rounds = int(result["rounds"])
         runs.append((_in_rounds(samples["a"], rounds), _in_rounds(samples["b"], rounds)))
     floor = noise_floor(runs)
-    return Measurement(
+    return measured(
         "noise_floor",
         floor.separate,
-        "ratio",
         Kind.HOST,
         n=sum(len(a) for a, _ in runs),
         details={

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from sepdeploy import __version__
 from sepdeploy.gate.verdict import Item, Outcome, Verdict
 from sepdeploy.gate.wording import number
+from sepdeploy.metrics import row
 from sepdeploy.reports.plain import headline, printable, worst_first
 
 SCHEMA_URI = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -19,17 +20,6 @@ _LEVELS = {
     Outcome.UNSTABLE: "warning",
     Outcome.INCOMPARABLE: "warning",
     Outcome.WARNING: "note",
-}
-_RULES = {
-    "params": "The model has more parameters than its baseline.",
-    "macs": "One inference takes more multiply-accumulates than its baseline.",
-    "file_bytes": "The file is larger than its baseline.",
-    "factor_bytes": "The parameters take more bytes than in the baseline.",
-    "resident_bytes": "The runtime keeps more constants in memory than in the baseline.",
-    "instructions": "One inference takes more instructions than its baseline.",
-    "latency_ms": "One inference takes longer than its baseline.",
-    "clean_accuracy": "The artifact classifies fewer test images correctly.",
-    "adversarial_accuracy": "The artifact withstands fewer adversarial images.",
 }
 
 
@@ -66,7 +56,7 @@ def render_sarif(verdict: Verdict, *, source: str = "sepdeploy-baseline.json") -
 
 
 def _rule(metric: str) -> dict[str, Any]:
-    text = _RULES.get(metric, f"The value of {printable(metric)} could not be accepted.")
+    text = row(metric).worse or f"The value of {printable(metric)} could not be accepted."
     return {
         "id": _rule_id(metric),
         "name": printable(metric),

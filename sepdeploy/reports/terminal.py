@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 
+from sepdeploy.metrics import size
 from sepdeploy.records import Manifest, Parity
 from sepdeploy.reports.terminal_bench import bench_table
-from sepdeploy.reports.terminal_cells import plain_table, size
+from sepdeploy.reports.terminal_cells import plain_table
 from sepdeploy.reports.terminal_inspect import inspect_table
 
 if TYPE_CHECKING:

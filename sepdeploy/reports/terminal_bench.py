@@ -5,62 +5,44 @@ Every column names the kind of its numbers; kinds are never mixed within a colum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from sepdeploy.metrics import HERE, METRICS, THERE, micros, percent
 from sepdeploy.records import BenchReport, Kind, Result
-from sepdeploy.reports.terminal_cells import count, micros, percent, plain_table, ratio, size
+from sepdeploy.reports.terminal_cells import plain_table
 
-Draw = Callable[[float | None], str]
-Column = tuple[str, str, Draw]
-
-HERE = (Kind.STATIC, Kind.HOST)
+HOST = (Kind.STATIC, Kind.HOST)
 # On a device the best that could be had: the earlier of these.
-THERE = (Kind.MEASURED, Kind.MEASURED_EMULATOR, Kind.EMULATED, Kind.ESTIMATED)
-
-HOST_COLUMNS: tuple[Column, ...] = (
-    ("params", "params", count),
-    ("file", "file_bytes", size),
-    ("µs", "latency_ms", micros),
-    ("vs dense", "latency_vs_dense", ratio),
-    ("clean %", "clean_accuracy", percent),
-    ("adv %", "adversarial_accuracy", percent),
-)
-DEVICE_COLUMNS: tuple[Column, ...] = (
-    ("instructions", "instructions", count),
-    ("peak RSS", "peak_rss_bytes", size),
-    ("µs", "latency_ms", micros),
-    ("vs dense", "latency_vs_dense", ratio),
-    ("clean %", "clean_accuracy", percent),
-    ("adv %", "adversarial_accuracy", percent),
-)
+DEVICE = (Kind.MEASURED, Kind.MEASURED_EMULATOR, Kind.EMULATED, Kind.ESTIMATED)
 
 
 def bench_table(report: BenchReport) -> RenderableType:
     """Draw a bench report: one row per artifact and runtime, then what stands behind it."""
     here = {f"{r.artifact.path} {r.runtime.name}": r for r in reversed(report.results)}
     results = [r for r in report.results if here[f"{r.artifact.path} {r.runtime.name}"] is r]
-    parts: list[RenderableType] = [_table(results, HOST_COLUMNS, HERE)]
+    parts: list[RenderableType] = [_table(results, HERE, HOST)]
     devices = dict.fromkeys(str(r.device.get("id", "host")) for r in report.results)
     for device in devices:
         own = [r for r in report.results if r.device.get("id", "host") == device]
-        if any(m.kind in THERE for r in own for m in r.measurements):
-            parts += [f"on {device}", _table(own, DEVICE_COLUMNS, THERE), *_intervals(own)]
+        if any(m.kind in DEVICE for r in own for m in r.measurements):
+            parts += [f"on {device}", _table(own, THERE, DEVICE), *_intervals(own)]
     return Group(*parts, *_bench_notes(report))
 
 
-def _table(results: Sequence[Result], columns: Sequence[Column], kinds: Sequence[Kind]) -> Table:
-    chosen = [
-        (title, metric, draw, _kind(results, metric, kinds)) for title, metric, draw in columns
-    ]
-    taken = [c for c in chosen if c[3] is not None or kinds is HERE]
-    heads = [f"{title}\n{kind.value if kind else '-'}" for title, _, _, kind in taken]
+def _table(results: Sequence[Result], name: str, kinds: Sequence[Kind]) -> Table:
+    """Draw a column per metric that has one in the table of that name."""
+    columns = [(c, m) for m, row in METRICS.items() if (c := row.column) and name in c.tables]
+    columns.sort(key=lambda column: not column[0].leads)
+    chosen = [(c, metric, _kind(results, metric, kinds)) for c, metric in columns]
+    taken = [c for c in chosen if c[2] is not None or name == HERE]
+    heads = [f"{c.title}\n{kind.value if kind else '-'}" for c, _, kind in taken]
     table = plain_table("artifact\nruntime", *heads, right=range(1, len(heads) + 1))
     for result in results:
-        cells = [draw(_value(result, metric, kind)) for _, metric, draw, kind in taken]
+        cells = [c.draw(_value(result, metric, kind)) for c, metric, kind in taken]
         table.add_row(f"{PurePath(result.artifact.path).name}\n{result.runtime.name}", *cells)
     return table
 
@@ -71,7 +53,7 @@ def _kind(results: Sequence[Result], metric: str, kinds: Sequence[Kind]) -> Kind
         m.kind
         for r in results
         for m in r.measurements
-        if m.metric == metric and (m.value is not None or kinds is HERE)
+        if m.metric == metric and (m.value is not None or kinds is HOST)
     }
     return next((kind for kind in kinds if kind in found), None)
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 
+from sepdeploy.metrics import count, ratio
 from sepdeploy.records import LayerRecord
-from sepdeploy.reports.terminal_cells import count, plain_table, ratio
+from sepdeploy.reports.terminal_cells import plain_table
 
 if TYPE_CHECKING:
     from sepdeploy.workflows.inspecting import InspectReport, Stretch

@@ -11,6 +11,7 @@ from sepdeploy import measure
 from sepdeploy.devices.emulation import Emulator, Outcome, logits, measurements, runtime_for
 from sepdeploy.measure.accuracy import accuracy
 from sepdeploy.measure.proof.parity import compare
+from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
 from sepdeploy.workflows.judging import JudgingSet
 
@@ -42,18 +43,16 @@ def emulate(
 def _agreement(path: Path, images: Floats, arm: Outcome[Floats]) -> Measurement:
     """Compare the logits of the ARM kernels with those of this machine's."""
     if arm.value is None:
-        return arm.absent("parity_max_rel", "ratio")
+        return arm.absent("parity_max_rel")
     host, _ = measure.run_logits(path, runtime_for(path), images)
     error, agreement, _ = compare(arm.value, host[0])
     details = {"label_agreement": agreement, "against": "the host's kernels", **arm.facts}
-    return Measurement(
-        "parity_max_rel", error, "ratio", Kind.EMULATED, n=len(images), details=details
-    )
+    return measured("parity_max_rel", error, Kind.EMULATED, n=len(images), details=details)
 
 
 def _accuracy(metric: str, path: Path, judging: JudgingSet, found: Outcome[Floats]) -> Measurement:
     if found.value is None:
-        return found.absent(metric, "fraction")
+        return found.absent(metric)
     is_clean = metric == "clean_accuracy"
     details = (judging.origin() if is_clean else judging.attacked_origin()) | found.facts
     return accuracy(

@@ -21,6 +21,7 @@ from sepdeploy.devices.transports import Recorder, Replay
 from sepdeploy.devices.transports.base import Transport
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.measure.operations import artifact_operations
+from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement, Result, RuntimeRef, from_json
 from sepdeploy.workflows.bench_options import BenchOptions
 from sepdeploy.workflows.emulating import emulate
@@ -176,25 +177,21 @@ class DeviceBench:
             )
         except SepdeployError as error:
             reason = {"reason": error.message, "batch": 1}
-            return [Measurement("latency_ms", None, "ms", Kind.ESTIMATED, n=0, details=reason)]
+            return [measured("latency_ms", None, Kind.ESTIMATED, n=0, details=reason)]
         details = made.details() | {"batch": 1}
         interval = (made.low, made.high)
-        return [
-            Measurement(
-                "latency_ms", made.ms, "ms", Kind.ESTIMATED, n=0, ci=interval, details=details
-            )
-        ]
+        return [measured("latency_ms", made.ms, Kind.ESTIMATED, n=0, ci=interval, details=details)]
 
     def _save_anchor(
         self, host: Result, path: Path, version: str, found: tuple[Measurement, ...]
     ) -> None:
         if not self._options.save_anchor:
             return
-        measured = next(
+        latency = next(
             (m for m in found if m.metric == "latency_ms" and m.kind is Kind.MEASURED), None
         )
-        if measured is None or measured.value is None or self.error is not None:
-            raise BadInput("--save-anchor needs a sound latency that was measured on the device")
+        if latency is None or latency.value is None or self.error is not None:
+            raise BadInput("--save-anchor needs a sound latency that was latency on the device")
         threads = self._options.threads
         plain = estimate(artifact_operations(path), self.device, threads=threads)
         anchor = Anchor(
@@ -204,7 +201,7 @@ class DeviceBench:
             runtime_version=version,
             threads=threads,
             model_sha256=host.artifact.sha256,
-            measured_ms=float(measured.value),
+            measured_ms=float(latency.value),
             estimated_ms=plain.ms,
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         )

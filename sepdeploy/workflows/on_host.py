@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import pkgutil
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,15 @@ from sepdeploy.exporters.onnx_file.disk import file_bytes
 from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.plan import plan
 from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.metrics import METRICS, measured
 from sepdeploy.records import Kind, Measurement, Result, RuntimeRef
 from sepdeploy.workflows.bench_options import BenchOptions
 from sepdeploy.workflows.judging import JudgingSet
 from sepdeploy.workflows.subjects import Subject
 
 FLOAT = 1  # onnx.TensorProto.FLOAT
+# What takes a metric by itself: of a path, a runtime and its threads
+Take = Callable[[Path, str, int], tuple[Measurement, ...]]
 
 
 def host_result(
@@ -29,8 +34,10 @@ def host_result(
 ) -> Result:
     """Measure one file in one runtime on this machine."""
     version = runtimes.RUNTIMES[runtime].version() or "unknown"
-    measurements = [*_static(subject), measure.measure_resident(subject.path, runtime)]
-    measurements += measure.measure_memory(subject.path, runtime, threads=options.threads)
+    measurements = _static(subject)
+    for name in dict.fromkeys(row.taken_by for row in METRICS.values() if row.taken_by):
+        take: Take = pkgutil.resolve_name(name)
+        measurements += take(subject.path, runtime, options.threads)
     measurements += _latency(subject, runtime, options)
     measurements += _comparisons(subject, runtime, options)
     for index, judging in enumerate(judged):
@@ -53,8 +60,8 @@ def _kernel_notes(path: Path, runtime: str) -> tuple[str, ...]:
 def _static(subject: Subject) -> list[Measurement]:
     layers = subject.entry.layers
 
-    def counted(metric: str, value: float | int | None, unit: str, **details: Any) -> Measurement:
-        return Measurement(metric, value, unit, Kind.STATIC, details=details)
+    def counted(metric: str, value: float | int | None, **details: Any) -> Measurement:
+        return measured(metric, value, Kind.STATIC, details=details)
 
     kappas = [
         (layer.condition_number, layer.name)
@@ -63,21 +70,19 @@ def _static(subject: Subject) -> list[Measurement]:
     ]
     worst = max(kappas, default=(None, ""))
     found = [
-        counted("params", sum(x.params for x in layers), "parameters"),
-        counted("params_dense", sum(x.params_dense for x in layers), "parameters"),
-        counted("macs", sum(x.macs for x in layers), "MAC"),
-        counted("file_bytes", file_bytes(subject.path), "bytes"),
-        counted("factor_bytes", _factor_bytes(subject.entry), "bytes"),
-        counted("condition_number", worst[0], "1", layer=worst[1])
+        counted("params", sum(x.params for x in layers)),
+        counted("params_dense", sum(x.params_dense for x in layers)),
+        counted("macs", sum(x.macs for x in layers)),
+        counted("file_bytes", file_bytes(subject.path)),
+        counted("factor_bytes", _factor_bytes(subject.entry)),
+        counted("condition_number", worst[0], layer=worst[1])
         if kappas
-        else counted("condition_number", None, "1", reason="no layer with a known spectrum"),
+        else counted("condition_number", None, reason="no layer with a known spectrum"),
     ]
     if subject.record is not None and subject.record.parity:
         parity = max(subject.record.parity, key=lambda p: p.max_rel)
         found.append(
-            counted(
-                "parity_max_rel", parity.max_rel, "1", runtime=parity.runtime, batch=parity.batch
-            )
+            counted("parity_max_rel", parity.max_rel, runtime=parity.runtime, batch=parity.batch)
         )
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from sepdeploy.devices.transports.base import Transport
 from sepdeploy.errors import SepdeployError
 from sepdeploy.measure.accuracy import accuracy
 from sepdeploy.measure.latency import Timing, latency_pair
+from sepdeploy.metrics import measured
 from sepdeploy.records import Measurement, to_json
 from sepdeploy.runtimes import runner
 from sepdeploy.workflows.bench_options import BenchOptions
@@ -108,8 +109,8 @@ def _by_benchmark_model(
     kind = kind_of(transport, before)
     details = {"statistic": "mean", "batch": 1, "threads": threads, "program": program.name}
     found = (
-        Measurement("latency_ms", times.mean_ms, "ms", kind, n=times.runs, details=details),
-        Measurement("load_ms", times.init_ms, "ms", kind, details={"program": program.name}),
+        measured("latency_ms", times.mean_ms, kind, n=times.runs, details=details),
+        measured("load_ms", times.init_ms, kind, details={"program": program.name}),
     )
     note = f"{program.name} gives a mean without samples, and no accuracy"
     return Remote(found, to_json(transport.facts()), "unknown", (note,))
@@ -181,8 +182,8 @@ def _measurements(
     void = {"throttled": True, "reason": run.error.message} if run.error is not None else {}
     if "memory" in run.results:
         result = run.results["memory"]
-        yield Measurement("peak_rss_bytes", int(result["peak_rss_bytes"]), "bytes", run.kind)
-        yield Measurement("load_ms", float(result["load_ms"]), "ms", run.kind, details=dict(void))
+        yield measured("peak_rss_bytes", int(result["peak_rss_bytes"]), run.kind)
+        yield measured("load_ms", float(result["load_ms"]), run.kind, details=void)
     if "latency" in run.results:
         yield from _latency(run, jobs, timing, void)
     yield from _accuracies(run, jobs, folder)
@@ -215,7 +216,4 @@ def _latency(
         times = sample_times(result, float(result.get("seconds", jobs.options.sustained)))
         extra["sustained"] = to_json(sustained(times[0], samples["artifact"]))
     for found in pair:
-        yield Measurement(
-            found.metric, found.value, found.unit, found.kind, found.n, found.ci, found.samples,
-            {**found.details, **extra},
-        )  # fmt: skip
+        yield replace(found, details=found.details | extra)

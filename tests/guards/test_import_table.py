@@ -16,7 +16,7 @@ import sepdeploy
 
 ROOT = Path(__file__).resolve().parents[2]
 MAPPED = ("exporters", "runtimes", "devices")
-LEAVES = {"errors", "files", "flatbuffer", "records", "threat"}
+LEAVES = {"errors", "files", "flatbuffer", "records", "metrics", "threat"}
 
 # part -> parts of sepdeploy it may import (besides itself and the leaves)
 ALLOWED: dict[str, set[str]] = {
@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": set(),
     "flatbuffer": set(),
     "records": set(),
+    "metrics": set(),
     "threat": set(),
     "structures": set(),
     "data": set(),

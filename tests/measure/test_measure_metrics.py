@@ -9,7 +9,7 @@ from measure_models import matmul_model
 
 from sepdeploy import measure, runtimes
 from sepdeploy.errors import BadInput
-from sepdeploy.gate import metrics as gate_metrics
+from sepdeploy.gate import evidence
 from sepdeploy.measure import accuracy, host
 from sepdeploy.records import Kind, to_json
 from sepdeploy.threat import Attack
@@ -36,7 +36,7 @@ def test_latency_and_its_ratio_to_dense(tmp_path):
     assert ratio.value > 3  # 8192 times the work
     for measurement in (own, ratio):
         json.dumps(to_json(measurement), allow_nan=False)
-        gate_metrics.validate(measurement, "test")
+        evidence.validate(measurement, "test")
 
 
 def test_without_a_dense_form_the_reason_stands_there(artifacts):
@@ -55,9 +55,9 @@ def test_old_and_new_in_turns_are_what_the_gate_reads(runtime_and_path):
     runtime, path = runtime_and_path
     timing = measure.Timing(samples_per_round=3, **QUICK)
     found = measure.compare_latency(path, path, runtime, timing=timing)
-    assert gate_metrics.is_interleaved(found)
-    gate_metrics.validate(found, "test")
-    old, new = gate_metrics.rounds_of(found, "test")
+    assert evidence.is_interleaved(found)
+    evidence.validate(found, "test")
+    old, new = evidence.rounds_of(found, "test")
     assert len(old) == len(new) == 4
     assert all(len(r) == 3 for r in (*old, *new))
     assert found.details["against"]["path"] == path.name
@@ -91,7 +91,7 @@ def test_memory_of_an_artifact(runtime_and_path):
     assert load.value == pytest.approx(np.median(load.samples))
     for measurement in (peak, load):
         json.dumps(to_json(measurement), allow_nan=False)
-        gate_metrics.validate(measurement, "test")
+        evidence.validate(measurement, "test")
 
 
 def test_a_larger_model_takes_more_memory(tmp_path):
@@ -118,7 +118,7 @@ def test_accuracy_is_counted_image_by_image(runtime_and_path, network, images):
     assert found.ci[0] < found.value < found.ci[1]
     assert found.details["data"] == "x"
     assert found.details["images_sha256"] == measure.images_digest(images, labels)
-    gate_metrics.validate(found, "test")
+    evidence.validate(found, "test")
 
 
 def test_eps_zero_is_exactly_clean_accuracy(artifacts, network, images):
@@ -152,7 +152,7 @@ def test_adversarial_accuracy_judges_the_examples(artifacts, network, images):
     details = [found.details[name] for name in names]
     assert details == ["pgd-40", 0.1, "linf", 40, 2, 7]
     json.dumps(to_json(found), allow_nan=False)
-    gate_metrics.validate(found, "test")
+    evidence.validate(found, "test")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from sepdeploy import devices
+from sepdeploy.metrics import count, micros, percent, ratio, size
 from sepdeploy.records import (
     ArtifactRecord,
     ArtifactRef,
@@ -27,7 +28,6 @@ from sepdeploy.records import (
 )
 from sepdeploy.reports import terminal
 from sepdeploy.reports.terminal_bench import bench_table
-from sepdeploy.reports.terminal_cells import count, micros, percent, ratio, size
 from sepdeploy.workflows.diagnosing import Finding
 from sepdeploy.workflows.inspecting import InspectReport, total_of
 from sepdeploy.workflows.verifying import VerifyItem, VerifyReport

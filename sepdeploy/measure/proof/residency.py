@@ -26,6 +26,7 @@ from sepdeploy.measure.proof.resident_graph import (
     optimized_onnx,
     tflite_file,
 )
+from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, LayerPrecision, LayerRecord, Measurement, Residency
 from sepdeploy.structures import spec_from_json
 
@@ -94,8 +95,10 @@ def as_planned(layers: Sequence[LayerRecord], format_name: str) -> tuple[LayerRe
     )
 
 
-def measure_resident(path: str | os.PathLike[str], runtime: str) -> Measurement:
-    """Measure ``resident_bytes``: the weights in the graph as the runtime keeps it.
+def measure_resident(
+    path: str | os.PathLike[str], runtime: str, threads: int = 1
+) -> tuple[Measurement, ...]:
+    """Measure ``resident_bytes``: the weights in the graph as the runtime keeps it, on any threads.
 
     Raises:
         BadInput: The file is not usable, or the runtime takes another format.
@@ -103,7 +106,7 @@ def measure_resident(path: str | os.PathLike[str], runtime: str) -> Measurement:
     """
     runtimes.choose(path, runtime)
     total = sum(resident_graph(path).constants.values())
-    return Measurement("resident_bytes", total, "bytes", Kind.STATIC)
+    return (measured("resident_bytes", total, Kind.STATIC),)
 
 
 def resident_graph(path: str | os.PathLike[str]) -> ResidentGraph:
