@@ -52,7 +52,7 @@ def train(
         BadInput: An unknown or impossible setting, missing data, or a diverged loss.
         Missing: torch is not installed.
     """
-    from sepdeploy.workflows.requirements import require_torch
+    from sepdeploy.exports.requirements import require_torch
 
     require_torch("train")
     from sepdeploy.workflows.training import train_model
@@ -104,7 +104,7 @@ def compress(
             reachable), or a file or recipe that cannot be used.
         Missing: torch is not installed.
     """
-    from sepdeploy.workflows.requirements import require_torch
+    from sepdeploy.exports.requirements import require_torch
 
     require_torch("compress a model")
     from sepdeploy.workflows.compressing import CompressOptions, compress_file, split_layers
@@ -183,7 +183,7 @@ def export(
         BadInput: A file, name or layer that cannot be used.
         Missing: torch is not installed.
     """
-    from sepdeploy.workflows.export_options import EvaluationOptions, ExportOptions
+    from sepdeploy.exports.options import EvaluationOptions, ExportOptions
     from sepdeploy.workflows.exporting import export_any
 
     return export_any(
@@ -463,11 +463,11 @@ def attack(
         BadInput: A file, name or data set that cannot be used.
         Missing: torch is not installed.
     """
-    from sepdeploy.workflows.requirements import require_torch
+    from sepdeploy.exports.requirements import require_torch
 
     require_torch("attack a model")
+    from sepdeploy.exports.options import EvaluationOptions
     from sepdeploy.workflows.attacking import attack_model
-    from sepdeploy.workflows.export_options import EvaluationOptions
 
     wanted = EvaluationOptions(data, data_dir, attack, eps, norm, samples)
     return attack_model(Path(model), Path(out), wanted, arch=arch, seed=seed, notify=notify)
@@ -510,7 +510,7 @@ def demo(
         Missing: torch is not installed.
         ArtifactCheckFailed: An exported file failed its checks.
     """
-    from sepdeploy.workflows.requirements import require_torch
+    from sepdeploy.exports.requirements import require_torch
 
     require_torch("run the demo")
     from sepdeploy.workflows.demonstration import run_demo

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from sepdeploy.data.evalpack import write_pack
 from sepdeploy.errors import BadInput
+from sepdeploy.exports.judged_images import Notify, choose_attacks, find_test_set, make_pack
+from sepdeploy.exports.options import EvaluationOptions
 from sepdeploy.files import check_writable, sha256_file
 from sepdeploy.models import load
-from sepdeploy.workflows.evaluation import Notify, choose_attacks, find_test_set, make_pack
-from sepdeploy.workflows.export_options import EvaluationOptions
 
 
 def attack_model(

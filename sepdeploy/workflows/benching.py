@@ -17,9 +17,9 @@ from sepdeploy import __version__, measure
 from sepdeploy.devices import DeviceProfile, profile
 from sepdeploy.devices.transports import Replay
 from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError, unknown_name
+from sepdeploy.exports.judged_images import Notify
 from sepdeploy.records import BenchReport, Kind, Result, from_json, to_json
 from sepdeploy.workflows.bench_options import BenchOptions
-from sepdeploy.workflows.evaluation import Notify
 from sepdeploy.workflows.judging import JudgingSet, judging_sets
 from sepdeploy.workflows.on_device import DeviceBench, open_replay
 from sepdeploy.workflows.on_host import dense_form, host_result

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from sepdeploy.data.evalpack import EvalPack, read_pack
 from sepdeploy.errors import BadInput, Missing
+from sepdeploy.exports.judged_images import Notify, reference_inputs
+from sepdeploy.exports.manifest import read_manifest
+from sepdeploy.exports.requirements import has_torch
 from sepdeploy.files import sha256_file
 from sepdeploy.records import ArtifactRecord, Manifest
-from sepdeploy.workflows.evaluation import Notify, reference_inputs
-from sepdeploy.workflows.manifests import read_manifest
-from sepdeploy.workflows.requirements import has_torch
 
 if TYPE_CHECKING:
     import onnx

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sepdeploy.errors import ArtifactCheckFailed
+from sepdeploy.exports.judged_images import Notify
+from sepdeploy.exports.options import EvaluationOptions, ExportOptions
 from sepdeploy.files import write_text
 from sepdeploy.models import load
 from sepdeploy.records import BenchReport, dump
 from sepdeploy.workflows.bench_options import BenchOptions
 from sepdeploy.workflows.benching import bench_artifacts
-from sepdeploy.workflows.evaluation import Notify
-from sepdeploy.workflows.export_options import EvaluationOptions, ExportOptions
 from sepdeploy.workflows.exporting import export_model
 from sepdeploy.workflows.training import train_model
 from sepdeploy.workflows.verifying import verify_exports

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from sepdeploy import __version__
 from sepdeploy.data.evalpack import EvalPack, write_pack
 from sepdeploy.errors import BadInput
-from sepdeploy.files import sha256_file, write_text
-from sepdeploy.records import FileRef, InputSpec, Manifest, dump
-from sepdeploy.workflows.artifacts import Job, Proven, write_artifact
-from sepdeploy.workflows.evaluation import (
+from sepdeploy.exports.artifact import Job, Proven, write_artifact
+from sepdeploy.exports.foreign import export_foreign, is_foreign
+from sepdeploy.exports.judged_images import (
     Notify,
     choose_attacks,
     find_test_set,
@@ -26,13 +25,14 @@ from sepdeploy.workflows.evaluation import (
     reference_inputs,
     torch_logits,
 )
-from sepdeploy.workflows.export_options import EvaluationOptions, ExportOptions
-from sepdeploy.workflows.foreign import export_foreign, is_foreign
-from sepdeploy.workflows.manifests import with_earlier
-from sepdeploy.workflows.proving import prove
-from sepdeploy.workflows.quantising import Calibration, Quantized, find_calibration
-from sepdeploy.workflows.requirements import require_torch
-from sepdeploy.workflows.staging import move_all, staging
+from sepdeploy.exports.manifest import with_earlier
+from sepdeploy.exports.options import EvaluationOptions, ExportOptions
+from sepdeploy.exports.proof import prove
+from sepdeploy.exports.quantize.files import Calibration, Quantized, find_calibration
+from sepdeploy.exports.requirements import require_torch
+from sepdeploy.exports.staging import move_all, staging
+from sepdeploy.files import sha256_file, write_text
+from sepdeploy.records import FileRef, InputSpec, Manifest, dump
 
 if TYPE_CHECKING:
     from sepdeploy.models import Model

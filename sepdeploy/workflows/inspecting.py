@@ -98,7 +98,7 @@ def inspect_file(path: Path, *, arch: str | None = None) -> InspectReport:
     kind = sniff(path)
     stretch = None
     if kind == "pt":
-        from sepdeploy.workflows.requirements import require_torch
+        from sepdeploy.exports.requirements import require_torch
 
         require_torch("inspect a .pt file")
         from sepdeploy.models import load

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 from sepdeploy.data.evalpack import EvalPack, read_pack
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
-from sepdeploy.files import sha256_file
-from sepdeploy.records import Manifest
-from sepdeploy.threat import Attack
-from sepdeploy.workflows.bench_options import BenchOptions
-from sepdeploy.workflows.evaluation import (
+from sepdeploy.exports.judged_images import (
     Notify,
     attack_images,
     choose_attacks,
     find_test_set,
 )
-from sepdeploy.workflows.requirements import has_torch
+from sepdeploy.exports.requirements import has_torch
+from sepdeploy.files import sha256_file
+from sepdeploy.records import Manifest
+from sepdeploy.threat import Attack
+from sepdeploy.workflows.bench_options import BenchOptions
 
 if TYPE_CHECKING:
     from sepdeploy.models import Model

@@ -20,12 +20,12 @@ from sepdeploy.devices.estimate import Anchor, estimate, fitting, load_anchors, 
 from sepdeploy.devices.transports import Recorder, Replay
 from sepdeploy.devices.transports.base import Transport
 from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.exports.judged_images import Notify
 from sepdeploy.measure.operations import artifact_operations
 from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement, Result, RuntimeRef, from_json
 from sepdeploy.workflows.bench_options import BenchOptions
 from sepdeploy.workflows.emulating import emulate
-from sepdeploy.workflows.evaluation import Notify
 from sepdeploy.workflows.judging import JudgingSet
 from sepdeploy.workflows.remote import RemoteJobs, measure_remotely
 

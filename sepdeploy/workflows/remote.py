@@ -28,13 +28,13 @@ from sepdeploy.devices.measured import measure as run_jobs
 from sepdeploy.devices.sustained import sample_times, sustained
 from sepdeploy.devices.transports.base import Transport
 from sepdeploy.errors import SepdeployError
+from sepdeploy.exports.judged_images import Notify
 from sepdeploy.measure.accuracy import accuracy
 from sepdeploy.measure.latency import Timing, latency_pair
 from sepdeploy.metrics import measured
 from sepdeploy.records import Measurement, to_json
 from sepdeploy.runtimes import runner
 from sepdeploy.workflows.bench_options import BenchOptions
-from sepdeploy.workflows.evaluation import Notify
 from sepdeploy.workflows.judging import JudgingSet
 
 ACCURACY_BATCH = 32

@@ -9,11 +9,11 @@ from pathlib import Path
 from sepdeploy import runtimes
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.exporters.entry import Entry, read_entry
+from sepdeploy.exports.manifest import read_manifest
+from sepdeploy.exports.quantize.files import only_runtimes
 from sepdeploy.files import sha256_file
 from sepdeploy.measure.proof.ways import NO_KERNEL_HINT
 from sepdeploy.records import ArtifactRecord, ArtifactRef, Manifest
-from sepdeploy.workflows.manifests import read_manifest
-from sepdeploy.workflows.quantising import only_runtimes
 from sepdeploy.workflows.verifying import find_manifests
 
 SUFFIXES = (".onnx", ".tflite")

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from sepdeploy.data.evalpack import EvalPack, read_pack
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
+from sepdeploy.exports.judged_images import Notify, reference_inputs, torch_logits
+from sepdeploy.exports.manifest import read_manifest
+from sepdeploy.exports.proof import PARITY_SAMPLES, prove
+from sepdeploy.exports.quantize.files import only_runtimes
+from sepdeploy.exports.requirements import has_torch
 from sepdeploy.files import sha256_file
 from sepdeploy.records import ArtifactRecord, Manifest
-from sepdeploy.workflows.evaluation import Notify, reference_inputs, torch_logits
-from sepdeploy.workflows.manifests import read_manifest
-from sepdeploy.workflows.proving import PARITY_SAMPLES, prove
-from sepdeploy.workflows.quantising import only_runtimes
-from sepdeploy.workflows.requirements import has_torch
 
 if TYPE_CHECKING:
     from sepdeploy.exporters.entry import Entry
@@ -143,7 +143,7 @@ def _foreign(
 ) -> list[VerifyItem]:
     """Check a file that was made from somebody else's .onnx file."""
     from sepdeploy.exporters.entry import read_entry
-    from sepdeploy.workflows.foreign_proof import verify_foreign
+    from sepdeploy.exports.foreign_proof import verify_foreign
 
     path = folder / artifact.path
     return [

@@ -156,7 +156,7 @@ LOST = """
 import os, signal, sys, time
 from pathlib import Path
 from sepdeploy import api, cli
-from sepdeploy.workflows.staging import move_all
+from sepdeploy.exports.staging import move_all
 
 class Careless:
     def __del__(self):

@@ -14,15 +14,15 @@ torch = pytest.importorskip("torch")
 from sepdeploy.data import load  # noqa: E402
 from sepdeploy.exporters.capture.trace import trace  # noqa: E402
 from sepdeploy.exporters.plan import plan  # noqa: E402
-from sepdeploy.models import Model, create  # noqa: E402
-from sepdeploy.workflows.evaluation import torch_logits  # noqa: E402
-from sepdeploy.workflows.quantising import (  # noqa: E402
+from sepdeploy.exports.judged_images import torch_logits  # noqa: E402
+from sepdeploy.exports.quantize.files import (  # noqa: E402
     Calibrated,
     Calibration,
     OnnxMaker,
     Order,
     TfliteMaker,
 )
+from sepdeploy.models import Model, create  # noqa: E402
 
 MAKERS = {"onnx": OnnxMaker, "tflite": TfliteMaker}
 

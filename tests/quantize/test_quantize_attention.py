@@ -16,15 +16,15 @@ from sepdeploy.exporters.entry import make_entry  # noqa: E402
 from sepdeploy.exporters.plan import plan  # noqa: E402
 from sepdeploy.exporters.quantize import Scheme  # noqa: E402
 from sepdeploy.exporters.tflite_file import read_tflite  # noqa: E402
-from sepdeploy.models import create  # noqa: E402
-from sepdeploy.workflows.evaluation import torch_logits  # noqa: E402
-from sepdeploy.workflows.quantising import (  # noqa: E402
+from sepdeploy.exports.judged_images import torch_logits  # noqa: E402
+from sepdeploy.exports.quantize.files import (  # noqa: E402
     Calibrated,
     Order,
     TfliteMaker,
     calibrate,
     only_runtimes,
 )
+from sepdeploy.models import create  # noqa: E402
 
 pytestmark = pytest.mark.skipif("litert" not in runtimes.installed("tflite"), reason="needs LiteRT")
 

@@ -13,8 +13,8 @@ import pytest
 from sepdeploy import api, measure, runtimes
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.exporters.quantize import scales
-from sepdeploy.workflows import quantising
-from sepdeploy.workflows.manifests import read_manifest
+from sepdeploy.exports.manifest import read_manifest
+from sepdeploy.exports.quantize import files as quantising
 
 needs_litert = pytest.mark.skipif(
     "litert" not in runtimes.installed("tflite"), reason="needs LiteRT"

@@ -15,8 +15,8 @@ from sepdeploy.exporters.tflite_file import read_tflite
 from sepdeploy.exporters.tflite_file.format import serialize, tables, versions
 from sepdeploy.exporters.tflite_file.format.graph import BATCH, Graph, Op, Quantization, Tensor
 from sepdeploy.exporters.tflite_file.format.traps import refuse_traps
+from sepdeploy.exports.proof import prove
 from sepdeploy.measure.proof.int8_parity import MOST_DISTANCE, distance
-from sepdeploy.workflows.proving import prove
 
 OLDER = "tflite-runtime-2.14"
 needs_older = pytest.mark.skipif(

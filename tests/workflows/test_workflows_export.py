@@ -18,8 +18,8 @@ from onnx import numpy_helper
 import sepdeploy as sd
 from sepdeploy import measure, runtimes
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
-from sepdeploy.workflows.manifests import read_manifest
-from sepdeploy.workflows.staging import move_all, staging
+from sepdeploy.exports.manifest import read_manifest
+from sepdeploy.exports.staging import move_all, staging
 
 
 def content(folder: Path) -> dict[str, bytes]:

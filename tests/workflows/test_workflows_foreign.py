@@ -13,8 +13,8 @@ from sepdeploy.cli import run
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.exporters import tflite_file
 from sepdeploy.exporters.entry import read_entry
-from sepdeploy.workflows import foreign_proof
-from sepdeploy.workflows.manifests import read_manifest
+from sepdeploy.exports import foreign_proof
+from sepdeploy.exports.manifest import read_manifest
 
 pytestmark = pytest.mark.skipif(not runtimes.installed("tflite"), reason="no TFLite runtime")
 

@@ -10,7 +10,7 @@ from torch import nn
 import sepdeploy as sd
 from sepdeploy import api
 from sepdeploy.exporters.onnx_file import disk as onnx_write
-from sepdeploy.workflows.manifests import read_manifest
+from sepdeploy.exports.manifest import read_manifest
 
 
 @pytest.fixture(scope="module")

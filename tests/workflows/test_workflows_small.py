@@ -13,8 +13,9 @@ import sepdeploy as sd
 from sepdeploy import api, runtimes
 from sepdeploy.data.evalpack import read_pack
 from sepdeploy.errors import BadInput, Missing
-from sepdeploy.workflows import evaluation, requirements
-from sepdeploy.workflows.evaluation import find_test_set, reference_inputs
+from sepdeploy.exports import judged_images as evaluation
+from sepdeploy.exports import requirements
+from sepdeploy.exports.judged_images import find_test_set, reference_inputs
 from sepdeploy.workflows.verifying import verify_exports
 
 

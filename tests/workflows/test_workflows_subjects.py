@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
+from sepdeploy.exports.judged_images import choose_attacks
+from sepdeploy.exports.manifest import read_manifest
 from sepdeploy.workflows import judging
 from sepdeploy.workflows.bench_options import BenchOptions
-from sepdeploy.workflows.evaluation import choose_attacks
 from sepdeploy.workflows.judging import JudgingSet, judging_sets
-from sepdeploy.workflows.manifests import read_manifest
 from sepdeploy.workflows.subjects import find_subjects
 from sepdeploy.workflows.verifying import verify_exports
 

@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING
 
 from sepdeploy import __version__
 from sepdeploy.errors import BadInput
+from sepdeploy.exports.artifact import Job, Proven, write_artifact
+from sepdeploy.exports.foreign_proof import make_reference, prove_foreign
+from sepdeploy.exports.judged_images import Notify, find_data
+from sepdeploy.exports.manifest import read_manifest, with_earlier
+from sepdeploy.exports.options import EvaluationOptions, ExportOptions
+from sepdeploy.exports.quantize.files import Quantized, calibrate, no_images
+from sepdeploy.exports.staging import move_all, staging
 from sepdeploy.files import sha256_file, write_text
 from sepdeploy.records import (
     ArtifactRecord,
@@ -21,13 +28,6 @@ from sepdeploy.records import (
     Manifest,
     dump,
 )
-from sepdeploy.workflows.artifacts import Job, Proven, write_artifact
-from sepdeploy.workflows.evaluation import Notify, find_data
-from sepdeploy.workflows.export_options import EvaluationOptions, ExportOptions
-from sepdeploy.workflows.foreign_proof import make_reference, prove_foreign
-from sepdeploy.workflows.manifests import read_manifest, with_earlier
-from sepdeploy.workflows.quantising import Quantized, calibrate, no_images
-from sepdeploy.workflows.staging import move_all, staging
 
 if TYPE_CHECKING:
     import onnx

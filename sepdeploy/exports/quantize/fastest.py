@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sepdeploy.errors import BadInput
+from sepdeploy.exports.judged_images import Notify
 from sepdeploy.records import LayerPrecision
-from sepdeploy.workflows.evaluation import Notify
 
 if TYPE_CHECKING:
     from sepdeploy.exporters.quantize import Scheme
-    from sepdeploy.workflows.quantising import Calibrated
+    from sepdeploy.exports.quantize.files import Calibrated
 
 TIE = 1.05
 MOST_LAYERS = 64  # measured one by one; each costs about half a second

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepdeploy.errors import BadInput, Missing
+from sepdeploy.exports.judged_images import Notify, find_data
 from sepdeploy.files import write_bytes
 from sepdeploy.records import LayerPrecision, LayerRecord, LoweringChoice
-from sepdeploy.workflows.evaluation import Notify, find_data
 
 if TYPE_CHECKING:
     import onnx
@@ -262,7 +262,7 @@ def write_quantized(order: Order, path: Path, notify: Notify) -> Quantized:
             )
         notes: tuple[str, ...] = ()
         if order.mode == "auto":
-            from sepdeploy.workflows.auto_precision import write_fastest
+            from sepdeploy.exports.quantize.fastest import write_fastest
 
             precisions, notes = write_fastest(maker, structures, path, folder, notify)
         else:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sepdeploy.exports.judged_images import Notify
+from sepdeploy.exports.options import CUSTOM_TFLITE, ExportOptions
+from sepdeploy.exports.quantize.files import Calibration, Order, Quantized, write_quantized
 from sepdeploy.files import sha256_file
 from sepdeploy.records import (
     ArtifactRecord,
@@ -17,9 +20,6 @@ from sepdeploy.records import (
     Parity,
     Residency,
 )
-from sepdeploy.workflows.evaluation import Notify
-from sepdeploy.workflows.export_options import CUSTOM_TFLITE, ExportOptions
-from sepdeploy.workflows.quantising import Calibration, Order, Quantized, write_quantized
 
 if TYPE_CHECKING:
     import onnx

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sepdeploy.errors import BadInput, SepdeployError
+from sepdeploy.exports.options import FORMATS
 from sepdeploy.files import read_bytes
 from sepdeploy.records import MANIFEST_SCHEMA, ArtifactRecord, Manifest, parse
-from sepdeploy.workflows.export_options import FORMATS
 
 MAX_MANIFEST = 64 << 20
 

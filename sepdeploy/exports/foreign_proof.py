@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
+from sepdeploy.exports.judged_images import find_data, reference_inputs
+from sepdeploy.exports.proof import fault
+from sepdeploy.exports.quantize.files import only_runtimes
 from sepdeploy.records import ArtifactRecord, Parity
-from sepdeploy.workflows.evaluation import find_data, reference_inputs
-from sepdeploy.workflows.proving import fault
-from sepdeploy.workflows.quantising import only_runtimes
 
 if TYPE_CHECKING:
     import onnx

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sepdeploy.errors import BadInput, unknown_name
-from sepdeploy.workflows.quantising import CALIBRATION_SAMPLES
+from sepdeploy.exports.quantize.files import CALIBRATION_SAMPLES
 
 FORMATS = ("onnx", "tflite")
 FLAVOURS = ("standard", "custom")
