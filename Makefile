@@ -11,6 +11,8 @@ export SEPDEPLOY_DATA ?= $(abspath ../shared/data)
 endif
 # On shared machines two OpenMP threads can be far slower than one.
 export OMP_NUM_THREADS ?= 1
+# Compiled files are kept even where the environment forbids it: tests start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test lint types unit slow kernels wheel gate bench clean
 
