@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sepdeploy import console
 from sepdeploy.commands.shell import JSON_FLAG
+from sepdeploy.reports import REPORTS, View, render
 
 
+def with_report_flags(function: Callable[..., int]) -> Callable[..., int]:
+    """Put a flag per row of ``REPORTS`` in the place of a command's ``**wanted``."""
+    signature = inspect.signature(function, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    flags = []
+    for name, report in REPORTS.items():
+        if report.help:
+            kind: Any = bool if report.printed else Path | None
+            flag = Annotated[kind, typer.Option(f"--{name}", help=report.help)]
+            default = False if report.printed else None
+            flags.append(own[-1].replace(name=name, default=default, annotation=flag))
+    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[p.replace(kind=p.KEYWORD_ONLY) for p in (*own[:-1], *flags, own[-1])]
+    )
+    return function
+
+
+@with_report_flags
 def check(
     result: Annotated[Path, typer.Argument(help="What bench --json wrote.")],
     baseline: Annotated[
@@ -19,13 +40,8 @@ def check(
     config: Annotated[
         Path | None, typer.Option("--config", help="Rules (TOML); default: pyproject.toml.")
     ] = None,
-    junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.")] = None,
-    sarif: Annotated[Path | None, typer.Option("--sarif", help="Write SARIF 2.1.0.")] = None,
-    markdown: Annotated[
-        Path | None, typer.Option("--markdown", help="Write Markdown for a comment.")
-    ] = None,
-    github: Annotated[bool, typer.Option("--github", help="Print GitHub annotations.")] = False,
     json: JSON_FLAG = False,
+    **wanted: Any,
 ) -> int:
     """Compare a result with the baseline.
 
@@ -35,24 +51,16 @@ def check(
     from sepdeploy.files import write_text
     from sepdeploy.gate import DEFAULT_BASELINE
     from sepdeploy.records import dump
-    from sepdeploy.reports.annotations import render_annotations
-    from sepdeploy.reports.check_terminal import render_terminal
-    from sepdeploy.reports.junit import render_junit
-    from sepdeploy.reports.markdown import render_markdown
-    from sepdeploy.reports.sarif import render_sarif
 
     verdict = api.check(result, baseline, config=config)
     source = (baseline or Path(DEFAULT_BASELINE)).as_posix()
-    if junit is not None:
-        write_text(junit, render_junit(verdict))
-    if sarif is not None:
-        write_text(sarif, render_sarif(verdict, source=source))
-    if markdown is not None:
-        write_text(markdown, render_markdown(verdict))
-    if json:
-        console.write(dump(verdict))
-    else:
-        console.write(render_terminal(verdict, verbose=console.VERBOSITY.level > 0))
-    if github:
-        console.write(render_annotations(verdict, source=source))
+    view = View(source, verbose=console.VERBOSITY.level > 0)
+    printed = [dump(verdict) if json else render("terminal", verdict, view)]
+    for name, target in wanted.items():
+        text = render(name, verdict, view) if target else ""
+        if isinstance(target, Path):
+            write_text(target, text)
+        else:
+            printed.append(text)
+    console.write("".join(printed))
     return verdict.exit_code

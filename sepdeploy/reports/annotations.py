@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sepdeploy.gate.verdict import Item, Outcome, Verdict
 from sepdeploy.gate.wording import number
+from sepdeploy.reports import View
 from sepdeploy.reports.plain import headline, printable, worst_first
 
 _COMMANDS = {
@@ -14,15 +15,10 @@ _COMMANDS = {
 }
 
 
-def render_annotations(verdict: Verdict, *, source: str = "") -> str:
-    """Return one workflow command a line, worst first: services show only the first ten of a kind.
-
-    Args:
-        verdict: What was found.
-        source: The file of the repository to show them at, relative to its root.
-    """
+def render_annotations(verdict: Verdict, view: View) -> str:
+    """Return one workflow command a line, worst first: services show ten of a kind at most."""
     lines = [f"::notice title=sepdeploy check::{_data(headline(verdict))}"]
-    place = f"file={_property(source)},line=1," if source else ""
+    place = f"file={_property(view.source)},line=1," if view.source else ""
     for item in worst_first(verdict):
         if item.verdict in _COMMANDS:
             lines.append(

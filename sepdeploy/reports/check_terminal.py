@@ -1,15 +1,17 @@
-"""A verdict for the terminal: plain text, at most 80 columns; colour is added by the console."""
+"""A verdict for the terminal: plain text, at most 80 columns."""
 
 from __future__ import annotations
 
-import textwrap
+import itertools
 from collections.abc import Iterator, Mapping
 
 from sepdeploy.gate.verdict import Item, Outcome, Verdict
 from sepdeploy.gate.wording import number
+from sepdeploy.reports import View
 from sepdeploy.reports.plain import headline, printable, shorten
+from sepdeploy.reports.tables import Table
+from sepdeploy.reports.terminal_cells import WIDTH, plain_text
 
-WIDTH = 80
 MARKS: Mapping[Outcome, str] = {
     Outcome.REGRESSION: "FAIL",
     Outcome.UNSTABLE: "VOID",
@@ -19,44 +21,39 @@ MARKS: Mapping[Outcome, str] = {
     Outcome.OK: "ok",
     Outcome.REPORTED: "-",
 }
-_INDENT = 7  # of the reason below a number
 
 
-def render_terminal(verdict: Verdict, *, verbose: bool = False) -> str:
-    """Return the lines of a verdict, one block per artifact and device.
+def render_terminal(verdict: Verdict, view: View) -> str:
+    """Return the lines of a verdict, one block per artifact and device."""
+    return plain_text(_parts(verdict, verbose=view.verbose))
 
-    Args:
-        verdict: What was found.
-        verbose: Also list what is only reported, and the reason of every number.
-    """
-    lines: list[str] = [_row("", "metric", "kind", "baseline", "now")]
-    place = None
+
+def _parts(verdict: Verdict, *, verbose: bool) -> Iterator[str | Table]:
+    yield _table(headed=True)
     shown = [i for i in verdict.items if verbose or i.verdict is not Outcome.REPORTED]
-    for item in shown:
-        if (item.artifact, item.device) != place:
-            place = (item.artifact, item.device)
-            lines += ["", shorten(printable(f"{item.artifact} on {item.device}"), WIDTH)]
-        lines += _item_lines(item, verbose=verbose)
+    for (artifact, device), items in itertools.groupby(shown, lambda i: (i.artifact, i.device)):
+        table = _table(headed=False)
+        for item in items:
+            _add(table, item, verbose=verbose)
+        yield from ("", shorten(printable(f"{artifact} on {device}"), WIDTH), table)
     hidden = len(verdict.items) - len(shown)
     if hidden:
-        lines += ["", f"{hidden} more measured but not judged (-v lists them)"]
-    lines += ["", *textwrap.wrap(headline(verdict), WIDTH)]
-    return "\n".join(lines) + "\n"
+        yield from ("", f"{hidden} more measured but not judged (-v lists them)")
+    yield from ("", headline(verdict))
 
 
-def _row(mark: str, metric: str, kind: str, baseline: str, current: str) -> str:
-    return f"  {mark:<4} {metric:<20} {kind:<17} {baseline:>14} {current:>14}".rstrip()
+def _table(*, headed: bool) -> Table:
+    heads = ("", "metric", "kind", "baseline", "now")
+    return Table(heads, (3, 4), (4, 20, 17, 14, 14), indent=2, note_indent=7, headed=headed)
 
 
-def _item_lines(item: Item, *, verbose: bool) -> Iterator[str]:
-    kind = item.kind.value if item.kind else ""
-    baseline = number(item.baseline) if item.baseline is not None else ""
-    metric, current = shorten(printable(item.metric), 20), shorten(number(item.current), 14)
-    yield _row(MARKS[item.verdict], metric, kind, shorten(baseline, 14), current)
-    if verbose or item.verdict not in (Outcome.OK, Outcome.REPORTED):
-        yield from textwrap.wrap(
-            printable(item.why),
-            WIDTH,
-            initial_indent=" " * _INDENT,
-            subsequent_indent=" " * _INDENT,
-        )
+def _add(table: Table, item: Item, *, verbose: bool) -> None:
+    quiet = not verbose and item.verdict in (Outcome.OK, Outcome.REPORTED)
+    table.add(
+        MARKS[item.verdict],
+        printable(item.metric),
+        item.kind.value if item.kind else "",
+        number(item.baseline) if item.baseline is not None else "",
+        number(item.current),
+        note="" if quiet else printable(item.why),
+    )

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sepdeploy.reports.plain import printable, shorten
+from sepdeploy.reports.plain import printable
+from sepdeploy.reports.tables import Table
+from sepdeploy.reports.terminal_cells import plain_text
 
 if TYPE_CHECKING:
-    from sepdeploy.workflows.compressing import CompressedLayer, CompressSummary
-
-NAME, FORM = 20, 22  # columns
+    from sepdeploy.workflows.compressing import CompressSummary
 
 
 def render_compression(plan: CompressSummary) -> str:
     """Return the table of a plan: one line per layer, a reason below what stays dense."""
-    lines = [_row("layer", "structure", "params", "of", "error")]
+    heads = ("layer", "structure", "params", "of", "error")
+    table = Table(heads, (2, 3, 4), (20, 22, 12, 14, 7))
     for layer in plan.layers:
-        lines += _layer_lines(layer)
-    lines.append(_row("total", "", f"{plan.params:,}", f"{plan.params_before:,}", ""))
-    lines.append(f"multiply-accumulates {plan.macs:,} of {plan.macs_before:,}")
+        error = "-" if layer.structure == "dense" else f"{layer.relative_error:.3f}"
+        sizes = f"{layer.params:,}", f"{layer.params_dense:,}"
+        note = f"({layer.reason})" if layer.reason else ""
+        table.add(printable(layer.name), layer.structure, *sizes, error, note=note)
+    table.add("total", "", f"{plan.params:,}", f"{plan.params_before:,}", "")
+    lines = [f"multiply-accumulates {plan.macs:,} of {plan.macs_before:,}"]
     if plan.limit is not None:
         lines.append(f"budget: {plan.limit:,} {plan.measure}")
-    return "\n".join(lines) + "\n"
-
-
-def _layer_lines(layer: CompressedLayer) -> list[str]:
-    dense = layer.structure == "dense"
-    error = "-" if dense else f"{layer.relative_error:.3f}"
-    form = layer.structure
-    name = shorten(printable(layer.name), NAME)
-    row = _row(name, shorten(form, FORM), f"{layer.params:,}", f"{layer.params_dense:,}", error)
-    return [row, f"  ({layer.reason})"] if layer.reason else [row]
-
-
-def _row(name: str, form: str, params: str, dense: str, error: str) -> str:
-    return f"{name:<{NAME}} {form:<{FORM}} {params:>12} {dense:>14} {error:>7}".rstrip()
+    return plain_text([table, *lines])

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 from sepdeploy.gate.verdict import Item, Outcome, Verdict
 from sepdeploy.gate.wording import number
+from sepdeploy.reports import View
 from sepdeploy.reports.plain import headline, printable
 
 _TAGS = {
@@ -21,7 +22,7 @@ _TAGS = {
 }
 
 
-def render_junit(verdict: Verdict) -> str:
+def render_junit(verdict: Verdict, view: View) -> str:
     """Return a JUnit XML document."""
     root = ET.Element("testsuites", {"name": "sepdeploy check"} | _counts(verdict.items))
     for artifact, device in dict.fromkeys((i.artifact, i.device) for i in verdict.items):

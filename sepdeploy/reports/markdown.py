@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from sepdeploy.gate.verdict import Item, Outcome, Verdict
 from sepdeploy.gate.wording import number
+from sepdeploy.reports import View
 from sepdeploy.reports.plain import headline, printable, worst_first
+from sepdeploy.reports.tables import Table, markdown
 
 # A bot finds its own comment by this line and edits it instead of adding another one.
 MARKER = "<!-- sepdeploy check -->"
@@ -20,10 +22,11 @@ _SIGNS = {
     Outcome.OK: "✅ ok",
     Outcome.REPORTED: "shown",
 }
+HEADS = ("", "metric", "artifact", "device", "kind", "baseline", "now", "why")
 _QUIET = (Outcome.IMPROVED, Outcome.OK, Outcome.REPORTED)
 
 
-def render_markdown(verdict: Verdict) -> str:
+def render_markdown(verdict: Verdict, view: View) -> str:
     """Return a headline, a table of what needs attention, and the rest folded away."""
     items = worst_first(verdict)
     loud = [i for i in items if i.verdict not in _QUIET]
@@ -38,22 +41,15 @@ def render_markdown(verdict: Verdict) -> str:
 
 
 def _table(items: Sequence[Item]) -> list[str]:
-    rows = [
-        "| | metric | artifact | device | kind | baseline | now | why |",
-        "|---|---|---|---|---|---:|---:|---|",
-    ]
+    table = Table(HEADS, right=(5, 6))
     for i in items[:MAX_ROWS]:
-        names = [
-            _code(i.metric),
-            _code(i.artifact),
-            _code(i.device),
-            i.kind.value if i.kind else "",
-        ]
-        cells = [_SIGNS[i.verdict], *names, number(i.baseline), number(i.current), _escape(i.why)]
-        rows.append(f"| {' | '.join(cells)} |")
+        names = (_code(i.metric), _code(i.artifact), _code(i.device))
+        kind = i.kind.value if i.kind else ""
+        numbers = number(i.baseline), number(i.current)
+        table.add(_SIGNS[i.verdict], *names, kind, *numbers, _escape(i.why))
     if len(items) > MAX_ROWS:
-        rows.append(f"| | {len(items) - MAX_ROWS} more | | | | | | |")
-    return rows
+        table.add("", f"{len(items) - MAX_ROWS} more", *[""] * 6)
+    return markdown(table)
 
 
 def _code(text: str) -> str:

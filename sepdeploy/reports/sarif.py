@@ -12,6 +12,7 @@ from sepdeploy import __version__
 from sepdeploy.gate.verdict import Item, Outcome, Verdict
 from sepdeploy.gate.wording import number
 from sepdeploy.metrics import row
+from sepdeploy.reports import View
 from sepdeploy.reports.plain import headline, printable, worst_first
 
 SCHEMA_URI = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -23,14 +24,8 @@ _LEVELS = {
 }
 
 
-def render_sarif(verdict: Verdict, *, source: str = "sepdeploy-baseline.json") -> str:
-    """Return a SARIF log.
-
-    Args:
-        verdict: What was found.
-        source: The file of the repository that results are shown at, relative to its root: the
-            baseline, since artifacts are rarely committed.
-    """
+def render_sarif(verdict: Verdict, view: View) -> str:
+    """Return a SARIF log."""
     findings = [i for i in worst_first(verdict) if i.verdict in _LEVELS]
     metrics = list(dict.fromkeys(printable(i.metric) for i in findings))  # rules must differ
     driver = {
@@ -48,7 +43,7 @@ def render_sarif(verdict: Verdict, *, source: str = "sepdeploy-baseline.json") -
                 "exitCodeDescription": headline(verdict),
             }
         ],
-        "results": _results(findings, metrics, source),
+        "results": _results(findings, metrics, view.source),
         "columnKind": "unicodeCodePoints",
     }
     log = {"$schema": SCHEMA_URI, "version": "2.1.0", "runs": [run]}

@@ -9,8 +9,9 @@ from rich.console import Group, RenderableType
 
 from sepdeploy.metrics import size
 from sepdeploy.records import Manifest, Parity
+from sepdeploy.reports.tables import Table
 from sepdeploy.reports.terminal_bench import bench_table
-from sepdeploy.reports.terminal_cells import plain_table
+from sepdeploy.reports.terminal_cells import house
 from sepdeploy.reports.terminal_inspect import inspect_table
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ __all__ = [
 
 def manifest_table(manifest: Manifest) -> RenderableType:
     """Draw what an export wrote and how each layer was lowered."""
-    files = plain_table("file", "size", "runtime", "parity", "limit", right=(1, 3, 4))
+    files = Table(("file", "size", "runtime", "parity", "limit"), right=(1, 3, 4))
     for artifact in manifest.artifacts:
         worst: dict[str, Any] = {}
         for p in artifact.parity:
@@ -41,10 +42,10 @@ def manifest_table(manifest: Manifest) -> RenderableType:
         for i, p in enumerate(rows):
             name = artifact.path if i == 0 else ""
             length = size(artifact.file_bytes) if i == 0 else ""
-            files.add_row(name, length, p.runtime, f"{parity_error(p):.1e}", f"{p.tolerance:.0e}")
+            files.add(name, length, p.runtime, f"{parity_error(p):.1e}", f"{p.tolerance:.0e}")
         if not rows:
-            files.add_row(artifact.path, size(artifact.file_bytes), "none installed", "-", "-")
-    lowered = plain_table("layer", "structure", *[f"{a.format} form" for a in manifest.artifacts])
+            files.add(artifact.path, size(artifact.file_bytes), "none installed", "-", "-")
+    lowered = Table(("layer", "structure", *[f"{a.format} form" for a in manifest.artifacts]))
     by_layer: dict[str, list[str]] = {}
     structures: dict[str, str] = {}
     for artifact in manifest.artifacts:
@@ -52,10 +53,10 @@ def manifest_table(manifest: Manifest) -> RenderableType:
             by_layer.setdefault(choice.layer, []).append(choice.form)
             structures[choice.layer] = choice.structure
     for layer, forms in by_layer.items():
-        lowered.add_row(layer, structures[layer], *forms)
-    parts: list[RenderableType] = [files]
+        lowered.add(layer, structures[layer], *forms)
+    parts: list[RenderableType] = [house(files)]
     if by_layer:
-        parts.append(lowered)
+        parts.append(house(lowered))
     parts += list(dict.fromkeys(note for a in manifest.artifacts for note in a.notes))
     return Group(*parts)
 
@@ -68,20 +69,20 @@ def parity_error(parity: Parity) -> float:
 
 def verify_table(report: VerifyReport) -> RenderableType:
     """Draw what was checked and what it gave."""
-    table = plain_table("file", "check", "result", "found")
+    table = Table(("file", "check", "result", "found"))
     for item in report.items:
-        table.add_row(
+        table.add(
             item.path, item.check, item.result if item.result != "failed" else "FAILED", item.found
         )
-    return table
+    return house(table)
 
 
 def devices_table(profiles: Iterable[DeviceProfile]) -> RenderableType:
     """Draw the known devices."""
-    table = plain_table("id", "name", "os", "abi", "note")
+    table = Table(("id", "name", "os", "abi", "note"))
     for p in profiles:
-        table.add_row(p.id, p.name, p.os, p.abi, p.note)
-    return table
+        table.add(p.id, p.name, p.os, p.abi, p.note)
+    return house(table)
 
 
 def profile_table(profile: DeviceProfile) -> RenderableType:
@@ -91,17 +92,17 @@ def profile_table(profile: DeviceProfile) -> RenderableType:
     parts: list[RenderableType] = [head, *([profile.note] if profile.note else [])]
     figures = profile.figures()
     if figures:
-        table = plain_table("figure", "value", "source", right=(1,))
+        table = Table(("figure", "value", "source"), right=(1,))
         for figure in figures:
             source = figure.source if figure.verified else f"unverified: {figure.source}"
-            table.add_row(figure.key, f"{figure.value:g}", source)
-        parts.append(table)
+            table.add(figure.key, f"{figure.value:g}", source)
+        parts.append(house(table))
     return Group(*parts)
 
 
 def doctor_table(findings: Iterable[Finding]) -> RenderableType:
     """Draw what is installed and how to get the rest."""
-    table = plain_table("what", "state", "for", "install")
+    table = Table(("what", "state", "for", "install"))
     for f in findings:
-        table.add_row(f.name, f.version if f.present else "missing", f.purpose, f.install)
-    return table
+        table.add(f.name, f.version if f.present else "missing", f.purpose, f.install)
+    return house(table)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from sepdeploy.metrics import HERE, METRICS, THERE, micros, percent
 from sepdeploy.records import BenchReport, Kind, Result
-from sepdeploy.reports.terminal_cells import plain_table
+from sepdeploy.reports.tables import Table
+from sepdeploy.reports.terminal_cells import house
 
 HOST = (Kind.STATIC, Kind.HOST)
 # On a device the best that could be had: the earlier of these.
@@ -33,18 +33,18 @@ def bench_table(report: BenchReport) -> RenderableType:
     return Group(*parts, *_bench_notes(report))
 
 
-def _table(results: Sequence[Result], name: str, kinds: Sequence[Kind]) -> Table:
+def _table(results: Sequence[Result], name: str, kinds: Sequence[Kind]) -> RenderableType:
     """Draw a column per metric that has one in the table of that name."""
     columns = [(c, m) for m, row in METRICS.items() if (c := row.column) and name in c.tables]
     columns.sort(key=lambda column: not column[0].leads)
     chosen = [(c, metric, _kind(results, metric, kinds)) for c, metric in columns]
     taken = [c for c in chosen if c[2] is not None or name == HERE]
     heads = [f"{c.title}\n{kind.value if kind else '-'}" for c, _, kind in taken]
-    table = plain_table("artifact\nruntime", *heads, right=range(1, len(heads) + 1))
+    table = Table(("artifact\nruntime", *heads), right=range(1, len(heads) + 1))
     for result in results:
         cells = [c.draw(_value(result, metric, kind)) for c, metric, kind in taken]
-        table.add_row(f"{PurePath(result.artifact.path).name}\n{result.runtime.name}", *cells)
-    return table
+        table.add(f"{PurePath(result.artifact.path).name}\n{result.runtime.name}", *cells)
+    return house(table)
 
 
 def _kind(results: Sequence[Result], metric: str, kinds: Sequence[Kind]) -> Kind | None:

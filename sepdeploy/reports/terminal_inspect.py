@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 
 from sepdeploy.metrics import count, ratio
 from sepdeploy.records import LayerRecord
-from sepdeploy.reports.terminal_cells import plain_table
+from sepdeploy.reports.tables import Table
+from sepdeploy.reports.terminal_cells import house
 
 if TYPE_CHECKING:
     from sepdeploy.workflows.inspecting import InspectReport, Stretch
@@ -17,11 +18,9 @@ if TYPE_CHECKING:
 
 def inspect_table(report: InspectReport) -> RenderableType:
     """Draw the layers of a file, then their singular values."""
-    table = plain_table(
-        "layer", "structure", "factors", "params", "MACs", "smaller", right=(3, 4, 5)
-    )
+    table = Table(("layer", "structure", "factors", "params", "MACs", "smaller"), right=(3, 4, 5))
     for layer in report.layers:
-        table.add_row(
+        table.add(
             layer.name,
             layer.structure,
             _factors(layer),
@@ -30,17 +29,17 @@ def inspect_table(report: InspectReport) -> RenderableType:
             ratio(layer.params_dense / layer.params if layer.params else None),
         )
     total = report.total
-    table.add_section()
-    table.add_row(
+    table.add(
         "total",
         "",
         "",
         count(total.params),
         count(total.macs),
         ratio(total.params_dense / total.params if total.params else None),
+        ruled=True,
     )
     head = f"{report.path}  ({report.format}, input {'×'.join(map(str, report.input.shape))})"
-    parts: list[RenderableType] = [head, table]
+    parts: list[RenderableType] = [head, house(table)]
     if any(layer.sigma_max or layer.condition_number for layer in report.layers):
         parts += ["", _spectra(report), *_explained(report)]
     return Group(*parts, *report.notes)
@@ -53,17 +52,17 @@ def is_bound(layer: LayerRecord) -> bool:
 
 def _spectra(report: InspectReport) -> RenderableType:
     so_far = {} if report.stretch is None else report.stretch.so_far
-    table = plain_table("layer", "σ max", "σ min", "cond.", "Lipschitz so far", right=(1, 2, 3, 4))
+    table = Table(("layer", "σ max", "σ min", "cond.", "Lipschitz so far"), right=(1, 2, 3, 4))
     for layer in report.layers:
         largest = _number(layer.sigma_max)
-        table.add_row(
+        table.add(
             layer.name,
             f"≤ {largest}" if is_bound(layer) and layer.sigma_max is not None else largest,
             _number(layer.sigma_min),
             _condition(layer),
             _number(so_far.get(layer.name)),
         )
-    return table
+    return house(table)
 
 
 def _condition(layer: LayerRecord) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import distribution
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -15,16 +15,20 @@ import jsonschema
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from sepdeploy.gate.verdict import Finding, Item, Outcome, Verdict, conclude
 from sepdeploy.gate.verdict import item as name_finding
 from sepdeploy.records import Kind, dump
-from sepdeploy.reports.annotations import render_annotations
-from sepdeploy.reports.check_terminal import render_terminal
-from sepdeploy.reports.junit import render_junit
-from sepdeploy.reports.markdown import MAX_ROWS, render_markdown
+from sepdeploy.reports import REPORTS, View, render
+from sepdeploy.reports.markdown import MAX_ROWS
 from sepdeploy.reports.plain import headline, printable, shorten
-from sepdeploy.reports.sarif import render_sarif
+
+render_terminal = partial(render, "terminal")
+render_junit = partial(render, "junit")
+render_sarif = partial(render, "sarif")
+render_markdown = partial(render, "markdown")
+render_annotations = partial(render, "github")
 
 # The schema as published by the standard's committee (sarif-2.1/schema/sarif-schema-2.1.0.json
 # of its repository), which a development dependency ships; the digest says it is that very file.
@@ -81,13 +85,9 @@ JUNIT = {
 }
 
 RENDERERS = {
-    "terminal": render_terminal,
-    "verbose": lambda verdict: render_terminal(verdict, verbose=True),
+    **{name: partial(render, name) for name in REPORTS},
+    "verbose": lambda verdict: render_terminal(verdict, View(verbose=True)),
     "json": dump,
-    "junit": render_junit,
-    "sarif": render_sarif,
-    "markdown": render_markdown,
-    "annotations": render_annotations,
 }
 
 HOSTILE = "x\x1b[2J\n::error::]]>&<b>`|@all\u202e,%\x00\ud800"
@@ -164,10 +164,10 @@ def test_any_verdict_is_valid_in_every_output(found):
     jsonschema.validate(json.loads(dump(verdict)), CHECK_SCHEMA)
     sarif_validator().validate(json.loads(render_sarif(verdict)))
     check_junit(render_junit(verdict))
-    for render in RENDERERS.values():
-        assert render(verdict).encode("utf-8")
-    for line in render_terminal(verdict, verbose=True).splitlines():
-        assert len(line) <= 80
+    for draw in RENDERERS.values():
+        assert draw(verdict).encode("utf-8")
+    for line in render_terminal(verdict, View(verbose=True)).splitlines():
+        assert cell_len(line) <= 80
         assert line.isprintable()
     for line in render_annotations(verdict).splitlines():
         assert line.startswith(("::error ", "::warning ", "::notice "))
@@ -226,7 +226,7 @@ def test_a_long_headline_is_wrapped():
 
 def test_sarif_points_at_a_file_of_the_repository():
     verdict = conclude([make()])
-    log = json.loads(render_sarif(verdict, source="bench results/base line.json"))
+    log = json.loads(render_sarif(verdict, View("bench results/base line.json")))
     sarif_validator().validate(log)
     (found,) = log["runs"][0]["results"]
     location = found["locations"][0]
@@ -307,7 +307,7 @@ def test_markdown_folds_what_is_fine_and_stays_within_a_comment():
 
 def test_annotations_escape_what_would_end_them():
     text = render_annotations(
-        conclude([make(why="50 % done\nnext", device="a:b,c")]), source="b.json"
+        conclude([make(why="50 % done\nnext", device="a:b,c")]), View("b.json")
     )
     error = text.splitlines()[1]
     assert error.startswith("::error file=b.json,line=1,title=sepdeploy regression%3A instructions")
@@ -333,7 +333,7 @@ def test_the_terminal_shows_reasons_only_where_needed():
     assert "fc2" in text
     assert "fine" not in text
     assert "1 more measured but not judged" in text
-    verbose = render_terminal(verdict, verbose=True)
+    verbose = render_terminal(verdict, View(verbose=True))
     assert "fine" in verbose
     assert "shown" in verbose
 
