@@ -347,8 +347,8 @@ def bench(
         BadInput: A file or name that cannot be used.
         Missing: A device, runtime or required kind is absent.
     """
-    from sepdeploy.workflows.bench_options import BenchOptions
-    from sepdeploy.workflows.benching import bench_artifacts
+    from sepdeploy.workflows.bench.benching import bench_artifacts
+    from sepdeploy.workflows.bench.options import BenchOptions
 
     options = BenchOptions(
         device=device,

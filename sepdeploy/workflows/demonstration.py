@@ -12,8 +12,8 @@ from sepdeploy.exports.options import EvaluationOptions, ExportOptions
 from sepdeploy.files import write_text
 from sepdeploy.models import load
 from sepdeploy.records import BenchReport, dump
-from sepdeploy.workflows.bench_options import BenchOptions
-from sepdeploy.workflows.benching import bench_artifacts
+from sepdeploy.workflows.bench.benching import bench_artifacts
+from sepdeploy.workflows.bench.options import BenchOptions
 from sepdeploy.workflows.exporting import export_model
 from sepdeploy.workflows.training import train_model
 from sepdeploy.workflows.verifying import verify_exports

@@ -136,7 +136,7 @@ def test_a_file_for_litert_alone_is_only_used_there(mlp: Any, tmp_path: Path) ->
     (artifact,) = manifest.artifacts
     assert {p.runtime for p in artifact.parity} == {"litert"}
     assert any("tflite-runtime 2.14 refuses" in note for note in artifact.notes)
-    from sepdeploy.workflows.subjects import choose_runtimes
+    from sepdeploy.workflows.bench.subjects import choose_runtimes
 
     assert choose_runtimes(tmp_path / "net.tflite", None) == ("litert",)
 

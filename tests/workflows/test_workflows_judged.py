@@ -12,8 +12,8 @@ from sepdeploy import measure
 from sepdeploy.devices.emulation import Outcome
 from sepdeploy.errors import BadInput
 from sepdeploy.records import Kind
-from sepdeploy.workflows import emulating, remote
-from sepdeploy.workflows.judging import JudgingSet
+from sepdeploy.workflows.bench import emulating, remote
+from sepdeploy.workflows.bench.judging import JudgingSet
 
 IMAGES = np.zeros((3, 4), np.float32)
 LOGITS = np.array([[1, 0], [1, np.nan], [0, 1]], np.float32)  # right, not finite, wrong

@@ -13,10 +13,10 @@ import pytest
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.exports.judged_images import choose_attacks
 from sepdeploy.exports.manifest import read_manifest
-from sepdeploy.workflows import judging
-from sepdeploy.workflows.bench_options import BenchOptions
-from sepdeploy.workflows.judging import JudgingSet, judging_sets
-from sepdeploy.workflows.subjects import find_subjects
+from sepdeploy.workflows.bench import judging
+from sepdeploy.workflows.bench.judging import JudgingSet, judging_sets
+from sepdeploy.workflows.bench.options import BenchOptions
+from sepdeploy.workflows.bench.subjects import find_subjects
 from sepdeploy.workflows.verifying import verify_exports
 
 NAMES = ["tiny.onnx", "tiny.tflite"]

@@ -26,7 +26,7 @@ from sepdeploy.exports.requirements import has_torch
 from sepdeploy.files import sha256_file
 from sepdeploy.records import Manifest
 from sepdeploy.threat import Attack
-from sepdeploy.workflows.bench_options import BenchOptions
+from sepdeploy.workflows.bench.options import BenchOptions
 
 if TYPE_CHECKING:
     from sepdeploy.models import Model

@@ -20,9 +20,9 @@ from sepdeploy.exporters.plan import plan
 from sepdeploy.exporters.tflite_file import write_tflite
 from sepdeploy.metrics import METRICS, measured
 from sepdeploy.records import Kind, Measurement, Result, RuntimeRef
-from sepdeploy.workflows.bench_options import BenchOptions
-from sepdeploy.workflows.judging import JudgingSet
-from sepdeploy.workflows.subjects import Subject
+from sepdeploy.workflows.bench.judging import JudgingSet
+from sepdeploy.workflows.bench.options import BenchOptions
+from sepdeploy.workflows.bench.subjects import Subject
 
 FLOAT = 1  # onnx.TensorProto.FLOAT
 # What takes a metric by itself: of a path, a runtime and its threads

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
-from sepdeploy.workflows.subjects import SUFFIXES
+from sepdeploy.workflows.bench.subjects import SUFFIXES
 
 MAX_THREADS = 256  # runtimes hang or die while they start a million of them
 

@@ -34,8 +34,8 @@ from sepdeploy.measure.latency import Timing, latency_pair
 from sepdeploy.metrics import measured
 from sepdeploy.records import Measurement, to_json
 from sepdeploy.runtimes import runner
-from sepdeploy.workflows.bench_options import BenchOptions
-from sepdeploy.workflows.judging import JudgingSet
+from sepdeploy.workflows.bench.judging import JudgingSet
+from sepdeploy.workflows.bench.options import BenchOptions
 
 ACCURACY_BATCH = 32
 BENCHMARK_MODEL = "benchmark_model"  # Google's program, recognised by its name

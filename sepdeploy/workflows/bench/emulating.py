@@ -13,7 +13,7 @@ from sepdeploy.measure.accuracy import accuracy
 from sepdeploy.measure.proof.parity import compare
 from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
-from sepdeploy.workflows.judging import JudgingSet
+from sepdeploy.workflows.bench.judging import JudgingSet
 
 Floats = NDArray[np.float32]
 

@@ -19,11 +19,11 @@ from sepdeploy.devices.transports import Replay
 from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError, unknown_name
 from sepdeploy.exports.judged_images import Notify
 from sepdeploy.records import BenchReport, Kind, Result, from_json, to_json
-from sepdeploy.workflows.bench_options import BenchOptions
-from sepdeploy.workflows.judging import JudgingSet, judging_sets
-from sepdeploy.workflows.on_device import DeviceBench, open_replay
-from sepdeploy.workflows.on_host import dense_form, host_result
-from sepdeploy.workflows.subjects import Subject, choose_runtimes, find_subjects, no_runtime
+from sepdeploy.workflows.bench.judging import JudgingSet, judging_sets
+from sepdeploy.workflows.bench.on_device import DeviceBench, open_replay
+from sepdeploy.workflows.bench.on_host import dense_form, host_result
+from sepdeploy.workflows.bench.options import BenchOptions
+from sepdeploy.workflows.bench.subjects import Subject, choose_runtimes, find_subjects, no_runtime
 
 REPLAY = "replay:"  # --device replay:FILE
 

@@ -24,10 +24,10 @@ from sepdeploy.exports.judged_images import Notify
 from sepdeploy.measure.operations import artifact_operations
 from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement, Result, RuntimeRef, from_json
-from sepdeploy.workflows.bench_options import BenchOptions
-from sepdeploy.workflows.emulating import emulate
-from sepdeploy.workflows.judging import JudgingSet
-from sepdeploy.workflows.remote import RemoteJobs, measure_remotely
+from sepdeploy.workflows.bench.emulating import emulate
+from sepdeploy.workflows.bench.judging import JudgingSet
+from sepdeploy.workflows.bench.options import BenchOptions
+from sepdeploy.workflows.bench.remote import RemoteJobs, measure_remotely
 
 EMULATOR = "qemu"  # name of the emulator's transport
 
