@@ -314,6 +314,7 @@ def bench(
     require: str | None = None,
     seed: int = 0,
     notify: Notify = _ignore,
+    on_report: Callable[[BenchReport], None] = _ignore,
 ) -> BenchReport:
     """Measure artifacts: size, memory, latency, and clean and adversarial accuracy of the files.
 
@@ -341,6 +342,7 @@ def bench(
         require: A kind that must be among the measurements.
         seed: Seed of everything random.
         notify: Told what goes on.
+        on_report: Given what was measured, even where a device failed or a kind is missing.
 
     Raises:
         ArtifactCheckFailed: A file is not the one its manifest describes.
@@ -373,7 +375,7 @@ def bench(
         require=require,
         seed=seed,
     )
-    return bench_artifacts([Path(a) for a in artifacts], options, notify)
+    return bench_artifacts([Path(a) for a in artifacts], options, notify, on_report)
 
 
 def check(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +25,7 @@ from sepdeploy.commands import (
 )
 from sepdeploy.commands.panels import PanelledCommand
 from sepdeploy.commands.shell import command
-from sepdeploy.exits import INTERRUPTED, USAGE, Interruption, explain, interrupted, settle
+from sepdeploy.exits import INTERRUPTED, USAGE, Interruption, explain, interrupted
 
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 regression (nothing else ever), 2 usage or bad input, "
@@ -87,26 +86,13 @@ def build() -> typer.Typer:
         """Train, export and bench small robust networks that keep their factors."""
 
     for name, function in COMMANDS.items():
-        app.command(name, cls=PanelledCommand)(_settled(command(function)))
+        app.command(name, cls=PanelledCommand)(command(function))
     for group, (text, members) in GROUPS.items():
         sub = typer.Typer(help=text, rich_markup_mode=None)
         for name, function in members.items():
-            sub.command(name)(_settled(command(function)))
+            sub.command(name)(command(function))
         app.add_typer(sub, name=group)
     return app
-
-
-def _settled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let no interruption be raised again once a command has ended, whatever way."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        finally:
-            settle()
-
-    return wrapped
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -116,13 +102,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _call([*words, "--help"]) or USAGE
     with Interruption() as interruption:
         try:
-            return _call(words)
+            code = _call(words)
         except (KeyboardInterrupt, typer.Abort):
             return interrupted(words[0])
         except Exception as failure:
             if interruption.seen:
                 return interrupted(words[0])
             return explain(failure, debug="--debug" in words)
+        return interrupted(words[0]) if interruption.seen else code
 
 
 def _call(words: list[str]) -> int:

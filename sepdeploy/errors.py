@@ -33,7 +33,6 @@ class SepdeployError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         self.message = _line(message)
         self.hint = _line(hint or self.default_hint)
-        self.report: object = None  # what was measured before the failure, kept for --json
         super().__init__(self.message)
 
 
@@ -48,6 +47,10 @@ class BadInput(SepdeployError):
 
     exit_code = 2
     default_hint = "check the name and the file; --help shows what the command takes"
+
+
+class ToldElsewhere(BadInput):
+    """A failure that the first of several processes tells; the others end with it in silence."""
 
 
 class Incomparable(SepdeployError):

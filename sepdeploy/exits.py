@@ -10,20 +10,17 @@ import traceback
 from types import FrameType, TracebackType
 from typing import Self
 
-from sepdeploy.errors import SepdeployError
+from sepdeploy.errors import SepdeployError, ToldElsewhere
 
 USAGE, INTERNAL, INTERRUPTED = 2, 70, 130
-AGAIN_S = 0.2
 
 
 class Interruption:
-    """Remembers Ctrl-C while it is open.
+    """Remembers Ctrl-C while it is open; a second one ends the process at once.
 
     A library that is interrupted while it loads may hide the interruption behind an error of its
-    own, and a runtime in a child process may die of the same Ctrl-C; ``seen`` tells. An
-    interruption that falls where exceptions are lost (a destructor, a callback of the interpreter)
-    is raised again, until something handles it or the command has ended (``settle``). For that it
-    takes the alarm of the process, where nobody else has.
+    own, a destructor may lose it, and a runtime in a child process may die of the same Ctrl-C;
+    ``seen`` tells.
     """
 
     def __init__(self) -> None:
@@ -45,41 +42,16 @@ class Interruption:
     ) -> None:
         if self._taken:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            settle()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
-        if hasattr(signal, "setitimer") and _alarm_is_free():
-            signal.signal(signal.SIGALRM, _raise_again)
-            signal.siginterrupt(signal.SIGALRM, False)
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
+        if not _is_launched():  # torchrun passes on the Ctrl-C that its processes had as well
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.default_int_handler(number, frame)
 
 
-def settle() -> None:
-    """Raise no interruption again: what follows tells of it, or needs no interruption."""
-    if hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) is _raise_again:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-
-
-def _alarm_is_free() -> bool:
-    handler = signal.getsignal(signal.SIGALRM)
-    unused = handler is signal.SIG_DFL and not any(signal.getitimer(signal.ITIMER_REAL))
-    return unused or handler is _raise_again
-
-
-def _raise_again(number: int, frame: FrameType | None) -> None:
-    if not _handling_interruption():
-        raise KeyboardInterrupt
-
-
-def _handling_interruption() -> bool:
-    """Whether code runs because of an interruption: a handler, or cleaning up on its way."""
-    error = sys.exc_info()[1]
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
+def _is_launched() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def interrupted(command: str = "") -> int:
@@ -94,7 +66,7 @@ def interrupted(command: str = "") -> int:
         "compress": "nothing half-written was left behind; a fine-tuning that had begun continues "
         "with --resume",
     }.get(command, "nothing half-written was left behind")
-    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0":
+    if not _is_launched() or os.environ.get("RANK", "0") == "0":
         console.error("interrupted", hint)
     return INTERRUPTED
 
@@ -115,6 +87,8 @@ def explain(failure: Exception, *, debug: bool = False) -> int:
         path = where.command_path if where is not None else "sepdeploy"
         console.error(failure.format_message(), f"{path} --help")
         return USAGE
+    if isinstance(failure, ToldElsewhere):
+        return failure.exit_code
     if debug:  # only shown: the exit code stays that of the failure
         traceback.print_exception(failure)
     if isinstance(failure, SepdeployError):

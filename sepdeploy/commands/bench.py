@@ -9,7 +9,6 @@ import typer
 
 from sepdeploy import console
 from sepdeploy.commands.shell import DATA, DATA_DIR, EPS, JSON_FILE, NORM, SEED, write_json
-from sepdeploy.errors import SepdeployError
 
 if TYPE_CHECKING:
     from sepdeploy.records import BenchReport
@@ -64,45 +63,37 @@ def bench(
 ) -> None:
     """Measure size, speed and accuracy of exported files."""
     from sepdeploy import api
-    from sepdeploy.records import BenchReport as Report
-
-    try:
-        report = api.bench(
-            artifacts or (),
-            device=device,
-            attack=attack,
-            eps=eps,
-            norm=norm,
-            samples=samples,
-            data=data,
-            data_dir=data_dir,
-            runtime=runtime,
-            threads=threads,
-            batch=batch,
-            dense=dense,
-            against=against,
-            calibrate=calibrate,
-            host=host,
-            serial=serial,
-            runner=runner,
-            sustained=sustained,
-            record=record,
-            save_anchor=save_anchor,
-            require=require,
-            seed=seed or 0,
-            notify=console.notice,
-        )
-    except SepdeployError as error:
-        if isinstance(error.report, Report):  # what was measured before the failure
-            _show(error.report, json)
-        raise
-    _show(report, json)
-
-
-def _show(report: BenchReport, json: str | None) -> None:
     from sepdeploy.records import dump
     from sepdeploy.reports import terminal
 
-    if json != "-":
-        console.show(terminal.bench_table(report))
-    write_json(dump(report), json)
+    def show(report: BenchReport) -> None:
+        if json != "-":
+            console.show(terminal.bench_table(report))
+        write_json(dump(report), json)
+
+    api.bench(
+        artifacts or (),
+        device=device,
+        attack=attack,
+        eps=eps,
+        norm=norm,
+        samples=samples,
+        data=data,
+        data_dir=data_dir,
+        runtime=runtime,
+        threads=threads,
+        batch=batch,
+        dense=dense,
+        against=against,
+        calibrate=calibrate,
+        host=host,
+        serial=serial,
+        runner=runner,
+        sustained=sustained,
+        record=record,
+        save_anchor=save_anchor,
+        require=require,
+        seed=seed or 0,
+        notify=console.notice,
+        on_report=show,
+    )

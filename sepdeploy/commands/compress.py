@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sepdeploy import console
-from sepdeploy.commands.shell import DATA_DIR, JSON_FILE, SEED, told_once, write_json
+from sepdeploy.commands.shell import DATA_DIR, JSON_FILE, SEED, write_json
 
 if TYPE_CHECKING:
     from sepdeploy.training import Event
@@ -59,23 +59,22 @@ def compress(
             console.write(render_compression(plan))
 
     try:
-        with told_once():
-            summary = api.compress(
-                model,
-                structure=structure,
-                target=target,
-                budget=budget,
-                layers=layers,
-                finetune=finetune,
-                resume=resume,
-                dry_run=dry_run,
-                arch=arch,
-                data_dir=data_dir,
-                seed=seed,
-                out=out,
-                on_plan=show,
-                on_progress=draw,
-            )
+        summary = api.compress(
+            model,
+            structure=structure,
+            target=target,
+            budget=budget,
+            layers=layers,
+            finetune=finetune,
+            resume=resume,
+            dry_run=dry_run,
+            arch=arch,
+            data_dir=data_dir,
+            seed=seed,
+            out=out,
+            on_plan=show,
+            on_progress=draw,
+        )
     finally:
         progress.clear()
     from sepdeploy.training import is_first_process

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sepdeploy import console
-from sepdeploy.errors import SepdeployError
 
 VERBOSE = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")]
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Say only errors on standard error.")]
@@ -91,14 +89,3 @@ def write_json(text: str, target: str | None) -> None:
     from sepdeploy.files import write_text
 
     write_text(Path(target), text)
-
-
-@contextmanager
-def told_once() -> Iterator[None]:
-    """End in silence with a failure that the first of several processes tells."""
-    try:
-        yield
-    except SepdeployError as failure:
-        if getattr(failure, "told_elsewhere", False):
-            raise typer.Exit(failure.exit_code) from failure
-        raise

@@ -9,7 +9,7 @@ import typer
 
 from sepdeploy import console
 from sepdeploy.commands.recipe_flags import SET, recipe_values, with_recipe_flags
-from sepdeploy.commands.shell import JSON_FILE, told_once, write_json
+from sepdeploy.commands.shell import JSON_FILE, write_json
 
 if TYPE_CHECKING:
     from sepdeploy.training import Event
@@ -41,8 +41,7 @@ def train(
         progress.update(str(event), force=event.lasting)
 
     try:
-        with told_once():
-            summary = api.train(recipe, out=out, resume=resume, on_progress=draw, **overrides)
+        summary = api.train(recipe, out=out, resume=resume, on_progress=draw, **overrides)
     finally:
         progress.clear()
     from sepdeploy.training import is_first_process

@@ -66,15 +66,11 @@ def _uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pending: list[Any] = []
-    alarm = getattr(signal, "SIGALRM", signal.SIGINT)  # raises an interruption that was lost
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, alarm)}
-    for number in before:
-        signal.signal(number, lambda *_: pending.append(True))
+    pressed: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if pending:
-        raise KeyboardInterrupt
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        signal.raise_signal(signal.SIGINT)

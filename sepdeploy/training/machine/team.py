@@ -24,15 +24,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sepdeploy.errors import BadInput, SepdeployError
+from sepdeploy.errors import BadInput, SepdeployError, ToldElsewhere
 
 T = TypeVar("T")
-
-
-class ToldElsewhere(BadInput):
-    """A failure that the first process reports; the others end with it in silence."""
-
-    told_elsewhere = True
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ used, and an attack that is in neither cannot be measured.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,15 @@ from sepdeploy.workflows.bench.subjects import Subject, choose_runtimes, find_su
 REPLAY = "replay:"  # --device replay:FILE
 
 
-def bench_artifacts(paths: Sequence[Path], options: BenchOptions, notify: Notify) -> BenchReport:
+def bench_artifacts(
+    paths: Sequence[Path],
+    options: BenchOptions,
+    notify: Notify,
+    on_report: Callable[[BenchReport], None] = lambda _: None,
+) -> BenchReport:
     """Bench files on the devices of ``options``.
 
-    A report that a device's failure left incomplete is attached to the error as ``report``.
+    What was measured goes to ``on_report`` before a device's failure is raised.
 
     Raises:
         ArtifactCheckFailed: A file is not the one its manifest describes.
@@ -59,9 +64,9 @@ def bench_artifacts(paths: Sequence[Path], options: BenchOptions, notify: Notify
         host=found.host,
         results=tuple(results),
     )
+    on_report(report)
     error = error or _unmet(wanted, report)
     if error is not None:
-        error.report = report
         raise error
     return report
 
