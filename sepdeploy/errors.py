@@ -96,3 +96,15 @@ def unknown_name(what: str, name: str, known: Iterable[str], *, hint: str = "") 
     return BadInput(
         f"unknown {what} '{name}'{suggestion}", hint=hint or f"known: {', '.join(names)}"
     )
+
+
+def require_name(what: str, name: str, known: Iterable[str], *, where: str) -> None:
+    """Refuse a name that no table knows, saying where it stands.
+
+    Raises:
+        BadInput: As ``unknown_name``.
+    """
+    names = list(known)
+    if name not in names:
+        error = unknown_name(what, name, names)
+        raise BadInput(f"{where}: {error.message}", hint=error.hint)

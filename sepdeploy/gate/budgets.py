@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.errors import BadInput, require_name
 from sepdeploy.gate.evidence import is_latency, void_reason
 from sepdeploy.gate.report import Entry
-from sepdeploy.gate.verdict import Finding, Item, Outcome, item
+from sepdeploy.gate.verdict import Finding, Item, Outcome
 from sepdeploy.gate.wording import number
 from sepdeploy.measure.statistics import binomial_tail
 from sepdeploy.metrics import METRICS, row
-from sepdeploy.records import Kind, Measurement
+from sepdeploy.records import Measurement
 
 SIGNIFICANCE = 0.01  # that a median is on the wrong side of a latency budget
 
@@ -52,9 +52,7 @@ def parse_budget(value: Any, *, where: str = "budgets") -> Budget:
     if not isinstance(table, Mapping) or not all(isinstance(v, str) for v in table.values()):
         raise BadInput(f"{where}: {value!r} is not a budget", hint='e.g. "file_bytes <= 500_000"')
     for key in table:
-        if key not in ("rule", "artifact", "device"):
-            error = unknown_name("key", key, ("rule", "artifact", "device"))
-            raise BadInput(f"{where}: {error.message}", hint=error.hint)
+        require_name("key", key, ("rule", "artifact", "device"), where=where)
     text = table.get("rule", "")
     match = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*", text)
     if match is None:
@@ -62,16 +60,9 @@ def parse_budget(value: Any, *, where: str = "budgets") -> Budget:
             f"{where}: {text!r} is not a budget",
             hint='write METRIC <= NUMBER or METRIC >= NUMBER, e.g. "file_bytes <= 500_000"',
         )
-    if not row(match[1]).budget:
-        error = unknown_name("metric", match[1], METRICS)
-        raise BadInput(f"{where}: {error.message}", hint=error.hint)
-    return Budget(
-        metric=match[1],
-        sign=match[2],
-        limit=float(match[3]),
-        artifact=table.get("artifact", "*"),
-        device=table.get("device", "*"),
-    )
+    require_name("metric", match[1], METRICS, where=where)
+    patterns = {name: pattern for name, pattern in table.items() if name != "rule"}
+    return Budget(match[1], match[2], float(match[3]), **patterns)
 
 
 def judge_budget(budget: Budget, entries: Iterable[Entry]) -> list[Item]:
@@ -81,47 +72,39 @@ def judge_budget(budget: Budget, entries: Iterable[Entry]) -> list[Item]:
         for e in entries
         if fnmatchcase(e.key.artifact, budget.artifact) and fnmatchcase(e.key.device, budget.device)
     ]
+    if not chosen:
+        why = f"nothing matches artifact {budget.artifact}, device {budget.device}"
+        return [_absent(budget, why).about(budget.metric, budget.artifact, budget.device, None)]
     items: list[Item] = []
     for artifact in dict.fromkeys(e.key.artifact for e in chosen):
         items += _judge_artifact(budget, [e for e in chosen if e.key.artifact == artifact])
-    if not items:
-        finding = Finding(
-            Outcome.INCOMPARABLE,
-            f"budget {budget}: nothing matches artifact {budget.artifact}, device {budget.device}",
-            limit=budget.limit,
-        )
-        items.append(
-            item(
-                finding,
-                metric=budget.metric,
-                artifact=budget.artifact,
-                device=budget.device,
-                kind=None,
-            )
-        )
     return items
 
 
 def _judge_artifact(budget: Budget, entries: list[Entry]) -> list[Item]:
     kinds = row(budget.metric).budget
-    found = [(e, m) for e in entries for m in e.measurements if m.metric == budget.metric]
-    supported = [(e, m) for e, m in found if m.kind in kinds and m.value is not None]
+    found = [
+        (e.key, m)
+        for e in entries
+        for m in e.measurements
+        if m.metric == budget.metric and m.value is not None
+    ]
+    supported = [(key, m) for key, m in found if m.kind in kinds]
     if supported:
-        return [_item(budget, _judge(budget, m), e, m.kind) for e, m in supported]
-    wanted = " or ".join(sorted(kinds))
-    present = ", ".join(sorted({m.kind for _, m in found if m.value is not None}))
-    why = (
-        f"budget {budget} needs kind {wanted}, found {present} only"
-        if present
-        else f"budget {budget}: nothing was measured"
-    )
-    finding = Finding(Outcome.INCOMPARABLE, why, limit=budget.limit)
-    return [_item(budget, finding, entries[0], None)]
+        return [
+            _judge(budget, m).about(budget.metric, key.artifact, key.device, m.kind)
+            for key, m in supported
+        ]
+    present = ", ".join(sorted({m.kind for _, m in found}))
+    why = f"needs kind {' or '.join(sorted(kinds))}, found {present} only"
+    key = entries[0].key
+    absent = _absent(budget, why if present else "nothing was measured")
+    return [absent.about(budget.metric, key.artifact, key.device, None)]
 
 
-def _item(budget: Budget, finding: Finding, entry: Entry, kind: Kind | None) -> Item:
-    names = {"artifact": entry.key.artifact, "device": entry.key.device}
-    return item(finding, metric=budget.metric, kind=kind, **names)
+def _absent(budget: Budget, why: str) -> Finding:
+    joined = f"budget {budget} {why}" if why.startswith("needs") else f"budget {budget}: {why}"
+    return Finding(Outcome.INCOMPARABLE, joined, limit=budget.limit)
 
 
 def _judge(budget: Budget, measurement: Measurement) -> Finding:

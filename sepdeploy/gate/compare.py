@@ -19,7 +19,7 @@ from sepdeploy.gate.latency import judge_interleaved
 from sepdeploy.gate.reasons import lost, other_job, reported, unknown, unmatched
 from sepdeploy.gate.report import Entry, Key, entries
 from sepdeploy.gate.rules import JUDGES
-from sepdeploy.gate.verdict import Finding, Item, Verdict, conclude, item
+from sepdeploy.gate.verdict import Finding, Item, Verdict, conclude
 from sepdeploy.metrics import METRICS, row
 from sepdeploy.records import BenchReport, Measurement
 
@@ -171,11 +171,4 @@ def _floor(key: Key, everything: Iterable[Entry], name: str) -> float:
 def _item(key: Key, measurement: Measurement, finding: Finding) -> Judged:
     parts = [f"{key.runtime} {key.runtime_version}", *variant(measurement)]
     place = ", ".join(p for p in parts if p != INTERLEAVED)
-    named = item(
-        finding,
-        metric=measurement.metric,
-        artifact=key.artifact,
-        device=key.device,
-        kind=key.kind,
-    )
-    return named, place
+    return finding.about(measurement.metric, key.artifact, key.device, key.kind), place

@@ -19,14 +19,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.errors import BadInput, require_name
 from sepdeploy.files import read_bytes
 from sepdeploy.gate.budgets import Budget, parse_budget
-from sepdeploy.metrics import METRICS, row
+from sepdeploy.metrics import METRICS
 
 SECTION = ("tool", "sepdeploy", "check")
 SELECTORS = ("artifact", "device", "kind", "metric", "runtime")
 NEW = ("incomparable", "reported")
+Reader = Callable[[Any, str], Any]  # of a value and where it stands
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,8 @@ def parse_rules(data: Any, *, where: str = "rules") -> Rules:
     names = {f.name for f in dataclasses.fields(Rules)}
     values: dict[str, Any] = {}
     for key, value in data.items():
-        if key not in names:
-            error = unknown_name("key", key, names)
-            raise BadInput(f"{where}: {error.message}", hint=error.hint)
-        read: Callable[[Any, str], Any] = _READERS.get(key, _fraction)
+        require_name("key", key, names, where=where)
+        read: Reader = _READERS.get(key, _fraction)
         values[key] = read(value, f"{where}: {key}")
     rules = Rules(**values)
     if rules.instructions_warn > rules.instructions_fail:
@@ -130,17 +129,20 @@ def _fraction(value: Any, where: str) -> float:
     return float(number)
 
 
-def _p_value(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise BadInput(f"{where} is {value!r}, expected a probability between 0 and 1")
-    return float(value)
+def _one_of(is_right: Callable[[Any], bool], expected: str) -> Reader:
+    def read(value: Any, where: str) -> Any:
+        if isinstance(value, bool) or not is_right(value):
+            raise BadInput(f"{where} is {value!r}, expected {expected}")
+        return value
+
+    return read
 
 
-def _count(value: Any, where: str) -> int:
-    # Seven rounds are the fewest whose signed-rank test can fall below one percent.
-    if type(value) is not int or value < 7:
-        raise BadInput(f"{where} is {value!r}, expected a whole number of at least 7")
-    return value
+_P_VALUE = _one_of(
+    lambda v: isinstance(v, (int, float)) and 0 < v < 1, "a probability between 0 and 1"
+)
+# Seven rounds are the fewest whose signed-rank test can fall below one percent.
+_COUNT = _one_of(lambda v: isinstance(v, int) and v >= 7, "a whole number of at least 7")
 
 
 def _allow(value: Any, where: str) -> dict[str, float]:
@@ -151,10 +153,8 @@ def _allow(value: Any, where: str) -> dict[str, float]:
             f"{where} must be a table or a list of metrics", hint='allow = { file_bytes = "2%" }'
         )
     for name in value:
-        if row(name).rule != "count":
-            counts = [n for n, metric in METRICS.items() if metric.rule == "count"]
-            error = unknown_name("STATIC metric", name, counts)
-            raise BadInput(f"{where}: {error.message}", hint=error.hint)
+        counts = [n for n, metric in METRICS.items() if metric.rule == "count"]
+        require_name("STATIC metric", name, counts, where=where)
     return {
         name: math.inf if growth == "any" else _fraction(growth, f"{where}.{name}")
         for name, growth in value.items()
@@ -175,20 +175,11 @@ def _condition(text: str, where: str) -> Mapping[str, str]:
         name, sign, pattern = (p.strip() for p in part.partition("="))
         if not sign or not pattern:
             raise BadInput(f"{where}: '{text}' is not field=pattern", hint="e.g. metric=macs")
-        if name not in SELECTORS:
-            error = unknown_name("field", name, SELECTORS)
-            raise BadInput(f"{where}: {error.message}", hint=error.hint)
-        if name == "metric" and not set(pattern) & set("*?[") and pattern not in METRICS:
-            error = unknown_name("metric", pattern, METRICS)
-            raise BadInput(f"{where}: {error.message}", hint=error.hint)
+        require_name("field", name, SELECTORS, where=where)
+        if name == "metric" and not set(pattern) & set("*?["):
+            require_name("metric", pattern, METRICS, where=where)
         condition[name] = pattern
     return condition
-
-
-def _new(value: Any, where: str) -> str:
-    if value not in NEW:
-        raise BadInput(f"{where} is {value!r}, expected one of {', '.join(NEW)}")
-    return str(value)
 
 
 def _budgets(value: Any, where: str) -> tuple[Budget, ...]:
@@ -197,13 +188,13 @@ def _budgets(value: Any, where: str) -> tuple[Budget, ...]:
     return tuple(parse_budget(v, where=where) for v in value)
 
 
-_READERS: Mapping[str, Callable[[Any, str], Any]] = {
-    "latency_p": _p_value,
-    "accuracy_p": _p_value,
-    "latency_samples": _count,
-    "latency_rounds": _count,
+_READERS: Mapping[str, Reader] = {
+    "latency_p": _P_VALUE,
+    "accuracy_p": _P_VALUE,
+    "latency_samples": _COUNT,
+    "latency_rounds": _COUNT,
     "allow": _allow,
     "ignore": _ignore,
-    "new": _new,
+    "new": _one_of(NEW.__contains__, f"one of {', '.join(NEW)}"),
     "budgets": _budgets,
 }

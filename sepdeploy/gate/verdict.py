@@ -33,17 +33,6 @@ PASSING = frozenset({Outcome.OK, Outcome.IMPROVED, Outcome.WARNING})
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a rule says about one number, before it is known which file and device it is from."""
-
-    outcome: Outcome
-    why: str
-    baseline: float | int | None = None
-    current: float | int | None = None
-    limit: float | int | None = None
-
-
-@dataclass(frozen=True)
 class Item:
     """One judged number; ``limit`` is the last value that would have passed."""
 
@@ -59,6 +48,22 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What a rule says about one number, before it is known which file and device it is from."""
+
+    outcome: Outcome
+    why: str
+    baseline: float | int | None = None
+    current: float | int | None = None
+    limit: float | int | None = None
+
+    def about(self, metric: str, artifact: str, device: str, kind: Kind | None) -> Item:
+        """Return the finding with the names of what it is about."""
+        values = self.baseline, self.current, self.limit
+        return Item(metric, artifact, device, kind, *values, self.outcome, self.why)
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What ``sepdeploy check`` found; every output is rendered from this record alone."""
 
@@ -66,21 +71,6 @@ class Verdict:
     verdict: Outcome
     exit_code: int
     items: tuple[Item, ...] = ()
-
-
-def item(finding: Finding, *, metric: str, artifact: str, device: str, kind: Kind | None) -> Item:
-    """Return a finding with the names of what it is about."""
-    return Item(
-        metric=metric,
-        artifact=artifact,
-        device=device,
-        kind=kind,
-        baseline=finding.baseline,
-        current=finding.current,
-        limit=finding.limit,
-        verdict=finding.outcome,
-        why=finding.why,
-    )
 
 
 def conclude(items: Iterable[Item]) -> Verdict:
@@ -92,5 +82,5 @@ def conclude(items: Iterable[Item]) -> Verdict:
     if any(i.verdict in PASSING for i in listed):
         return Verdict(Outcome.OK, 0, listed)
     nothing = Finding(Outcome.INCOMPARABLE, "nothing was measured that the rules judge")
-    empty = item(nothing, metric="*", artifact="*", device="*", kind=None)
+    empty = nothing.about("*", "*", "*", None)
     return Verdict(Outcome.INCOMPARABLE, EXIT_CODES[Outcome.INCOMPARABLE], (*listed, empty))

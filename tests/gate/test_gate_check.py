@@ -11,7 +11,7 @@ import pytest
 
 from sepdeploy.errors import BadInput
 from sepdeploy.gate import Outcome, Verdict, check, load_rules, make_baseline, parse_rules
-from sepdeploy.gate.verdict import Finding, conclude, item
+from sepdeploy.gate.verdict import Finding, conclude
 from sepdeploy.records import BenchReport, Kind, dump
 
 
@@ -175,10 +175,7 @@ def test_ignored_things_are_not_judged(build):
 
 
 def findings(*outcomes):
-    return [
-        item(Finding(o, "why"), metric="m", artifact="a", device="d", kind=Kind.STATIC)
-        for o in outcomes
-    ]
+    return [Finding(o, "why").about("m", "a", "d", Kind.STATIC) for o in outcomes]
 
 
 @pytest.mark.parametrize("size_", range(1, 4))
@@ -301,7 +298,7 @@ def test_a_large_check_takes_less_than_a_second(build):
 
 def test_the_gate_needs_neither_torch_nor_a_runtime_nor_rich():
     code = (
-        "import sys, sepdeploy.gate, sepdeploy.reports.check_terminal, sepdeploy.reports.sarif, "
+        "import sys, sepdeploy.gate, sepdeploy.reports, sepdeploy.reports.sarif, "
         "sepdeploy.reports.junit, sepdeploy.reports.markdown, sepdeploy.reports.annotations; "
         "heavy = {'torch', 'onnxruntime', 'tflite_runtime', 'ai_edge_litert', 'rich', 'typer'}; "
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"

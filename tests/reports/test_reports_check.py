@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from sepdeploy.gate.verdict import Finding, Item, Outcome, Verdict, conclude
-from sepdeploy.gate.verdict import item as name_finding
 from sepdeploy.records import Kind, dump
 from sepdeploy.reports import REPORTS, View, render
 from sepdeploy.reports.markdown import MAX_ROWS
@@ -102,7 +101,7 @@ def make(outcome=Outcome.REGRESSION, **changes) -> Item:
         changes.pop("limit", 9_842_391),
     )
     names = {"metric": "instructions", "artifact": "kron.onnx", "device": "rpi4"}
-    return name_finding(finding, **({"kind": Kind.EMULATED} | names | changes))
+    return finding.about(**({"kind": Kind.EMULATED} | names | changes))
 
 
 @cache
