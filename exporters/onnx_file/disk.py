@@ -14,11 +14,11 @@ from typing import BinaryIO
 from onnx import GraphProto, ModelProto, TensorProto
 
 from sepdeploy.errors import BadInput
+from sepdeploy.exporters.formats import ONNX, PROTOBUF_LIMIT, named_format
 from sepdeploy.exporters.onnx_graph.graph import serialize, tensor_bytes, to_array
 from sepdeploy.exporters.onnx_graph.weights import is_held, total_bytes
 from sepdeploy.files import atomic_path
 
-PROTOBUF_LIMIT = 2**31 - 1
 ALIGNMENT = 64  # bytes; runtimes map external data and compute on it in place
 MAX_LIGHT_BYTES = 64 << 20  # of a graph without its weights
 _SLACK = 1 << 20  # of a size estimate
@@ -34,7 +34,11 @@ def data_path(path: Path) -> Path:
 def external_data(path: Path) -> Path | None:
     """The external data that an .onnx file of this program has beside it, if any."""
     data = data_path(path)
-    if path.suffix != ".onnx" or not data.is_file() or path.stat().st_size > MAX_LIGHT_BYTES:
+    if (
+        named_format(path) is not ONNX
+        or not data.is_file()
+        or path.stat().st_size > MAX_LIGHT_BYTES
+    ):
         return None
     return data if data.name.encode() in path.read_bytes() else None
 

@@ -16,6 +16,7 @@ from sepdeploy.exporters.domain import (
     ensure_domain,
     node_spec,
 )
+from sepdeploy.exporters.formats import FLAVOURS
 from sepdeploy.exporters.lowerings import ONNX_FORMS
 from sepdeploy.exporters.lowerings.emit import Emitter, Weight
 from sepdeploy.exporters.lowerings.fused import FUSED
@@ -36,7 +37,6 @@ from sepdeploy.exporters.onnx_graph.weights import as_inputs, detach, from_input
 from sepdeploy.records import LoweringChoice
 
 ENTRY_KEY = "sepdeploy"
-FLAVOURS = ("standard", "custom")
 SIMPLIFY_LIMIT = 200 * 10**6  # bytes of weights above which simplifying costs more than it gives
 
 

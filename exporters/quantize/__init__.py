@@ -14,10 +14,7 @@ from sepdeploy.exporters.quantize.tflite_file import (
     write_tflite_graph,
 )
 
-MODES = ("none", "dynamic", "static", "auto", "fp16")
-
 __all__ = [
-    "MODES",
     "Scheme",
     "onnx_activations",
     "quantize_onnx",

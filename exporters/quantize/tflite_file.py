@@ -8,6 +8,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from sepdeploy.errors import unknown_name
+from sepdeploy.exporters.formats import Order
 from sepdeploy.exporters.quantize.scales import Affine
 from sepdeploy.exporters.quantize.scheme import Ledger, Scheme, check_any
 from sepdeploy.exporters.quantize.tflite_layers import Layers, half_weight
@@ -132,3 +133,29 @@ def _copy(graph: Graph) -> Graph:
         for o in graph.ops
     ]
     return Graph(ops, dict(graph.inputs), dict(graph.outputs))
+
+
+class TfliteQuantizer:
+    """Makes quantised .tflite files."""
+
+    def __init__(self, order: Order, folder: Path) -> None:
+        self.float_path = folder / "float.tflite"
+        self.order = order
+        self.graph = tflite_graph(order.canonical, order.choices)
+        write_tflite_graph(self.graph, self.float_path, entry=order.entry, target=order.target)
+
+    def activations(self, scheme: Scheme) -> tuple[str, ...]:
+        """Return what has to be calibrated."""
+        return tflite_activations(self.graph, scheme, self.order.target)
+
+    def calibration_file(self, names: tuple[str, ...]) -> Path:
+        """Return a float file that shows these activations."""
+        path = self.float_path.with_name("calibration.tflite")
+        write_tflite_graph(with_outputs(self.graph, names), path, target=self.order.target)
+        return path
+
+    def write(self, scheme: Scheme, path: Path) -> tuple[LayerPrecision, ...]:
+        """Write a file and return the precision of its layers."""
+        graph, precisions = quantize_tflite(self.graph, scheme, target=self.order.target)
+        write_tflite_graph(graph, path, entry=self.order.entry, target=self.order.target)
+        return precisions

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from sepdeploy.errors import unknown_name
+from sepdeploy.exporters.formats import FLAVOURS
 from sepdeploy.exporters.onnx_graph.merging import merged_for_tflite
 from sepdeploy.exporters.tflite_file.convert import convert
 from sepdeploy.exporters.tflite_file.format.serialize import write_file
@@ -16,7 +17,6 @@ from sepdeploy.exporters.tflite_file.format.versions import check_target
 from sepdeploy.records import LoweringChoice
 
 METADATA_NAME = "sepdeploy"
-FLAVOURS = ("standard", "custom")
 
 
 def write_tflite(

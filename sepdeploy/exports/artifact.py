@@ -2,140 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from sepdeploy.errors import BadInput
+from sepdeploy.exporters.formats import Order
 from sepdeploy.exports.judged_images import Notify
-from sepdeploy.exports.options import CUSTOM_TFLITE, ExportOptions
-from sepdeploy.exports.quantize.files import Calibration, Order, Quantized, write_quantized
+from sepdeploy.exports.options import ExportOptions, Output
+from sepdeploy.exports.proof import prove
+from sepdeploy.exports.quantize.files import Calibration, Quantized, write_quantized
+from sepdeploy.exports.source import Reference, Source
 from sepdeploy.files import sha256_file
-from sepdeploy.records import (
-    ArtifactRecord,
-    FileRef,
-    InputSpec,
-    LayerRecord,
-    LoweringChoice,
-    Parity,
-    Residency,
-)
-
-if TYPE_CHECKING:
-    import onnx
-
-# Certificates, residency per structured layer, and notes on what could not be checked.
-Proven = tuple[tuple[Parity, ...], tuple[Residency, ...], tuple[str, ...]]
+from sepdeploy.records import ArtifactRecord, FileRef
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all files of one export have in common; ``prove`` raises where a file is wrong."""
+    """What all files of one export have in common."""
 
-    canonical: onnx.ModelProto
-    layers: tuple[LayerRecord, ...]
-    input: InputSpec
+    source: Source
+    reference: Reference
     options: ExportOptions
-    prove: Callable[[Path, Quantized], Proven]
     notify: Notify
     calibration: Calibration | None = None
 
 
-def write_artifact(name: str, flavour: str, job: Job, path: Path) -> ArtifactRecord:
-    """Write one file into the staging folder and prove it."""
-    from sepdeploy.exporters.entry import make_entry
-    from sepdeploy.exporters.onnx_file.disk import file_bytes
-    from sepdeploy.exporters.plan import plan
+def write_artifact(job: Job, output: Output, folder: Path) -> ArtifactRecord:
+    """Write one file into the staging folder and prove it.
 
-    options = job.options
-    entry = make_entry(job.canonical, job.input, job.layers)
-    choices = plan(
-        job.canonical,
-        name,
-        flavour=flavour,
-        target=options.tflite_target,
-        quantized=options.quantize != "none",
-    )
+    Raises:
+        ArtifactCheckFailed: It is not its source.
+        BadInput: The source has something that the format has no form for.
+    """
+    from sepdeploy.exporters.onnx_file.disk import external_data, file_bytes
+
+    options, source = job.options, job.source
+    path = folder / f"{source.path.stem}{output.suffix}"
+    order = _order(job, output)
     quantized = Quantized()
-    if options.quantize == "none":
-        _write_float(name, flavour, job, path, entry, choices)
-    else:
-        order = Order(
-            canonical=job.canonical,
-            format=name,
-            mode=options.quantize,
-            layers=job.layers,
-            choices=choices,
-            entry=entry,
-            target=options.tflite_target,
-            simplify=options.simplify,
-            calibration=job.calibration,
-        )
-        quantized = write_quantized(order, path, job.notify)
-    parity, residency, notes = job.prove(path, quantized)
-    images = len(job.input.shape) == 3
-    data = _external_data(path)
+    try:
+        if options.mode.quantized:
+            quantized = write_quantized(
+                order, output.format, options.mode, source.layers, job.calibration, path, job.notify
+            )
+        else:
+            output.format.write(order, path)
+    except BadInput as error:
+        raise source.wrong(error) from error
+    proof = prove(
+        path,
+        job.reference,
+        source.layers,
+        quantization=options.quantize,
+        precisions=quantized.precisions,
+        canonical=source.canonical,
+    )
+    data, standard = external_data(path), output.format.suffix
     return ArtifactRecord(
         path=path.name,
-        format=name,
-        flavour=flavour,
+        format=output.format.name,
+        flavour=output.flavour,
         quantization=options.quantize,
         sha256=sha256_file(path),
         file_bytes=file_bytes(path),
-        input_layout=("NCHW" if name == "onnx" else "NHWC") if images else "NF",
+        input_layout=output.format.image_layout if len(source.input.shape) == 3 else "NF",
         input_dtype="float32",
-        lowerings=choices,
-        parity=parity,
-        residency=residency,
-        notes=(*quantized.notes, *notes),
+        lowerings=order.choices,
+        parity=proof.parity,
+        residency=proof.residency,
+        notes=(*quantized.notes, *proof.notes),
         precisions=quantized.precisions,
         calibration=quantized.calibration,
-        sibling=_standard_name(path) if (name, flavour) == ("tflite", "custom") else "",
-        data=data,
+        # The standard file, where not everything can run this one.
+        sibling="" if output.suffix == standard else f"{source.path.stem}{standard}",
+        data=None if data is None else FileRef(data.name, sha256_file(data)),
     )
 
 
-def _external_data(path: Path) -> FileRef | None:
-    """Return the file that holds a large graph's weights, if there is one."""
-    from sepdeploy.exporters.onnx_file.disk import external_data
+def _order(job: Job, output: Output) -> Order:
+    from sepdeploy.exporters.entry import make_entry
+    from sepdeploy.exporters.plan import plan
 
-    found = external_data(path)
-    return None if found is None else FileRef(found.name, sha256_file(found))
-
-
-def _standard_name(path: Path) -> str:
-    return f"{path.name.removesuffix(CUSTOM_TFLITE)}.tflite"
-
-
-def _write_float(
-    name: str,
-    flavour: str,
-    job: Job,
-    path: Path,
-    entry: str,
-    choices: tuple[LoweringChoice, ...],
-) -> None:
-    options = job.options
-    if name == "onnx":
-        from sepdeploy.exporters.onnx_file.write import write_onnx
-
-        write_onnx(
-            job.canonical,
-            path,
-            flavour=flavour,
-            entry=entry,
-            choices=choices,
-            simplify=options.simplify,
-        )
-        return
-    from sepdeploy.exporters.tflite_file import write_tflite
-
-    write_tflite(
-        job.canonical,
-        path,
-        entry=entry,
+    source, options = job.source, job.options
+    return Order(
+        source.canonical,
+        plan(
+            source.canonical,
+            output.format.name,
+            flavour=output.flavour,
+            target=options.tflite_target,
+            quantized=options.mode.quantized,
+        ),
+        make_entry(source.canonical, source.input, source.layers),
+        flavour=output.flavour,
         target=options.tflite_target,
-        flavour=flavour,
-        choices=choices,
+        simplify=options.simplify,
         merge=True,
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sepdeploy.errors import BadInput, SepdeployError
-from sepdeploy.exports.options import FORMATS
+from sepdeploy.exporters.formats import format_of
 from sepdeploy.files import read_bytes
 from sepdeploy.records import MANIFEST_SCHEMA, ArtifactRecord, Manifest, parse
 
@@ -25,8 +25,8 @@ def read_manifest(path: Path) -> Manifest:
     if not manifest.artifacts:
         raise BadInput(f"{path} names no exported file", hint="export the model again")
     for artifact in manifest.artifacts:
-        if artifact.format not in FORMATS or not artifact.path.endswith(f".{artifact.format}"):
-            raise BadInput(f"{path}: '{artifact.path}' is neither an .onnx nor a .tflite file")
+        if format_of(artifact.path, where=f"{path}: ").name != artifact.format:
+            raise BadInput(f"{path}: '{artifact.path}' is no {artifact.format} file")
     names = [a.path for a in manifest.artifacts]
     names += [a.data.path for a in manifest.artifacts if a.data]
     names += [manifest.eval_pack.path] if manifest.eval_pack else []

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sepdeploy.errors import BadInput, unknown_name
-from sepdeploy.exports.quantize.files import CALIBRATION_SAMPLES
+from sepdeploy.exporters.formats import FLAVOURS, FORMATS, TARGETS, Format
+from sepdeploy.exporters.modes import MODES, Mode
 
-FORMATS = ("onnx", "tflite")
-FLAVOURS = ("standard", "custom")
-TFLITE_TARGETS = ("litert", "tflite-runtime-2.14")
-QUANTIZATIONS = ("none", "dynamic", "static", "auto", "fp16")
-CUSTOM_TFLITE = ".custom.tflite"
+CALIBRATION_SAMPLES = 128
+
+
+class Output(NamedTuple):
+    """One file that an export writes; its name is the stem with the suffix."""
+
+    format: Format
+    flavour: str
+    suffix: str
 
 
 @dataclass(frozen=True)
 class ExportOptions:
     """How the files are written; the values are those of the command line."""
 
-    formats: tuple[str, ...] = FORMATS
+    formats: tuple[str, ...] = tuple(FORMATS)
     flavour: str = "standard"
     tflite_target: str = "litert"
     simplify: bool = True
@@ -28,35 +34,39 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if not self.formats:
-            raise BadInput("no format to export", hint="-f onnx -f tflite")
+            raise BadInput("no format to export", hint=" ".join(f"-f {name}" for name in FORMATS))
         for what, name, known in (
             *(("format", f, FORMATS) for f in self.formats),
             ("flavour", self.flavour, FLAVOURS),
-            ("TFLite target", self.tflite_target, TFLITE_TARGETS),
-            ("quantisation", self.quantize, QUANTIZATIONS),
+            ("TFLite target", self.tflite_target, TARGETS),
+            ("quantisation", self.quantize, MODES),
         ):
             if name not in known:
                 raise unknown_name(what, name, known)
         if self.calibration_samples < 1:
             raise BadInput("--calibration-samples must be at least 1", hint="128 is the default")
-        if self.flavour == "custom" and self.quantize != "none":
+        if self.flavour == "custom" and self.mode.quantized:
             raise BadInput(
                 f"--quantize {self.quantize} cannot reach into the functions of the custom flavour",
                 hint="drop --flavour custom",
             )
 
-    def files(self) -> tuple[tuple[str, str, str], ...]:
-        """Return (format, flavour, suffix) of every file to write.
+    @property
+    def mode(self) -> Mode:
+        """The row of the quantisation."""
+        return MODES[self.quantize]
 
-        A custom .onnx file runs everywhere by its function bodies. A custom .tflite file does
-        not, so the standard one is written beside it.
+    def outputs(self) -> tuple[Output, ...]:
+        """Return every file to write.
+
+        Where not every runtime can run a custom file, the standard one is written beside it.
         """
         found = []
-        for name in dict.fromkeys(self.formats):
-            if name == "onnx" or self.flavour == "standard":
-                found.append((name, self.flavour, f".{name}"))
-            else:
-                found += [(name, "standard", f".{name}"), (name, "custom", CUSTOM_TFLITE)]
+        for row in (FORMATS[name] for name in dict.fromkeys(self.formats)):
+            if self.flavour == "standard" or row.custom_suffix != row.suffix:
+                found.append(Output(row, "standard", row.suffix))
+            if self.flavour == "custom":
+                found.append(Output(row, "custom", row.custom_suffix))
         return tuple(found)
 
 

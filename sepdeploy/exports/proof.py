@@ -1,80 +1,87 @@
-"""Is a written file the model it was made from?"""
+"""Is a written file the source that it was made from?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
+from sepdeploy.exporters.formats import format_of
+from sepdeploy.exporters.modes import MODES
+from sepdeploy.exports.source import Reference
 from sepdeploy.records import LayerPrecision, LayerRecord, Parity, Residency
 
 if TYPE_CHECKING:
     import onnx
 
-PARITY_SAMPLES = 32
 # Function bodies are also run by onnx's own evaluator, as far as that is bearable.
 EVALUATOR_MACS, EVALUATOR_SAMPLES = 20_000_000, 3
 
 
+@dataclass(frozen=True)
+class Proof:
+    """What was found right: certificates, residency per structured layer, and what could not be."""
+
+    parity: tuple[Parity, ...] = ()
+    residency: tuple[Residency, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def able_runtimes(path: Path) -> tuple[str, ...]:
+    """Return the installed runtimes that a file is for."""
+    from sepdeploy import runtimes
+
+    row = format_of(path)
+    only = row.runtimes(path)
+    return tuple(r for r in runtimes.installed(row.name) if not only or r in only)
+
+
 def prove(
     path: Path,
-    format_name: str,
+    reference: Reference,
     layers: tuple[LayerRecord, ...],
-    images: NDArray[np.float32],
-    logits: NDArray[np.float32],
-    kind: str,
     *,
     quantization: str = "none",
     precisions: Sequence[LayerPrecision] = (),
-    only: Sequence[str] = (),
-    batches: Sequence[int] = (),
     canonical: onnx.ModelProto | None = None,
-) -> tuple[tuple[Parity, ...], tuple[Residency, ...], tuple[str, ...]]:
-    """Check one artifact: parity in every installed runtime, then what stays resident.
+) -> Proof:
+    """Check one file: parity in every installed runtime, then what stays resident.
 
     Args:
-        path: The artifact.
-        format_name: "onnx" or "tflite".
+        path: The file.
+        reference: Inputs, and what its source says to them.
         layers: The layer table.
-        images: Inputs (N, *shape), not all zero.
-        logits: What the model says to them.
-        kind: "data" or "synthetic".
         quantization: Of the file; decides how parity is judged.
         precisions: Of its layers.
-        only: The runtimes that the file is for, where that is not all.
-        batches: Batch sizes, by default those for a small network.
         canonical: The graph that it was made from, by which a failure names the layer at fault.
 
-    Returns:
-        Certificates, residency per structured layer, and notes on what could not be checked.
-
     Raises:
-        ArtifactCheckFailed: A check failed, or no runtime accepts the file.
+        ArtifactCheckFailed: A check failed, or a runtime refuses the file.
     """
-    from sepdeploy import measure, runtimes
-    from sepdeploy.measure.proof.parity import BATCHES
+    from sepdeploy import measure
 
-    able = [r for r in runtimes.installed(format_name) if not only or r in only]
+    able = able_runtimes(path)
     if not able:
-        return (), (), (f"{path.name}: not proven, no runtime for .{format_name} is installed",)
+        return Proof(notes=(f"{path.name}: not proven, no runtime for {path.suffix} is installed",))
+    images, outputs = reference.inputs, reference.outputs
     try:
         parity = measure.check_parity(
             path,
             images,
-            logits,
+            outputs,
             runtimes=able,
-            batches=batches or BATCHES,
-            inputs=kind,
+            batches=reference.batches,
+            inputs=reference.kind,
             canonical=canonical,
             quantization=quantization,
         )
         if sum(layer.macs for layer in layers) <= EVALUATOR_MACS and measure.has_custom_nodes(path):
             few = slice(EVALUATOR_SAMPLES)
-            parity += measure.check_evaluator(path, images[few], logits[few], inputs=kind)
+            parity += measure.check_evaluator(
+                path, images[few], outputs[few], inputs=reference.kind
+            )
         residency = measure.check_residency(path, layers, precisions)
     except BadInput as error:  # a file of ours that a runtime refuses is a failed export
         raise ArtifactCheckFailed(error.message, hint=error.hint) from error
@@ -82,10 +89,8 @@ def prove(
         if not certificate.passed:
             raise ArtifactCheckFailed(
                 f"{path.name} in {certificate.runtime} {certificate.version}, batch "
-                f"{certificate.batch}: {_miss(certificate)}",
-                hint="nothing was written; report this model, it must export correctly"
-                if certificate.criterion == "max_rel"
-                else "nothing was written; try --quantize dynamic, or more --calibration-samples",
+                f"{certificate.batch}: {_miss(certificate, reference.said_by)}",
+                hint=f"nothing was written; {MODES[quantization].hint}",
             )
     for layer in residency:
         if not layer.passed:
@@ -93,26 +98,21 @@ def prove(
                 f"{path.name}: layer '{layer.layer}' keeps {layer.resident_bytes} bytes of "
                 f"constants in the runtime, its factors are {layer.factor_bytes}: the runtime "
                 "multiplied the factors back together",
-                hint="nothing was written; report this model, it must export correctly",
+                hint=f"nothing was written; {MODES['none'].hint}",
             )
-    return parity, residency, ()
+    return Proof(parity, residency)
 
 
-def _miss(certificate: Parity) -> str:
-    """Return how a certificate misses its bound."""
+def _miss(certificate: Parity, wanted: str) -> str:
+    """Return how a certificate misses its bound, and where that begins."""
     if certificate.criterion == "max_rel":
+        worst = certificate.worst_layer
         return (
-            f"parity {certificate.max_rel:.2e} exceeds {certificate.tolerance:.0e}"
-            f"{fault(certificate)}"
+            f"{certificate.max_rel:.2e} away from {wanted}, more than {certificate.tolerance:.0e}"
+            + (f", first in layer '{worst}'" if worst else "")
         )
     return (
-        f"the quantised logits are another function: relative distance {certificate.rel_l2:.2f} "
+        f"another function than {wanted}: relative distance {certificate.rel_l2:.2f} "
         f"(at most {certificate.tolerance}), cosine {certificate.cosine:.2f}, "
         f"{certificate.label_agreement:.0%} of labels agree"
     )
-
-
-def fault(certificate: Parity) -> str:
-    """Return where a certificate says that an error begins, as the end of a message."""
-    worst = certificate.worst_layer
-    return f", first in layer '{worst}'" if worst else ""

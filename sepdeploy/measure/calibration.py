@@ -12,10 +12,10 @@ import onnx
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput
+from sepdeploy.exporters.formats import PROTOBUF_LIMIT
 from sepdeploy.measure.child import run_job, scratch
 from sepdeploy.measure.proof.values import declare_outputs
 
-PROTOBUF_LIMIT = 2**31 - 1
 BATCH = 16  # images at a time: activations of all of them are in memory together
 
 

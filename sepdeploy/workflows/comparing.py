@@ -9,21 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sepdeploy.data.evalpack import EvalPack, read_pack
+from sepdeploy.data.evalpack import EvalPack
 from sepdeploy.errors import BadInput, Missing
+from sepdeploy.exporters.formats import named_format
+from sepdeploy.exports.export import Export
 from sepdeploy.exports.judged_images import Notify, reference_inputs
-from sepdeploy.exports.manifest import read_manifest
-from sepdeploy.exports.requirements import has_torch
-from sepdeploy.files import sha256_file
-from sepdeploy.records import ArtifactRecord, Manifest
 
 if TYPE_CHECKING:
-    import onnx
-
     from sepdeploy.measure.proof.fidelity import LayerFidelity
 
 LAYERS_SCHEMA = "sepdeploy.layers/1"
-SUFFIXES = (".onnx", ".tflite")
 TOLERANCE = 3e-5  # of two float files, each within 1e-5 of its model
 LEAST_COSINE = 0.9  # of logits of quantised files; below it they are of another function
 
@@ -79,13 +74,14 @@ def compare_exports(
         notify: Told what goes on.
 
     Raises:
+        ArtifactCheckFailed: The evaluation pack is not the one that a manifest describes.
         BadInput: A manifest or a model that cannot be read.
         Missing: No runtime is installed.
     """
     found: list[LayerComparison] = []
     for path in manifests:
         notify(f"comparing the layers of {path}")
-        found += _export_layers(path, read_manifest(path), arch, seed)
+        found += _export_layers(Export(path), arch, seed)
     return _report(found)
 
 
@@ -164,35 +160,33 @@ def _comparison(
     )
 
 
-def _export_layers(
-    path: Path, manifest: Manifest, arch: str | None, seed: int
-) -> list[LayerComparison]:
+def _export_layers(export: Export, arch: str | None, seed: int) -> list[LayerComparison]:
     from sepdeploy import runtimes
     from sepdeploy.measure.child import every_runtime
     from sepdeploy.measure.proof import fidelity
 
-    folder = path.parent
-    pack = _pack(folder, manifest)
+    manifest, pack = export.manifest, export.pack
     clean = None if pack is None else pack.clean()
     images, kind = reference_inputs(manifest.input.shape, clean, fidelity.SAMPLES, seed)
-    canonical = _canonical(folder, manifest, arch)
+    source, _ = export.source(arch)
+    canonical = None if source is None else source.canonical
     found = []
     for artifact in manifest.artifacts:
-        file = folder / artifact.path
+        file = export.folder / artifact.path
         if not file.is_file() or not runtimes.installed(artifact.format):
             why = "the file is missing" if not file.is_file() else "no runtime is installed"
             none = LayerComparison(artifact.path, "", "", 0, kind, notes=(f"not compared: {why}",))
             found.append(none)
             continue
         exact = artifact.quantization in ("", "none")
-        sibling = None if canonical else _sibling(manifest, artifact)
+        sibling = None if canonical else export.stand_in(artifact)
         for runtime in every_runtime(file, None):
             if canonical is not None:
                 rows = fidelity.compare_with_oracle(file, runtime, images, canonical)
                 reference = manifest.model.path
                 notes: tuple[str, ...] = ()
             elif sibling is not None:
-                other = folder / sibling.path
+                other = export.folder / sibling.path
                 rows = fidelity.compare_artifacts(file, other, images, runtime=runtime)
                 reference = sibling.path
                 notes = ("the model (with torch) is not at hand; its .onnx file stands in",)
@@ -205,50 +199,22 @@ def _export_layers(
             )
     if not any(c.rows for c in found):
         raise Missing(
-            f"{path}: neither its model (with torch; --arch for your own) nor a second file to "
-            "compare with",
+            f"{export.path}: neither its model (with torch; --arch for your own) nor a second file "
+            "to compare with",
             hint="pip install 'sepdeploy[train]' and keep the model beside the manifest",
         )
     return found
 
 
-def _canonical(folder: Path, manifest: Manifest, arch: str | None) -> onnx.ModelProto | None:
-    """Return the model's canonical graph where the very model and torch are at hand."""
-    path = folder / manifest.model.path
-    if not path.is_file() or not has_torch() or sha256_file(path) != manifest.model.sha256:
-        return None
-    from sepdeploy.exporters.capture.trace import trace
-    from sepdeploy.models import load
-
-    try:
-        model = load(path, arch=arch)
-    except BadInput:
-        if arch is not None:
-            raise
-        return None  # the user's own network, and its code was not named
-    return trace(model)
-
-
-def _sibling(manifest: Manifest, artifact: ArtifactRecord) -> ArtifactRecord | None:
-    others = (a for a in manifest.artifacts if a.path != artifact.path and a.format == "onnx")
-    return next(others, None)
-
-
-def _pack(folder: Path, manifest: Manifest) -> EvalPack | None:
-    if manifest.eval_pack is None or not (folder / manifest.eval_pack.path).is_file():
-        return None
-    return read_pack(folder / manifest.eval_pack.path)
-
-
 def _artifacts(path: Path) -> tuple[tuple[Path, ...], EvalPack | None]:
     """Return the artifacts that a path means, and the evaluation pack beside them."""
-    if path.suffix in SUFFIXES:
+    if named_format(path):
         if not path.is_file():
             raise BadInput(f"{path}: no such file", hint="check the path")
         return (path,), None
-    manifest = read_manifest(path)
-    files = tuple(path.parent / a.path for a in manifest.artifacts)
+    export = Export(path)
+    files = tuple(export.folder / a.path for a in export.manifest.artifacts)
     missing = next((f for f in files if not f.is_file()), None)
     if missing is not None or not files:
         raise BadInput(f"{path}: {missing or 'no file'} is not there", hint="export again")
-    return files, _pack(path.parent, manifest)
+    return files, export.pack

@@ -9,12 +9,13 @@ from typing import Any
 from sepdeploy.errors import ArtifactCheckFailed
 from sepdeploy.exports.judged_images import Notify
 from sepdeploy.exports.options import EvaluationOptions, ExportOptions
+from sepdeploy.exports.torch_model import TorchModel
 from sepdeploy.files import write_text
 from sepdeploy.models import load
 from sepdeploy.records import BenchReport, dump
 from sepdeploy.workflows.bench.benching import bench_artifacts
 from sepdeploy.workflows.bench.options import BenchOptions
-from sepdeploy.workflows.exporting import export_model
+from sepdeploy.workflows.exporting import export_source
 from sepdeploy.workflows.training import train_model
 from sepdeploy.workflows.verifying import verify_exports
 
@@ -50,9 +51,8 @@ def run_demo(
         )
         notify(summary.lines()[0])
         notify(f"exporting {path.name}")
-        manifest = export_model(
-            load(path),
-            path,
+        manifest = export_source(
+            TorchModel(load(path), path),
             out,
             options=ExportOptions(),
             evaluation=EVALUATION,

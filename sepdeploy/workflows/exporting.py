@@ -7,32 +7,28 @@ holds do the files move to their places, the manifest last.
 
 from __future__ import annotations
 
-import gc
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sepdeploy import __version__
 from sepdeploy.data.evalpack import EvalPack, write_pack
 from sepdeploy.errors import BadInput
-from sepdeploy.exports.artifact import Job, Proven, write_artifact
-from sepdeploy.exports.foreign import export_foreign, is_foreign
-from sepdeploy.exports.judged_images import (
-    Notify,
-    choose_attacks,
-    find_test_set,
-    make_pack,
-    reference_inputs,
-    torch_logits,
-)
+from sepdeploy.exports.artifact import Job, write_artifact
+from sepdeploy.exports.judged_images import Notify, find_data
 from sepdeploy.exports.manifest import with_earlier
+from sepdeploy.exports.onnx_file import OnnxFile, is_foreign
 from sepdeploy.exports.options import EvaluationOptions, ExportOptions
-from sepdeploy.exports.proof import prove
-from sepdeploy.exports.quantize.files import Calibration, Quantized, find_calibration
+from sepdeploy.exports.quantize.files import Calibration, calibrate, no_images
 from sepdeploy.exports.requirements import require_torch
+from sepdeploy.exports.source import Source
 from sepdeploy.exports.staging import move_all, staging
+from sepdeploy.exports.torch_model import TorchModel
 from sepdeploy.files import sha256_file, write_text
-from sepdeploy.records import FileRef, InputSpec, Manifest, dump
+from sepdeploy.records import FileRef, Manifest, dump
 
 if TYPE_CHECKING:
     from sepdeploy.models import Model
@@ -75,29 +71,27 @@ def export_any(
     else:
         path = Path(f"{stem}.pt")
     folder = path.parent if out_dir is None else out_dir
-    if is_foreign(path):
-        return export_foreign(
-            path, folder, options=options, evaluation=evaluation, seed=seed, notify=notify
-        )
-    require_torch("export")
-    from sepdeploy.models import load, save
-
-    if not isinstance(model, (str, Path)):
-        save(model, path)
-    return export_model(
-        load(path, arch=arch) if isinstance(model, (str, Path)) else model,  # no name keeps it
-        path,
-        folder,
-        options=options,
-        evaluation=evaluation,
-        seed=seed,
-        notify=notify,
+    source = _source(model, path, arch, notify)
+    del model  # the source alone holds it, and frees it when its weights are in the graph
+    return export_source(
+        source, folder, options=options, evaluation=evaluation, seed=seed, notify=notify
     )
 
 
-def export_model(
-    model: Model,
-    model_path: Path,
+def _source(model: Model | str | Path, path: Path, arch: str | None, notify: Notify) -> Source:
+    if is_foreign(path):
+        return OnnxFile(path, notify)
+    require_torch("export")
+    from sepdeploy.models import load, save
+
+    if isinstance(model, (str, Path)):
+        return TorchModel(load(path, arch=arch), path)
+    save(model, path)
+    return TorchModel(model, path)
+
+
+def export_source(
+    source: Source,
     out_dir: Path,
     *,
     options: ExportOptions,
@@ -105,82 +99,46 @@ def export_model(
     seed: int,
     notify: Notify,
 ) -> Manifest:
-    """Export one model file; see the module docstring.
+    """Export a source; see the module docstring.
 
     Args:
-        model: The model, as loaded from ``model_path``.
-        model_path: Its file; the exported files take its stem.
+        source: A torch model or an ONNX file; the exported files take its stem. It is closed.
         out_dir: Folder of the exported files.
         options: Formats and flavours.
-        evaluation: Evaluation pack.
+        evaluation: Evaluation pack, and data to calibrate with.
         seed: Seed of images, attacks and synthetic inputs.
         notify: Told what goes on, one line at a time.
 
     Raises:
         ArtifactCheckFailed: Parity or the re-densification check failed; nothing was written.
-        BadInput: The model cannot be lowered, or a file cannot be written.
+        BadInput: The source cannot be lowered, or a file cannot be written.
+        Missing: A runtime that is needed is not installed.
     """
-    from sepdeploy.exporters.capture.trace import trace
-    from sepdeploy.exporters.graph_layers import graph_macs
-    from sepdeploy.measure.proof.parity import batches_for
-
-    digest, stem = sha256_file(model_path), model_path.stem
-    input, provenance = model.input, dict(model.provenance)
-    pack = _pack(model, digest, evaluation, seed, notify)
-    layers = model.layer_records()
-    batches = batches_for(sum(layer.macs for layer in layers))
-    images, kind = reference_inputs(
-        input.shape, None if pack is None else pack.clean(), max(batches), seed
-    )
-    logits = torch_logits(model, images)
-    canonical = trace(model)
-    # The weights are in the graph now: a caller that hands its only reference over frees them,
-    # together with what the tracer leaves behind in cycles.
-    del model
-    gc.collect()
-    batches = batches_for(graph_macs(canonical))  # attention counts as well
-    n = max(batches)
-    calibration = None
-    if options.quantize in ("static", "auto"):
-        calibration = _calibration(provenance, input, options, evaluation, seed, notify)
-
-    def proven(path: Path, made: Quantized) -> Proven:
-        return prove(
-            path,
-            path.suffix[1:],
-            layers,
-            images[:n],
-            logits[:n],
-            kind,
-            quantization=options.quantize,
-            precisions=made.precisions,
-            only=made.runtimes,
-            batches=batches,
-            canonical=canonical,
-        )
-
-    job = Job(canonical, layers, input, options, proven, notify, calibration)
+    outputs = source.outputs(options, out_dir)
+    stem, digest = source.path.stem, sha256_file(source.path)
+    pack = source.pack(evaluation, seed, notify)
+    calibration, images = _images(source, pack, options, evaluation, seed, notify)
+    reference = source.reference(images, source.batches, seed)
+    job = Job(source, reference, options, notify, calibration)
+    layers = source.layers
+    source.close()
     with staging(out_dir, stem) as folder:
-        artifacts = tuple(
-            write_artifact(name, flavour, job, folder / f"{stem}{suffix}")
-            for name, flavour, suffix in options.files()
-        )
-        reference = None
+        artifacts = tuple(write_artifact(job, output, folder) for output in outputs)
+        described = None
         if pack is not None:
-            write_pack(pack, folder / f"{stem}.eval.npz")
-            reference = FileRef(
-                f"{stem}.eval.npz",
-                sha256_file(folder / f"{stem}.eval.npz"),
-                {"n": len(pack), **pack.provenance},
-            )
+            file = folder / f"{stem}.eval.npz"
+            write_pack(pack, file)
+            details = {"n": len(pack), **pack.provenance}
+            described = FileRef(file.name, sha256_file(file), details)
         manifest = Manifest(
             stem=stem,
-            model=FileRef(_relative(model_path, out_dir), digest),
-            input=input,
+            # As seen from the manifest, so that the folder can move as one.
+            model=FileRef(os.path.relpath(source.path.resolve(), out_dir.resolve()), digest),
+            input=source.input,
             layers=layers,
             artifacts=with_earlier(out_dir / f"{stem}.manifest.json", digest, artifacts),
-            eval_pack=reference,
-            provenance=provenance,
+            eval_pack=described,
+            provenance=source.provenance,
             tool={"name": "sepdeploy", "version": __version__},
         )
         write_text(folder / f"{stem}.manifest.json", dump(manifest))
@@ -188,58 +146,36 @@ def export_model(
     return manifest
 
 
-def _calibration(
-    provenance: dict[str, Any],
-    input: InputSpec,
+def _images(
+    source: Source,
+    pack: EvalPack | None,
     options: ExportOptions,
     wanted: EvaluationOptions,
     seed: int,
     notify: Notify,
-) -> Calibration | None:
-    return find_calibration(
-        provenance,
-        data=wanted.data,
-        data_dir=wanted.data_dir,
-        shape=input.shape,
-        samples=options.calibration_samples,
-        seed=seed,
-        notify=notify,
-    )
+) -> tuple[Calibration | None, NDArray[np.float32] | None]:
+    """Return training images to calibrate with, and images to prove the files on.
 
+    Inputs outside the calibrated ranges say nothing about a file of static quantisation, so that
+    is proven on test images of the same data.
 
-def _pack(
-    model: Model, digest: str, wanted: EvaluationOptions, seed: int, notify: Notify
-) -> EvalPack | None:
-    if not wanted.wanted:
-        return None
-    source = find_test_set(
-        model.provenance,
-        data=wanted.data,
-        data_dir=wanted.data_dir,
-        shape=model.input.shape,
-        notify=notify,
-    )
-    if source is None:
-        notify("no data at hand: no evaluation pack; pass --data to get one")
-        return None
-    attacks = choose_attacks(
-        model.provenance, attack=wanted.attack, eps=wanted.eps, norm=wanted.norm, seed=seed
-    )
-    if len(attacks) > 1:
-        raise BadInput("an evaluation pack holds one attack", hint="pass a single --attack")
-    if not attacks:
-        notify("the model was not trained against an attack: the pack holds clean images only")
-    return make_pack(
-        model,
-        source,
-        attacks[0] if attacks else None,
-        samples=wanted.samples,
-        model_sha256=digest,
-        seed=seed,
-        notify=notify,
-    )
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """Return the model's path as seen from the manifest, so that the folder can move as one."""
-    return os.path.relpath(path.resolve(), folder.resolve())
+    Raises:
+        BadInput: There are no images for a quantisation that needs some.
+    """
+    found = None
+    if options.mode.calibrated:
+        found = find_data(
+            source.provenance,
+            data=wanted.data,
+            data_dir=wanted.data_dir,
+            shape=source.input.shape,
+            notify=notify,
+        )
+    if found is None and options.mode.needs_images:
+        raise no_images()
+    calibration = None if found is None else calibrate(found, options.calibration_samples, seed)
+    if pack is not None:
+        return calibration, pack.clean()
+    if found is None:
+        return None, None
+    return calibration, found.test.take(max(source.batches), seed).batch(slice(None))

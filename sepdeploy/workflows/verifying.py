@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sepdeploy.data.evalpack import EvalPack, read_pack
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
-from sepdeploy.exports.judged_images import Notify, reference_inputs, torch_logits
-from sepdeploy.exports.manifest import read_manifest
-from sepdeploy.exports.proof import PARITY_SAMPLES, prove
-from sepdeploy.exports.quantize.files import only_runtimes
-from sepdeploy.exports.requirements import has_torch
-from sepdeploy.files import sha256_file
-from sepdeploy.records import ArtifactRecord, Manifest
+from sepdeploy.exporters.formats import named_format
+from sepdeploy.exports.export import MISSING, Export
+from sepdeploy.exports.judged_images import Notify
+from sepdeploy.exports.proof import prove
+from sepdeploy.exports.source import Source
+from sepdeploy.records import ArtifactRecord, FileRef, Manifest
 
 if TYPE_CHECKING:
     from sepdeploy.exporters.entry import Entry
 
 VERIFY_SCHEMA = "sepdeploy.verify/1"
-MAX_BATCH = 256
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 
 
@@ -50,14 +44,6 @@ class VerifyReport:
     schema: str = VERIFY_SCHEMA
 
 
-@dataclass(frozen=True)
-class _Reference:
-    images: NDArray[np.float32]
-    logits: NDArray[np.float32]
-    kind: str
-    source: str
-
-
 def find_manifests(path: Path | None) -> tuple[Path, ...]:
     """Return one manifest, or every one of the current folder.
 
@@ -65,7 +51,7 @@ def find_manifests(path: Path | None) -> tuple[Path, ...]:
         BadInput: There is none.
     """
     if path is not None and not path.is_dir():
-        if path.suffix in (".onnx", ".tflite", ".pt"):
+        if named_format(path) or path.suffix == ".pt":
             raise BadInput(
                 f"{path} is no manifest", hint=f"verify {path.with_suffix('.manifest.json')}"
             )
@@ -97,144 +83,59 @@ def verify_exports(
     items: list[VerifyItem] = []
     for found in find_manifests(path):
         notify(f"verifying {found}")
-        items += _verify(found, read_manifest(found), arch, seed)
+        items += _verify(Export(found), arch, seed)
     return VerifyReport(tuple(items), 6 if any(i.result == FAILED for i in items) else 0)
 
 
-def _verify(path: Path, manifest: Manifest, arch: str | None, seed: int) -> list[VerifyItem]:
-    folder = path.parent
-    items: list[VerifyItem] = []
-    model_path = folder / manifest.model.path
-    model_ok = model_path.is_file() and sha256_file(model_path) == manifest.model.sha256
-    if model_path.is_file():
-        items.append(_digest_item(manifest.model.path, model_ok))
-    pack: EvalPack | None = None
+def _verify(export: Export, arch: str | None, seed: int) -> list[VerifyItem]:
+    manifest = export.manifest
+    source, _ = export.source(arch)
+    items = []
+    if export.fault(manifest.model) != MISSING:  # an export is whole without its model
+        items.append(_digest(export, manifest.model))
     if manifest.eval_pack is not None:
-        pack_item = _digest(folder, manifest.eval_pack.path, manifest.eval_pack.sha256)
-        items.append(pack_item)
-        if pack_item.result == OK:
-            pack = read_pack(folder / manifest.eval_pack.path)
-    foreign = model_path if model_ok and model_path.suffix == ".onnx" else None
-    own_model = model_path if model_ok and foreign is None else None
-    reference = _reference(own_model, manifest, pack, arch, seed)
+        items.append(_digest(export, manifest.eval_pack))
     for artifact in manifest.artifacts:
-        found = [_digest(folder, artifact.path, artifact.sha256)]
-        if artifact.data is not None:
-            found.append(_digest(folder, artifact.data.path, artifact.data.sha256))
-        items += found
-        if any(item.result != OK for item in found):
-            continue
-        if foreign is not None:
-            items += _foreign(folder, artifact, manifest, foreign, seed)
-        else:
-            own = reference or _sibling(folder, artifact, manifest, seed)
-            items += _artifact(folder, artifact, manifest, own)
+        files = (artifact,) if artifact.data is None else (artifact, artifact.data)
+        items += [_digest(export, file) for file in files]
+        if not any(export.fault(file) for file in files):
+            items += _artifact(export, artifact, source, seed)
     return items
 
 
-def _batches(artifacts: Sequence[ArtifactRecord]) -> tuple[int, ...]:
-    """Return the batch sizes that files were proven with, as far as they make sense."""
-    found = sorted({p.batch for a in artifacts for p in a.parity if 1 <= p.batch <= MAX_BATCH})
-    return tuple(found) or (PARITY_SAMPLES,)
-
-
-def _foreign(
-    folder: Path, artifact: ArtifactRecord, manifest: Manifest, model_path: Path, seed: int
-) -> list[VerifyItem]:
-    """Check a file that was made from somebody else's .onnx file."""
-    from sepdeploy.exporters.entry import read_entry
-    from sepdeploy.exports.foreign_proof import verify_foreign
-
-    path = folder / artifact.path
-    return [
-        _attempt(artifact.path, "entry", lambda: _entry(read_entry(path), manifest)),
-        _attempt(
-            artifact.path,
-            "parity",
-            lambda: verify_foreign(model_path, path, artifact, _batches([artifact]), seed),
-        ),
-    ]
-
-
-def _digest(folder: Path, name: str, sha256: str) -> VerifyItem:
-    path = folder / name
-    if not path.is_file():
-        return VerifyItem(name, "digest", FAILED, "the file is missing")
-    return _digest_item(name, sha256_file(path) == sha256)
-
-
-def _digest_item(name: str, same: bool) -> VerifyItem:
-    found = "as exported" if same else "the file was changed after the export"
-    return VerifyItem(name, "digest", OK if same else FAILED, found)
-
-
-def _reference(
-    model_path: Path | None, manifest: Manifest, pack: EvalPack | None, arch: str | None, seed: int
-) -> _Reference | None:
-    """Return inputs and logits to compare with: the torch model's, else the pack's."""
-    n = max(_batches(manifest.artifacts))
-    images, kind = reference_inputs(
-        manifest.input.shape, None if pack is None else pack.clean(), n, seed
-    )
-    if model_path is not None and has_torch():
-        from sepdeploy.models import load
-
-        try:
-            model = load(model_path, arch=arch)
-        except BadInput:
-            if arch is not None:
-                raise
-            model = None  # the user's own network, and its code was not named
-        if model is not None:
-            return _Reference(images, torch_logits(model, images), kind, "torch model")
-    if pack is not None:
-        return _Reference(images, pack.logits[: len(images)], kind, "evaluation pack")
-    return None
-
-
-def _sibling(
-    folder: Path, artifact: ArtifactRecord, manifest: Manifest, seed: int
-) -> _Reference | None:
-    """Return the logits of the manifest's .onnx file, for a file of another format."""
-    from sepdeploy import measure, runtimes
-
-    sibling = next((a for a in manifest.artifacts if a.format == "onnx"), None)
-    if sibling is None or artifact.format == "onnx" or not runtimes.installed("onnx"):
-        return None
-    path = folder / sibling.path
-    if not path.is_file() or sha256_file(path) != sibling.sha256:
-        return None
-    n = max(_batches([sibling]))
-    images, kind = reference_inputs(manifest.input.shape, None, n, seed)
-    logits, _ = measure.run_logits(path, runtimes.installed("onnx")[0], images)
-    return _Reference(images, logits[0], kind, sibling.path)
+def _digest(export: Export, named: FileRef | ArtifactRecord) -> VerifyItem:
+    fault = export.fault(named)
+    return VerifyItem(named.path, "digest", FAILED if fault else OK, fault or "as exported")
 
 
 def _artifact(
-    folder: Path, artifact: ArtifactRecord, manifest: Manifest, reference: _Reference | None
+    export: Export, artifact: ArtifactRecord, source: Source | None, seed: int
 ) -> list[VerifyItem]:
     from sepdeploy.exporters.entry import read_entry
 
-    path = folder / artifact.path
-    items = [_attempt(artifact.path, "entry", lambda: _entry(read_entry(path), manifest))]
-    if reference is None:
-        why = "neither the model (with torch; --arch for your own) nor an evaluation pack at hand"
-        return [*items, VerifyItem(artifact.path, "parity", SKIPPED, why)]
+    path, manifest = export.folder / artifact.path, export.manifest
 
-    def run() -> str:
-        parity, residency, notes = prove(
-            path, artifact.format, manifest.layers, reference.images, reference.logits,
-            reference.kind, quantization=artifact.quantization, precisions=artifact.precisions,
-            only=only_runtimes(path), batches=_batches([artifact]),
-        )  # fmt: skip
-        if notes:
-            raise Missing(notes[0])
-        worst = max(parity, key=lambda p: p.max_rel)
-        runtimes = ", ".join(dict.fromkeys(p.runtime for p in parity))
-        kept = f"; {len(residency)} structured layers keep their factors" if residency else ""
-        return f"{worst.max_rel:.1e} against the {reference.source} ({runtimes}){kept}"
+    def parity() -> str:
+        reference = export.reference(artifact, source, seed)
+        proof = prove(
+            path,
+            reference,
+            manifest.layers,
+            quantization=artifact.quantization,
+            precisions=artifact.precisions,
+        )
+        if proof.notes:
+            raise Missing(proof.notes[0])
+        worst = max(proof.parity, key=lambda p: p.max_rel)
+        runtimes = ", ".join(dict.fromkeys(p.runtime for p in proof.parity))
+        n = len(proof.residency)
+        kept = f"; {n} structured layers keep their factors" if n else ""
+        return f"{worst.max_rel:.1e} against {reference.said_by} ({runtimes}){kept}"
 
-    return [*items, _attempt(artifact.path, "parity", run)]
+    return [
+        _attempt(artifact.path, "entry", lambda: _entry(read_entry(path), manifest)),
+        _attempt(artifact.path, "parity", parity),
+    ]
 
 
 def _entry(entry: Entry, manifest: Manifest) -> str:

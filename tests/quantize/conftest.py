@@ -13,18 +13,11 @@ torch = pytest.importorskip("torch")
 
 from sepdeploy.data import load  # noqa: E402
 from sepdeploy.exporters.capture.trace import trace  # noqa: E402
+from sepdeploy.exporters.formats import FORMATS, Order  # noqa: E402
 from sepdeploy.exporters.plan import plan  # noqa: E402
 from sepdeploy.exports.judged_images import torch_logits  # noqa: E402
-from sepdeploy.exports.quantize.files import (  # noqa: E402
-    Calibrated,
-    Calibration,
-    OnnxMaker,
-    Order,
-    TfliteMaker,
-)
+from sepdeploy.exports.quantize.files import Calibrated, Calibration  # noqa: E402
 from sepdeploy.models import Model, create  # noqa: E402
-
-MAKERS = {"onnx": OnnxMaker, "tflite": TfliteMaker}
 
 
 @dataclass(frozen=True)
@@ -42,15 +35,12 @@ class Trained:
     def order(self, format: str, target: str = "litert") -> Order:
         canonical = trace(self.model)
         choices = plan(canonical, format, quantized=True)
-        layers = self.model.layer_records()
-        return Order(
-            canonical, format, "static", layers, choices, "{}", target, calibration=self.calibration
-        )
+        return Order(canonical, choices, "{}", target=target)
 
     def maker(self, format: str, folder: Path, target: str = "litert") -> Calibrated:
         order = self.order(format, target)
         runtime = {"onnx": "onnxruntime", "tflite": "litert"}[format]
-        return Calibrated(MAKERS[format](order, folder), order, runtime)
+        return Calibrated(FORMATS[format].quantizer(order, folder), runtime, self.calibration)
 
 
 def train(arch: str, epochs: int, **kwargs: Any) -> Trained:

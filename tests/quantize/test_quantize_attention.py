@@ -13,17 +13,12 @@ from sepdeploy import runtimes  # noqa: E402
 from sepdeploy.data import load  # noqa: E402
 from sepdeploy.exporters.capture.trace import trace  # noqa: E402
 from sepdeploy.exporters.entry import make_entry  # noqa: E402
+from sepdeploy.exporters.formats import TFLITE, Order  # noqa: E402
 from sepdeploy.exporters.plan import plan  # noqa: E402
 from sepdeploy.exporters.quantize import Scheme  # noqa: E402
 from sepdeploy.exporters.tflite_file import read_tflite  # noqa: E402
 from sepdeploy.exports.judged_images import torch_logits  # noqa: E402
-from sepdeploy.exports.quantize.files import (  # noqa: E402
-    Calibrated,
-    Order,
-    TfliteMaker,
-    calibrate,
-    only_runtimes,
-)
+from sepdeploy.exports.quantize.files import Calibrated, calibrate  # noqa: E402
 from sepdeploy.models import create  # noqa: E402
 
 pytestmark = pytest.mark.skipif("litert" not in runtimes.installed("tflite"), reason="needs LiteRT")
@@ -38,23 +33,15 @@ def test_a_transformer_is_right_at_every_batch(target: str, tmp_path: Path) -> N
     torch.manual_seed(0)
     model = create("vit_tiny", data.input, 10, width=48, depth=2, patch=2, heads=3).eval()
     graph, layers = trace(model), model.layer_records()
-    order = Order(
-        graph,
-        "tflite",
-        "static",
-        layers,
-        plan(graph, "tflite", quantized=True),
-        make_entry(graph, data.input, layers),
-        target,
-        calibration=calibrate(data, 64, 0),
-    )
+    choices, entry = plan(graph, "tflite", quantized=True), make_entry(graph, data.input, layers)
+    order = Order(graph, choices, entry, target=target)
     path = tmp_path / "vit.tflite"
-    maker = Calibrated(TfliteMaker(order, tmp_path), order, "litert")
+    maker = Calibrated(TFLITE.quantizer(order, tmp_path), "litert", calibrate(data, 64, 0))
     precisions = maker.write(Scheme("static", {r.name: r.structure for r in layers}), path)
     assert {p.precision for p in precisions} == {"int8"}
     images = data.test.batch(slice(0, 128))
     wanted = torch_logits(model, images)
-    for runtime in only_runtimes(path) or runtimes.installed("tflite"):
+    for runtime in TFLITE.runtimes(path) or runtimes.installed("tflite"):
         with runtimes.open(path, runtime) as session:
             for n in (1, 32, 128, 3):
                 found = session.run(images[:n])

@@ -16,7 +16,9 @@ from sepdeploy.exporters.tflite_file.format import serialize, tables, versions
 from sepdeploy.exporters.tflite_file.format.graph import BATCH, Graph, Op, Quantization, Tensor
 from sepdeploy.exporters.tflite_file.format.traps import refuse_traps
 from sepdeploy.exports.proof import prove
+from sepdeploy.exports.source import Reference
 from sepdeploy.measure.proof.int8_parity import MOST_DISTANCE, distance
+from sepdeploy.measure.proof.parity import BATCHES
 
 OLDER = "tflite-runtime-2.14"
 needs_older = pytest.mark.skipif(
@@ -46,13 +48,11 @@ def test_every_runtime_agrees_and_keeps_the_accuracy(
     maker = trained.maker(format, tmp_path, OLDER)
     precisions = maker.write(Scheme(mode, trained.structures), path)
     layers, images = trained.model.layer_records(), trained.images
-    parity, residency, notes = prove(
-        path, format, layers, images[:32], trained.logits[:32], "data",
-        quantization=mode, precisions=precisions,
-    )  # fmt: skip
-    assert not notes
-    assert {p.runtime for p in parity} == set(runtimes.installed(format))
-    assert len(residency) == sum(s != "dense" for s in trained.structures.values())
+    reference = Reference(images[:32], trained.logits[:32], "data", BATCHES, "the model")
+    proof = prove(path, reference, layers, quantization=mode, precisions=precisions)
+    assert not proof.notes
+    assert {p.runtime for p in proof.parity} == set(runtimes.installed(format))
+    assert len(proof.residency) == sum(s != "dense" for s in trained.structures.values())
     exact = float(np.mean(trained.logits.argmax(1) == trained.labels))
     for runtime in runtimes.installed(format):
         logits, _ = measure.run_logits(path, runtime, images, batches=(len(images),))
@@ -100,11 +100,9 @@ def test_parity_catches_per_channel_dynamic_range_in_the_older_runtime(
     monkeypatch.setitem(versions._HYBRID, "FULLY_CONNECTED", (3, 5))  # as others write it
     path = tmp_path / "wrong.tflite"
     write_tflite_graph(graph, path, target=OLDER)
+    reference = Reference(mlp.images[:32], mlp.logits[:32], "data", BATCHES, "the model")
     with pytest.raises(ArtifactCheckFailed, match="another function") as failure:
-        prove(
-            path, "tflite", mlp.model.layer_records(), mlp.images[:32], mlp.logits[:32], "data",
-            quantization="dynamic", only=("tflite-runtime",),
-        )  # fmt: skip
+        prove(path, reference, mlp.model.layer_records(), quantization="dynamic")
     assert failure.value.exit_code == 6
 
 

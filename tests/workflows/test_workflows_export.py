@@ -56,7 +56,7 @@ def refused_by_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        (wrong_parity, r"parity 5\.00e-01 exceeds 1e-05$"),
+        (wrong_parity, r"5\.00e-01 away from the torch model, more than 1e-05$"),
         pytest.param(
             multiplied_back, "multiplied the factors back together", marks=pytest.mark.slow
         ),

@@ -13,7 +13,7 @@ from sepdeploy.cli import run
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.exporters import tflite_file
 from sepdeploy.exporters.entry import read_entry
-from sepdeploy.exports import foreign_proof
+from sepdeploy.exports import onnx_file
 from sepdeploy.exports.manifest import read_manifest
 
 pytestmark = pytest.mark.skipif(not runtimes.installed("tflite"), reason="no TFLite runtime")
@@ -91,7 +91,7 @@ def test_a_fixed_batch_is_kept(tmp_path):
 
 def test_a_batch_that_fits_into_no_memory_is_refused(tmp_path, monkeypatch):
     source = detector(tmp_path / "det.onnx", batch=2**30)
-    monkeypatch.setattr(foreign_proof, "reference_inputs", None)
+    monkeypatch.setattr(onnx_file, "reference_inputs", None)
     with pytest.raises(BadInput, match=r"an input of \[1073741824, 3, 8, 8\] fits into no memory"):
         api.export(source)
 
@@ -108,7 +108,7 @@ def test_a_wrong_file_is_never_left(source, tmp_path, monkeypatch):
         return model
 
     monkeypatch.setattr(module, "normalize", wrong)
-    with pytest.raises(ArtifactCheckFailed, match=r"det.tflite in .* away from the .onnx file"):
+    with pytest.raises(ArtifactCheckFailed, match=r"det.tflite in .* away from det.onnx in"):
         api.export(source)
     assert [p.name for p in tmp_path.iterdir()] == ["det.onnx"]
 
@@ -125,7 +125,7 @@ def test_the_layer_that_was_written_wrong_is_named(tmp_path, monkeypatch, batch)
         return real(model, *args, **kwargs)
 
     monkeypatch.setattr(tflite_file, "write_tflite", wrong)
-    with pytest.raises(ArtifactCheckFailed, match=r"the .onnx file.*first in layer 'conv'$"):
+    with pytest.raises(ArtifactCheckFailed, match=r"det.onnx in .*first in layer 'conv'$"):
         api.export(detector(tmp_path / "det.onnx", batch=batch))
 
 
@@ -201,9 +201,9 @@ def test_the_command_line(source, tmp_path, capsys, monkeypatch):
 
 def test_the_reference_is_the_foreign_file_itself(source, monkeypatch):
     ran = []
-    real = foreign_proof.onnx_logits
+    real = onnx_file.onnx_outputs
     monkeypatch.setattr(
-        foreign_proof, "onnx_logits", lambda path, *args: ran.append(path) or real(path, *args)
+        onnx_file, "onnx_outputs", lambda path, *args: ran.append(path) or real(path, *args)
     )
     api.export(source)
     assert ran == [source]

@@ -219,7 +219,7 @@ def test_a_wrong_quantised_file_is_never_left(source, tmp_path, monkeypatch):
         return scales.Int8Weight(np.roll(made.values, 1, axis=-1), made.scale, made.axis)
 
     monkeypatch.setattr("sepdeploy.exporters.quantize.tflite_layers.quantize_weight", shifted)
-    with pytest.raises(ArtifactCheckFailed, match=r"another function than the .onnx file"):
+    with pytest.raises(ArtifactCheckFailed, match=r"another function than net.onnx in"):
         api.export(source, formats=("tflite",), quantize="dynamic")
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
 

@@ -8,9 +8,8 @@ float32 follow TensorFlow's ``op_version.cc``; the highest versions were probed 
 from __future__ import annotations
 
 from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.exporters.formats import TARGETS
 from sepdeploy.exporters.tflite_file.format.graph import Op
-
-TARGETS = ("litert", "tflite-runtime-2.14")
 
 # Highest version that tflite-runtime 2.14.0 accepts, where a rule below can exceed 1.
 _MAX_2_14: dict[str, int] = {

@@ -10,14 +10,14 @@ int8, which is smaller.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exports.judged_images import Notify
-from sepdeploy.records import LayerPrecision
+from sepdeploy.records import LayerPrecision, LayerRecord
 
 if TYPE_CHECKING:
     from sepdeploy.exporters.quantize import Scheme
@@ -29,7 +29,7 @@ PREFERENCE = ("dynamic", "static")  # at equal speed: no range can be too narrow
 
 
 def write_fastest(
-    maker: Calibrated, structures: Mapping[str, str], path: Path, folder: Path, notify: Notify
+    maker: Calibrated, layers: Sequence[LayerRecord], path: Path, folder: Path, notify: Notify
 ) -> tuple[tuple[LayerPrecision, ...], tuple[str, ...]]:
     """Write the file that is int8 where that was measured not slower than float.
 
@@ -40,9 +40,9 @@ def write_fastest(
         BadInput: No layer can be quantised.
     """
     search = _Search(maker, path, folder, notify)
-    scheme = search.choose_mode(structures)
+    scheme = search.choose_mode({layer.name: layer.structure for layer in layers})
     names = search.int8_layers()
-    macs = {layer.name: layer.macs for layer in maker.order.layers}
+    macs = {layer.name: layer.macs for layer in layers}
     names.sort(key=lambda name: -macs.get(name, 0))
     for name in names[:MOST_LAYERS]:
         scheme = search.without(scheme, name)
@@ -68,7 +68,7 @@ class _Search:
         made: dict[str, tuple[LayerPrecision, ...]] = {}
         refused: BadInput | None = None
         for mode in PREFERENCE:
-            if mode == "static" and self.maker.order.calibration is None:
+            if mode == "static" and self.maker.calibration is None:
                 self.notes.append("auto: no training images, so calibrated scales were not tried")
                 continue
             scheme = Scheme(mode, structures)

@@ -24,11 +24,12 @@ from sepdeploy import runtimes
 from sepdeploy.errors import BadInput, SepdeployError
 from sepdeploy.exporters.domain import DOMAIN
 from sepdeploy.exporters.entry import read_entry
+from sepdeploy.exporters.formats import PROTOBUF_LIMIT
 from sepdeploy.exporters.tflite_file.format.reader import read_tflite
 from sepdeploy.measure.child import run_logits
 from sepdeploy.measure.proof.oracle import oracle_graph, oracle_values
 from sepdeploy.measure.proof.resident_graph import ResidentGraph, tflite_file
-from sepdeploy.measure.proof.values import PROTOBUF_LIMIT, runtime_values
+from sepdeploy.measure.proof.values import runtime_values
 
 Array = npt.NDArray[np.float32]
 SAMPLES = 8

@@ -20,8 +20,6 @@ Array = npt.NDArray[np.float32]
 MOST_DISTANCE = 0.2  # relative L2 of the logits
 LEAST_COSINE = 0.95  # of the logits centred over the batch
 LEAST_AGREEMENT = 0.9  # of labels, over images that are decided
-# 2^-11 is float16's rounding of one weight; a deep net of such weights was measured at 0.004.
-HALF_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)

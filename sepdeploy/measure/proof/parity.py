@@ -11,15 +11,15 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from sepdeploy.errors import BadInput
+from sepdeploy.exporters.modes import MODES, TOLERANCE
 from sepdeploy.measure.child import every_runtime, run_logits
 from sepdeploy.measure.proof.fidelity import faulty_layer
-from sepdeploy.measure.proof.int8_parity import HALF_TOLERANCE, MOST_DISTANCE, distance
+from sepdeploy.measure.proof.int8_parity import MOST_DISTANCE, distance
 from sepdeploy.measure.proof.ways import REFERENCE_EVALUATOR, ways
 from sepdeploy.records import Parity
 
 BATCHES = (1, 3, 32)
 LARGE_MACS = 10**9  # of one sample; above, batches of 32 would take minutes
-TOLERANCE = 1e-5  # fp32, DESIGN §5
 LEAST_COSINE = 0.9  # of logits centred over the batch: below it the output is another function
 
 Array = npt.NDArray[np.float32]
@@ -52,15 +52,14 @@ def check_parity(
     Args:
         path: The artifact.
         images: (N, *shape) in [0, 1], float32; not all zero.
-        reference: (N, classes) logits of the model it was made from.
+        reference: (N, …) outputs of the model it was made from.
         runtimes: Names; by default every installed one for the format.
         batches: Batch sizes.
         tolerance: Largest max|Δlogit| / max|reference logit| that passes.
         inputs: "data" or "synthetic", written into the certificate.
         canonical: The canonical graph with its weights: where parity of a float file fails, the
             layer at fault is looked for and named.
-        quantization: Of the file: "none" and "fp16" are judged by ``tolerance`` (wider for
-            "fp16"), all others by ``int8_parity``.
+        quantization: Of the file, a name of ``MODES``: it decides how the file is judged.
 
     Returns:
         One certificate per runtime (and way to run custom nodes there) and batch size.
@@ -70,20 +69,21 @@ def check_parity(
         Missing: A runtime is not installed.
     """
     reference = np.asarray(reference, dtype=np.float32)
-    if reference.ndim != 2 or len(reference) != len(images) or not np.isfinite(reference).all():
+    if reference.ndim < 2 or len(reference) != len(images) or not np.isfinite(reference).all():
         raise BadInput(
             f"{path}: reference logits must be finite ({len(images)}, classes), "
             f"found {reference.shape}"
         )
+    reference = reference.reshape(len(reference), -1)
     if not len(images) or not np.any(images):
         raise BadInput(f"{path}: parity needs images that are not all zero")
-    integer = quantization not in ("none", "fp16")
     certificates = []
     for way in (way for name in every_runtime(path, runtimes) for way in ways(path, name)):
         runtime = way.runtime
         found, facts = run_logits(path, runtime, images, batches=batches, native=way.native)
         if way.native and not facts["native_calls"]:
             raise BadInput(f"{path}: its custom nodes did not run in the kernels of {way.name}")
+        found = found.reshape(*found.shape[:2], -1)
         if found.shape[1:] != reference.shape:
             raise BadInput(
                 f"{path}: gives logits {found.shape[1:]} in {runtime}, expected {reference.shape}"
@@ -96,7 +96,7 @@ def check_parity(
                 Parity(way.name, str(facts["version"]), int(batch), 0.0, 0.0, tolerance, inputs),
                 quantization=quantization,
             )
-            if not certificate.passed and not integer and canonical is not None:
+            if not (certificate.passed or MODES[quantization].integer) and canonical is not None:
                 if worst is None:
                     bound = certificate.tolerance
                     worst = faulty_layer(path, runtime, images, canonical, bound)
@@ -149,9 +149,10 @@ def certify(logits: Array, reference: Array, certificate: Parity, *, quantizatio
         quantization: Of the file.
     """
     error, agreement, same = compare(logits, reference)
+    mode = MODES[quantization]
     tolerance = certificate.tolerance
-    if quantization == "fp16":
-        tolerance = max(tolerance, HALF_TOLERANCE)
+    if mode.quantized:
+        tolerance = max(tolerance, mode.tolerance)
     judged = replace(
         certificate,
         max_rel=error,
@@ -159,8 +160,7 @@ def certify(logits: Array, reference: Array, certificate: Parity, *, quantizatio
         tolerance=tolerance,
         passed=same and error <= tolerance,
     )
-    integer = quantization not in ("none", "fp16")
-    return _as_int8(judged, logits, reference) if integer else judged
+    return _as_int8(judged, logits, reference) if mode.integer else judged
 
 
 def _as_int8(certificate: Parity, logits: Array, reference: Array) -> Parity:

@@ -11,10 +11,10 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from sepdeploy import runtimes
+from sepdeploy.exporters.formats import PROTOBUF_LIMIT
 from sepdeploy.measure.child import run_job, scratch
 
 Array = npt.NDArray[np.float32]
-PROTOBUF_LIMIT = 2**31 - 1
 
 
 def runtime_values(

@@ -10,7 +10,7 @@ from sepdeploy import runtimes
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.exporters.entry import Entry, read_entry
 from sepdeploy.exports.manifest import read_manifest
-from sepdeploy.exports.quantize.files import only_runtimes
+from sepdeploy.exports.proof import able_runtimes
 from sepdeploy.files import sha256_file
 from sepdeploy.measure.proof.ways import NO_KERNEL_HINT
 from sepdeploy.records import ArtifactRecord, ArtifactRef, Manifest
@@ -106,9 +106,7 @@ def choose_runtimes(path: Path, wanted: str | None) -> tuple[str, ...]:
         Missing: It is not installed.
     """
     if wanted is None:
-        only = only_runtimes(path)
-        able = (r for r in runtimes.installed(path.suffix[1:]) if not only or r in only)
-        return tuple(r for r in able if not _lacks_kernels(path, r))
+        return tuple(r for r in able_runtimes(path) if not _lacks_kernels(path, r))
     name = runtimes.choose(path, wanted)
     if name not in runtimes.installed(path.suffix[1:]):
         raise Missing(f"runtime '{name}' is not installed", hint=runtimes.RUNTIMES[name].hint)

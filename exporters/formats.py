@@ -1,0 +1,177 @@
+"""The file formats that models are exported to: one row each, with all that differs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from sepdeploy.errors import BadInput
+from sepdeploy.flatbuffer import is_tflite
+from sepdeploy.records import LayerPrecision, LoweringChoice
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from sepdeploy.exporters.quantize.scheme import Scheme
+
+PROTOBUF_LIMIT = 2**31 - 1  # bytes of one message, so of an .onnx file without external data
+TARGETS = ("litert", "tflite-runtime-2.14")  # runtimes whose operators bound a .tflite file's
+FLAVOURS = ("standard", "custom")
+
+
+@dataclass(frozen=True)
+class Order:
+    """One file to write.
+
+    Attributes:
+        canonical: The canonical graph, weights included.
+        choices: The planner's form per structured layer.
+        entry: The embedded description, None for none.
+        flavour: "standard" or "custom".
+        target: Runtime that a .tflite file is for.
+        simplify: Let onnxsim look at a standard .onnx graph.
+        merge: Multiply small adjacent Kronecker factors of a .tflite file together where the
+            planner reckons with it.
+    """
+
+    canonical: ModelProto
+    choices: tuple[LoweringChoice, ...] = ()
+    entry: str | None = None
+    flavour: str = "standard"
+    target: str = "litert"
+    simplify: bool = True
+    merge: bool = False
+
+
+class Quantizer(Protocol):
+    """Makes quantised files of one format; ``float_path`` is the file they start from."""
+
+    float_path: Path
+
+    def activations(self, scheme: Scheme) -> tuple[str, ...]:
+        """Return what has to be calibrated."""
+        ...
+
+    def calibration_file(self, names: tuple[str, ...]) -> Path:
+        """Return a float file that shows these activations."""
+        ...
+
+    def write(self, scheme: Scheme, path: Path) -> tuple[LayerPrecision, ...]:
+        """Write a file and return the precision of its layers."""
+        ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of the table of formats.
+
+    Attributes:
+        name: As written on the command line and in manifests.
+        suffix: What names of its files end with.
+        custom_suffix: The same for files of the custom flavour. Where it is another one, not
+            every runtime can run them, and the standard file is written as well.
+        article: "a" or "an", as the suffix is read aloud.
+        image_layout: Order of an image's axes in the file.
+        head: Tells a file by its first eight bytes; None where only the name tells.
+        write: Writes a float file.
+        quantizer: Makes the quantised files of an order, with a folder to work in.
+        runtimes: The only runtimes that take a file; empty: every one of the format.
+    """
+
+    name: str
+    suffix: str
+    custom_suffix: str
+    article: str
+    image_layout: str
+    head: Callable[[bytes], bool] | None
+    write: Callable[[Order, Path], None]
+    quantizer: Callable[[Order, Path], Quantizer]
+    runtimes: Callable[[Path], tuple[str, ...]]
+
+
+def _write_onnx(order: Order, path: Path) -> None:
+    from sepdeploy.exporters.onnx_file import write
+
+    write.write_onnx(
+        order.canonical,
+        path,
+        choices=order.choices,
+        entry=order.entry,
+        flavour=order.flavour,
+        simplify=order.simplify,
+    )
+
+
+def _write_tflite(order: Order, path: Path) -> None:
+    from sepdeploy.exporters import tflite_file
+
+    tflite_file.write_tflite(
+        order.canonical,
+        path,
+        entry=order.entry,
+        target=order.target,
+        flavour=order.flavour,
+        choices=order.choices,
+        merge=order.merge,
+    )
+
+
+def _quantize_onnx(order: Order, folder: Path) -> Quantizer:
+    from sepdeploy.exporters.quantize.onnx_file import OnnxQuantizer
+
+    return OnnxQuantizer(order, folder)
+
+
+def _quantize_tflite(order: Order, folder: Path) -> Quantizer:
+    from sepdeploy.exporters.quantize.tflite_file import TfliteQuantizer
+
+    return TfliteQuantizer(order, folder)
+
+
+def _tflite_runtimes(path: Path) -> tuple[str, ...]:
+    from sepdeploy.exporters.tflite_file import read_tflite
+    from sepdeploy.exporters.tflite_file.format.versions import PER_CHANNEL_LAYER
+
+    try:
+        ops = read_tflite(path).ops
+    except BadInput:  # whoever opens it says so
+        return ()
+    newer = any(o.kind == "FULLY_CONNECTED" and o.version >= PER_CHANNEL_LAYER for o in ops)
+    return ("litert",) if newer else ()
+
+
+ONNX = Format(
+    "onnx", ".onnx", ".onnx", "an", "NCHW", None, _write_onnx, _quantize_onnx, lambda _: ()
+)
+TFLITE = Format(
+    "tflite", ".tflite", ".custom.tflite", "a", "NHWC", is_tflite, _write_tflite, _quantize_tflite,
+    _tflite_runtimes,
+)  # fmt: skip
+FORMATS: dict[str, Format] = {row.name: row for row in (ONNX, TFLITE)}
+
+
+def named_format(path: str | os.PathLike[str]) -> Format | None:
+    """Return the format that a file's name says it has, None for another kind of file."""
+    suffix = Path(path).suffix
+    return next((row for row in FORMATS.values() if row.suffix == suffix), None)
+
+
+def format_of(path: str | os.PathLike[str], *, where: str = "", hint: str = "") -> Format:
+    """Return the format that a file's name says it has.
+
+    Args:
+        path: The file.
+        where: What an error begins with.
+        hint: What it ends with.
+
+    Raises:
+        BadInput: It is another kind of file.
+    """
+    found = named_format(path)
+    if found is None:
+        known = " nor ".join(f"{row.article} {row.suffix}" for row in FORMATS.values())
+        raise BadInput(f"{where}{path} is neither {known} file", hint=hint)
+    return found

@@ -1,0 +1,153 @@
+"""An export opened by its manifest: every part of it is read and checked once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from sepdeploy.data.evalpack import EvalPack, read_pack
+from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
+from sepdeploy.exporters.formats import ONNX
+from sepdeploy.exports.judged_images import find_data, reference_inputs
+from sepdeploy.exports.manifest import read_manifest
+from sepdeploy.exports.onnx_file import OnnxFile, is_foreign
+from sepdeploy.exports.requirements import has_torch
+from sepdeploy.exports.source import Array, Reference, Source
+from sepdeploy.exports.torch_model import TorchModel
+from sepdeploy.files import sha256_file
+from sepdeploy.records import ArtifactRecord, FileRef
+
+MISSING = "the file is missing"
+CHANGED = "the file was changed after the export"
+NO_REFERENCE = "neither the model (with torch; --arch for your own) nor an evaluation pack at hand"
+PARITY_SAMPLES, MAX_BATCH = 32, 256
+
+
+class Export:
+    """The files that one manifest vouches for.
+
+    Attributes:
+        path: The manifest.
+        folder: Where everything that it names lies.
+        manifest: What it says.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.folder = path, path.parent
+        self.manifest = read_manifest(path)
+        self._faults: dict[str, str] = {}
+
+    def fault(self, named: FileRef | ArtifactRecord) -> str:
+        """Return what is wrong with a file that the manifest names; "" where it is as exported."""
+        if named.path not in self._faults:
+            file = self.folder / named.path
+            same = file.is_file() and sha256_file(file) == named.sha256
+            self._faults[named.path] = "" if same else CHANGED if file.is_file() else MISSING
+        return self._faults[named.path]
+
+    @cached_property
+    def pack(self) -> EvalPack | None:
+        """The evaluation pack, None where there is none.
+
+        Raises:
+            ArtifactCheckFailed: It is not the one that the manifest describes.
+        """
+        named = self.manifest.eval_pack
+        if named is None or self.fault(named) == MISSING:
+            return None
+        if self.fault(named):
+            raise ArtifactCheckFailed(
+                f"{self.folder / named.path} is not the evaluation pack that {self.path.name} "
+                "describes",
+                hint="export the model again",
+            )
+        return read_pack(self.folder / named.path)
+
+    def source(self, arch: str | None = None) -> tuple[Source | None, str]:
+        """Return what the files were made from; or None, and why it is not at hand.
+
+        Args:
+            arch: ``package.module:factory`` of a model of the user's own architecture.
+
+        Raises:
+            BadInput: The model cannot be loaded, though its code was named.
+        """
+        path = self.folder / self.manifest.model.path
+        if found := self.fault(self.manifest.model):
+            return None, (
+                f"{path} is missing"
+                if found == MISSING
+                else f"{path} is not the model that was exported (digest differs)"
+            )
+        if is_foreign(path):
+            return OnnxFile(path, lambda _: None), ""
+        if not has_torch():
+            return None, "torch is not installed"
+        from sepdeploy.models import load
+
+        try:
+            return TorchModel(load(path, arch=arch), path), ""
+        except BadInput as error:
+            if arch is not None:
+                raise
+            return None, error.message  # the user's own network, and its code was not named
+
+    def reference(self, artifact: ArtifactRecord, source: Source | None, seed: int) -> Reference:
+        """Return what a file is to be compared with, from the best witness at hand.
+
+        That is the source itself, else the evaluation pack, else the export's .onnx file.
+
+        Args:
+            artifact: The file.
+            source: As ``source`` gave it.
+            seed: Of synthetic inputs, where there is no data.
+
+        Raises:
+            BadInput: The witness cannot be run.
+            Missing: There is none; or the data that the file was calibrated with is not at hand.
+        """
+        batches = sorted({p.batch for p in artifact.parity if 1 <= p.batch <= MAX_BATCH})
+        sizes = tuple(batches) or (PARITY_SAMPLES,)
+        named = self.manifest.eval_pack
+        pack = None if named is None or self.fault(named) else self.pack
+        if source is not None:
+            images = pack.clean() if pack else self._calibrated_on(artifact, max(sizes), seed)
+            return source.reference(images, sizes, seed)
+        if pack is not None:
+            images, logits = pack.clean()[: max(sizes)], pack.logits[: max(sizes)]
+            return Reference(images, logits, "data", sizes, "the evaluation pack")
+        return self._by_stand_in(artifact, sizes, seed)
+
+    def stand_in(self, artifact: ArtifactRecord) -> ArtifactRecord | None:
+        """Return the .onnx file of the export, for another file of it."""
+        others = (a for a in self.manifest.artifacts if a.path != artifact.path)
+        found = next((a for a in others if a.format == ONNX.name), None)
+        return None if found is None or self.fault(found) else found
+
+    def _by_stand_in(
+        self, artifact: ArtifactRecord, batches: tuple[int, ...], seed: int
+    ) -> Reference:
+        from sepdeploy import measure, runtimes
+
+        found, able = self.stand_in(artifact), runtimes.installed(ONNX.name)
+        if found is None or not able:
+            raise Missing(NO_REFERENCE)
+        images, kind = reference_inputs(self.manifest.input.shape, None, max(batches), seed)
+        logits, _ = measure.run_logits(self.folder / found.path, able[0], images)
+        return Reference(images, logits[0], kind, batches, found.path)
+
+    def _calibrated_on(self, artifact: ArtifactRecord, n: int, seed: int) -> Array | None:
+        """Return test images of the data that a file was calibrated with, None for other files."""
+        if not artifact.calibration:
+            return None
+        name = str(artifact.calibration.get("data"))
+        found = find_data(
+            {"data": name},
+            data=None,
+            data_dir=None,
+            shape=self.manifest.input.shape,
+            notify=lambda _: None,
+        )
+        if found is None:
+            raise Missing(f"data set '{name}', which the file was calibrated with, is not at hand")
+        return found.test.take(n, seed).batch(slice(None))

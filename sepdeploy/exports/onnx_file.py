@@ -1,0 +1,171 @@
+"""Somebody else's ONNX file as the source of an export; torch is not needed.
+
+The file itself, run by ONNX Runtime in a child process, is what exported files are compared with:
+nothing of what this program made of its graph stands on that side of the comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sepdeploy.errors import BadInput, Missing
+from sepdeploy.exporters.formats import ONNX, named_format
+from sepdeploy.exports.judged_images import Notify, reference_inputs
+from sepdeploy.exports.manifest import read_manifest
+from sepdeploy.exports.options import EvaluationOptions, ExportOptions, Output
+from sepdeploy.exports.source import Array, Reference
+from sepdeploy.records import InputSpec, LayerRecord
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+RUNTIME = "onnxruntime"
+ONLY = "a foreign .onnx file is exported to .tflite: -f tflite; or quantised: --quantize dynamic"
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file that is to be exported is an ONNX file rather than a model file."""
+    return named_format(path) is ONNX
+
+
+class OnnxFile:
+    """A foreign .onnx file; its values are passed on as they are, without normalisation."""
+
+    def __init__(self, path: Path, notify: Notify) -> None:
+        self.path, self._notify = path, notify
+        self.provenance = {"source": ONNX.name}
+
+    @cached_property
+    def canonical(self) -> ModelProto:
+        """The canonical graph.
+
+        Raises:
+            BadInput: Damaged, more than one input, open sizes, or operators of another domain.
+        """
+        from sepdeploy.exporters.capture import normalize
+        from sepdeploy.exporters.capture.onnx_source import read_onnx
+
+        light, weights = read_onnx(self.path)
+        return normalize.normalize(light, weights, where=str(self.path), notify=self._notify)
+
+    @cached_property
+    def input(self) -> InputSpec:
+        """Shape of one sample."""
+        from sepdeploy.exporters.capture.normalize import input_shape
+
+        return InputSpec(input_shape(self.canonical, str(self.path)))
+
+    @cached_property
+    def layers(self) -> tuple[LayerRecord, ...]:
+        """One record per node that carries weights."""
+        from sepdeploy.exporters.graph_layers import graph_layers
+
+        return graph_layers(self.canonical)
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The one batch size that the file insists on, else by its work."""
+        from sepdeploy.exporters.capture.normalize import fixed_batch
+        from sepdeploy.exporters.graph_layers import graph_macs
+        from sepdeploy.measure.proof.parity import batches_for
+
+        fixed = fixed_batch(self.canonical)
+        return batches_for(graph_macs(self.canonical)) if fixed is None else (fixed,)
+
+    def outputs(self, options: ExportOptions, out_dir: Path) -> tuple[Output, ...]:
+        """Return the files to write: .onnx only if quantised, and never over the file itself.
+
+        Raises:
+            BadInput: None is left, the custom flavour was asked for, or the manifest of another
+                model would be overwritten.
+        """
+        found, path = options.outputs(), self.path
+        beside = (out_dir / path.name).resolve() == path.resolve()
+        if not options.mode.quantized or beside:
+            found = tuple(output for output in found if output.format is not ONNX)
+        if not found and not options.mode.quantized:
+            raise BadInput(f"{path} is an ONNX file already", hint=ONLY)
+        if not found:
+            raise BadInput(
+                f"the quantised .onnx file would replace {path}", hint="choose a folder with -o"
+            )
+        if options.flavour == "custom":
+            raise BadInput(
+                f"{path}: the custom flavour is for models with structured layers of their own",
+                hint="drop --flavour custom",
+            )
+        self._refuse_clash(out_dir / f"{path.stem}.manifest.json")
+        return found
+
+    def _refuse_clash(self, manifest_path: Path) -> None:
+        """Keep an export of another model, whose own .onnx file this may be."""
+        try:
+            manifest = read_manifest(manifest_path)
+        except BadInput:
+            return
+        if (manifest_path.parent / manifest.model.path).resolve() != self.path.resolve():
+            raise BadInput(
+                f"{manifest_path} belongs to {manifest.model.path} and would be overwritten",
+                hint=f"export {manifest.model.path}, or choose another folder with -o",
+            )
+
+    def pack(self, wanted: EvaluationOptions, seed: int, notify: Notify) -> None:
+        """Return None: what the outputs of a foreign file mean is not known."""
+
+    def reference(self, images: Array | None, batches: tuple[int, ...], seed: int) -> Reference:
+        """Run the file on images, else on uniform inputs in [0, 1] and normal ones, half each.
+
+        Raises:
+            BadInput: The inputs fit into no memory, or the outputs are not finite.
+            Missing: ONNX Runtime is not installed.
+        """
+        from sepdeploy.runtimes.runner import MOST_VALUES
+
+        n, shape = max(batches), self.input.shape
+        if n * math.prod(shape) > MOST_VALUES:
+            raise BadInput(
+                f"{self.path}: an input of {[n, *shape]} fits into no memory",
+                hint="export the model with an open batch, or a small one",
+            )
+        enough = images is not None and len(images) >= n
+        inputs, kind = reference_inputs(shape, images if enough else None, n, seed)
+        if kind == "synthetic":
+            normal = np.random.default_rng([seed, 1])  # another stream than the uniform ones
+            inputs[(n + 1) // 2 :] = normal.standard_normal((n // 2, *shape), dtype=np.float32)
+        outputs = onnx_outputs(self.path, inputs, batches[-1:])
+        if not np.isfinite(outputs).all():
+            raise BadInput(
+                f"{self.path} gives values that are not finite", hint="is it fully trained?"
+            )
+        return Reference(inputs, outputs, kind, batches, f"{self.path.name} in {RUNTIME}")
+
+    def wrong(self, error: BadInput) -> BadInput:
+        """Return the error with the file's name: what is at fault in it is named after."""
+        return BadInput(f"{self.path}: {error.message}", hint=error.hint)
+
+    def close(self) -> None:
+        """Nothing is held but the graph."""
+
+
+def onnx_outputs(path: Path, inputs: Array, batches: Sequence[int]) -> Array:
+    """Return the outputs (N, …) of an ONNX file in ONNX Runtime, in a child process.
+
+    Raises:
+        BadInput: The runtime refuses the file or fails on it.
+        Missing: ONNX Runtime is not installed.
+    """
+    from sepdeploy import measure, runtimes
+
+    if RUNTIME not in runtimes.installed(ONNX.name):
+        raise Missing(
+            "a foreign .onnx file is judged by ONNX Runtime", hint="pip install onnxruntime"
+        )
+    found, _ = measure.run_logits(path, RUNTIME, inputs, batches=batches)
+    outputs: Array = found[0]
+    return outputs

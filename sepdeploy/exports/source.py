@@ -1,0 +1,121 @@
+"""What an export starts from, and what it answers: the same questions whatever it is.
+
+A torch model and somebody else's ONNX file go one way from here: both are staged, quantised,
+proven, vouched for and verified alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepdeploy.errors import BadInput
+from sepdeploy.records import InputSpec, LayerRecord
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from sepdeploy.data.evalpack import EvalPack
+    from sepdeploy.exports.judged_images import Notify
+    from sepdeploy.exports.options import EvaluationOptions, ExportOptions, Output
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a file is compared with: inputs, and the outputs of its source.
+
+    Attributes:
+        inputs: float32 (N, *shape), not all zero.
+        outputs: float32 (N, …).
+        kind: Of the inputs: "data" or "synthetic".
+        batches: Batch sizes that a file is run with.
+        said_by: Who gave the outputs, as a person reads it.
+    """
+
+    inputs: Array
+    outputs: Array
+    kind: str
+    batches: tuple[int, ...]
+    said_by: str
+
+
+class Source(Protocol):
+    """What is exported.
+
+    A model has one input and one output today. ``Reference`` and ``input`` are where a second one
+    would be named; nothing else in an export knows how many there are.
+
+    Attributes:
+        path: Its file; exported files take its stem.
+    """
+
+    path: Path
+
+    @property
+    def input(self) -> InputSpec:
+        """What one sample looks like."""
+        ...
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where it comes from, for the manifest: data, objective, attack radius."""
+        ...
+
+    @property
+    def layers(self) -> tuple[LayerRecord, ...]:
+        """The layer table."""
+        ...
+
+    @property
+    def canonical(self) -> ModelProto:
+        """The canonical graph, weights included."""
+        ...
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batch sizes that files made from it are proven with."""
+        ...
+
+    def outputs(self, options: ExportOptions, out_dir: Path) -> tuple[Output, ...]:
+        """Return the files to write.
+
+        Raises:
+            BadInput: There is none, or one would replace what is not ours.
+        """
+        ...
+
+    def pack(self, wanted: EvaluationOptions, seed: int, notify: Notify) -> EvalPack | None:
+        """Return the evaluation pack, None where there is no data or none is wanted.
+
+        Raises:
+            BadInput: Data or attack cannot be used.
+        """
+        ...
+
+    def reference(self, images: Array | None, batches: tuple[int, ...], seed: int) -> Reference:
+        """Return inputs and what the source itself says to them.
+
+        Args:
+            images: Inputs to take; None for synthetic ones.
+            batches: Batch sizes; as many inputs are taken as the largest has.
+            seed: Of synthetic inputs.
+
+        Raises:
+            BadInput: The source cannot be run, or gives values that are not finite.
+            Missing: What runs it is not installed.
+        """
+        ...
+
+    def wrong(self, error: BadInput) -> BadInput:
+        """Return the error for a file that cannot be made of it."""
+        ...
+
+    def close(self) -> None:
+        """Free what ``reference`` needed; graph and layer table stay."""
+        ...
