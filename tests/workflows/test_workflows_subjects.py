@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from sepdeploy import api
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.exports.judged_images import choose_attacks
 from sepdeploy.exports.manifest import read_manifest
@@ -167,10 +169,20 @@ def test_without_torch_only_the_pack_is_left(copy: Path, monkeypatch: pytest.Mon
         judged(copy, attack="pgd-4", samples=10)
 
 
-def test_a_pack_that_was_changed_is_not_believed(copy: Path) -> None:
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda folder: judged(folder, samples=10),
+        lambda folder: api.verify_layers(folder),
+        lambda folder: api.compare_artifacts(folder / MANIFEST, folder / "tiny.onnx"),
+    ],
+    ids=["bench", "verify --layers", "verify --against"],
+)
+def test_a_pack_that_was_changed_is_not_believed(copy: Path, use: Callable[[Path], Any]) -> None:
     (copy / "tiny.eval.npz").write_bytes(b"PK")
     with pytest.raises(ArtifactCheckFailed, match="not the evaluation pack"):
-        judged(copy, samples=10)
+        use(copy)
+    assert api.verify(copy).exit_code == 6
 
 
 def test_several_attacks_are_several_sets_on_the_same_images(copy: Path) -> None:

@@ -74,9 +74,9 @@ def check_parity(
             f"{path}: reference logits must be finite ({len(images)}, classes), "
             f"found {reference.shape}"
         )
-    reference = reference.reshape(len(reference), -1)
     if not len(images) or not np.any(images):
         raise BadInput(f"{path}: parity needs images that are not all zero")
+    reference = reference.reshape(len(reference), -1)
     certificates = []
     for way in (way for name in every_runtime(path, runtimes) for way in ways(path, name)):
         runtime = way.runtime
