@@ -56,10 +56,10 @@ def python_launcher(runner: Path, python: str = PYTHON) -> Launcher:
     """Return the launcher of the Python runner.
 
     Args:
-        runner: The runner's source file; its digest becomes part of its name on the device.
+        runner: The zipped runner; its digest becomes part of its name on the device.
         python: The interpreter on the device.
     """
-    name = f"runner-{sha256_file(runner)[:16]}.py"
+    name = f"runner-{sha256_file(runner)[:16]}{runner.suffix}"
     return Launcher({name: runner}, (python, "-B", name), name=python)
 
 
@@ -98,7 +98,7 @@ class DeviceRunner:
         """Do one job; a lost connection is tried again once, from the start of the job.
 
         Args:
-            job: As the runner takes it (``runtimes/runner.py``), with paths of this machine under
+            job: As the runner takes it (``runtimes/runner``), with paths of this machine under
                 ``model``, ``models[].path``, ``inputs`` and ``output``.
             timeout: Seconds.
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from sepdeploy.errors import BadInput, Missing, unknown_name
 from sepdeploy.flatbuffer import is_tflite
-from sepdeploy.runtimes.base import Runtime, Session
+from sepdeploy.runtimes.base import Session
 from sepdeploy.runtimes.litert import open_tflite
 from sepdeploy.runtimes.native.claims import SETUP, Claim, claim_onnx, claim_tflite
 from sepdeploy.runtimes.ort import open_onnx
+from sepdeploy.runtimes.runner.table import RUNTIMES, Runtime
 from sepdeploy.runtimes.sibling import standard_sibling
 
 __all__ = [
@@ -25,25 +26,6 @@ __all__ = [
     "open",
     "versions",
 ]
-
-# In the order of preference within a format.
-RUNTIMES: dict[str, Runtime] = {
-    r.name: r
-    for r in (
-        Runtime("onnxruntime", "onnx", "onnxruntime", "onnxruntime", "pip install onnxruntime"),
-        Runtime(
-            "litert", "tflite", "ai_edge_litert", "ai-edge-litert", "pip install ai-edge-litert"
-        ),
-        Runtime(
-            "tflite-runtime",
-            "tflite",
-            "tflite_runtime",
-            "tflite-runtime",
-            "pip install 'tflite-runtime==2.14.0' 'numpy<2' (Python 3.11), or ai-edge-litert",
-            numpy_below=2,
-        ),
-    )
-}
 
 
 def versions() -> dict[str, str]:
@@ -153,7 +135,7 @@ def open(
     if threads < 1:
         raise BadInput(f"threads must be at least 1, found {threads}")
     if RUNTIMES[name].format == "onnx":
-        return open_onnx(path, threads, custom_nodes(path, name, native=native))
+        return open_onnx(path, threads, custom_nodes(path, name, native=native), name)
     return _open_tflite(path, name, threads, native=native)
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -17,7 +14,7 @@ import numpy.typing as npt
 
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.records import InputSpec, RuntimeRef, from_json
-from sepdeploy.runtimes.runner import RunnerError
+from sepdeploy.runtimes.runner.contract import Model, RunnerError
 
 Logits = npt.NDArray[np.float32]
 ENTRY_KEY = "sepdeploy"  # name of the embedded entry, in ONNX and TFLite alike
@@ -65,52 +62,6 @@ class Session(Protocol):
     ) -> None:
         """Close the session."""
         ...
-
-
-class Model(Protocol):
-    """What the runner's adapters offer."""
-
-    name: str
-    version: str
-    sample: tuple[int, ...]
-    fixed: int | None
-    native_calls: int
-
-    def run(self, batch: Any) -> Any:
-        """Return the logits of a batch."""
-        ...
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """One row of the table of runtimes.
-
-    Attributes:
-        name: As written on the command line and in results.
-        format: "onnx" or "tflite".
-        module: Its import name.
-        distribution: Its name on the package index.
-        hint: The command that installs it.
-        numpy_below: First major version of numpy that it cannot work with; None: any works.
-    """
-
-    name: str
-    format: str
-    module: str
-    distribution: str
-    hint: str
-    numpy_below: int | None = None
-
-    def version(self) -> str | None:
-        """Return the installed version; None when absent or unable to work with this numpy."""
-        if find_spec(self.module) is None:
-            return None
-        if self.numpy_below is not None and int(np.__version__.split(".")[0]) >= self.numpy_below:
-            return None
-        try:
-            return version(self.distribution)
-        except PackageNotFoundError:  # a nightly build goes by another name
-            return "unknown"
 
 
 def translate(error: RunnerError) -> SepdeployError:

@@ -9,7 +9,8 @@ from sepdeploy.errors import BadInput
 from sepdeploy.flatbuffer import DamagedError, metadata
 from sepdeploy.runtimes.base import ENTRY_KEY, OpenSession, translate
 from sepdeploy.runtimes.native.claims import Claim
-from sepdeploy.runtimes.runner import RunnerError, TfliteModel
+from sepdeploy.runtimes.runner.contract import RunnerError
+from sepdeploy.runtimes.runner.table import load
 
 
 def open_tflite(
@@ -20,7 +21,7 @@ def open_tflite(
     Args:
         path: The file.
         threads: How many threads the runtime may use.
-        runtime: "litert" or "tflite-runtime".
+        runtime: A name of ``RUNTIMES`` for .tflite files.
         claimed: What runs its custom nodes; by default nothing does.
 
     Raises:
@@ -31,7 +32,7 @@ def open_tflite(
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             entry = metadata(data, ENTRY_KEY)
-        model = TfliteModel(str(path), threads, runtime, native=claimed.library)
+        model = load(runtime, str(path), threads, claimed.library)
     except DamagedError as error:
         raise BadInput(f"{path}: its tables are damaged", hint="is the file complete?") from error
     except RunnerError as error:

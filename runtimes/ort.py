@@ -11,16 +11,23 @@ from typing import Any
 from sepdeploy.errors import BadInput
 from sepdeploy.runtimes.base import ENTRY_KEY, OpenSession, translate
 from sepdeploy.runtimes.native.claims import Claim
-from sepdeploy.runtimes.runner import OrtModel, RunnerError
+from sepdeploy.runtimes.runner.contract import RunnerError
+from sepdeploy.runtimes.runner.table import load
 
 
-def open_onnx(path: Path, threads: int = 1, claimed: Claim | None = None) -> OpenSession:
+def open_onnx(
+    path: Path,
+    threads: int = 1,
+    claimed: Claim | None = None,
+    runtime: str = "onnxruntime",
+) -> OpenSession:
     """Open an ONNX file on the CPU.
 
     Args:
         path: The file.
         threads: How many threads the runtime may use.
         claimed: What runs its custom nodes; by default their function bodies.
+        runtime: A name of ``RUNTIMES`` for .onnx files.
 
     Raises:
         BadInput: The file is damaged, refers to data outside its folder, or has several inputs.
@@ -29,10 +36,12 @@ def open_onnx(path: Path, threads: int = 1, claimed: Claim | None = None) -> Ope
     check_external_data(path)
     claimed = claimed or Claim()
     try:
-        model = OrtModel(str(path), threads, native=claimed.library)
+        model = load(runtime, str(path), threads, claimed.library)
     except RunnerError as error:
         raise translate(error) from error
-    return OpenSession(path, model, threads, model.metadata.get(ENTRY_KEY), claimed.note)
+    return OpenSession(
+        path, model, threads, getattr(model, "metadata", {}).get(ENTRY_KEY), claimed.note
+    )
 
 
 def check_external_data(path: Path) -> None:

@@ -84,7 +84,7 @@ class Emulator:
         """Do one job on a model.
 
         Args:
-            job: As in ``runtimes/runner.py``, without file names.
+            job: As in ``runtimes/runner``, without file names.
             model: The model file.
             inputs: A .npy file that the job reads.
             output: Where the job's .npy file goes.

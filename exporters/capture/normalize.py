@@ -161,7 +161,7 @@ def _one_input(model: ModelProto, where: str) -> None:
 
 
 def _one_output(model: ModelProto, where: str, notify: Callable[[str], None]) -> None:
-    """Keep the output that a session on the file gives (``runtimes/runner.py``)."""
+    """Keep the output that a session on the file gives (``runtimes/runner``)."""
     outputs = list(model.graph.output)
     if len(outputs) == 1:
         return

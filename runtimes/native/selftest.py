@@ -152,7 +152,7 @@ def try_onnxruntime(path: str) -> None:
     """
     import onnx
 
-    from sepdeploy.runtimes.runner import OrtModel
+    from sepdeploy.runtimes.runner.ort import OrtModel
 
     factors, u, v, biases = _weights()
     with tempfile.TemporaryDirectory(prefix="sepdeploy-") as folder:
@@ -168,7 +168,7 @@ def try_tflite(path: str, runtime: str) -> None:
         WrongError: The results differ, or the kernels were not called.
     """
     from sepdeploy.runtimes.native.tiny_tflite import two_nodes
-    from sepdeploy.runtimes.runner import TfliteModel
+    from sepdeploy.runtimes.runner.tflite import TfliteModel
 
     factors, u, v, biases = _weights()
     with tempfile.TemporaryDirectory(prefix="sepdeploy-") as folder:

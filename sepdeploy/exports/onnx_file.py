@@ -125,7 +125,7 @@ class OnnxFile:
             BadInput: The inputs fit into no memory, or the outputs are not finite.
             Missing: ONNX Runtime is not installed.
         """
-        from sepdeploy.runtimes.runner import MOST_VALUES
+        from sepdeploy.runtimes.runner.contract import MOST_VALUES
 
         n, shape = max(batches), self.input.shape
         if n * math.prod(shape) > MOST_VALUES:

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput, Missing, SepdeployError
-from sepdeploy.runtimes import runner
+from sepdeploy.runtimes import packing
+from sepdeploy.runtimes.runner.contract import one_line
 
 TIMEOUT_S = 900.0
 LEAST_MEMORY = 4 << 30  # bytes of address space that a runtime needs in any case
@@ -44,9 +45,14 @@ def run_job(job: Mapping[str, Any], *, timeout: float = TIMEOUT_S) -> dict[str, 
     job = {"memory_limit": memory_limit(), "threads": 1, **job}
     if "native" not in job:
         job["native"] = native_libraries(_paths(job), str(job.get("runtime")))
+    with scratch() as folder:
+        return _in_child(job, packing.write_runner(folder), timeout)
+
+
+def _in_child(job: Mapping[str, Any], program: Path, timeout: float) -> dict[str, Any]:
     subject = _subject(job)
     process = subprocess.Popen(
-        [sys.executable, "-P", runner.__file__],
+        [sys.executable, "-P", str(program)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -194,7 +200,7 @@ def _crash(job: Mapping[str, Any], subject: str, code: int, err: bytes) -> Sepde
         why = " (out of memory?)" if how == "SIGKILL" else ""
     else:
         how, why = f"exit code {code}", ""
-    last = runner.one_line(err.decode(errors="replace").strip().splitlines()[-1:] or "")
+    last = one_line(err.decode(errors="replace").strip().splitlines()[-1:] or "")
     return BadInput(
         f"{subject}: {job.get('runtime')} broke down on it, {how}{why}",
         hint="the file is damaged or hostile, or its runtime has a bug"

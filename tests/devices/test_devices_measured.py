@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -36,14 +38,15 @@ from sepdeploy.devices.transports import (
 )
 from sepdeploy.errors import BadInput, Missing, SepdeployError, Unstable
 from sepdeploy.records import Kind
-from sepdeploy.runtimes import runner
+from sepdeploy.runtimes import packing
 
 Array = npt.NDArray[np.float32]
-RUNNER = Path(runner.__file__)
 
 
-def launcher() -> Launcher:
-    return python_launcher(RUNNER, sys.executable)
+def launcher(python: str = sys.executable) -> Launcher:
+    folder = tempfile.mkdtemp(prefix="sepdeploy-test-")
+    atexit.register(shutil.rmtree, folder)
+    return python_launcher(packing.write_runner(Path(folder)), python)
 
 
 def run_job(model: Path, folder: Path, inputs: Array) -> dict[str, Any]:
@@ -125,7 +128,7 @@ def test_files_are_sent_once_and_damaged_ones_again(tmp_path: Path, onnx_file: P
     stored = next((tmp_path / "wd/files").glob("*.onnx"))
     stored.write_bytes(stored.read_bytes()[:-1] + b"!")
     DeviceRunner(device, launcher()).run_job(latency_job(onnx_file))
-    assert [Path(name).suffix for name in device.sent] == [".py", ".onnx", ".onnx"]
+    assert [Path(name).suffix for name in device.sent] == [".pyz", ".onnx", ".onnx"]
     assert stored.read_bytes() == onnx_file.read_bytes()
 
 
@@ -196,7 +199,7 @@ def failing(transport: Any, start: Launcher, job: Mapping[str, Any]) -> Sepdeplo
 
 def test_no_python_there(sshd: Sshd, tmp_path: Path, onnx_file: Path) -> None:
     with sshd.transport(tmp_path / "wd") as device:
-        error = failing(device, python_launcher(RUNNER, "nosuchpython"), latency_job(onnx_file))
+        error = failing(device, launcher("nosuchpython"), latency_job(onnx_file))
     assert error.exit_code == 4
     assert "no nosuchpython there" in error.message
 

@@ -21,7 +21,8 @@ from sepdeploy.devices.bundle.tools import compile_c, find_compiler
 from sepdeploy.devices.measured import DeviceRunner
 from sepdeploy.devices.transports import LocalTransport
 from sepdeploy.errors import BadInput, Missing
-from sepdeploy.runtimes import runner as python_runner
+from sepdeploy.runtimes.runner.main import execute
+from sepdeploy.runtimes.runner.table import load
 
 Run = Callable[..., tuple[int, dict[str, Any]]]
 RUNTIME = {".onnx": "onnxruntime", ".tflite": "litert"}
@@ -90,7 +91,7 @@ def test_same_job_same_answer_as_the_python_runner(
     code, result = run(job)
     assert code == 0
     found = np.load(tmp_path / "y.npy")
-    expected = python_runner.execute(job)
+    expected = execute(job)
     np.testing.assert_allclose(found, np.load(tmp_path / "y.npy"), rtol=1e-5, atol=1e-5)
     assert result["shape"] == expected["shape"] == list(found.shape)
     for key in ("ok", "mode", "runtime", "threads", "version", "batches", "machine"):
@@ -117,7 +118,7 @@ def test_layout_and_scales_of_the_file_are_converted(
         }
     )
     assert code == 0
-    expected = python_runner.load("litert", str(sample.path)).run(sample.inputs)
+    expected = load("litert", str(sample.path)).run(sample.inputs)
     found = np.array(result["logits"], np.float32)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -165,7 +166,7 @@ def test_a_fixed_batch_is_padded(run: Run, samples: dict[str, Any], tmp_path: Pa
         {"mode": "run", "runtime": "onnxruntime", "model": "fixed.onnx", "inputs": "x.npy"}
     )
     assert code == 0
-    expected = python_runner.load("onnxruntime", str(samples["mlp.onnx"].path)).run(inputs)
+    expected = load("onnxruntime", str(samples["mlp.onnx"].path)).run(inputs)
     np.testing.assert_allclose(np.array(result["logits"], np.float32)[0], expected, rtol=1e-5)
 
 
@@ -287,5 +288,5 @@ def test_the_bundle_does_a_devices_jobs(samples: dict[str, Any], tmp_path: Path)
     with LocalTransport(tmp_path / "device") as device:
         result = DeviceRunner(device, bundle_launcher(bundle)).run_job(job)
     assert result["runner"] == "compiled 1"
-    expected = python_runner.load("onnxruntime", str(sample.path)).run(sample.inputs)
+    expected = load("onnxruntime", str(sample.path)).run(sample.inputs)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy")[0], expected, rtol=1e-5, atol=1e-6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sepdeploy.devices.emulation import Emulator, logits, peak_memory
-from sepdeploy.runtimes import runner
+from sepdeploy.runtimes.runner.table import load
 
 CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
 HOST = {"onnx": "onnxruntime", "tflite": "litert"}
@@ -20,7 +20,7 @@ def host_logits(sample: Any) -> Any:
     name = HOST[sample.path.suffix[1:]]
     if name == "litert":
         pytest.importorskip("ai_edge_litert")
-    return runner.load(name, str(sample.path)).run(sample.inputs)
+    return load(name, str(sample.path)).run(sample.inputs)
 
 
 @pytest.mark.parametrize("core", CORES)

@@ -20,14 +20,14 @@ from typing import Any
 
 RUNNER = """
 import json, sys
-from sepdeploy.runtimes import runner
+from sepdeploy.runtimes.runner.main import execute
 limited = False
 for line in sys.stdin:
     job = json.loads(line)
     if limited:
         job["memory_limit"] = 0
     limited = True
-    result = runner.execute(job)
+    result = execute(job)
     sys.stdout.write("\\n" + json.dumps(result) + "\\n#end\\n")
     sys.stdout.flush()
 """

@@ -61,9 +61,9 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
         "sepdeploy/layers", "sepdeploy/models", "sepdeploy/training", "sepdeploy/compression",
         "sepdeploy/attacks", "exporters/capture/trace.py", "sepdeploy/exports",
     ),
-    "onnxruntime": ("runtimes/runner.py",),
-    "ai_edge_litert": ("runtimes/runner.py",),
-    "tflite_runtime": ("runtimes/runner.py",),
+    "onnxruntime": ("runtimes/runner/ort.py",),
+    "ai_edge_litert": (),  # these two by the name in their row alone
+    "tflite_runtime": (),
     "onnxsim": ("exporters",),
     "onnxscript": ("exporters",),
     "rich": ("sepdeploy/console.py", "sepdeploy/reports/terminal"),

@@ -14,17 +14,17 @@ import pytest
 from sepdeploy import measure
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.measure import child
-from sepdeploy.runtimes import runner
+from sepdeploy.runtimes import packing
 
 
 @pytest.fixture
-def fake_runner(tmp_path, monkeypatch):
+def fake_runner(monkeypatch):
     """Replace the runner by a script of the test."""
 
     def replace(code):
-        path = tmp_path / "fake_runner.py"
-        path.write_text("import json, os, signal, sys, time\n" + textwrap.dedent(code))
-        monkeypatch.setattr(runner, "__file__", str(path))
+        text = "import json, os, signal, sys, time\n" + textwrap.dedent(code)
+        monkeypatch.setattr(packing, "runner_bytes", text.encode)
+        return text
 
     return replace
 
@@ -71,10 +71,10 @@ def test_a_child_that_hangs_is_ended(fake_runner, tmp_path):
 def test_an_interruption_ends_the_child(fake_runner, tmp_path):
     """Ctrl-C reaches the parent; the child must not live on."""
     pid = tmp_path / "pid"
-    fake_runner(f"open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)")
+    text = fake_runner(f"open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)")
     parent = textwrap.dedent(f"""
-        from sepdeploy.runtimes import runner
-        runner.__file__ = {runner.__file__!r}
+        from sepdeploy.runtimes import packing
+        packing.runner_bytes = {text!r}.encode
         from sepdeploy import measure
         try:
             measure.run_job({JOB!r})
@@ -121,6 +121,7 @@ def test_the_environment_is_small_and_fixed(fake_runner, monkeypatch):
     monkeypatch.setenv("PYTHONHASHSEED", "random")
     fake_runner(
         "print(json.dumps({'ok': True, 'env': dict(os.environ), 'argv0': sys.path[0],"
+        "'folder': os.path.dirname(os.path.abspath(__file__)),"
         "'job': json.load(sys.stdin)}))"
     )
     result = measure.run_job({**JOB, "threads": 2})
@@ -130,7 +131,7 @@ def test_the_environment_is_small_and_fixed(fake_runner, monkeypatch):
     assert env["OMP_NUM_THREADS"] == "2"
     assert result["job"]["memory_limit"] >= child.LEAST_MEMORY
     # The runner's own folder is not searched for modules: its neighbours have common names.
-    assert Path(result["argv0"]) != Path(runner.__file__).parent
+    assert result["argv0"] != result["folder"]
 
 
 def test_a_file_that_asks_for_terabytes_is_one_line(tmp_path):
@@ -185,10 +186,10 @@ def test_jobs_without_files_have_a_subject(fake_runner):
 
 def test_a_harder_limit_of_the_shell_is_kept():
     program = (
-        "import resource; from sepdeploy.runtimes import runner; "
+        "import resource; from sepdeploy.runtimes.runner.memory import limit_memory; "
         "most = 32 << 30; resource.setrlimit(resource.RLIMIT_AS, (most, most)); "
-        "runner._limit_memory(most + 1); print(resource.getrlimit(resource.RLIMIT_AS)[0] == most); "
-        "runner._limit_memory(most // 2); print(resource.getrlimit(resource.RLIMIT_AS)[0] < most)"
+        "limit_memory(most + 1); print(resource.getrlimit(resource.RLIMIT_AS)[0] == most); "
+        "limit_memory(most // 2); print(resource.getrlimit(resource.RLIMIT_AS)[0] < most)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.split() == ["True", "True"], done.stderr

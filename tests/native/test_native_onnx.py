@@ -85,7 +85,8 @@ def test_a_kernel_registered_for_half_precision_would_be_refused(library, tmp_pa
     model, _ = two_layers(dtype=np.float16)
     path = tmp_path / "half.onnx"
     write_custom(model, path)
-    from sepdeploy.runtimes.runner import OrtModel, RunnerError
+    from sepdeploy.runtimes.runner.contract import RunnerError
+    from sepdeploy.runtimes.runner.ort import OrtModel
 
     with pytest.raises(RunnerError, match=r"float16|Type"):
         OrtModel(str(path), native=str(library))
@@ -164,7 +165,7 @@ def test_attributes_that_contradict_the_factors_are_an_error_not_a_crash(
 def test_one_session_serves_several_threads(library, custom_file):
     from concurrent.futures import ThreadPoolExecutor
 
-    from sepdeploy.runtimes.runner import OrtModel
+    from sepdeploy.runtimes.runner.ort import OrtModel
 
     path, reference = custom_file
     inner = OrtModel(str(path), native=str(library)).session

@@ -15,7 +15,8 @@ from sepdeploy.files import sha256_file
 from sepdeploy.measure.proof.ways import ways
 from sepdeploy.runtimes.native import claims, proofs
 from sepdeploy.runtimes.native.tiny_tflite import two_nodes
-from sepdeploy.runtimes.runner import RunnerError, TfliteModel
+from sepdeploy.runtimes.runner.contract import RunnerError
+from sepdeploy.runtimes.runner.tflite import TfliteModel
 
 TFLITE = [name for name, r in runtimes.RUNTIMES.items() if r.format == "tflite"]
 

@@ -5,7 +5,7 @@ import io
 import json
 import subprocess
 import sys
-from pathlib import Path
+import zipfile
 
 import numpy as np
 import onnx
@@ -14,9 +14,9 @@ import tflite_builder
 from onnx_builder import linear_model
 
 from sepdeploy import runtimes
-from sepdeploy.runtimes import runner
+from sepdeploy.runtimes import packing
+from sepdeploy.runtimes.runner import contract, main, memory, timing
 
-SOURCE = Path(runner.__file__)
 RUNTIMES = [(name, runtimes.RUNTIMES[name].format) for name in runtimes.versions()]
 
 
@@ -37,10 +37,10 @@ def inputs(tmp_path, rng):
 
 
 def as_script(job, folder):
-    """Run a copy of the file in an empty environment, as a device would."""
-    copy = folder / "device" / "run_me.py"
+    """Run the zipped runner in an empty environment, as a device would."""
+    copy = folder / "device" / "runner.pyz"
     copy.parent.mkdir(exist_ok=True)
-    copy.write_text(SOURCE.read_text())
+    packing.write_runner(copy.parent)
     text = job if isinstance(job, str) else json.dumps(job)
     done = subprocess.run(
         [sys.executable, str(copy)],
@@ -54,23 +54,34 @@ def as_script(job, folder):
     return done, json.loads(done.stdout.splitlines()[-1])
 
 
-def test_it_imports_nothing_of_ours_and_reads_on_python_3_9():
-    tree = ast.parse(SOURCE.read_text(), feature_version=(3, 9))
+def test_it_holds_nothing_of_ours_but_itself_and_reads_on_python_3_9():
+    with zipfile.ZipFile(io.BytesIO(packing.runner_bytes())) as packed:
+        texts = {name: packed.read(name).decode() for name in packed.namelist()}
     names = set()
-    # The one exception: the delegate in Python, which only a job of this machine asks for.
-    (reference,) = [n for n in ast.walk(tree) if getattr(n, "name", "") == "_delegate"]
-    excused = set(map(id, ast.walk(reference)))
-    for node in ast.walk(tree):
-        if id(node) in excused:
-            continue
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            names.add(node.module.split(".")[0])
-    allowed = {"numpy", "onnxruntime", "ai_edge_litert", "tflite_runtime", "onnx", "resource"}
-    assert names <= set(sys.stdlib_module_names) | allowed
-    assert "sepdeploy" not in names
+    for text in texts.values():
+        for node in ast.walk(ast.parse(text, feature_version=(3, 9))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0
+                names.add(node.module)
+    inside = {name[:-3].replace("/", ".").removesuffix(".__init__") for name in texts}
+    own = {name for name in names if name.startswith("sepdeploy")}
+    assert own <= inside
+    assert texts["sepdeploy/__init__.py"] == texts["sepdeploy/runtimes/__init__.py"] == ""
+    allowed = {"numpy", "onnxruntime", "onnx", "resource"}
+    others = {name.partition(".")[0] for name in names - own}
+    assert others <= set(sys.stdlib_module_names) | allowed
+
+
+def test_the_zipped_runner_is_the_same_bytes_at_any_time():
+    code = "import sys; from sepdeploy.runtimes import packing; "
+    code += "sys.stdout.buffer.write(packing.runner_bytes())"
+    env = {"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "7"}
+    again = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, env=env
+    )
+    assert again.stdout == packing.runner_bytes()
 
 
 @pytest.mark.parametrize(("runtime", "form"), RUNTIMES)
@@ -95,7 +106,7 @@ def test_run_as_a_script(tmp_path, files, inputs, weights, runtime, form):
 def test_logits_go_to_a_file_when_one_is_named(tmp_path, files, inputs, weights):
     job = {"mode": "run", "runtime": "onnxruntime", "model": files["onnx"], "batches": [4]}
     job |= {"inputs": str(tmp_path / "inputs.npy"), "output": str(tmp_path / "logits.npy")}
-    result = runner.execute(job)
+    result = main.execute(job)
     assert result["ok"]
     assert "logits" not in result
     expected = inputs @ weights[0].T + weights[1]
@@ -108,7 +119,7 @@ def test_a_fixed_batch_size_is_filled_up(tmp_path, inputs, weights):
     path = tmp_path / "fixed.onnx"
     onnx.save(linear_model(*weights, batch=3), str(path))
     job = {"mode": "run", "runtime": "onnxruntime", "model": str(path), "batches": [32]}
-    result = runner.execute({**job, "inputs": str(tmp_path / "inputs.npy")})
+    result = main.execute({**job, "inputs": str(tmp_path / "inputs.npy")})
     assert result["shape"] == [1, 7, 5]
     expected = inputs @ weights[0].T + weights[1]
     np.testing.assert_allclose(result["logits"][0], expected, rtol=1e-5, atol=1e-5)
@@ -126,7 +137,7 @@ def test_latency(files, runtime, form):
         "samples_per_round": 3,
         "block_us": 50.0,
     }
-    result = runner.execute(job)
+    result = main.execute(job)
     assert result["ok"], result
     assert result["rounds"] == 4
     assert [m["name"] for m in result["models"]] == ["a", "b", "c"]
@@ -160,10 +171,10 @@ class Fake:
 def fake_job(monkeypatch, costs, **job):
     clock, log = Clock(), []
     models = {label: Fake(clock, cost, log, label) for label, cost in costs.items()}
-    monkeypatch.setattr(runner.time, "perf_counter_ns", clock)
-    monkeypatch.setattr(runner, "load", lambda runtime, path, *_: models[path])
+    monkeypatch.setattr(timing.time, "perf_counter_ns", clock)
+    monkeypatch.setattr(timing, "load_model", lambda job, path: models[path])
     entries = [{"name": label, "path": label} for label in costs]
-    result = runner.job_latency({"runtime": "fake", "models": entries, "min_seconds": 0, **job})
+    result = timing.job_latency({"runtime": "fake", "models": entries, "min_seconds": 0, **job})
     return result, log
 
 
@@ -200,7 +211,7 @@ def test_models_of_different_inputs_are_not_compared(tmp_path, files, rng):
     weight = rng.standard_normal((5, 13), np.float32)
     onnx.save(linear_model(weight, np.zeros(5, np.float32)), str(other))
     models = [{"name": "a", "path": files["onnx"]}, {"name": "b", "path": str(other)}]
-    result = runner.execute({"mode": "latency", "runtime": "onnxruntime", "models": models})
+    result = main.execute({"mode": "latency", "runtime": "onnxruntime", "models": models})
     assert result["kind"] == "bad-input"
     assert "(12,), (13,)" in result["error"]
 
@@ -225,8 +236,8 @@ def test_the_peak_of_a_large_model_contains_its_weights(tmp_path, rng):
 
 
 def test_resident_without_proc(monkeypatch):
-    monkeypatch.setattr(runner.Path, "read_text", lambda *a, **k: "Name:\tpython\n")
-    peak, current = runner.resident()
+    monkeypatch.setattr(memory.Path, "read_text", lambda *a, **k: "Name:\tpython\n")
+    peak, current = memory.resident()
     assert peak == current > 10 << 20
 
 
@@ -265,10 +276,10 @@ def test_failures_are_json_with_an_exit_code(tmp_path, job, code, kind, text):
 def test_a_missing_runtime_is_exit_code_4(monkeypatch, files, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     job = {"mode": "memory", "runtime": "onnxruntime", "model": files["onnx"]}
-    result = runner.execute(job)
+    result = main.execute(job)
     assert result["kind"] == "missing"
-    assert runner.EXIT_CODES[result["kind"]] == 4
-    result = runner.execute({**job, "mode": "optimize", "output": "x"})
+    assert main.EXIT_CODES[result["kind"]] == 4
+    result = main.execute({**job, "mode": "optimize", "output": "x"})
     assert result["kind"] == "missing"
     assert "pip install onnxruntime" in result["hint"]
 
@@ -280,7 +291,7 @@ def test_inputs_that_cannot_be_read(tmp_path, files, name, content):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     job = {"mode": "run", "runtime": "onnxruntime", "model": files["onnx"]}
-    result = runner.execute({**job, "inputs": str(tmp_path / name)})
+    result = main.execute({**job, "inputs": str(tmp_path / name)})
     assert result["kind"] == "bad-input"
     assert "inputs cannot be read" in result["error"]
 
@@ -288,14 +299,14 @@ def test_inputs_that_cannot_be_read(tmp_path, files, name, content):
 def test_inputs_are_never_unpickled(tmp_path, files):
     np.save(tmp_path / "i.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     job = {"mode": "run", "runtime": "onnxruntime", "model": files["onnx"]}
-    result = runner.execute({**job, "inputs": str(tmp_path / "i.npy")})
+    result = main.execute({**job, "inputs": str(tmp_path / "i.npy")})
     assert "inputs cannot be read" in result["error"]
 
 
 @pytest.mark.parametrize("batches", [[], [0], [-1]])
 def test_batches_must_be_positive(tmp_path, files, inputs, batches):
     job = {"mode": "run", "runtime": "onnxruntime", "model": files["onnx"], "batches": batches}
-    result = runner.execute({**job, "inputs": str(tmp_path / "inputs.npy")})
+    result = main.execute({**job, "inputs": str(tmp_path / "inputs.npy")})
     assert "batch sizes of at least 1" in result["error"]
 
 
@@ -303,8 +314,8 @@ def test_running_out_of_memory_is_bad_input(monkeypatch):
     def greedy(job):
         raise MemoryError
 
-    monkeypatch.setitem(runner.MODES, "run", greedy)
-    result = runner.execute({"mode": "run", "runtime": "onnxruntime"})
+    monkeypatch.setitem(main.MODES, "run", greedy)
+    result = main.execute({"mode": "run", "runtime": "onnxruntime"})
     assert (result["kind"], result["error"]) == ("bad-input", "out of memory")
 
 
@@ -313,17 +324,17 @@ def test_the_result_is_the_last_line_whatever_the_runtime_prints(monkeypatch, ca
         print("a runtime says something", end="")
         return {"version": "1"}
 
-    monkeypatch.setitem(runner.MODES, "run", chatty)
+    monkeypatch.setitem(main.MODES, "run", chatty)
     monkeypatch.setattr(sys, "stdin", io.StringIO('{"mode": "run", "runtime": "r"}'))
-    assert runner.main() == 0
+    assert main.main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "a runtime says something"
     assert json.loads(lines[-1])["ok"]
 
 
 def test_one_line_cuts_long_texts():
-    assert runner.one_line("a\n b\t c") == "a b c"
-    assert len(runner.one_line("x" * 1000)) == 300
+    assert contract.one_line("a\n b\t c") == "a b c"
+    assert len(contract.one_line("x" * 1000)) == 300
 
 
 # --- looking inside
@@ -332,10 +343,10 @@ def test_one_line_cuts_long_texts():
 def test_optimize_writes_the_graph_with_its_constants_beside_it(tmp_path, files):
     target = tmp_path / "optimized.onnx"
     job = {"mode": "optimize", "runtime": "onnxruntime", "model": files["onnx"]}
-    assert runner.execute({**job, "output": str(target)})["ok"]
+    assert main.execute({**job, "output": str(target)})["ok"]
     model = onnx.load(str(target), load_external_data=False)
     assert {t.name for t in model.graph.initializer} == {"w", "b"}
-    result = runner.execute({**job, "runtime": "litert", "output": str(target)})
+    result = main.execute({**job, "runtime": "litert", "output": str(target)})
     assert result["kind"] == "bad-input"
 
 
@@ -343,10 +354,10 @@ def test_optimize_writes_the_graph_with_its_constants_beside_it(tmp_path, files)
 def test_values_reads_what_the_file_names(tmp_path, files, inputs, weights, runtime, form):
     job = {"mode": "values", "runtime": runtime, "model": files[form], "names": ["no", "logits"]}
     job |= {"inputs": str(tmp_path / "inputs.npy"), "output": str(tmp_path / "values.npz")}
-    result = runner.execute(job)
+    result = main.execute(job)
     assert result["found"] == ["logits"]
     with np.load(tmp_path / "values.npz") as arrays:
         expected = inputs @ weights[0].T + weights[1]
         np.testing.assert_allclose(arrays["value1"], expected, rtol=1e-5, atol=1e-5)
-    result = runner.execute({**job, "names": ["no"]})
+    result = main.execute({**job, "names": ["no"]})
     assert result["found"] == []

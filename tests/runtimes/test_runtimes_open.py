@@ -16,7 +16,8 @@ from onnx_builder import onnx_model
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput
-from sepdeploy.runtimes import runner
+from sepdeploy.runtimes.runner.ort import OrtModel
+from sepdeploy.runtimes.runner.tflite import TfliteModel
 
 
 @pytest.mark.parametrize(("runtime", "form"), FORMATS)
@@ -230,12 +231,10 @@ def test_logits_are_taken_from_the_output_of_that_name(tmp_path, rng):
 
 
 def test_int8_arithmetic_is_exact_on_every_processor(onnx_linear):
-    options = runner.OrtModel(str(onnx_linear)).session.get_session_options()
+    options = OrtModel(str(onnx_linear)).session.get_session_options()
     assert options.get_session_config_entry("session.x64quantprecision") == "1"
     assert options.intra_op_num_threads == options.inter_op_num_threads == 1
-    assert (
-        runner.OrtModel(str(onnx_linear), 2).session.get_session_options().intra_op_num_threads == 2
-    )
+    assert OrtModel(str(onnx_linear), 2).session.get_session_options().intra_op_num_threads == 2
 
 
 class Without:
@@ -253,12 +252,12 @@ class Without:
 def test_public_calls_do_where_the_short_way_is_absent(tmp_path, onnx_linear, rng, weights):
     x = rng.random((3, 12), dtype=np.float32)
     expected = x @ weights[0].T + weights[1]
-    model = runner.OrtModel(str(onnx_linear))
+    model = OrtModel(str(onnx_linear))
     model.session = Without(model.session, "_sess")
     np.testing.assert_allclose(model.run(x), expected, rtol=1e-5, atol=1e-5)
     for name in TFLITE_RUNTIMES:
         path = tflite_builder.linear(tmp_path / "linear.tflite", *weights)
-        lite = runner.TfliteModel(str(path), 1, name)
+        lite = TfliteModel(str(path), 1, name)
         lite._interpreter = Without(lite._interpreter, "_interpreter")
         lite._set, lite._invoke, lite._get = lite._calls()
         np.testing.assert_allclose(lite.run(x), expected, rtol=1e-5, atol=1e-5)

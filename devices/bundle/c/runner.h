@@ -1,4 +1,4 @@
-/* The compiled runner: the jobs of runtimes/runner.py without Python.
+/* The compiled runner: the jobs of runtimes/runner without Python.
  *
  * Reads one job (JSON) from standard input, does it, and prints one result (JSON) as the last line
  * of standard output. The runtimes are loaded with dlopen from the folder that the program loader

@@ -33,7 +33,7 @@ from sepdeploy.measure.accuracy import accuracy
 from sepdeploy.measure.latency import Timing, latency_pair
 from sepdeploy.metrics import measured
 from sepdeploy.records import Measurement, to_json
-from sepdeploy.runtimes import runner
+from sepdeploy.runtimes.packing import write_runner
 from sepdeploy.workflows.bench.judging import JudgingSet
 from sepdeploy.workflows.bench.options import BenchOptions
 
@@ -79,9 +79,9 @@ def measure_remotely(
     program = jobs.options.runner
     if program is not None and program.name.startswith(BENCHMARK_MODEL):
         return _by_benchmark_model(transport, profile, program, jobs)
-    launcher = choose_launcher(transport, profile, program)
     timing = _timing(jobs.options)
     with measure.scratch() as folder:
+        launcher = choose_launcher(transport, profile, program, folder)
         listed = list(_jobs(jobs, timing, folder))
         run = run_jobs(
             transport,
@@ -116,13 +116,15 @@ def _by_benchmark_model(
     return Remote(found, to_json(transport.facts()), "unknown", (note,))
 
 
-def choose_launcher(transport: Transport, profile: DeviceProfile, program: Path | None) -> Launcher:
+def choose_launcher(
+    transport: Transport, profile: DeviceProfile, program: Path | None, folder: Path
+) -> Launcher:
     """Return what is started on the device: the user's program, Python, or the compiled runner."""
     if program is not None:
         return program_launcher(program)
     facts = read_facts(transport)
     if transport.name != "adb" and _has_python(transport, profile):
-        return python_launcher(Path(runner.__file__), profile.transport.python or "python3")
+        return python_launcher(write_runner(folder), profile.transport.python or "python3")
     return bundle_launcher(open_bundle(_abi(facts), setup=f"sepdeploy devices setup {profile.id}"))
 
 

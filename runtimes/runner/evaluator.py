@@ -1,0 +1,72 @@
+"""ONNX files in onnx's own evaluator: slow, made of Python, independent of ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sepdeploy.runtimes.runner.contract import (
+    Array,
+    RunnerError,
+    Shape,
+    fits,
+    one_line,
+    wrong_batch,
+)
+from sepdeploy.runtimes.runner.table import EVALUATOR
+
+
+def prepare(runtime: str = EVALUATOR) -> tuple[Any, str]:
+    """Return the evaluator's class and version.
+
+    Raises:
+        RunnerError: onnx is not installed.
+    """
+    try:
+        import onnx
+        from onnx.reference import ReferenceEvaluator
+    except ImportError as error:
+        raise RunnerError("missing", "onnx is not installed", "pip install onnx") from error
+    return ReferenceEvaluator, str(onnx.__version__)
+
+
+def open_model(
+    runtime: str, path: str, threads: int, native: str, keep_values: bool
+) -> ReferenceModel:
+    """Return an ONNX file; one thread evaluates it."""
+    return ReferenceModel(path)
+
+
+class ReferenceModel:
+    """An ONNX file in onnx's own evaluator: slow, made of Python, independent of ONNX Runtime."""
+
+    name = EVALUATOR
+    native_calls = 0
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        reference, self.version = prepare()
+        try:
+            evaluator: Any = reference(path)
+            info = evaluator.input_types_[0].tensor_type
+            dims = [d.dim_value for d in info.shape.dim]
+        except Exception as error:  # of many kinds, from several parsers
+            raise RunnerError(
+                "bad-input", f"{path}: cannot be loaded: {one_line(error)}"
+            ) from error
+        self._session = evaluator
+        self.sample: Shape = tuple(dims[1:])
+        self.fixed: int | None = dims[0] or None
+
+    def values(self, batch: Array, names: list[str]) -> dict[str, Array]:
+        """Return nothing: the evaluator is asked for logits alone."""
+        return {}
+
+    def run(self, batch: Array) -> Array:
+        """Return the logits (N, classes) of a float32 batch (N, *sample)."""
+        if not fits(batch, self.sample, self.fixed):
+            raise wrong_batch(self.path, batch, self.sample, self.fixed)
+        try:
+            result: Array = self._session.run(None, {self._session.input_names[0]: batch})[0]
+        except Exception as error:
+            raise RunnerError("bad-input", f"{self.path}: fails: {one_line(error)}") from error
+        return result

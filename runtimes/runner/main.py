@@ -1,0 +1,67 @@
+"""From a job in JSON to an answer in JSON."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sepdeploy.runtimes.runner.contract import Result, RunnerError, one_line
+from sepdeploy.runtimes.runner.memory import job_memory, limit_memory
+from sepdeploy.runtimes.runner.running import job_optimize, job_ranges, job_run, job_values
+from sepdeploy.runtimes.runner.timing import job_latency
+
+EXIT_CODES = {"bad-input": 2, "missing": 4, "internal": 70}
+
+MODES: dict[str, Callable[[dict[str, Any]], Result]] = {
+    "run": job_run,
+    "latency": job_latency,
+    "memory": job_memory,
+    "values": job_values,
+    "ranges": job_ranges,
+    "optimize": job_optimize,
+}
+
+
+def execute(job: Any) -> Result:
+    """Do one job; every failure becomes a result with ``ok`` false."""
+    try:
+        if not isinstance(job, dict) or job.get("mode") not in MODES:
+            raise RunnerError("bad-input", f"job needs a mode out of {', '.join(MODES)}")
+        limit_memory(int(job.get("memory_limit", 0)))
+        result = MODES[job["mode"]](job)
+    except RunnerError as error:
+        return {"ok": False, "error": str(error), "kind": error.kind, "hint": error.hint}
+    except ImportError as error:
+        return {"ok": False, "error": one_line(error), "kind": "missing", "hint": ""}
+    except MemoryError:
+        return {"ok": False, "error": "out of memory", "kind": "bad-input", "hint": ""}
+    except Exception as error:  # the reader of the JSON must always get an answer
+        text = f"{type(error).__name__}: {one_line(error)}"
+        return {"ok": False, "error": text, "kind": "internal", "hint": ""}
+    facts = {
+        "runtime": job["runtime"],
+        "threads": job.get("threads", 1),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+    }
+    return {"ok": True, "mode": job["mode"], **facts, **result}
+
+
+def main() -> int:
+    """Read a job from standard input, print the result as the last line of standard output."""
+    try:
+        job = json.load(sys.stdin)
+    except ValueError as error:
+        job = None
+        sys.stderr.write(f"job is not JSON: {one_line(error)}\n")
+    result = execute(job)
+    sys.stdout.flush()
+    sys.stdout.write("\n" + json.dumps(result) + "\n")
+    sys.stdout.flush()
+    return 0 if result["ok"] else EXIT_CODES.get(result["kind"], 70)

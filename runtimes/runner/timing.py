@@ -1,0 +1,113 @@
+"""Timing of models in turns."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sepdeploy.runtimes.runner.contract import Array, Result, RunnerError
+from sepdeploy.runtimes.runner.job import kernels, load_model, native_calls
+
+MOST_RUNS = 1 << 16  # in one timed block
+
+
+def _block_size(run: Callable[[Any], Any], batch: Array, block_us: float) -> int:
+    """Return how many runs make a block of about ``block_us`` microseconds.
+
+    The least of several tries decides, so that an interruption does not make the block too short.
+    """
+    runs = 1
+    while True:
+        spent = min(_spent_us(run, batch, runs) for _ in range(3))
+        if spent >= block_us / 2 or runs >= MOST_RUNS:
+            return min(MOST_RUNS, max(1, round(runs * block_us / max(spent, 0.01))))
+        runs *= 2
+
+
+def _spent_us(run: Callable[[Any], Any], batch: Array, runs: int) -> float:
+    start = time.perf_counter_ns()
+    for _ in range(runs):
+        run(batch)
+    return (time.perf_counter_ns() - start) / 1000
+
+
+def job_latency(job: dict[str, Any]) -> Result:
+    """Time several models in turns; every sample is the mean of one block of runs."""
+    entries = job["models"]
+    models = [load_model(job, e["path"]) for e in entries]
+    batch = int(job.get("batch", 1))
+    generator = np.random.default_rng(job.get("seed", 0))
+    if len({m.sample for m in models}) != 1:
+        shapes = ", ".join(str(m.sample) for m in models)
+        raise RunnerError("bad-input", f"the models take different inputs: {shapes}")
+    inputs = generator.random((batch, *models[0].sample), dtype=np.float32)
+    warmup = int(job.get("warmup", 5))
+    sizes: list[int] = []
+    for model in models:
+        for _ in range(max(1, warmup)):
+            model.run(inputs)
+        sizes.append(_block_size(model.run, inputs, float(job.get("block_us", 200.0))))
+    samples: list[list[float]] = [[] for _ in models]
+    rounds = _rounds(job, models, sizes, inputs, samples)
+    timed = [
+        {
+            "name": e["name"],
+            "path": e["path"],
+            "samples_ms": s,
+            "block_runs": k,
+            **kernels(job, e, m),
+        }
+        for e, s, k, m in zip(entries, samples, sizes, models)  # noqa: B905  # Python 3.9
+    ]
+    return {
+        "version": models[0].version,
+        "models": timed,
+        "batch": batch,
+        "rounds": rounds,
+        "warmup": warmup,
+        "timer": "perf_counter_ns",
+        **native_calls(job, models),
+    }
+
+
+def _rounds(
+    job: dict[str, Any],
+    models: list[Any],
+    sizes: list[int],
+    inputs: Array,
+    samples: list[list[float]],
+) -> int:
+    """Fill ``samples`` round by round; return the number of rounds."""
+    min_rounds, per_round = int(job.get("min_rounds", 30)), int(job.get("samples_per_round", 1))
+    min_ns = float(job.get("min_seconds", 1.0)) * 1e9
+    max_ns = float(job.get("max_seconds", 60.0)) * 1e9
+    clock = time.perf_counter_ns
+    order = list(range(len(models)))
+    rounds = 0
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        began = clock()
+        while True:
+            for i in order:
+                run, repeat = models[i].run, range(sizes[i])
+                # The other model has emptied the caches; these runs fill them again.
+                for _ in range(min(3, sizes[i])):
+                    run(inputs)
+                for _ in range(per_round):
+                    start = clock()
+                    for _ in repeat:
+                        run(inputs)
+                    samples[i].append((clock() - start) / sizes[i] / 1e6)
+            order.reverse()
+            rounds += 1
+            spent = clock() - began
+            if (rounds >= min_rounds and spent >= min_ns) or (rounds >= 3 and spent >= max_ns):
+                return rounds
+    finally:
+        if collecting:
+            gc.enable()
