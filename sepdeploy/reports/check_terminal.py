@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from sepdeploy.gate.verdict import Item, Outcome, Verdict
 from sepdeploy.gate.wording import number
 from sepdeploy.reports import View
-from sepdeploy.reports.plain import headline, printable, shorten
+from sepdeploy.reports.plain import SHOWN, headline, printable, shorten
 from sepdeploy.reports.tables import Table
 from sepdeploy.reports.terminal_cells import WIDTH, plain_text
-
-MARKS: Mapping[Outcome, str] = {
-    Outcome.REGRESSION: "FAIL",
-    Outcome.UNSTABLE: "VOID",
-    Outcome.INCOMPARABLE: "N/A",
-    Outcome.WARNING: "warn",
-    Outcome.IMPROVED: "good",
-    Outcome.OK: "ok",
-    Outcome.REPORTED: "-",
-}
 
 
 def render_terminal(verdict: Verdict, view: View) -> str:
@@ -50,7 +40,7 @@ def _table(*, headed: bool) -> Table:
 def _add(table: Table, item: Item, *, verbose: bool) -> None:
     quiet = not verbose and item.verdict in (Outcome.OK, Outcome.REPORTED)
     table.add(
-        MARKS[item.verdict],
+        SHOWN[item.verdict].mark,
         printable(item.metric),
         item.kind.value if item.kind else "",
         number(item.baseline) if item.baseline is not None else "",

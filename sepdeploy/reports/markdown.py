@@ -7,21 +7,12 @@ from collections.abc import Sequence
 from sepdeploy.gate.verdict import Item, Outcome, Verdict
 from sepdeploy.gate.wording import number
 from sepdeploy.reports import View
-from sepdeploy.reports.plain import headline, printable, worst_first
+from sepdeploy.reports.plain import SHOWN, headline, printable, worst_first
 from sepdeploy.reports.tables import Table, markdown
 
 # A bot finds its own comment by this line and edits it instead of adding another one.
 MARKER = "<!-- sepdeploy check -->"
 MAX_ROWS = 150  # comments hold 65,536 characters
-_SIGNS = {
-    Outcome.REGRESSION: "❌ worse",
-    Outcome.UNSTABLE: "🌀 unstable",
-    Outcome.INCOMPARABLE: "❔ not comparable",
-    Outcome.WARNING: "⚠️ watch",
-    Outcome.IMPROVED: "✅ better",
-    Outcome.OK: "✅ ok",
-    Outcome.REPORTED: "shown",
-}
 HEADS = ("", "metric", "artifact", "device", "kind", "baseline", "now", "why")
 _QUIET = (Outcome.IMPROVED, Outcome.OK, Outcome.REPORTED)
 
@@ -46,7 +37,7 @@ def _table(items: Sequence[Item]) -> list[str]:
         names = (_code(i.metric), _code(i.artifact), _code(i.device))
         kind = i.kind.value if i.kind else ""
         numbers = number(i.baseline), number(i.current)
-        table.add(_SIGNS[i.verdict], *names, kind, *numbers, _escape(i.why))
+        table.add(SHOWN[i.verdict].sign, *names, kind, *numbers, _escape(i.why))
     if len(items) > MAX_ROWS:
         table.add("", f"{len(items) - MAX_ROWS} more", *[""] * 6)
     return markdown(table)

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 from sepdeploy.gate.verdict import PASSING, Item, Outcome, Verdict
 
-# Worst first: the order in which people read, and in which services cut lists off.
-SEVERITY = (
-    Outcome.REGRESSION,
-    Outcome.UNSTABLE,
-    Outcome.INCOMPARABLE,
-    Outcome.WARNING,
-    Outcome.IMPROVED,
-    Outcome.OK,
-    Outcome.REPORTED,
-)
 
-_COUNTED = {
-    Outcome.REGRESSION: "worse",
-    Outcome.UNSTABLE: "unstable",
-    Outcome.INCOMPARABLE: "not comparable",
-    Outcome.WARNING: "to watch",
-    Outcome.IMPROVED: "better",
+@dataclass(frozen=True)
+class Shown:
+    """How an outcome is shown: in plain text, in rich text, and counted in the headline."""
+
+    mark: str
+    sign: str
+    counted: str = ""
+
+
+# Worst first: the order in which people read, and in which services cut lists off.
+SHOWN = {
+    Outcome.REGRESSION: Shown("FAIL", "❌ worse", "worse"),
+    Outcome.UNSTABLE: Shown("VOID", "🌀 unstable", "unstable"),
+    Outcome.INCOMPARABLE: Shown("N/A", "❔ not comparable", "not comparable"),
+    Outcome.WARNING: Shown("warn", "⚠️ watch", "to watch"),
+    Outcome.IMPROVED: Shown("good", "✅ better", "better"),
+    Outcome.OK: Shown("ok", "✅ ok"),
+    Outcome.REPORTED: Shown("-", "shown"),
 }
 
 
@@ -31,13 +34,14 @@ def headline(verdict: Verdict) -> str:
     counts = Counter(i.verdict for i in verdict.items)
     compared = sum(counts[o] for o in (*PASSING, Outcome.REGRESSION))
     parts = [f"{compared} compared"]
-    parts += [f"{counts[o]} {word}" for o, word in _COUNTED.items() if counts[o]]
+    parts += [f"{counts[o]} {s.counted}" for o, s in SHOWN.items() if s.counted and counts[o]]
     return f"{verdict.verdict}: {', '.join(parts)} (exit {verdict.exit_code})"
 
 
 def worst_first(verdict: Verdict) -> list[Item]:
     """Return the items by severity, otherwise in their order."""
-    return sorted(verdict.items, key=lambda i: SEVERITY.index(i.verdict))
+    severity = list(SHOWN)
+    return sorted(verdict.items, key=lambda i: severity.index(i.verdict))
 
 
 def printable(text: str) -> str:

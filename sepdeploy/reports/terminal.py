@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 
@@ -34,7 +34,7 @@ def manifest_table(manifest: Manifest) -> RenderableType:
     """Draw what an export wrote and how each layer was lowered."""
     files = Table(("file", "size", "runtime", "parity", "limit"), right=(1, 3, 4))
     for artifact in manifest.artifacts:
-        worst: dict[str, Any] = {}
+        worst: dict[str, Parity] = {}
         for p in artifact.parity:
             if p.runtime not in worst or parity_error(p) > parity_error(worst[p.runtime]):
                 worst[p.runtime] = p

@@ -13,6 +13,7 @@ import pytest
 from sepdeploy.metrics import HERE, METRICS, Column, Metric, measured
 from sepdeploy.records import Kind
 
+ROOT = Path(__file__).parents[2]
 STATIC = frozenset({Kind.STATIC})
 TAKER = """
 from sepdeploy.metrics import measured
@@ -77,6 +78,16 @@ def test_a_measurement_needs_a_row_and_one_of_its_kinds() -> None:
         measured("answer", 42, Kind.STATIC)
     with pytest.raises(ValueError, match="latency_ms is never EMULATED"):
         measured("latency_ms", 1.0, Kind.EMULATED)
+
+
+def test_measurements_are_made_in_one_place() -> None:
+    made = [
+        path.name
+        for folder in ("sepdeploy", "devices", "exporters", "runtimes")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"(?<!class )\bMeasurement\(", path.read_text())
+    ]
+    assert made == ["metrics.py"]
 
 
 @pytest.mark.parametrize("name", METRICS)
