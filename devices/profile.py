@@ -20,13 +20,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.devices.schema import KeyPath, check_keys, line_of, parse_toml
+from sepdeploy.codec import (
+    MAX_TOML_BYTES,
+    KeyPath,
+    check_schema,
+    fault,
+    from_json,
+    parse_toml,
+    to_json,
+)
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.files import read_bytes
-from sepdeploy.records import from_json, to_json
 
-PROFILE_SCHEMA = 1
-MAX_PROFILE = 1 << 20  # bytes
+PROFILE_SCHEMA = "sepdeploy.device/1"  # a profile says the number alone
+KEYS_HINT = "the keys of a device profile: sepdeploy devices show rpi4"
 SYSTEMS = ("linux", "android", "any")
 ABIS = ("aarch64", "x86_64", "any")
 ID = re.compile(r"[a-z0-9][a-z0-9+._-]{0,63}\Z")
@@ -164,7 +171,7 @@ class Figure:
 
 
 def _figures(profile: DeviceProfile) -> Iterator[Figure]:
-    records: list[tuple[KeyPath, Any]] = [
+    records: list[tuple[tuple[str, ...], Any]] = [
         (("cluster", str(i)), cluster) for i, cluster in enumerate(profile.cluster)
     ]
     if profile.memory is not None:
@@ -179,7 +186,7 @@ def _figures(profile: DeviceProfile) -> Iterator[Figure]:
                 yield Figure(".".join((*path, f.name)), value, source, checked)
 
 
-def _names(path: KeyPath) -> Iterator[str]:
+def _names(path: tuple[str, ...]) -> Iterator[str]:
     """Return the names under which a figure may be listed, the most exact one first."""
     for end in range(len(path), 0, -1):
         yield ".".join(path[:end])
@@ -188,7 +195,7 @@ def _names(path: KeyPath) -> Iterator[str]:
 
 
 def parse_profile(
-    text: str, *, where: str, bases: dict[str, dict[str, Any]] | None = None
+    text: str | bytes, *, where: str, bases: dict[str, dict[str, Any]] | None = None
 ) -> DeviceProfile:
     """Parse one TOML profile.
 
@@ -199,29 +206,26 @@ def parse_profile(
 
     Raises:
         BadInput: Not TOML, an unknown or missing key, a wrong type or a figure out of range,
-            naming file, line and key.
+            naming the file and the key.
     """
-    data = _merged(parse_toml(text, where=where), text, where, bases or {})
-    check_keys(DeviceProfile, data, text, where)
+    data = _merged(parse_toml(text, where=where), where, bases or {})
     try:
-        profile = from_json(DeviceProfile, data, where="profile")
+        profile = from_json(DeviceProfile, data, where=where)
     except BadInput as error:
-        raise _placed(error, text, where) from error
-    for path, fault in _faults(profile):
-        raise _fault(path, fault, text, where)
+        raise BadInput(error.message, hint=KEYS_HINT) from error
+    check_schema(f"sepdeploy.device/{profile.schema}", PROFILE_SCHEMA, where=where)
+    for path, what in _faults(profile):
+        raise BadInput(fault(where, path, what).message, hint=KEYS_HINT)
     return profile
 
 
-def _merged(
-    data: dict[str, Any], text: str, where: str, bases: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
+def _merged(data: dict[str, Any], where: str, bases: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return a profile with what it takes over from the one it extends."""
     base = data.pop("extends", None)
     if base is None:
         return data
     if not isinstance(base, str) or base not in bases:
-        what = f"device in {where}:{line_of(text, ('extends',))}"
-        raise unknown_name(what, str(base), bases)
+        raise unknown_name(f"device in {where}", str(base), bases)
     merged = dict(bases[base])
     for key, value in data.items():
         old = merged.get(key)
@@ -241,25 +245,8 @@ def _clusters(old: list[Any], new: list[Any]) -> list[Any]:
     return [{**c, **change} for c, change in zip(old, new, strict=False)] + old[len(new) :]
 
 
-def _placed(error: BadInput, text: str, where: str) -> BadInput:
-    """Return a record's error, which starts with the key's path, with file and line instead."""
-    place, _, what = error.message.partition(": ")
-    missing = re.match(r"key '(.+)' is missing", what)
-    path = tuple(re.findall(r"\w+", place))[1:] + ((missing[1],) if missing else ())
-    return _fault(path, what if missing is None else "is missing", text, where)
-
-
-def _fault(path: KeyPath, fault: str, text: str, where: str) -> BadInput:
-    return BadInput(
-        f"{where}:{line_of(text, path)}: {'.'.join(path)}: {fault}",
-        hint="the keys of a device profile: sepdeploy devices show rpi4",
-    )
-
-
 def _faults(profile: DeviceProfile) -> Iterator[tuple[KeyPath, str]]:
     """Return what is wrong with the values of a profile."""
-    if profile.schema != PROFILE_SCHEMA:
-        yield ("schema",), f"expected {PROFILE_SCHEMA}, found {profile.schema}"
     if not ID.match(profile.id):
         yield ("id",), f"'{profile.id}' is not lower-case letters, digits and + . _ -"
     for key, value, known in (
@@ -275,11 +262,12 @@ def _faults(profile: DeviceProfile) -> Iterator[tuple[KeyPath, str]]:
         if isinstance(figure.value, bool):
             continue
         if not 0 < figure.value < 1e9:
-            yield tuple(figure.key.split(".")), f"{figure.value} is out of range"
+            path = tuple(int(p) if p.isdigit() else p for p in figure.key.split("."))
+            yield path, f"{figure.value} is out of range"
     for i, cluster in enumerate(profile.cluster):
         for name in ("count", "ghz", "fp32_flop_cycle", "int8_mac_cycle"):
             if not getattr(cluster, name) > 0:
-                yield ("cluster", str(i), name), "must be positive"
+                yield ("cluster", i, name), "must be positive"
     if profile.memory is not None and not (
         profile.memory.bw_gbs > 0 and profile.memory.ram_mib > 0
     ):
@@ -324,18 +312,14 @@ def load_profiles() -> dict[str, DeviceProfile]:
     return {**found, **own}
 
 
+def _read(path: Path, bases: dict[str, dict[str, Any]]) -> DeviceProfile:
+    return parse_profile(read_bytes(path, limit=MAX_TOML_BYTES), where=str(path), bases=bases)
+
+
 def _add(found: dict[str, DeviceProfile], profile: DeviceProfile, where: str) -> None:
     if profile.id in found:
         raise BadInput(f"{where} repeats the device id '{profile.id}'", hint="give it another id")
     found[profile.id] = profile
-
-
-def _read(path: Path, bases: dict[str, dict[str, Any]]) -> DeviceProfile:
-    try:
-        text = read_bytes(path, limit=MAX_PROFILE).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not a text file (UTF-8)") from error
-    return parse_profile(text, where=str(path), bases=bases)
 
 
 def profile(device: str) -> DeviceProfile:

@@ -20,18 +20,12 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
+from sepdeploy.codec import parse, to_json
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.containers import find_entry
 from sepdeploy.exporters.onnx_graph.graph import serialize
 from sepdeploy.exporters.onnx_graph.weights import detach
-from sepdeploy.records import (
-    ARTIFACT_SCHEMA,
-    MAX_FEATURES,
-    InputSpec,
-    LayerRecord,
-    from_json,
-    to_json,
-)
+from sepdeploy.records import ARTIFACT_SCHEMA, MAX_FEATURES, InputSpec, LayerRecord
 
 KEPT_VALUES = 64  # constants up to this many values are structure (shapes, axes, mean), not weights
 MAX_GRAPH_BYTES = 16 << 20  # of the weight-free graph; a ViT's is about 200 kB
@@ -53,13 +47,8 @@ class Entry:
 def make_entry(canonical: ModelProto, input: InputSpec, layers: tuple[LayerRecord, ...]) -> str:
     """The entry's text for a canonical graph, its input and its layer table."""
     packed = zlib.compress(serialize(without_weights(canonical)), level=9)
-    content = {
-        "schema": ARTIFACT_SCHEMA,
-        "input": to_json(input),
-        "layers": to_json(layers),
-        "graph": base64.b64encode(packed).decode("ascii"),
-    }
-    return json.dumps(content, separators=(",", ":"), allow_nan=False)
+    content = _Content(input, layers, base64.b64encode(packed).decode("ascii"))
+    return json.dumps(to_json(content), separators=(",", ":"), allow_nan=False)
 
 
 def without_weights(canonical: ModelProto) -> ModelProto:
@@ -94,20 +83,9 @@ def parse_entry(text: bytes, *, where: str) -> Entry:
         BadInput: It makes no sense; the message starts with ``where``.
     """
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{where}: the embedded sepdeploy entry is not valid JSON") from error
-    schema = data.get("schema") if isinstance(data, dict) else None
-    if schema != ARTIFACT_SCHEMA:
-        raise BadInput(
-            f"{where}: the embedded entry has schema {str(schema)[:40]!r}, "
-            f"expected {ARTIFACT_SCHEMA!r}",
-            hint="export the model again with this version of sepdeploy",
-        )
-    try:
-        found = from_json(_Content, data, where="entry")
+        found = parse(_Content, text, where=f"{where}: embedded entry")
     except BadInput as error:
-        raise BadInput(f"{where}: {error.message}", hint=error.hint) from error
+        raise BadInput(error.message, hint="export the model again") from error
     return Entry(found.input, found.layers, _unpack(found.graph, where))
 
 
@@ -116,6 +94,7 @@ class _Content:
     input: InputSpec
     layers: tuple[LayerRecord, ...]
     graph: str
+    schema: str = ARTIFACT_SCHEMA
 
 
 def _unpack(text: str, where: str) -> ModelProto:

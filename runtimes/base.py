@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
@@ -12,8 +11,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from sepdeploy.codec import from_json, parse_json
 from sepdeploy.errors import BadInput, Missing, SepdeployError
-from sepdeploy.records import InputSpec, RuntimeRef, from_json
+from sepdeploy.records import InputSpec, RuntimeRef
 from sepdeploy.runtimes.runner.contract import Model, RunnerError
 
 Logits = npt.NDArray[np.float32]
@@ -132,13 +132,11 @@ def input_spec(path: Path, entry: str | None, sample: tuple[int, ...]) -> InputS
     """
     if entry is None:
         return InputSpec(shape=sample)
+    where = f"{path}: embedded entry"
     try:
-        data = json.loads(entry)["input"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadInput(
-            f"{path}: its embedded sepdeploy entry is damaged", hint="export the model again"
-        ) from error
-    spec = from_json(InputSpec, data, where=f"{path}: entry.input")
+        spec = from_json(InputSpec, parse_json(entry, where=where).get("input"), where=where)
+    except BadInput as error:
+        raise BadInput(error.message, hint="export the model again") from error
     if spec.shape != sample:
         raise BadInput(
             f"{path}: its entry says samples are {spec.shape}, the graph takes {sample}",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
+from sepdeploy.codec import read
 from sepdeploy.errors import BadInput
-from sepdeploy.files import read_bytes, sha256_file
+from sepdeploy.files import sha256_file
+from sepdeploy.records import ArtifactRecord, Manifest
 
 MANIFESTS = "*.manifest.json"
 MAX_MANIFEST = 64 << 20
@@ -20,23 +20,21 @@ def standard_sibling(path: Path) -> Path | None:
     """
     for manifest in sorted(path.parent.glob(MANIFESTS)):
         artifacts = _artifacts(manifest)
-        own = next((a for a in artifacts if a.get("path") == path.name), None)
-        if own is None or not own.get("sibling"):
+        own = next((a for a in artifacts if a.path == path.name), None)
+        if own is None or not own.sibling:
             continue
-        name = str(own["sibling"])
-        row = next((a for a in artifacts if a.get("path") == name), None)
+        name = own.sibling
+        row = next((a for a in artifacts if a.path == name), None)
         found = path.parent / name
         if row is None or Path(name).name != name or not found.is_file():
             continue
-        if row.get("flavour") == "standard" and sha256_file(found) == row.get("sha256"):
+        if row.flavour == "standard" and sha256_file(found) == row.sha256:
             return found
     return None
 
 
-def _artifacts(manifest: Path) -> list[dict[str, Any]]:
+def _artifacts(manifest: Path) -> tuple[ArtifactRecord, ...]:
     try:
-        data = json.loads(read_bytes(manifest, limit=MAX_MANIFEST))
-    except (BadInput, ValueError, RecursionError):
-        return []
-    rows = data.get("artifacts") if isinstance(data, dict) else None
-    return [a for a in rows if isinstance(a, dict)] if isinstance(rows, list) else []
+        return read(Manifest, manifest, limit=MAX_MANIFEST).artifacts
+    except BadInput:
+        return ()

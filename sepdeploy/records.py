@@ -1,4 +1,4 @@
-"""The records that flow between the parts: frozen dataclasses with JSON in and out.
+"""The records that flow between the parts: frozen dataclasses that ``codec`` reads and writes.
 
 A record holds no live object (no session, tensor or open file). Field names are the JSON keys;
 what scripts rely on is listed in DESIGN "Names that scripts rely on" and carries a schema version.
@@ -6,19 +6,13 @@ what scripts rely on is listed in DESIGN "Names that scripts rely on" and carrie
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
+from sepdeploy.codec import FLAT, dump, from_json, parse, to_json  # noqa: F401
 from sepdeploy.errors import BadInput
-
-T = TypeVar("T")
 
 BENCH_SCHEMA = "sepdeploy.bench/1"
 INSPECT_SCHEMA = "sepdeploy.inspect/1"
@@ -225,7 +219,7 @@ class Measurement:
     n: int = 1
     ci: tuple[float, float] | None = None
     samples: tuple[float | int, ...] = ()
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict, metadata=FLAT)
 
 
 @dataclass(frozen=True)
@@ -271,123 +265,3 @@ class BenchReport:
     host: dict[str, Any]
     results: tuple[Result, ...]
     schema: str = BENCH_SCHEMA
-
-
-def to_json(record: Any) -> Any:
-    """Return a record as plain JSON values; NaN and infinities become None.
-
-    ``details`` of a Measurement are written flat beside its own fields.
-    """
-    if isinstance(record, Measurement):
-        own = {
-            f.name: to_json(getattr(record, f.name))
-            for f in dataclasses.fields(record)
-            if f.name != "details"
-        }
-        clash = own.keys() & record.details.keys()
-        if clash:
-            message = f"details of {record.metric} repeat {sorted(clash)}"
-            raise ValueError(message)
-        return own | to_json(record.details)
-    if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        names = [f.name for f in dataclasses.fields(record)]
-        names.sort(key=lambda name: name != "schema")  # the version first, else as declared
-        return {name: to_json(getattr(record, name)) for name in names}
-    if isinstance(record, Mapping):
-        return {str(k): to_json(v) for k, v in record.items()}
-    if isinstance(record, (list, tuple)):
-        return [to_json(v) for v in record]
-    if isinstance(record, StrEnum):
-        return record.value
-    if isinstance(record, float) and not math.isfinite(record):
-        return None
-    return record
-
-
-def from_json(cls: type[T], data: Any, *, where: str = "record") -> T:
-    """Build a record from plain JSON values.
-
-    Args:
-        cls: The record class.
-        data: What ``json.loads`` gave.
-        where: Prefix for error messages (file name, then key path).
-
-    Raises:
-        BadInput: A field is missing or has the wrong type, naming the key path.
-    """
-    if not isinstance(data, Mapping):
-        raise BadInput(f"{where}: expected an object, found {type(data).__name__}")
-    hints = typing.get_type_hints(cls)
-    values: dict[str, Any] = {}
-    names = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for name, f in names.items():
-        if cls is Measurement and name == "details":
-            values[name] = {k: v for k, v in data.items() if k not in names}
-        elif name in data:
-            values[name] = _decode(hints[name], data[name], f"{where}.{name}")
-        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise BadInput(f"{where}: key '{name}' is missing")
-    return cls(**values)
-
-
-def _decode(hint: Any, value: Any, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        options = [a for a in args if a is not type(None)]
-        exact = [a for a in options if isinstance(a, type) and type(value) is a]
-        return _decode((exact or options)[0], value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise BadInput(f"{where}: expected a list, found {type(value).__name__}")
-        if args[-1] is Ellipsis:
-            return tuple(_decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-        if len(value) != len(args):
-            raise BadInput(f"{where}: expected {len(args)} values, found {len(value)}")
-        return tuple(
-            _decode(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True))
-        )
-    if hint is Any:
-        return value
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise BadInput(f"{where}: expected an object, found {type(value).__name__}")
-        return {k: _decode(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if dataclasses.is_dataclass(hint):
-        return from_json(typing.cast(type, hint), value, where=where)
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
-        try:
-            return hint(value)
-        except ValueError as error:
-            raise BadInput(f"{where}: '{value}' is not one of {[str(k) for k in hint]}") from error
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is float and number:
-        return float(value)
-    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    raise BadInput(f"{where}: expected {hint.__name__}, found {type(value).__name__}")
-
-
-def dump(record: Any) -> str:
-    """Return a record as a JSON document (two-space indent, key order kept, newline at the end)."""
-    return json.dumps(to_json(record), indent=2, allow_nan=False) + "\n"
-
-
-def parse(cls: type[T], text: str | bytes, *, schema: str, where: str) -> T:
-    """Parse a JSON document into a record and check its schema version.
-
-    Raises:
-        BadInput: Not JSON, another schema, a newer version, or a field is wrong.
-    """
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{where} is not valid JSON: {error}") from error
-    found = data.get("schema") if isinstance(data, dict) else None
-    if found != schema:
-        raise BadInput(
-            f"{where} has schema {found!r}, expected {schema!r}",
-            hint="was it written by another version of sepdeploy, or is it another kind of file?",
-        )
-    return from_json(cls, data, where=where)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sepdeploy.codec import dump, read
 from sepdeploy.devices.estimate.model import MODEL
 from sepdeploy.devices.profile import DeviceProfile
 from sepdeploy.errors import BadInput
-from sepdeploy.files import read_bytes, write_text
-from sepdeploy.records import dump, parse
+from sepdeploy.files import write_text
 
 ANCHORS_SCHEMA = "sepdeploy.anchors/1"
 MAX_ANCHORS = 1 << 20  # bytes
@@ -80,8 +80,7 @@ def load_anchors(device: str) -> tuple[Anchor, ...]:
     path = anchor_path(device)
     if not path.is_file():
         return ()
-    text = read_bytes(path, limit=MAX_ANCHORS)
-    return parse(AnchorFile, text, schema=ANCHORS_SCHEMA, where=str(path)).anchors
+    return read(AnchorFile, path, limit=MAX_ANCHORS).anchors
 
 
 def save_anchor(device: str, anchor: Anchor) -> Path:

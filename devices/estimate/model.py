@@ -14,13 +14,13 @@ packing, padding and cache misses.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
 
+from sepdeploy.codec import parse_toml
 from sepdeploy.devices.estimate.op import Op
 from sepdeploy.devices.profile import Cluster, DeviceProfile
 from sepdeploy.errors import BadInput, Incomparable
@@ -146,7 +146,7 @@ def coefficients(threads: int) -> Coefficients:
 def read_table(name: str) -> dict[str, Any]:
     """Return one of the packaged tables."""
     folder = resources.files("sepdeploy.devices") / "estimate"
-    return tomllib.loads((folder / name).read_text(encoding="utf-8"))
+    return parse_toml((folder / name).read_text(encoding="utf-8"), where=name)
 
 
 def total_features(ops: Sequence[Op], on: Machine, *, winograd: bool) -> Coefficients:

@@ -14,10 +14,12 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sepdeploy import errors
+from sepdeploy.codec import parse, parse_json, to_json
 from sepdeploy.devices.transports.base import (
     RUN_TIMEOUT_S,
     Completed,
@@ -35,6 +37,16 @@ ERRORS: dict[str, type[SepdeployError]] = {
     **{e.__name__: e for e in (errors.BadInput, errors.Missing, errors.Unstable)},
     Disconnected.__name__: Disconnected,
 }
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The first line of a recording."""
+
+    transport: str
+    address: str
+    context: dict[str, Any]
+    schema: str = RECORDING_SCHEMA
 
 
 class Recorder(Transport):
@@ -118,12 +130,7 @@ class Recorder(Transport):
         try:
             self._inner.close()
         finally:
-            header = {
-                "schema": RECORDING_SCHEMA,
-                "transport": self.name,
-                "address": self.address,
-                "context": self._context,
-            }
+            header = to_json(_Header(self.name, self.address, self._context))
             lines = [json.dumps(line, sort_keys=True) for line in [header, *self._lines]]
             write_text(self._path, "\n".join(lines) + "\n")
 
@@ -146,20 +153,16 @@ class Replay(Transport):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        first, *rest = read_bytes(path, limit=MAX_RECORDING).splitlines() or [b""]
         try:
-            text = read_bytes(path, limit=MAX_RECORDING).decode()
-            header, *self._lines = [json.loads(line) for line in text.splitlines()]
-            if header["schema"] != RECORDING_SCHEMA or not all(
-                isinstance(line, dict) for line in self._lines
-            ):
-                raise ValueError
-            self.name, self.address = str(header["transport"]), str(header["address"])
-            self.context: dict[str, Any] = dict(header["context"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            header = parse(_Header, first, where="line 1")
+            self._lines = [parse_json(line, where=f"line {n}") for n, line in enumerate(rest, 2)]
+        except BadInput as error:
             raise BadInput(
-                f"{path} is not a recording of sepdeploy",
+                f"{path} is not a recording of sepdeploy: {error.message}",
                 hint="make one with: sepdeploy bench … --record FILE",
             ) from error
+        self.name, self.address, self.context = header.transport, header.address, header.context
         self._next = 0
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:

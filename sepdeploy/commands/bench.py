@@ -63,7 +63,7 @@ def bench(
 ) -> None:
     """Measure size, speed and accuracy of exported files."""
     from sepdeploy import api
-    from sepdeploy.records import dump
+    from sepdeploy.codec import dump
     from sepdeploy.reports import terminal
 
     def show(report: BenchReport) -> None:

@@ -48,9 +48,9 @@ def check(
     Exit code 1 on a real regression and only then.
     """
     from sepdeploy import api
+    from sepdeploy.codec import dump
     from sepdeploy.files import write_text
     from sepdeploy.gate import DEFAULT_BASELINE
-    from sepdeploy.records import dump
 
     verdict = api.check(result, baseline, config=config)
     source = (baseline or Path(DEFAULT_BASELINE)).as_posix()

@@ -46,7 +46,7 @@ def compress(
 ) -> None:
     """Project a trained dense model onto a structure, under a budget."""
     from sepdeploy import api
-    from sepdeploy.records import dump
+    from sepdeploy.codec import dump
     from sepdeploy.reports.compress_terminal import render_compression
 
     progress = console.Progress()

@@ -13,7 +13,7 @@ from sepdeploy.commands.shell import JSON_FLAG
 def list_devices(json: JSON_FLAG = False) -> None:
     """List the known devices."""
     from sepdeploy import devices
-    from sepdeploy.records import dump
+    from sepdeploy.codec import dump
     from sepdeploy.reports import terminal
 
     profiles = devices.load_profiles()
@@ -28,7 +28,7 @@ def show_device(
 ) -> None:
     """Show one device profile."""
     from sepdeploy import devices
-    from sepdeploy.records import dump
+    from sepdeploy.codec import dump
     from sepdeploy.reports import terminal
 
     profile = devices.profile(device)

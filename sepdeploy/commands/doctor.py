@@ -9,7 +9,7 @@ from sepdeploy.commands.shell import JSON_FLAG
 def doctor(json: JSON_FLAG = False) -> None:
     """Show what is installed and how to get the rest."""
     from sepdeploy import api
-    from sepdeploy.records import dump
+    from sepdeploy.codec import dump
     from sepdeploy.reports import terminal
 
     findings = api.diagnose()

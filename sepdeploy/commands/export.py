@@ -56,7 +56,7 @@ def export(
     Beside them a manifest and an evaluation pack.
     """
     from sepdeploy import api
-    from sepdeploy.records import dump
+    from sepdeploy.codec import dump
     from sepdeploy.reports import terminal
 
     manifest = api.export(

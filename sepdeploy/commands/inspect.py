@@ -24,7 +24,7 @@ def inspect(
     numbers from the factors, and a Lipschitz bound of the whole network (docs/spectra.md).
     """
     from sepdeploy import api
-    from sepdeploy.records import dump
+    from sepdeploy.codec import dump
     from sepdeploy.reports import terminal
 
     report = api.inspect(file, arch=arch)

@@ -32,7 +32,7 @@ def train(
     with: torchrun --nproc-per-node 2 -m sepdeploy train recipe.toml
     """
     from sepdeploy import api
-    from sepdeploy.records import dump
+    from sepdeploy.codec import dump
 
     overrides = recipe_values(flags, set or ())
     progress = console.Progress()

@@ -36,7 +36,7 @@ def verify(
     With --against: compare two files (or the files of two manifests) instead, layer by layer.
     """
     from sepdeploy import api
-    from sepdeploy.records import dump, to_json
+    from sepdeploy.codec import dump, to_json
     from sepdeploy.reports import terminal
     from sepdeploy.reports.layers import render_layers
 
@@ -60,8 +60,8 @@ def _against(
     path: Path | None, other: Path, arch: str | None, *, layers: bool, seed: int, json: bool
 ) -> int:
     from sepdeploy import api
+    from sepdeploy.codec import dump
     from sepdeploy.errors import BadInput
-    from sepdeploy.records import dump
     from sepdeploy.reports.layers import render_layers
 
     if path is None or layers or arch is not None:

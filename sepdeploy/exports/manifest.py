@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from sepdeploy.codec import read
 from sepdeploy.errors import BadInput, SepdeployError
 from sepdeploy.exporters.formats import format_of
-from sepdeploy.files import read_bytes
-from sepdeploy.records import MANIFEST_SCHEMA, ArtifactRecord, Manifest, parse
+from sepdeploy.records import ArtifactRecord, Manifest
 
 MAX_MANIFEST = 64 << 20
 
@@ -19,9 +19,7 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         BadInput: Unreadable, not a manifest, or it names no files or files outside its folder.
     """
-    manifest = parse(
-        Manifest, read_bytes(path, limit=MAX_MANIFEST), schema=MANIFEST_SCHEMA, where=str(path)
-    )
+    manifest = read(Manifest, path, limit=MAX_MANIFEST)
     if not manifest.artifacts:
         raise BadInput(f"{path} names no exported file", hint="export the model again")
     for artifact in manifest.artifacts:

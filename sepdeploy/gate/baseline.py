@@ -10,14 +10,14 @@ wherever a rule judges them: they are what the tests of significance need.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sepdeploy.codec import read, to_json
 from sepdeploy.errors import BadInput, Incomparable, Unstable
 from sepdeploy.files import write_text
-from sepdeploy.gate.documents import read_json, require_schema
 from sepdeploy.gate.evidence import (
     INTERLEAVED_FIELDS,
     is_gated,
@@ -28,13 +28,10 @@ from sepdeploy.gate.evidence import (
     void_reason,
 )
 from sepdeploy.gate.report import Entry, check_entries, describe, entries
-from sepdeploy.records import BenchReport, Measurement, from_json, to_json
+from sepdeploy.records import BenchReport, Measurement
 
 BASELINE_SCHEMA = "sepdeploy.baseline/1"
 DEFAULT_BASELINE = "sepdeploy-baseline.json"
-
-# From each old version of the document to the next one.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 @dataclass(frozen=True)
@@ -46,24 +43,18 @@ class Baseline:
 
 
 def load_baseline(path: Path) -> Baseline:
-    """Read and check a baseline file, whatever earlier version wrote it.
+    """Read and check a baseline file.
 
     Raises:
         Incomparable: There is no such file.
-        BadInput: Not a baseline, from a newer version, or edited into nonsense.
+        BadInput: Not a baseline, from another version, or edited into nonsense.
     """
     if not path.exists():
         raise Incomparable(
             f"there is no baseline {path}",
             hint=f"write one: sepdeploy baseline update RESULT.json --baseline {path}",
         )
-    data = read_json(path)
-    version = require_schema(data, BASELINE_SCHEMA, str(path))
-    for old in range(version, _version(BASELINE_SCHEMA)):
-        if old not in MIGRATIONS:
-            raise BadInput(f"{path} has version {old}, which was never released")
-        data = MIGRATIONS[old](data)
-    baseline = from_json(Baseline, data, where=str(path))
+    baseline = read(Baseline, path)
     check_entries(baseline.entries, str(path))
     for entry in baseline.entries:
         _require_evidence(entry, str(path))
@@ -158,10 +149,6 @@ def _require_evidence(entry: Entry, where: str) -> None:
                 f"{where}: {describe(entry.key)}: {measurement.metric} has no samples",
                 hint="repeat the bench; without samples nothing can be tested",
             )
-
-
-def _version(schema: str) -> int:
-    return int(schema.rsplit("/", 1)[1])
 
 
 def _lines(value: Any, indent: str) -> str:

@@ -12,15 +12,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from sepdeploy.codec import read_toml
 from sepdeploy.errors import BadInput, require_name
-from sepdeploy.files import read_bytes
 from sepdeploy.gate.budgets import Budget, parse_budget
 from sepdeploy.metrics import METRICS
 
@@ -86,10 +85,7 @@ def load_rules(path: Path | None = None, folder: Path | None = None) -> Rules:
         path = (folder or Path()) / "pyproject.toml"
         if not path.exists():
             return Rules()
-    try:
-        data = tomllib.loads(read_bytes(path).decode("utf-8"))
-    except ValueError as error:
-        raise BadInput(f"{path} is not valid TOML: {error}") from error
+    data: Any = read_toml(path)
     if path.name == "pyproject.toml" or "tool" in data:
         for name in SECTION:
             data = data.get(name, {}) if isinstance(data, Mapping) else {}

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from sepdeploy.codec import read
 from sepdeploy.errors import BadInput
-from sepdeploy.gate.documents import read_json, require_schema
 from sepdeploy.gate.evidence import is_latency, validate, variant
-from sepdeploy.records import BENCH_SCHEMA, BenchReport, Kind, Measurement, Result, from_json
+from sepdeploy.records import BenchReport, Kind, Measurement, Result
 
 
 @dataclass(frozen=True, order=True)
@@ -59,9 +59,7 @@ def load_report(path: Path) -> BenchReport:
         BadInput: Unreadable, not a bench report, from a newer version, or with numbers that
             cannot be (NaN, duplicates, values that contradict their samples).
     """
-    data = read_json(path)
-    require_schema(data, BENCH_SCHEMA, str(path))
-    report = from_json(BenchReport, data, where=str(path))
+    report = read(BenchReport, path)
     entries(report, where=str(path))
     return report
 

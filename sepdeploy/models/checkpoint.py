@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sepdeploy.codec import from_json, to_json
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.layers import LowRankConv2d, is_structured, make_linear
 from sepdeploy.models.empty_weights import without_storage
 from sepdeploy.models.factory import ARCHITECTURES, build_net, is_foreign, replace_module
 from sepdeploy.models.model import Model
 from sepdeploy.models.tensor_file import read_tensor_file, write_tensor_file
-from sepdeploy.records import InputSpec, from_json, to_json
+from sepdeploy.records import InputSpec
 from sepdeploy.structures import DenseSpec, Spec, spec_from_json
 
 FORMAT = "sepdeploy.model"

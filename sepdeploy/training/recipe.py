@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from sepdeploy.codec import read_toml
 from sepdeploy.errors import BadInput
-from sepdeploy.files import read_bytes
 from sepdeploy.threat import parse_eps
 from sepdeploy.training.recipe_checks import check_nothing_ignored
 from sepdeploy.training.recipe_fields import Recipe
 
-MAX_RECIPE_BYTES = 1 << 20
 # What may differ between a training and its resumption: where the data lies and where it is
 # trained, not what is trained.
 FREE_ON_RESUME = frozenset({"data_dir", "threads", "accelerator"})
@@ -46,14 +44,7 @@ def load_recipe(
     """
     values: dict[str, Any] = {}
     if path is not None:
-        try:
-            text = read_bytes(Path(path), limit=MAX_RECIPE_BYTES).decode("utf-8")
-            values = tomllib.loads(text)
-        except ValueError as error:  # not UTF-8, not TOML, or a number of thousands of digits
-            raise BadInput(
-                f"{path} is not a TOML recipe: {error}",
-                hint='a recipe holds lines such as: objective = "pgd-at"',
-            ) from error
+        values = read_toml(Path(path))
     given = {k: v for k, v in (overrides or {}).items() if v is not None}
     written = {k.replace("-", "_"): v for k, v in values.items()}
     recipe = recipe_from({**(defaults or {}), **written, **given}, where=str(path or "recipe"))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepdeploy import __version__
+from sepdeploy.codec import dump
 from sepdeploy.data.evalpack import EvalPack, write_pack
 from sepdeploy.errors import BadInput
 from sepdeploy.exports.artifact import Job, write_artifact
@@ -28,7 +29,7 @@ from sepdeploy.exports.source import Source
 from sepdeploy.exports.staging import move_all, staging
 from sepdeploy.exports.torch_model import TorchModel
 from sepdeploy.files import sha256_file, write_text
-from sepdeploy.records import FileRef, Manifest, dump
+from sepdeploy.records import FileRef, Manifest
 
 if TYPE_CHECKING:
     from sepdeploy.models import Model

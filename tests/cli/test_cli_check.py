@@ -14,7 +14,7 @@ import sepdeploy as sd
 def result(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bench result of the tiny model, with A/A rounds and rounds against itself."""
     path = tmp_path_factory.mktemp("result") / "result.json"
-    from sepdeploy.records import dump
+    from sepdeploy.codec import dump
 
     report = sd.bench(
         [exported / "tiny.onnx"], attack="pgd-3", samples=40, calibrate=True,

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sepdeploy.codec import dump, from_json, to_json
 from sepdeploy.devices.emulation.cores import emulated_core
 from sepdeploy.devices.profile import load_profiles, parse_profile, profile
-from sepdeploy.devices.schema import line_of
 from sepdeploy.errors import BadInput
-from sepdeploy.records import dump, from_json, to_json
 
 PROMISED = {
     "host", "rpi-zero2w", "rpi3b+", "rpi4", "rpi5", "jetson-nano", "pixel6", "pixel7", "pixel8",
@@ -162,30 +160,30 @@ GOOD = (FOLDER / "rpi4.toml").read_text()
         (
             "bw_gbs = 5.56",
             "bw_gsb = 5.56",
-            r"x:\d+ 'memory\.bw_gsb'; closest: memory\.bw_gbs",
+            r"key in x 'memory\.bw_gsb'; closest: memory\.bw_gbs",
         ),
-        ("bw_gbs = 5.56", 'bw_gbs = "fast"', r"x:\d+: memory\.bw_gbs: expected float, found str"),
-        ("bw_gbs = 5.56", "", r"x:\d+: memory\.bw_gbs: is missing"),
-        ("bw_gbs = 5.56", "bw_gbs = 0", r"x:\d+: memory: ram_mib and bw_gbs must be positive"),
-        ("bw_gbs = 5.56", "bw_gbs = nan", r"x:\d+: memory\.bw_gbs: nan is out of range"),
-        ("count = 4", "count = 4.5", r"x:\d+: cluster\.0\.count: expected int, found float"),
-        ("count = 4", "count = -4", r"x:\d+: cluster\.0\.count: -4 is out of range"),
-        ("count = 4", "count = true", r"x:\d+: cluster\.0\.count: expected int, found bool"),
-        ("count = 4", "cuont = 4", r"unknown key in x:\d+ 'cluster\.0\.cuont'"),
-        ('kind = "ssh"', 'kind = "usb"', r"x:\d+: transport\.kind: 'usb' is not one of local"),
-        ('host = ""', "port = 70000", r"x:\d+: transport\.port: 70000 is not a port"),
-        ("schema = 1", "schema = 2", r"x:1: schema: expected 1, found 2"),
-        ('id = "rpi4"', 'id = "Rpi 4"', r"x:2: id: 'Rpi 4' is not lower-case"),
-        ('id = "rpi4"', "", r"x:1: id: is missing"),
-        ('os = "linux"', 'os = "macos"', r"x:4: os: 'macos' is not one of"),
-        ('abi = "aarch64"', 'abi = "arm64"', r"x:5: abi: 'arm64' is not one of"),
-        ("[memory]", "[memory", r"x:\d+ is not valid TOML"),
-        ("schema = 1", 'extends = "rpi44"', r"unknown device in x:1 'rpi44'"),
-        ("[[cluster]]", "[cluster]", r"x:\d+: cluster: expected a list, found dict"),
-        ("[memory]", "[memry]", r"unknown key in x:\d+ 'memry'; closest: memory"),
+        ("bw_gbs = 5.56", 'bw_gbs = "fast"', r"x: memory\.bw_gbs: expected float, found str"),
+        ("bw_gbs = 5.56", "", r"x: key 'memory\.bw_gbs' is missing"),
+        ("bw_gbs = 5.56", "bw_gbs = 0", r"x: memory: ram_mib and bw_gbs must be positive"),
+        ("bw_gbs = 5.56", "bw_gbs = nan", r"x: memory\.bw_gbs: nan is not a finite number"),
+        ("count = 4", "count = 4.5", r"x: cluster\[0\]\.count: expected int, found float"),
+        ("count = 4", "count = -4", r"x: cluster\[0\]\.count: -4 is out of range"),
+        ("count = 4", "count = true", r"x: cluster\[0\]\.count: expected int, found bool"),
+        ("count = 4", "cuont = 4", r"unknown key in x 'cluster\[0\]\.cuont'"),
+        ('kind = "ssh"', 'kind = "usb"', r"x: transport\.kind: 'usb' is not one of local"),
+        ('host = ""', "port = 70000", r"x: transport\.port: 70000 is not a port"),
+        ("schema = 1", "schema = 2", r"x has schema 'sepdeploy\.device/2'"),
+        ('id = "rpi4"', 'id = "Rpi 4"', r"x: id: 'Rpi 4' is not lower-case"),
+        ('id = "rpi4"', "", r"x: key 'id' is missing"),
+        ('os = "linux"', 'os = "macos"', r"x: os: 'macos' is not one of"),
+        ('abi = "aarch64"', 'abi = "arm64"', r"x: abi: 'arm64' is not one of"),
+        ("[memory]", "[memory", r"x is not valid TOML"),
+        ("schema = 1", 'extends = "rpi44"', r"unknown device in x 'rpi44'"),
+        ("[[cluster]]", "[cluster]", r"x: cluster: expected a list, found dict"),
+        ("[memory]", "[memry]", r"unknown key in x 'memry'; closest: memory"),
     ],
 )
-def test_a_mistake_is_told_with_its_line_and_key(old: str, new: str, message: str) -> None:
+def test_a_mistake_is_told_with_its_key(old: str, new: str, message: str) -> None:
     assert old in GOOD
     text = GOOD.replace(old, new, 1)
     with pytest.raises(BadInput) as error:
@@ -205,27 +203,6 @@ def test_a_file_that_is_not_a_profile(tmp_path: Path, content: bytes) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot read"):
         profile(str(tmp_path / "absent.toml"))
-
-
-@pytest.mark.parametrize("name", sorted(PROMISED))
-def test_every_key_is_found_on_its_line(name: str) -> None:
-    text = (FOLDER / f"{name}.toml").read_text()
-    lines = text.splitlines()
-
-    def visit(value: object, path: tuple[str, ...]) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                visit(inner, (*path, key))
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for i, inner in enumerate(value):
-                visit(inner, (*path, str(i)))
-        else:
-            line = lines[line_of(text, path) - 1]
-            assert path[-1] in line.split("=")[0]
-            if not isinstance(value, list):
-                assert line.split("=", 1)[1].strip()
-
-    visit(tomllib.loads(text), ())
 
 
 @given(st.text(max_size=60))

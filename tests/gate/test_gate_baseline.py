@@ -9,10 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sepdeploy.codec import dump
 from sepdeploy.errors import BadInput, Incomparable, SepdeployError, Unstable
-from sepdeploy.gate import (
-    baseline as baseline_module,
-)
 from sepdeploy.gate import (
     check,
     format_baseline,
@@ -21,7 +19,7 @@ from sepdeploy.gate import (
     make_baseline,
     update_baseline,
 )
-from sepdeploy.records import BenchReport, Kind, dump
+from sepdeploy.records import BenchReport, Kind
 
 
 @pytest.fixture
@@ -173,23 +171,6 @@ def test_a_newer_schema_asks_for_an_upgrade(tmp_path):
     assert "upgrade" in caught.value.hint
 
 
-def test_older_schemas_are_migrated_step_by_step(build, tmp_path, monkeypatch):
-    path = tmp_path / "b.json"
-    current = json.loads(format_baseline(make_baseline(build.report(build.count("params", 1)))))
-    oldest = {"schema": "sepdeploy.baseline/1", "rows": current["entries"]}
-    monkeypatch.setattr(baseline_module, "BASELINE_SCHEMA", "sepdeploy.baseline/3")
-    steps = {
-        1: lambda d: {"schema": "sepdeploy.baseline/2", "list": d["rows"]},
-        2: lambda d: {"schema": "sepdeploy.baseline/3", "entries": d["list"]},
-    }
-    monkeypatch.setattr(baseline_module, "MIGRATIONS", steps)
-    path.write_text(json.dumps(oldest), encoding="utf-8")
-    assert load_baseline(path).entries[0].measurements[0].value == 1
-    monkeypatch.setattr(baseline_module, "MIGRATIONS", {1: steps[1]})
-    with pytest.raises(BadInput, match="version 2, which was never released"):
-        load_baseline(path)
-
-
 def edited(document, path, value):
     changed = copy.deepcopy(document)
     *parents, last = path
@@ -244,14 +225,14 @@ def test_duplicates_and_nan_in_the_file_are_refused(build, tmp_path):
     for text, match in [
         (json.dumps(doubled), "occurs twice"),
         ('{"schema": "sepdeploy.baseline/1", "entries": [], "entries": []}', "'entries' twice"),
-        (json.dumps(edited(document, (*FIRST, "value"), float("nan"))), "NaN"),
+        (json.dumps(edited(document, (*FIRST, "value"), float("nan"))), "nan is not a finite"),
         (
             json.dumps(edited(document, (*FIRST, "value"), 0)).replace(
                 '"value": 0', '"value": 1e999'
             ),
-            "params is inf",
+            "inf is not a finite",
         ),
-        (json.dumps(edited(document, (*FIRST, "value"), 10**4000)), "4001 digits"),
+        (json.dumps(edited(document, (*FIRST, "value"), 10**4000)), "more than 24 digits"),
         ("[" * 100_000, "not valid JSON"),
     ]:
         file.write_text(text, encoding="utf-8")
@@ -346,7 +327,7 @@ def test_reports_are_read_strictly(build, tmp_path):
             path.read_text(encoding="utf-8").replace("bench/1", "inspect/1"),
             "expected 'sepdeploy.bench/1'",
         ),
-        (path.read_text(encoding="utf-8").replace("0.7", "NaN"), "NaN"),
+        (path.read_text(encoding="utf-8").replace("0.7", "NaN"), "nan is not a finite"),
         (path.read_text(encoding="utf-8")[:200], "not valid JSON"),
     ]:
         broken = tmp_path / "broken.json"

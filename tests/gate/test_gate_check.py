@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pytest
 
+from sepdeploy.codec import dump
 from sepdeploy.errors import BadInput
 from sepdeploy.gate import Outcome, Verdict, check, load_rules, make_baseline, parse_rules
 from sepdeploy.gate.verdict import Finding, conclude
-from sepdeploy.records import BenchReport, Kind, dump
+from sepdeploy.records import BenchReport, Kind
 
 
 def size(build, value=100):
@@ -205,7 +206,7 @@ def test_check_changes_nothing_and_repeats_itself(build):
 
 def test_the_json_has_the_stable_keys(build):
     report = build.report(size(build))
-    from sepdeploy.records import to_json
+    from sepdeploy.codec import to_json
 
     document = to_json(check(report, make_baseline(report)))
     assert list(document) == ["schema", "verdict", "exit_code", "items"]

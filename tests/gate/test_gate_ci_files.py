@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from sepdeploy.codec import dump
 from sepdeploy.gate import Rules, format_baseline, make_baseline, parse_rules
-from sepdeploy.records import dump
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = (ROOT / "action.yml").read_text(encoding="utf-8")

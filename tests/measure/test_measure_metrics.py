@@ -8,10 +8,11 @@ import pytest
 from measure_models import matmul_model
 
 from sepdeploy import measure, runtimes
+from sepdeploy.codec import to_json
 from sepdeploy.errors import BadInput
 from sepdeploy.gate import evidence
 from sepdeploy.measure import accuracy, host
-from sepdeploy.records import Kind, to_json
+from sepdeploy.records import Kind
 from sepdeploy.threat import Attack
 
 QUICK = {"min_rounds": 4, "min_seconds": 0.0, "block_us": 50.0}

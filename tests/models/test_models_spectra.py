@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from sepdeploy.api import export, inspect
+from sepdeploy.codec import dump
 from sepdeploy.layers import KronLinear, LowRankConv2d, LowRankLinear
 from sepdeploy.models import create, save, wrap
 from sepdeploy.models.analysis.layer_spectra import LayerSpectra
 from sepdeploy.models.analysis.layer_table import layer_records
 from sepdeploy.models.analysis.lipschitz import lipschitz_bound
-from sepdeploy.records import InputSpec, dump
+from sepdeploy.records import InputSpec
 from sepdeploy.workflows.factored import merge_factored
 
 

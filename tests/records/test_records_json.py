@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepdeploy import records
+from sepdeploy.codec import dump, from_json, parse, to_json
 from sepdeploy.errors import BadInput
 from sepdeploy.records import (
     BENCH_SCHEMA,
@@ -21,14 +22,9 @@ from sepdeploy.records import (
     InputSpec,
     Kind,
     LayerRecord,
-    Manifest,
     Measurement,
     Parity,
     Result,
-    dump,
-    from_json,
-    parse,
-    to_json,
 )
 
 RECORDS = [
@@ -97,13 +93,13 @@ def test_any_other_json_is_bad_input_and_nothing_else(cls: type, value: Any) -> 
         message = error.message
     else:
         message = "file"  # every field of the record has a default
-    assert message.startswith("file")
+    assert "file" in message
 
 
 @given(text=st.text() | st.binary())
 def test_any_document_is_bad_input(text: str | bytes) -> None:
     with pytest.raises(BadInput, match="file"):
-        parse(BenchReport, text, schema=BENCH_SCHEMA, where="file")
+        parse(BenchReport, text, where="file")
 
 
 @given(data=st.data())
@@ -119,25 +115,27 @@ def test_one_wrong_value_is_named_by_its_path(data: st.DataObject) -> None:
     else:
         message = ""
     if message:
-        assert message.startswith(f"manifest.{key}")
+        assert message.startswith(f"manifest: {key}")
     else:
         assert (key, type(wrong)) in {("name", str), ("structure", str), ("spec", dict)}
 
 
 def test_depth_bombs_are_bad_input() -> None:
     with pytest.raises(BadInput, match="not valid JSON"):
-        parse(BenchReport, "[" * 100_000, schema=BENCH_SCHEMA, where="file")
+        parse(BenchReport, "[" * 100_000, where="file")
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"schema": "sepdeploy.bench/2"}', "null"])
+@pytest.mark.parametrize(
+    "text", ["{}", '{"schema": "sepdeploy.bench/2"}', '{"schema": ["sepdeploy.bench/1"]}']
+)
 def test_another_schema_is_refused_with_both_names(text: str) -> None:
     with pytest.raises(BadInput, match=r"sepdeploy\.bench/1"):
-        parse(BenchReport, text, schema=BENCH_SCHEMA, where="file")
+        parse(BenchReport, text, where="file")
 
 
 def test_a_missing_key_is_named() -> None:
     with pytest.raises(BadInput, match="'tool' is missing"):
-        parse(BenchReport, f'{{"schema": "{BENCH_SCHEMA}"}}', schema=BENCH_SCHEMA, where="file")
+        parse(BenchReport, f'{{"schema": "{BENCH_SCHEMA}"}}', where="file")
 
 
 def test_the_schema_comes_first_and_numbers_stay_what_they_are() -> None:
@@ -169,7 +167,7 @@ def test_details_stand_flat_beside_the_fields_and_may_not_hide_them() -> None:
         ({"kind": "GUESSED"}, "not one of"),
         ({"n": True}, "expected int, found bool"),
         ({"samples": [1, None]}, r"samples\[1\]"),
-        ({"value": "fast"}, "x.value"),
+        ({"value": "fast"}, "x: value"),
     ],
 )
 def test_measurements_with_nonsense(value: dict[str, Any], message: str) -> None:
@@ -204,8 +202,7 @@ def test_small_conveniences() -> None:
     assert result.get("y") is None
 
 
-def test_unknown_keys_of_a_newer_tool_are_ignored() -> None:
+def test_an_unknown_key_is_refused_with_the_closest() -> None:
     good = to_json(Parity("r", "1", 1, 0.0, 1.0, 1e-5, "data"))
-    assert from_json(Parity, good | {"new": 1}) == Parity("r", "1", 1, 0.0, 1.0, 1e-5, "data")
-    with pytest.raises(BadInput, match="manifest"):
-        from_json(Manifest, {"schema": 1}, where="manifest")
+    with pytest.raises(BadInput, match=r"unknown key in file 'bach'; closest: batch"):
+        from_json(Parity, good | {"bach": 1}, where="file")

@@ -17,8 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from sepdeploy.codec import dump
 from sepdeploy.gate.verdict import Finding, Item, Outcome, Verdict, conclude
-from sepdeploy.records import Kind, dump
+from sepdeploy.records import Kind
 from sepdeploy.reports import REPORTS, View, render
 from sepdeploy.reports.markdown import MAX_ROWS
 from sepdeploy.reports.plain import headline, printable, shorten
@@ -378,7 +379,7 @@ def test_words():
 
 
 def test_a_verdict_reads_back():
-    from sepdeploy.records import parse
+    from sepdeploy.codec import parse
 
     verdict = conclude([make(), make(Outcome.OK, kind=None, limit=None)])
     assert parse(Verdict, dump(verdict), schema="sepdeploy.check/1", where="x") == verdict

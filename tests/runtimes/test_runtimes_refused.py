@@ -19,8 +19,8 @@ from sepdeploy.errors import BadInput, Missing
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("{", "entry is damaged"),
-        ("[]", "entry is damaged"),
+        ("{", "entry is not valid JSON"),
+        ("[]", "entry: expected an object, found list"),
         ('{"input": 3}', "expected an object"),
         ('{"input": {"shape": [3, 4]}}', r"\(3, 4\), the graph takes \(12,\)"),
         ('{"input": {"shape": [0]}}', "positive"),

@@ -177,10 +177,10 @@ def test_keys_with_an_effect(values):
 def test_files_that_are_no_recipes(tmp_path):
     with pytest.raises(BadInput, match=r"no\.toml"):
         load_recipe(tmp_path / "no.toml")
-    with pytest.raises(BadInput, match="not a TOML recipe"):
+    with pytest.raises(BadInput, match="is not valid TOML"):
         load_recipe(write(tmp_path, "epochs = = 3"))
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadInput, match="not a TOML recipe"):
+    with pytest.raises(BadInput, match="is not valid TOML"):
         load_recipe(tmp_path / "binary.toml")
 
 

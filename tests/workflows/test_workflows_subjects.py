@@ -83,8 +83,9 @@ def test_a_file_that_is_not_the_exported_one_fails(copy: Path) -> None:
     ("changed", "says"),
     [
         ({"artifacts": []}, "names no exported file"),
-        ({"schema": "sepdeploy.manifest/9"}, "another version"),
+        ({"schema": "sepdeploy.manifest/9"}, "newer than"),
         ({"input": {"shape": [1 << 20, 1 << 20]}}, "more than"),
+        ({"stm": "x"}, "unknown key"),
     ],
 )
 def test_manifests_with_nonsense(copy: Path, changed: dict[str, Any], says: str) -> None:

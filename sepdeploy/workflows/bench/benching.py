@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from sepdeploy import __version__, measure
+from sepdeploy.codec import from_json, parse_json, to_json
 from sepdeploy.devices import DeviceProfile, profile
 from sepdeploy.devices.transports import Replay
 from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError, unknown_name
 from sepdeploy.exports.judged_images import Notify
-from sepdeploy.records import BenchReport, Kind, Result, from_json, to_json
+from sepdeploy.records import BenchReport, Kind, Result
 from sepdeploy.workflows.bench.judging import JudgingSet, judging_sets
 from sepdeploy.workflows.bench.on_device import DeviceBench, open_replay
 from sepdeploy.workflows.bench.on_host import dense_form, host_result
@@ -90,6 +91,14 @@ class _OnHost:
     benched: tuple[_Benched, ...]
 
 
+@dataclass(frozen=True)
+class _Recorded:
+    """What a recording keeps of its own machine."""
+
+    host: dict[str, Any]
+    results: tuple[Result, ...]
+
+
 def _devices(options: BenchOptions) -> list[_Device]:
     names = [name.strip() for name in options.device.split(",") if name.strip()]
     if not names:
@@ -113,8 +122,9 @@ def _on_host(
     kept: dict[str, Result] = {}
     host = measure.host_facts() if replay is None else {}
     if replay is not None:
-        host, results = _recorded(replay)
-        kept = {f"{r.artifact.sha256} {r.runtime.name}": r for r in results}
+        recorded = _recorded(replay)
+        host = recorded.host
+        kept = {f"{r.artifact.sha256} {r.runtime.name}": r for r in recorded.results}
     benched: list[_Benched] = []
     judged: dict[Path, tuple[JudgingSet, ...]] = {}
     for subject in find_subjects(paths):
@@ -138,18 +148,16 @@ def _on_host(
     return _OnHost(host, tuple(benched))
 
 
-def _recorded(replay: Replay) -> tuple[dict[str, Any], list[Result]]:
+def _recorded(replay: Replay) -> _Recorded:
     """Return what the recording machine measured itself.
 
     Raises:
         BadInput: The recording does not hold it.
     """
-    try:
-        stored = json.loads(replay.context.get("bench", ""))
-        host, results = dict(stored["host"]), list(stored["results"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise BadInput("the recording holds no bench", hint="bench --record FILE") from error
-    return host, [from_json(Result, r, where="recording") for r in results]
+    stored = replay.context.get("bench")
+    if not isinstance(stored, str):
+        raise BadInput("the recording holds no bench", hint="bench --record FILE")
+    return from_json(_Recorded, parse_json(stored, where="recording"), where="recording")
 
 
 def _on_device(
@@ -158,9 +166,7 @@ def _on_device(
     context = {
         "profile": to_json(device.profile),
         # As text: a recording sorts its keys, and a report keeps its order.
-        "bench": json.dumps(
-            to_json({"host": found.host, "results": [b.result for b in found.benched]})
-        ),
+        "bench": json.dumps(to_json(_Recorded(found.host, tuple(b.result for b in found.benched)))),
     }
     results = []
     with (

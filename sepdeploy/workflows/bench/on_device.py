@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sepdeploy.codec import from_json
 from sepdeploy.devices import DeviceProfile
 from sepdeploy.devices.connect import connect, is_addressed
 from sepdeploy.devices.emulation import Emulator, can_emulate, device_transport, runtime_for
@@ -23,7 +24,7 @@ from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.exports.judged_images import Notify
 from sepdeploy.measure.operations import artifact_operations
 from sepdeploy.metrics import measured
-from sepdeploy.records import Kind, Measurement, Result, RuntimeRef, from_json
+from sepdeploy.records import Kind, Measurement, Result, RuntimeRef
 from sepdeploy.workflows.bench.emulating import emulate
 from sepdeploy.workflows.bench.judging import JudgingSet
 from sepdeploy.workflows.bench.options import BenchOptions

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepdeploy import measure
+from sepdeploy.codec import to_json
 from sepdeploy.devices import DeviceProfile
 from sepdeploy.devices.benchmark_model import run_benchmark_model
 from sepdeploy.devices.bundle import open_bundle
@@ -32,7 +33,7 @@ from sepdeploy.exports.judged_images import Notify
 from sepdeploy.measure.accuracy import accuracy
 from sepdeploy.measure.latency import Timing, latency_pair
 from sepdeploy.metrics import measured
-from sepdeploy.records import Measurement, to_json
+from sepdeploy.records import Measurement
 from sepdeploy.runtimes.packing import write_runner
 from sepdeploy.workflows.bench.judging import JudgingSet
 from sepdeploy.workflows.bench.options import BenchOptions
