@@ -37,11 +37,11 @@ def arrays(draw: st.DrawFn) -> tuple[Value, NDArray[np.float32], NDArray[np.floa
 def factorings(size: int) -> st.SearchStrategy[list[int]]:
     @st.composite
     def build(draw: st.DrawFn) -> list[int]:
-        rest, dims = size, []
+        rest, dims = size, [1] * draw(st.integers(0, 2))
         while rest > 1:
-            dims.append(draw(st.sampled_from([d for d in range(1, rest + 1) if rest % d == 0])))
+            dims.append(draw(st.sampled_from([d for d in range(2, rest + 1) if rest % d == 0])))
             rest //= dims[-1]
-        return dims
+        return draw(st.permutations(dims))
 
     return build()
 

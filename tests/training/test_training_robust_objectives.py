@@ -1,6 +1,7 @@
 """MART, FR and SAR against their formulas; inner attacks against their definitions."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,9 +28,8 @@ ATTACK = Terms(Attack("pgd-4", 0.1, seed=3, step_size=0.03))
 
 
 def attack_with(**changes):
-    from dataclasses import replace
-
-    return replace(ATTACK, **changes)
+    own = {k: changes.pop(k) for k in list(changes) if k in Attack.__dataclass_fields__}
+    return replace(ATTACK, attack=replace(ATTACK.attack, **own), **changes)
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_rs_fgsm_is_one_step_of_five_quarters_of_the_radius_from_a_random_start(
     net, eps = nn.Linear(40, 2), 0.1
     batch = Batch(0.3 + 0.4 * torch.rand(50, 40), torch.arange(50) % 2, torch.arange(50))
     attack = attack_with(inner="rs-fgsm", norm=norm, eps=eps)
-    start = BALLS[norm](batch.images, eps).start(attack.seed, batch.ids) - batch.images
+    start = BALLS[norm](batch.images, eps).start(attack.attack.seed, batch.ids) - batch.images
     w = (net.weight[1] - net.weight[0]).detach().double().numpy()
     up = np.where(batch.labels == 1, -1, 1)[:, None]  # towards the other class
     if norm == "linf":

@@ -12,6 +12,7 @@ from sepdeploy import measure
 from sepdeploy.devices.emulation import Outcome
 from sepdeploy.errors import BadInput
 from sepdeploy.records import Kind
+from sepdeploy.threat import Attack
 from sepdeploy.workflows.bench import emulating, remote
 from sepdeploy.workflows.bench.judging import JudgingSet
 
@@ -21,7 +22,7 @@ LOGITS = np.array([[1, 0], [1, np.nan], [0, 1]], np.float32)  # right, not finit
 
 def judging(*, last_class: int = 0) -> JudgingSet:
     labels = np.array([0, 0, last_class])
-    attack = {"attack": "fgsm", "eps": 0.1}
+    attack = Attack("fgsm", 0.1)
     return JudgingSet(IMAGES, labels, np.arange(3), "digits", "pack", IMAGES + 0.1, attack)
 
 
@@ -65,6 +66,6 @@ def test_one_rule_and_the_same_details(
 
 
 def test_what_an_emulator_cannot_give_is_absent_with_its_reason() -> None:
-    found = Outcome(None, {"core": "cortex-a53"}, "no dot products").absent("m", "ms")
+    found = Outcome(None, {"core": "cortex-a53"}, "no dot products").absent("instructions")
     assert (found.value, found.n, found.kind) == (None, 0, Kind.EMULATED)
     assert found.details == {"reason": "no dot products", "core": "cortex-a53"}
