@@ -7,15 +7,14 @@ import warnings
 from pathlib import Path
 
 from sepdeploy.errors import BadInput, Missing, unknown_name
-from sepdeploy.flatbuffer import is_tflite
 from sepdeploy.runtimes.base import Session
-from sepdeploy.runtimes.litert import open_tflite
-from sepdeploy.runtimes.native.claims import SETUP, Claim, claim_onnx, claim_tflite
-from sepdeploy.runtimes.ort import open_onnx
+from sepdeploy.runtimes.kinds import KINDS
+from sepdeploy.runtimes.native.claims import SETUP, Claim
 from sepdeploy.runtimes.runner.table import RUNTIMES, Runtime
 from sepdeploy.runtimes.sibling import standard_sibling
 
 __all__ = [
+    "KINDS",
     "RUNTIMES",
     "Claim",
     "Runtime",
@@ -39,7 +38,7 @@ def installed(format: str) -> tuple[str, ...]:
 
 
 def file_format(path: str | os.PathLike[str]) -> str:
-    """Return "tflite" or "onnx", by the file's content first and its name second.
+    """Return the name of a file's format, by its content first and its name second.
 
     Raises:
         BadInput: No such file, or neither format.
@@ -50,10 +49,9 @@ def file_format(path: str | os.PathLike[str]) -> str:
             head = file.read(8)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
-    if is_tflite(head):
-        return "tflite"
-    if path.suffix == ".onnx" and head:
-        return "onnx"
+    for kind in KINDS.values():
+        if kind.head(head) if kind.head else head and path.suffix == kind.suffix:
+            return kind.name
     what = "is empty" if not head else "is neither an ONNX nor a TFLite file"
     raise BadInput(f"{path}: {what}", hint="expected a complete .onnx or .tflite file")
 
@@ -100,8 +98,8 @@ def custom_nodes(path: str | os.PathLike[str], runtime: str, *, native: bool = T
     """
     if runtime not in RUNTIMES:
         raise unknown_name("runtime", runtime, RUNTIMES)
-    look = claim_onnx if RUNTIMES[runtime].format == "onnx" else claim_tflite
-    return look(Path(path), runtime, RUNTIMES[runtime].version(), wanted=native)
+    row = RUNTIMES[runtime]
+    return KINDS[row.format].claim(Path(path), runtime, row.version(), wanted=native)
 
 
 def open(
@@ -134,19 +132,13 @@ def open(
     name = choose(path, runtime)
     if threads < 1:
         raise BadInput(f"threads must be at least 1, found {threads}")
-    if RUNTIMES[name].format == "onnx":
-        return open_onnx(path, threads, custom_nodes(path, name, native=native), name)
-    return _open_tflite(path, name, threads, native=native)
-
-
-def _open_tflite(path: Path, runtime: str, threads: int, *, native: bool) -> Session:
-    """Open a TFLite file, or its standard sibling where nothing can run its custom nodes."""
-    claimed = custom_nodes(path, runtime, native=native)
-    if claimed.nodes and not claimed.library:
-        sibling = standard_sibling(path)
-        if sibling is None:
-            raise Missing(f"{path}: {claimed.note}", hint=f"{SETUP}; or open the standard file")
-        note = f"{path.name}: {claimed.note}; {sibling.name} runs in its place"
-        warnings.warn(note, RuntimeWarning, stacklevel=3)
-        return open_tflite(sibling, threads, runtime, Claim(note=note))
-    return open_tflite(path, threads, runtime, claimed)
+    kind = KINDS[RUNTIMES[name].format]
+    claimed = custom_nodes(path, name, native=native)
+    if kind.bodies or not claimed.nodes or claimed.library:
+        return kind.open(path, threads, name, claimed)
+    sibling = standard_sibling(path)
+    if sibling is None:
+        raise Missing(f"{path}: {claimed.note}", hint=f"{SETUP}; or open the standard file")
+    note = f"{path.name}: {claimed.note}; {sibling.name} runs in its place"
+    warnings.warn(note, RuntimeWarning, stacklevel=2)
+    return kind.open(sibling, threads, name, Claim(note=note))

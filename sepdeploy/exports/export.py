@@ -36,6 +36,7 @@ class Export:
         self.path, self.folder = path, path.parent
         self.manifest = read_manifest(path)
         self._faults: dict[str, str] = {}
+        self._sources: dict[str | None, tuple[Source | None, str]] = {}
 
     def fault(self, named: FileRef | ArtifactRecord) -> str:
         """Return what is wrong with a file that the manifest names; "" where it is as exported."""
@@ -44,6 +45,23 @@ class Export:
             same = file.is_file() and sha256_file(file) == named.sha256
             self._faults[named.path] = "" if same else CHANGED if file.is_file() else MISSING
         return self._faults[named.path]
+
+    def artifact(self, path: Path) -> ArtifactRecord:
+        """Return the manifest's row of a file.
+
+        Raises:
+            ArtifactCheckFailed: The file is not the one that was exported.
+            BadInput: It is missing.
+        """
+        record = next(a for a in self.manifest.artifacts if a.path == path.name)
+        if self.fault(record) == MISSING:
+            raise BadInput(f"{path}: no such file", hint="export the model again")
+        if self.fault(record):
+            raise ArtifactCheckFailed(
+                f"{path} is not the file that {self.path} describes (digest differs)",
+                hint="export the model again",
+            )
+        return record
 
     @cached_property
     def pack(self) -> EvalPack | None:
@@ -72,6 +90,11 @@ class Export:
         Raises:
             BadInput: The model cannot be loaded, though its code was named.
         """
+        if arch not in self._sources:
+            self._sources[arch] = self._open_source(arch)
+        return self._sources[arch]
+
+    def _open_source(self, arch: str | None) -> tuple[Source | None, str]:
         path = self.folder / self.manifest.model.path
         if found := self.fault(self.manifest.model):
             return None, (

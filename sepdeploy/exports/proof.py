@@ -77,7 +77,7 @@ def prove(
             canonical=canonical,
             quantization=quantization,
         )
-        if sum(layer.macs for layer in layers) <= EVALUATOR_MACS and measure.has_custom_nodes(path):
+        if sum(layer.macs for layer in layers) <= EVALUATOR_MACS and measure.has_bodies(path):
             few = slice(EVALUATOR_SAMPLES)
             parity += measure.check_evaluator(
                 path, images[few], outputs[few], inputs=reference.kind

@@ -9,7 +9,7 @@ from sepdeploy.measure.memory import measure_memory
 from sepdeploy.measure.noise import measure_noise
 from sepdeploy.measure.proof.parity import check_evaluator, check_parity
 from sepdeploy.measure.proof.residency import check_residency, measure_resident
-from sepdeploy.measure.proof.ways import has_custom_nodes
+from sepdeploy.measure.proof.ways import has_bodies
 
 __all__ = [
     "Timing",
@@ -20,7 +20,7 @@ __all__ = [
     "clean_accuracy",
     "collect_ranges",
     "compare_latency",
-    "has_custom_nodes",
+    "has_bodies",
     "host_facts",
     "images_digest",
     "measure_latency",

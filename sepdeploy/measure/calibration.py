@@ -8,13 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
-from sepdeploy import runtimes
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.formats import PROTOBUF_LIMIT
 from sepdeploy.measure.child import run_job, scratch
-from sepdeploy.measure.proof.values import declare_outputs
+from sepdeploy.measure.proof.looks import look
 
 BATCH = 16  # images at a time: activations of all of them are in memory together
 
@@ -45,21 +42,14 @@ def collect_ranges(
     if not names:
         return {}
     with scratch() as folder:
-        model = Path(path)
-        given = ""
-        if runtimes.file_format(path) == "onnx":
-            proto = onnx.load(str(path))
-            given = proto.graph.input[0].name
-            declare_outputs(proto, [name for name in names if name != given])
-            model = folder / "declared.onnx"
-            large = proto.ByteSize() > PROTOBUF_LIMIT
-            onnx.save(proto, str(model), save_as_external_data=large)
+        shown = look(path).show(Path(path), names, folder)
         source = folder / "inputs.npy"
         np.save(source, np.asarray(images, dtype=np.float32), allow_pickle=False)
-        job = {"mode": "ranges", "runtime": runtime, "model": str(model), "inputs": str(source)}
-        found = run_job({**job, "names": list(names), "batch": BATCH})["ranges"]
-    if given in names:  # of an .onnx file, which does not give its input back
-        found[given] = [float(images.min()), float(images.max())]
+        files = {"model": str(shown.path), "inputs": str(source)}
+        job = {"mode": "ranges", "runtime": runtime, "names": list(names), "batch": BATCH}
+        found = run_job(job | files)["ranges"]
+    if shown.given in names:
+        found[shown.given] = [float(images.min()), float(images.max())]
     if lacking := [name for name in names if name not in found]:
         raise BadInput(f"{path}: has no activation '{lacking[0]}' to calibrate")
     return {name: (low, high) for name, (low, high) in found.items()}

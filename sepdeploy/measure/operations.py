@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import onnx
@@ -11,6 +11,7 @@ from onnx import GraphProto, ModelProto, NodeProto
 
 from sepdeploy.devices.estimate import Op
 from sepdeploy.errors import BadInput
+from sepdeploy.exporters.formats import ONNX, TFLITE, format_of
 from sepdeploy.exporters.tflite_file import OpInfo, TensorInfo, TfliteFile, read_tflite
 
 Shape = tuple[int, ...]
@@ -33,8 +34,14 @@ def artifact_operations(path: Path) -> tuple[Op, ...]:
     Raises:
         BadInput: The file cannot be read, or a shape in it cannot be known.
     """
-    if path.suffix == ".tflite":
-        return tuple(_tflite_operations(read_tflite(path)))
+    return tuple(OPERATIONS[format_of(path).name](path))
+
+
+def _of_tflite(path: Path) -> Iterable[Op]:
+    return _tflite_operations(read_tflite(path))
+
+
+def _of_onnx(path: Path) -> Iterable[Op]:
     try:
         model = onnx.load(path, load_external_data=False)
         if model.functions:
@@ -42,7 +49,13 @@ def artifact_operations(path: Path) -> tuple[Op, ...]:
         model = onnx.shape_inference.infer_shapes(_at_batch_one(model), data_prop=True)
     except Exception as error:  # the parser, inliner and inference have no common base class
         raise BadInput(f"{path}: its operations cannot be read: {error}") from error
-    return tuple(_onnx_operations(model.graph))
+    return _onnx_operations(model.graph)
+
+
+OPERATIONS: dict[str, Callable[[Path], Iterable[Op]]] = {
+    ONNX.name: _of_onnx,
+    TFLITE.name: _of_tflite,
+}
 
 
 def _at_batch_one(model: ModelProto) -> ModelProto:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
-from sepdeploy.flatbuffer import is_tflite
+from sepdeploy.exporters.formats import FORMATS, named_format
 from sepdeploy.records import INSPECT_SCHEMA, InputSpec, LayerRecord
 from sepdeploy.workflows.factored import merge_factored
 
@@ -66,16 +66,18 @@ def sniff(path: Path) -> str:
             head = stream.read(8)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}", hint="check the path") from error
-    if is_tflite(head):
-        return "tflite"
+    told = next((row.name for row in FORMATS.values() if row.head and row.head(head)), None)
+    if told:
+        return told
     if head[:4] == b"PK\x03\x04" and path.suffix != ".npz":
         return "pt"
-    by_suffix = {".onnx": "onnx", ".tflite": "tflite", ".pt": "pt", ".pth": "pt"}
-    if path.suffix not in by_suffix:
-        raise BadInput(f"{path} is not a .pt, .onnx or .tflite file")
+    row = named_format(path)
+    if row is None and path.suffix not in (".pt", ".pth"):
+        known = " or ".join(row.suffix for row in FORMATS.values())
+        raise BadInput(f"{path} is not a .pt, {known} file")
     if not head:
         raise BadInput(f"{path} is empty")
-    return by_suffix[path.suffix]
+    return "pt" if row is None else row.name
 
 
 def total_of(layers: tuple[LayerRecord, ...]) -> Total:

@@ -13,6 +13,7 @@ import pytest
 
 from sepdeploy import api
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
+from sepdeploy.exports.export import Export
 from sepdeploy.exports.judged_images import choose_attacks
 from sepdeploy.exports.manifest import read_manifest
 from sepdeploy.workflows.bench import judging
@@ -35,7 +36,8 @@ def test_files_are_found_once_with_their_manifest(copy: Path) -> None:
     found = find_subjects([copy / MANIFEST, copy / "tiny.onnx", copy / "." / "tiny.tflite"])
     assert [s.path.name for s in found] == NAMES
     for subject in found:
-        assert subject.manifest_path == copy / MANIFEST
+        assert subject.export is not None
+        assert subject.export.path == copy / MANIFEST
         assert subject.record is not None
         assert subject.ref.sha256 == subject.record.sha256
         assert subject.ref.flavour == "standard"
@@ -52,7 +54,7 @@ def test_a_lone_file_is_known_by_what_it_carries(copy: Path, tmp_path: Path) -> 
     (tmp_path / "lone").mkdir()
     path = Path(shutil.copy(copy / "tiny.onnx", tmp_path / "lone"))
     (subject,) = find_subjects([path])
-    assert subject.manifest is None
+    assert subject.export is None
     assert subject.ref.flavour == "unknown"
     assert [layer.structure for layer in subject.entry.layers] == ["kron", "kron", "dense"]
 
@@ -61,7 +63,7 @@ def test_a_broken_manifest_matters_only_to_its_own_files(copy: Path) -> None:
     (copy / "a.manifest.json").write_text("{")
     renamed = (copy / MANIFEST).rename(copy / "z.manifest.json")
     (subject,) = find_subjects([copy / "tiny.onnx"])
-    assert subject.manifest_path == renamed
+    assert subject.export.path == renamed
     (copy / MANIFEST).write_text("{")
     with pytest.raises(BadInput, match="not valid JSON"):
         find_subjects([copy / "tiny.onnx"])
@@ -125,10 +127,9 @@ def test_verify_compares_the_input_too_and_wants_a_manifest(copy: Path) -> None:
 
 
 def judged(folder: Path | None, told: list[str] | None = None, **options: Any) -> Any:
-    path = None if folder is None else folder / MANIFEST
-    manifest = None if path is None else read_manifest(path)
+    export = None if folder is None else Export(folder / MANIFEST)
     said = [] if told is None else told
-    return judging_sets(path, manifest, (1, 8, 8), BenchOptions(**options), said.append)
+    return judging_sets(export, (1, 8, 8), BenchOptions(**options), said.append)
 
 
 def test_the_pack_is_taken_when_it_holds_enough_and_the_very_attack(
@@ -164,7 +165,7 @@ def test_a_model_that_is_not_the_exported_one_is_not_attacked(copy: Path) -> Non
 
 
 def test_without_torch_only_the_pack_is_left(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "has_torch", lambda: False)
+    monkeypatch.setattr("sepdeploy.exports.export.has_torch", lambda: False)
     assert judged(copy, attack="pgd-3", samples=10)[0].source == "pack"
     with pytest.raises(Missing, match="torch is not installed"):
         judged(copy, attack="pgd-4", samples=10)

@@ -17,18 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput, SepdeployError
 from sepdeploy.exporters.domain import DOMAIN
 from sepdeploy.exporters.entry import read_entry
 from sepdeploy.exporters.formats import PROTOBUF_LIMIT
-from sepdeploy.exporters.tflite_file.format.reader import read_tflite
 from sepdeploy.measure.child import run_logits
+from sepdeploy.measure.proof.looks import look
 from sepdeploy.measure.proof.oracle import oracle_graph, oracle_values
-from sepdeploy.measure.proof.resident_graph import ResidentGraph, tflite_file
+from sepdeploy.measure.proof.resident_graph import ResidentGraph
 from sepdeploy.measure.proof.values import runtime_values
 
 Array = npt.NDArray[np.float32]
@@ -201,12 +200,10 @@ def described_graph(path: str | os.PathLike[str]) -> ModelProto:
     try:
         return read_entry(Path(path)).graph
     except BadInput:
-        if runtimes.file_format(path) != "onnx":
+        own = look(path).graph
+        if own is None:
             raise
-    try:
-        return onnx.load(os.fspath(path), load_external_data=False)
-    except Exception as error:  # protobuf has no common base class for what it raises
-        raise BadInput(f"{path}: cannot be read as ONNX") from error
+    return own(Path(path))
 
 
 def input_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
@@ -218,9 +215,10 @@ def input_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
     try:
         return read_entry(Path(path)).input.shape
     except BadInput:
-        if runtimes.file_format(path) != "onnx":
+        own = look(path).graph
+        if own is None:
             raise
-    graph = described_graph(path).graph
+    graph = own(Path(path)).graph
     weights = {t.name for t in graph.initializer}
     inputs = [i for i in graph.input if i.name not in weights]
     dims = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim][1:] if inputs else []
@@ -235,12 +233,7 @@ def has_reduced_weights(path: str | os.PathLike[str]) -> bool:
     Raises:
         BadInput: The file cannot be read.
     """
-    if runtimes.file_format(path) == "tflite":
-        kinds = {t.dtype for t in read_tflite(path).tensors if t.constant_bytes > 4}
-        return bool(kinds & {"float16", "int8", "uint8", "int4", "int16"})
-    reduced = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8, TensorProto.UINT8)
-    model = onnx.load(os.fspath(path), load_external_data=False)
-    return any(t.data_type in reduced and len(t.dims) > 1 for t in model.graph.initializer)
+    return look(path).reduced(Path(path))
 
 
 def layer_places(model: ModelProto) -> list[Place]:
@@ -284,10 +277,11 @@ def artifact_values(
         BadInput: The file is not usable.
         Missing: The runtime is not installed.
     """
-    if runtimes.file_format(path) == "onnx":
+    own = look(path)
+    if own.keeps_names:
         names = {p.layer: list(p.values) for p in places}
     else:
-        graph = tflite_file(path)
+        graph = own.resident(Path(path))
         names = {p.layer: _results(p, graph) for p in places}
     wanted = sorted({name for found in names.values() for name in found})
     held = runtime_values(path, runtime, images, wanted) if wanted else {}
@@ -298,7 +292,7 @@ def artifact_values(
 
 
 def _results(place: Place, graph: ResidentGraph) -> list[str]:
-    """Return the tensors of a .tflite file that may be a layer's result, the last one first.
+    """Return the values of a file with own names that may be a layer's result, the last one first.
 
     What is computed before the layer's last weight is read belongs to its input or its inside.
     """

@@ -25,7 +25,8 @@ from sepdeploy.exporters.onnx_graph.graph import (
 )
 from sepdeploy.exporters.plan import plan
 from sepdeploy.measure.child import scratch
-from sepdeploy.measure.proof.values import declare_outputs, runtime_values
+from sepdeploy.measure.proof.looks import declare_outputs
+from sepdeploy.measure.proof.values import runtime_values
 
 Array = npt.NDArray[np.float32]
 MAX_DENSE_VALUES = 1 << 28  # of all multiplied-out matrices together, 1 GiB

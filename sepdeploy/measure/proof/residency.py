@@ -20,12 +20,8 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.domain import structured_nodes
 from sepdeploy.exporters.entry import read_entry
 from sepdeploy.exporters.plan import planned_weights
-from sepdeploy.measure.proof.resident_graph import (
-    GraphNode,
-    ResidentGraph,
-    optimized_onnx,
-    tflite_file,
-)
+from sepdeploy.measure.proof.looks import look
+from sepdeploy.measure.proof.resident_graph import GraphNode, ResidentGraph
 from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, LayerPrecision, LayerRecord, Measurement, Residency
 from sepdeploy.structures import spec_from_json
@@ -116,7 +112,7 @@ def resident_graph(path: str | os.PathLike[str]) -> ResidentGraph:
         BadInput: The file is not usable.
         Missing: The runtime is not installed.
     """
-    return optimized_onnx(path) if runtimes.file_format(path) == "onnx" else tflite_file(path)
+    return look(path).resident(Path(path))
 
 
 def blueprint(path: str | os.PathLike[str]) -> Blueprint:

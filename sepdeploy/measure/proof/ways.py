@@ -45,7 +45,7 @@ def ways(path: str | os.PathLike[str], runtime: str) -> tuple[Way, ...]:
         return (Way(runtime, runtime),)
     slow = runtimes.custom_nodes(path, runtime, native=False)
     found = []
-    if runtimes.RUNTIMES[runtime].format == "onnx":
+    if runtimes.KINDS[runtimes.RUNTIMES[runtime].format].bodies:
         found.append(Way(runtime, runtime))
     for library, kernels in {fast.library: fast.kernels, slow.library: slow.kernels}.items():
         if library:
@@ -55,11 +55,12 @@ def ways(path: str | os.PathLike[str], runtime: str) -> tuple[Way, ...]:
     return tuple(found)
 
 
-def has_custom_nodes(path: str | os.PathLike[str]) -> bool:
-    """Whether an .onnx file holds nodes of ``ai.sepdeploy``.
+def has_bodies(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds nodes of ``ai.sepdeploy`` with function bodies.
 
     Raises:
         BadInput: The file is not readable.
     """
-    onnx = runtimes.file_format(path) == "onnx"
-    return onnx and runtimes.custom_nodes(path, "onnxruntime", native=False).nodes > 0
+    kind = runtimes.KINDS[runtimes.file_format(path)]
+    first = next(r.name for r in runtimes.RUNTIMES.values() if r.format == kind.name)
+    return kind.bodies and runtimes.custom_nodes(path, first, native=False).nodes > 0

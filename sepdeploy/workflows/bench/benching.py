@@ -132,11 +132,9 @@ def _on_host(
         if not chosen:
             notify(f"{subject.path}: skipped, {no_runtime(subject.path)}")
             continue
-        key = subject.manifest_path or subject.path
+        key = subject.export.path if subject.export else subject.path
         if key not in judged:
-            judged[key] = judging_sets(
-                subject.manifest_path, subject.manifest, subject.entry.input.shape, options, notify
-            )
+            judged[key] = judging_sets(subject.export, subject.entry.input.shape, options, notify)
         for runtime in chosen:
             stored_result = kept.get(f"{subject.sha256} {runtime}")
             if replay is not None and stored_result is None:

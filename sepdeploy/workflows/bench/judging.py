@@ -8,23 +8,21 @@ an error when an attack was asked for and a notice when not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sepdeploy.data.evalpack import EvalPack, read_pack
-from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
+from sepdeploy.data.evalpack import EvalPack
+from sepdeploy.errors import Missing
+from sepdeploy.exports.export import Export
 from sepdeploy.exports.judged_images import (
     Notify,
     attack_images,
     choose_attacks,
     find_test_set,
 )
-from sepdeploy.exports.requirements import has_torch
-from sepdeploy.files import sha256_file
-from sepdeploy.records import Manifest
+from sepdeploy.exports.torch_model import TorchModel
 from sepdeploy.threat import Attack
 from sepdeploy.workflows.bench.options import BenchOptions
 
@@ -57,17 +55,12 @@ class JudgingSet:
 
 
 def judging_sets(
-    manifest_path: Path | None,
-    manifest: Manifest | None,
-    shape: tuple[int, ...],
-    options: BenchOptions,
-    notify: Notify,
+    export: Export | None, shape: tuple[int, ...], options: BenchOptions, notify: Notify
 ) -> tuple[JudgingSet, ...]:
     """Return one set per attack (or one clean set); empty when there are no images at all.
 
     Args:
-        manifest_path: The artifact's manifest, where it has one.
-        manifest: What it says.
+        export: The artifact's export, where it has a manifest.
         shape: What the artifact takes as one sample.
         options: Images and attacks that were asked for.
         notify: Told where images come from.
@@ -77,9 +70,9 @@ def judging_sets(
         BadInput: Data or attack cannot be used.
         Missing: An attack was asked for that neither the torch model nor the pack can give.
     """
-    provenance = {} if manifest is None else manifest.provenance
-    pack = _pack(manifest_path, manifest)
-    clean = _clean(manifest, pack, shape, options, notify)
+    provenance = {} if export is None else export.manifest.provenance
+    pack = None if export is None else export.pack
+    clean = _clean(export, pack, shape, options, notify)
     if clean is None:
         notify("no images to judge on: accuracy is not measured; pass --data")
         return ()
@@ -91,26 +84,11 @@ def judging_sets(
             "no attack known from the model's training: clean accuracy only; pass --attack, --eps"
         )
         return (clean,)
-    twin = _Twin(manifest_path, manifest)
-    return tuple(_attacked(clean, pack, twin, attack, options, notify) for attack in attacks)
-
-
-def _pack(manifest_path: Path | None, manifest: Manifest | None) -> EvalPack | None:
-    if manifest_path is None or manifest is None or manifest.eval_pack is None:
-        return None
-    path = manifest_path.parent / manifest.eval_pack.path
-    if not path.is_file():
-        return None
-    if sha256_file(path) != manifest.eval_pack.sha256:
-        raise ArtifactCheckFailed(
-            f"{path} is not the evaluation pack that {manifest_path.name} describes",
-            hint="export the model again",
-        )
-    return read_pack(path)
+    return tuple(_attacked(clean, pack, export, attack, options, notify) for attack in attacks)
 
 
 def _clean(
-    manifest: Manifest | None,
+    export: Export | None,
     pack: EvalPack | None,
     shape: tuple[int, ...],
     options: BenchOptions,
@@ -122,9 +100,9 @@ def _clean(
     if pack is not None and not asked and enough:
         return _from_pack(pack, options.samples)
     source = None
-    if manifest is not None or asked:
+    if export is not None or asked:
         source = find_test_set(
-            {} if manifest is None else manifest.provenance,
+            {} if export is None else export.manifest.provenance,
             data=options.data,
             data_dir=options.data_dir,
             shape=shape,
@@ -143,45 +121,20 @@ def _from_pack(pack: EvalPack, samples: int) -> JudgingSet:
     return JudgingSet(pack.clean()[:n], pack.labels[:n], pack.ids[:n], name, "pack")
 
 
-class _Twin:
-    """The torch model of an artifact, loaded once and only when it is needed."""
-
-    def __init__(self, manifest_path: Path | None, manifest: Manifest | None) -> None:
-        self._path = manifest_path
-        self._manifest = manifest
-        self._model: Model | None = None
-        self.why_not = ""
-
-    def model(self) -> Model | None:
-        """Return the model, or None with ``why_not`` set."""
-        if self._model is None and not self.why_not:
-            self._load()
-        return self._model
-
-    def _load(self) -> None:
-        if self._path is None or self._manifest is None:
-            self.why_not = "the artifact has no manifest beside it"
-            return
-        path = self._path.parent / self._manifest.model.path
-        if not path.is_file():
-            self.why_not = f"{path} is missing"
-        elif sha256_file(path) != self._manifest.model.sha256:
-            self.why_not = f"{path} is not the model that was exported (digest differs)"
-        elif not has_torch():
-            self.why_not = "torch is not installed"
-        else:
-            from sepdeploy.models import load
-
-            try:
-                self._model = load(path)
-            except BadInput as error:
-                self.why_not = error.message
+def _twin(export: Export | None) -> tuple[Model | None, str]:
+    """Return the torch model of an artifact; or None, and why it cannot be attacked."""
+    if export is None:
+        return None, "the artifact has no manifest beside it"
+    source, why_not = export.source()
+    if source is None or isinstance(source, TorchModel):
+        return (None if source is None else source.model), why_not
+    return None, f"{source.path} is no torch model"
 
 
 def _attacked(
     clean: JudgingSet,
     pack: EvalPack | None,
-    twin: _Twin,
+    export: Export | None,
     attack: Attack,
     options: BenchOptions,
     notify: Notify,
@@ -193,17 +146,17 @@ def _attacked(
         assert pack.adversarial is not None
         made = pack.adversarial[: len(images)]
     else:
-        model = twin.model()
+        model, why_not = _twin(export)
         if model is not None:
             notify(f"attacking {len(images)} images with {attack.name}, eps {attack.eps:.4g}")
             made = attack_images(model, images, clean.labels, clean.ids, attack, notify)
         elif pack is not None and options.data is None and _in_pack(pack, attack):
-            notify(f"judging on the pack's {len(pack)} images: {twin.why_not}")
-            return _attacked(_from_pack(pack, len(pack)), pack, twin, attack, options, notify)
+            notify(f"judging on the pack's {len(pack)} images: {why_not}")
+            return _attacked(_from_pack(pack, len(pack)), pack, export, attack, options, notify)
         else:
             raise Missing(
                 f"attack {attack.name} with eps {attack.eps:.4g} is not in the evaluation pack, "
-                f"and the model cannot be attacked: {twin.why_not}",
+                f"and the model cannot be attacked: {why_not}",
                 hint="keep the .pt beside the manifest and install 'sepdeploy[train]'",
             )
     return JudgingSet(images, clean.labels, clean.ids, clean.data, source, made, attack)

@@ -14,10 +14,9 @@ from onnx import ModelProto
 from sepdeploy import measure, runtimes
 from sepdeploy.exporters.dense import dense_reference
 from sepdeploy.exporters.entry import Entry
+from sepdeploy.exporters.formats import Order, format_of
 from sepdeploy.exporters.onnx_file.disk import file_bytes
-from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.plan import plan
-from sepdeploy.exporters.tflite_file import write_tflite
 from sepdeploy.metrics import METRICS, measured
 from sepdeploy.records import Kind, Measurement, Result, RuntimeRef
 from sepdeploy.workflows.bench.judging import JudgingSet
@@ -130,11 +129,8 @@ def dense_form(subject: Subject, options: BenchOptions, folder: Path) -> tuple[P
 
 def write_plain(graph: ModelProto, path: Path) -> None:
     """Write a canonical graph in the format of the path's suffix, with the same writers."""
-    choices = plan(graph, path.suffix[1:])
-    if path.suffix == ".onnx":
-        write_onnx(graph, path, choices=choices)
-    else:
-        write_tflite(graph, path, choices=choices)
+    row = format_of(path)
+    row.write(Order(graph, plan(graph, row.name)), path)
 
 
 def _accuracy(path: Path, runtime: str, judging: JudgingSet, *, clean: bool) -> list[Measurement]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
-from sepdeploy.workflows.bench.subjects import SUFFIXES
+from sepdeploy.exporters.formats import format_of
 
 MAX_THREADS = 256  # runtimes hang or die while they start a million of them
 
@@ -39,12 +39,10 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         for flag, path in (("--dense", self.dense), ("--against", self.against)):
-            if path is not None and path.suffix not in SUFFIXES:
-                raise BadInput(
-                    f"{flag} {path} is neither an .onnx nor a .tflite file",
-                    hint="give an exported file of the same format",
-                )
-            if path is not None and not path.is_file():
+            if path is None:
+                continue
+            format_of(path, where=f"{flag} ", hint="give an exported file of the same format")
+            if not path.is_file():
                 raise BadInput(f"{flag} {path} does not exist", hint="check the path")
         if not 1 <= self.threads <= MAX_THREADS:
             raise BadInput(
