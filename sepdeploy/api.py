@@ -10,7 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sepdeploy.exports.options import EvaluationOptions, ExportOptions, JudgingOptions
 from sepdeploy.records import BenchReport, Manifest
+from sepdeploy.settings import filled, takes
+from sepdeploy.workflows.bench.options import BenchOptions
+from sepdeploy.workflows.compress_options import CompressOptions
 
 if TYPE_CHECKING:
     from sepdeploy.gate import Baseline, Verdict
@@ -21,6 +25,28 @@ if TYPE_CHECKING:
     from sepdeploy.workflows.inspecting import InspectReport
     from sepdeploy.workflows.training import TrainSummary
     from sepdeploy.workflows.verifying import VerifyReport
+
+__all__ = [
+    "BenchOptions",
+    "CompressOptions",
+    "EvaluationOptions",
+    "ExportOptions",
+    "JudgingOptions",
+    "attack",
+    "bench",
+    "check",
+    "compare_artifacts",
+    "compress",
+    "demo",
+    "diagnose",
+    "export",
+    "inspect",
+    "setup_device",
+    "train",
+    "update_baseline",
+    "verify",
+    "verify_layers",
+]
 
 Notify = Callable[[str], None]
 
@@ -34,7 +60,7 @@ def train(
     *,
     out: str | Path = "model.pt",
     resume: bool = False,
-    on_progress: Callable[[Any], None] | None = None,
+    on_progress: Callable[[Any], None] = _ignore,
     **overrides: Any,
 ) -> TrainSummary:
     """Train a model by a recipe file, flags, or both (flags win); see ``training.Recipe``.
@@ -58,46 +84,30 @@ def train(
     from sepdeploy.workflows.training import train_model
 
     path = None if recipe is None else Path(recipe)
-    return train_model(
-        path, Path(out), resume=resume, on_progress=on_progress or _ignore, overrides=overrides
-    )
+    return train_model(path, Path(out), resume=resume, on_progress=on_progress, overrides=overrides)
 
 
+@takes(CompressOptions)
 def compress(
     model: str | Path,
+    options: CompressOptions | None = None,
     *,
-    structure: str = "kron",
-    target: str | None = None,
-    budget: str = "params",
-    layers: str | Sequence[str] | None = None,
-    finetune: str | Path | None = None,
-    resume: bool = False,
-    dry_run: bool = False,
-    arch: str | None = None,
-    data_dir: str | Path | None = None,
-    seed: int | None = None,
     out: str | Path | None = None,
-    on_plan: Callable[[CompressSummary], None] | None = None,
-    on_progress: Callable[[Any], None] | None = None,
+    arch: str | None = None,
+    on_plan: Callable[[CompressSummary], None] = _ignore,
+    on_progress: Callable[[Any], None] = _ignore,
+    **overrides: Any,
 ) -> CompressSummary:
     """Project a trained dense model onto structured layers under one budget.
 
     Args:
         model: A model file.
-        structure: "kron", "lowrank" (convolutions too), an explicit form such as "lowrank:40" or
-            "kron:28x28-64x64*2", or forms by layer: "fc1=kron,conv2=lowrank".
-        target: "10x" smaller, or a number; needed where the structure leaves something open.
-        budget: What the target counts: "params" or "macs".
-        layers: Names or patterns of the layers to change; default all but the classifier.
-        finetune: Recipe to train the result with; data and attack default to the model's own.
-        resume: Continue an interrupted fine-tuning.
-        dry_run: Only plan.
-        arch: ``package.module:factory`` of a model file with the user's own architecture.
-        data_dir: Folder of the data set.
-        seed: Seed of the fine-tuning.
+        options: What is asked for; its fields are taken one by one too, as below.
         out: The model file; default ``STEM-STRUCTURE.pt`` beside the model.
+        arch: ``package.module:factory`` of a model file with the user's own architecture.
         on_plan: Shown the plan before anything is projected.
         on_progress: Called with each ``training.Event`` of the fine-tuning.
+        **overrides: Fields of ``CompressOptions``.
 
     Raises:
         BadInput: A form that fits no layer, a budget that no plan reaches (says the best
@@ -107,50 +117,29 @@ def compress(
     from sepdeploy.exports.requirements import require_torch
 
     require_torch("compress a model")
-    from sepdeploy.workflows.compressing import CompressOptions, compress_file, split_layers
+    from sepdeploy.workflows.compressing import compress_file
 
-    options = CompressOptions(
-        structure=structure,
-        target=target or "",
-        measure=budget,
-        layers=split_layers(layers),
-        finetune=None if finetune is None else Path(finetune),
-        resume=resume,
-        dry_run=dry_run,
-        data_dir=None if data_dir is None else str(data_dir),
-        seed=seed,
-    )
+    wanted = filled(options or CompressOptions(), overrides, "compress")
     return compress_file(
         Path(model),
         None if out is None else Path(out),
-        options,
+        wanted,
         arch=arch,
-        on_plan=on_plan or _ignore,
-        on_progress=on_progress or _ignore,
+        on_plan=on_plan,
+        on_progress=on_progress,
     )
 
 
+@takes(ExportOptions, EvaluationOptions)
 def export(
     model: Model | str | Path,
     stem: str | Path | None = None,
     *,
-    formats: Sequence[str] = ("onnx", "tflite"),
-    flavour: str = "standard",
     out_dir: str | Path | None = None,
     arch: str | None = None,
-    tflite_target: str = "litert",
-    simplify: bool = True,
-    quantize: str = "none",
-    calibration_samples: int = 128,
-    data: str | None = None,
-    data_dir: str | Path | None = None,
-    attack: str | None = None,
-    eps: str | float | None = None,
-    norm: str | None = None,
-    samples: int = 1000,
-    eval_pack: bool = True,
     seed: int = 0,
     notify: Notify = _ignore,
+    **options: Any,
 ) -> Manifest:
     """Write ``STEM.onnx``, ``STEM.tflite``, manifest and evaluation pack, each proven.
 
@@ -158,56 +147,28 @@ def export(
         model: A model file; a model in memory together with ``stem``; or somebody else's .onnx
             file, of which ``STEM.tflite`` is made.
         stem: Path without suffix; the model in memory is saved as ``STEM.pt`` first.
-        formats: "onnx", "tflite".
-        flavour: "standard", or "custom" (ONNX nodes of ai.sepdeploy with their function bodies).
         out_dir: Folder of the exported files; default beside the model file.
         arch: ``package.module:factory`` of a model file with the user's own architecture.
-        tflite_target: "litert" or "tflite-runtime-2.14".
-        simplify: Pass the standard ONNX flavour through onnxsim.
-        quantize: "none"; "dynamic" (int8 weights), "static" (int8 weights and activations, by
-            calibrated ranges), "auto" (per layer, float where int8 is measured slower), "fp16"
-            (float16 weights, float32 arithmetic). The files keep their names and float32 input.
-        calibration_samples: Training images that static quantisation is calibrated with.
-        data: Data set of the evaluation pack; default: what the model was trained on.
-        data_dir: Its folder.
-        attack: Attack of the pack, e.g. "pgd-40"; default by the model's provenance.
-        eps: Its radius, e.g. "8/255".
-        norm: "linf" or "l2".
-        samples: Images in the pack (fewer when 16 MiB do not hold them).
-        eval_pack: False writes none.
         seed: Seed of everything random.
         notify: Told what goes on.
+        **options: Fields of ``ExportOptions`` and ``EvaluationOptions``.
 
     Raises:
         ArtifactCheckFailed: Parity or re-densification check failed; nothing was written.
         BadInput: A file, name or layer that cannot be used.
         Missing: torch is not installed.
     """
-    from sepdeploy.exports.options import EvaluationOptions, ExportOptions
     from sepdeploy.workflows.exporting import export_any
 
+    how = filled(ExportOptions(), options, "export", besides=EvaluationOptions)
+    evaluation = filled(EvaluationOptions(), options, "export", besides=ExportOptions)
     return export_any(
         model,
         stem,
         None if out_dir is None else Path(out_dir),
         arch=arch,
-        options=ExportOptions(
-            formats=tuple(formats),
-            flavour=flavour,
-            tflite_target=tflite_target,
-            simplify=simplify,
-            quantize=quantize,
-            calibration_samples=calibration_samples,
-        ),
-        evaluation=EvaluationOptions(
-            data=data,
-            data_dir=data_dir,
-            attack=attack,
-            eps=eps,
-            norm=norm,
-            samples=samples,
-            wanted=eval_pack,
-        ),
+        options=how,
+        evaluation=evaluation,
         seed=seed,
         notify=notify,
     )
@@ -289,60 +250,23 @@ def compare_artifacts(
     return compare_files(Path(path), Path(other), seed=seed, runtime=runtime)
 
 
+@takes(BenchOptions)
 def bench(
     artifacts: Sequence[str | Path] = (),
+    options: BenchOptions | None = None,
     *,
-    device: str = "host",
-    attack: str | None = None,
-    eps: str | float | None = None,
-    norm: str | None = None,
-    samples: int = 1000,
-    data: str | None = None,
-    data_dir: str | Path | None = None,
-    runtime: str | None = None,
-    threads: int = 1,
-    batch: int = 1,
-    dense: str | Path | None = None,
-    against: str | Path | None = None,
-    calibrate: bool = False,
-    host: str | None = None,
-    serial: str | None = None,
-    runner: str | Path | None = None,
-    sustained: float = 0.0,
-    record: str | Path | None = None,
-    save_anchor: bool = False,
-    require: str | None = None,
-    seed: int = 0,
     notify: Notify = _ignore,
     on_report: Callable[[BenchReport], None] = _ignore,
+    **overrides: Any,
 ) -> BenchReport:
     """Measure artifacts: size, memory, latency, and clean and adversarial accuracy of the files.
 
     Args:
         artifacts: .onnx, .tflite or manifest files; default: every manifest of the folder.
-        device: Device id, or several separated by commas.
-        attack: Attacks such as "pgd-40,fgsm"; default by the model's provenance.
-        eps: Radius of the attack.
-        norm: "linf" or "l2".
-        samples: Test images judged.
-        data: Data set; default: what the model was trained on, else the evaluation pack.
-        data_dir: Its folder.
-        runtime: One runtime; default: every installed one for the format.
-        threads: Threads of the runtime.
-        batch: Batch size of the latency measurement.
-        dense: A dense file to time against instead of the embedded graph's dense form.
-        against: An older file of the same format, timed in turns with the new one.
-        calibrate: Time each file against itself first and store the machine's noise floor.
-        host: USER@HOST to reach the device over ssh.
-        serial: Serial of an adb device.
-        runner: Program that runs the jobs on the device instead of ours.
-        sustained: Seconds of load; adds how the latency went over them.
-        record: File that keeps the exchange with the device (``device="replay:FILE"``).
-        save_anchor: Keep the measured latency to narrow later estimates.
-        require: A kind that must be among the measurements.
-        seed: Seed of everything random.
+        options: What is asked for; its fields are taken one by one too, as below.
         notify: Told what goes on.
         on_report: Given what was measured, even where a device failed or a kind is missing.
+        **overrides: Fields of ``BenchOptions``.
 
     Raises:
         ArtifactCheckFailed: A file is not the one its manifest describes.
@@ -350,32 +274,9 @@ def bench(
         Missing: A device, runtime or required kind is absent.
     """
     from sepdeploy.workflows.bench.benching import bench_artifacts
-    from sepdeploy.workflows.bench.options import BenchOptions
 
-    options = BenchOptions(
-        device=device,
-        attack=attack,
-        eps=eps,
-        norm=norm,
-        samples=samples,
-        data=data,
-        data_dir=data_dir,
-        runtime=runtime,
-        threads=threads,
-        batch=batch,
-        dense=None if dense is None else Path(dense),
-        against=None if against is None else Path(against),
-        calibrate=calibrate,
-        host=host,
-        serial=serial,
-        runner=None if runner is None else Path(runner),
-        sustained=sustained,
-        record=None if record is None else Path(record),
-        save_anchor=save_anchor,
-        require=require,
-        seed=seed,
-    )
-    return bench_artifacts([Path(a) for a in artifacts], options, notify, on_report)
+    wanted = filled(options or BenchOptions(), overrides, "bench")
+    return bench_artifacts([Path(a) for a in artifacts], wanted, notify, on_report)
 
 
 def check(
@@ -445,21 +346,25 @@ def inspect(file: str | Path, *, arch: str | None = None) -> InspectReport:
     return inspect_file(Path(file), arch=arch)
 
 
+@takes(JudgingOptions)
 def attack(
     model: str | Path,
     out: str | Path,
     *,
-    attack: str | None = None,
     arch: str | None = None,
-    eps: str | float | None = None,
-    norm: str | None = None,
-    samples: int = 1000,
-    data: str | None = None,
-    data_dir: str | Path | None = None,
     seed: int = 0,
     notify: Notify = _ignore,
+    **options: Any,
 ) -> str:
     """Write an adversarial set (an evaluation pack) against a model; return one line about it.
+
+    Args:
+        model: A model file.
+        out: The set (.npz).
+        arch: ``package.module:factory`` of a model file with the user's own architecture.
+        seed: Seed of everything random.
+        notify: Told what goes on.
+        **options: Fields of ``JudgingOptions``.
 
     Raises:
         BadInput: A file, name or data set that cannot be used.
@@ -468,10 +373,9 @@ def attack(
     from sepdeploy.exports.requirements import require_torch
 
     require_torch("attack a model")
-    from sepdeploy.exports.options import EvaluationOptions
     from sepdeploy.workflows.attacking import attack_model
 
-    wanted = EvaluationOptions(data, data_dir, attack, eps, norm, samples)
+    wanted = filled(JudgingOptions(), options, "attack")
     return attack_model(Path(model), Path(out), wanted, arch=arch, seed=seed, notify=notify)
 
 
@@ -504,7 +408,7 @@ def demo(
     *,
     seed: int = 0,
     notify: Notify = _ignore,
-    on_progress: Callable[[Any], None] | None = None,
+    on_progress: Callable[[Any], None] = _ignore,
 ) -> BenchReport:
     """Train, export, verify and bench a Kronecker net and its dense twin on the digits.
 
@@ -517,4 +421,4 @@ def demo(
     require_torch("run the demo")
     from sepdeploy.workflows.demonstration import run_demo
 
-    return run_demo(Path(out), seed=seed, notify=notify, on_progress=on_progress or _ignore)
+    return run_demo(Path(out), seed=seed, notify=notify, on_progress=on_progress)

@@ -13,7 +13,7 @@ from sepdeploy.commands.shell import SEED
 
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the results.")] = Path("demo"),
-    seed: SEED = None,
+    seed: SEED = 0,
 ) -> None:
     """Train, export, verify and bench two nets on the digits.
 
@@ -26,7 +26,7 @@ def demo(
     try:
         report = api.demo(
             out,
-            seed=seed or 0,
+            seed=seed,
             notify=console.notice,
             on_progress=lambda e: progress.update(str(e)),
         )

@@ -8,14 +8,12 @@ from typing import Annotated
 import typer
 
 from sepdeploy import console
-from sepdeploy.commands.shell import JSON_FLAG
+from sepdeploy.commands.shell import ARCH, JSON_FLAG
 
 
 def inspect(
     file: Annotated[Path, typer.Argument(help=".pt, .onnx or .tflite")],
-    arch: Annotated[
-        str | None, typer.Option("--arch", help="package.module:factory of your own network.")
-    ] = None,
+    arch: ARCH = None,
     json: JSON_FLAG = False,
 ) -> None:
     """Show the layers of a .pt, .onnx or .tflite file.

@@ -15,22 +15,19 @@ from sepdeploy import console
 VERBOSE = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")]
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Say only errors on standard error.")]
 DEBUG = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
-SEED = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random.")]
+SEED = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 
 JSON_FILE = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Write JSON to FILE ('-' = stdout).")
 ]
 JSON_FLAG = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-DATA = Annotated[
-    str | None, typer.Option("--data", help="digits, mnist, cifar10, svhn, image-folder, npz, ...")
+ARCH = Annotated[
+    str | None, typer.Option("--arch", help="package.module:factory of your own network.")
 ]
-DATA_DIR = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the data set.")]
-EPS = Annotated[str | None, typer.Option("--eps", help="Attack radius: 8/255 or 0.1.")]
-NORM = Annotated[str | None, typer.Option("--norm", help="Attack norm: linf or l2.")]
 
 _COMMON: dict[str, tuple[Any, Any]] = {
-    "seed": (SEED, None),
+    "seed": (SEED, 0),
     "verbose": (VERBOSE, False),
     "quiet": (QUIET, False),
     "debug": (DEBUG, False),

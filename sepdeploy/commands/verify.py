@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sepdeploy import console
-from sepdeploy.commands.shell import JSON_FLAG, SEED
+from sepdeploy.commands.shell import ARCH, JSON_FLAG, SEED
 
 
 def verify(
@@ -23,10 +23,8 @@ def verify(
         Path | None,
         typer.Option("--against", metavar="OTHER", help="Compare with OTHER, layer by layer."),
     ] = None,
-    arch: Annotated[
-        str | None, typer.Option("--arch", help="package.module:factory of your own network.")
-    ] = None,
-    seed: SEED = None,
+    arch: ARCH = None,
+    seed: SEED = 0,
     json: JSON_FLAG = False,
 ) -> int:
     """Check that an export is still what its manifest says.
@@ -41,11 +39,11 @@ def verify(
     from sepdeploy.reports.layers import render_layers
 
     if against is not None:
-        return _against(manifest, against, arch, layers=layers, seed=seed or 0, json=json)
-    report = api.verify(manifest, arch=arch, seed=seed or 0, notify=console.notice)
+        return _against(manifest, against, arch, layers=layers, seed=seed, json=json)
+    report = api.verify(manifest, arch=arch, seed=seed, notify=console.notice)
     by_layer = None
     if layers:
-        by_layer = api.verify_layers(manifest, arch=arch, seed=seed or 0, notify=console.notice)
+        by_layer = api.verify_layers(manifest, arch=arch, seed=seed, notify=console.notice)
     if json:
         own = to_json(report)
         console.write(dump(own if by_layer is None else {**own, "layers": to_json(by_layer)}))

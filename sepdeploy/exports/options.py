@@ -1,4 +1,4 @@
-"""What an export is asked for: the values of the command line, checked."""
+"""What an export is asked for, and which images a file is judged by."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.errors import BadInput
 from sepdeploy.exporters.formats import FLAVOURS, FORMATS, TARGETS, Format
 from sepdeploy.exporters.modes import MODES, Mode
+from sepdeploy.settings import Needs, Options, setting
+from sepdeploy.threat import NORMS
 
 CALIBRATION_SAMPLES = 128
 
@@ -22,29 +24,43 @@ class Output(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(Options):
     """How the files are written; the values are those of the command line."""
 
-    formats: tuple[str, ...] = tuple(FORMATS)
-    flavour: str = "standard"
-    tflite_target: str = "litert"
-    simplify: bool = True
-    quantize: str = "none"
-    calibration_samples: int = CALIBRATION_SAMPLES
+    formats: tuple[str, ...] = setting(
+        tuple(FORMATS),
+        "Repeatable.",
+        flags=("-f", "--format"),
+        choices=FORMATS,
+        what="format",
+    )
+    flavour: str = setting(
+        "standard",
+        "Form of the nodes.",
+        choices=FLAVOURS,
+        more='"custom" has ONNX nodes of ai.sepdeploy with their function bodies.',
+    )
+    tflite_target: str = setting(
+        "litert", "Runtime of the .tflite.", choices=TARGETS, what="TFLite target"
+    )
+    simplify: bool = setting(True, "Pass the .onnx through onnxsim.")
+    quantize: str = setting(
+        "none",
+        "Same file names.",
+        choices=MODES,
+        what="quantisation",
+        more='"dynamic" has int8 weights, "static" int8 weights and activations by calibrated '
+        'ranges, "auto" int8 per layer unless float is measured faster, "fp16" float16 weights '
+        "and float32 arithmetic. The files keep their float32 input.",
+    )
+    calibration_samples: int = setting(
+        CALIBRATION_SAMPLES, "Training images for static and auto.", low=1
+    )
 
     def __post_init__(self) -> None:
         if not self.formats:
             raise BadInput("no format to export", hint=" ".join(f"-f {name}" for name in FORMATS))
-        for what, name, known in (
-            *(("format", f, FORMATS) for f in self.formats),
-            ("flavour", self.flavour, FLAVOURS),
-            ("TFLite target", self.tflite_target, TARGETS),
-            ("quantisation", self.quantize, MODES),
-        ):
-            if name not in known:
-                raise unknown_name(what, name, known)
-        if self.calibration_samples < 1:
-            raise BadInput("--calibration-samples must be at least 1", hint="128 is the default")
+        super().__post_init__()
         if self.flavour == "custom" and self.mode.quantized:
             raise BadInput(
                 f"--quantize {self.quantize} cannot reach into the functions of the custom flavour",
@@ -71,13 +87,28 @@ class ExportOptions:
 
 
 @dataclass(frozen=True)
-class EvaluationOptions:
-    """What the evaluation pack is made from; None means: as the model was trained."""
+class JudgingOptions(Options):
+    """Which images, and how they are attacked; None means: as the model was trained."""
 
-    data: str | None = None
-    data_dir: str | Path | None = None
-    attack: str | None = None
-    eps: str | float | None = None
-    norm: str | None = None
-    samples: int = 1000
-    wanted: bool = True
+    attack: str | None = setting(
+        None, "Such as pgd-40 or fgsm; default: as the model was trained.", metavar="NAME"
+    )
+    eps: str | float | None = setting(None, "Attack radius: 8/255 or 0.1.")
+    norm: str | None = setting(None, "Attack norm.", choices=NORMS)
+    samples: int = setting(
+        1000, "Images judged, or kept in a pack.", low=1, more="A pack has at most 16 MiB."
+    )
+    data: str | None = setting(None, "digits, mnist, cifar10, svhn, image-folder, npz, ...")
+    data_dir: Path | None = setting(None, "Folder of the data set.")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(JudgingOptions):
+    """What the evaluation pack is made from."""
+
+    eval_pack: bool = setting(True, "Write no evaluation pack.", flags=("--no-eval",), off=True)
+
+    @classmethod
+    def needs(cls) -> dict[str, Needs]:
+        """An attack goes into the pack; the data serve calibration too."""
+        return {name: {"eval_pack": (True,)} for name in ("attack", "eps", "norm")}

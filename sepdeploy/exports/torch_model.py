@@ -73,7 +73,7 @@ class TorchModel:
         Raises:
             BadInput: Data or attack cannot be used, or several attacks were asked for.
         """
-        if not wanted.wanted:
+        if not wanted.eval_pack:
             return None
         model = self.model
         source = find_test_set(

@@ -7,7 +7,7 @@ from pathlib import Path
 from sepdeploy.data.evalpack import write_pack
 from sepdeploy.errors import BadInput
 from sepdeploy.exports.judged_images import Notify, choose_attacks, find_test_set, make_pack
-from sepdeploy.exports.options import EvaluationOptions
+from sepdeploy.exports.options import JudgingOptions
 from sepdeploy.files import check_writable, sha256_file
 from sepdeploy.models import load
 
@@ -15,7 +15,7 @@ from sepdeploy.models import load
 def attack_model(
     model_path: Path,
     out: Path,
-    wanted: EvaluationOptions,
+    wanted: JudgingOptions,
     *,
     arch: str | None,
     seed: int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,13 @@ from sepdeploy.files import check_writable, sha256_file
 from sepdeploy.models import Model, load, save
 from sepdeploy.records import LayerRecord
 from sepdeploy.training import Event, Recipe, fit, joined, load_recipe
+from sepdeploy.workflows.compress_options import CompressOptions
 from sepdeploy.workflows.factored import merge_factored
 
 COMPRESS_SCHEMA = "sepdeploy.compress/1"
 INHERITED = ("data", "objective", "eps", "norm", "steps", "step_size", "seed")
 ONLY_THE_SOURCES = ("accuracy", "best_epoch", "sparsity")  # keys of its provenance
 DECIDED = ("structure", "target", "hidden", "conv_rank")  # keys of a recipe for new networks
-
-
-@dataclass(frozen=True)
-class CompressOptions:
-    """What is wanted; see ``sepdeploy.api.compress``."""
-
-    structure: str
-    target: str = ""
-    measure: str = "params"
-    layers: tuple[str, ...] = ()
-    finetune: Path | None = None
-    resume: bool = False
-    dry_run: bool = False
-    data_dir: str | None = None
-    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +98,6 @@ def compress_file(
     """
     with joined() as team, team.outlived("run the command again"):
         with team.agreed():
-            _check_flags(options)
             model = load(path, arch=arch)
             recipe = None if options.finetune is None else _recipe(model, options.finetune, options)
             target = out or path.with_name(f"{path.stem}-{_suffix(options.structure)}.pt")
@@ -124,7 +109,7 @@ def compress_file(
                 model,
                 options.structure,
                 options.target,
-                measure=options.measure,
+                measure=options.budget,
                 layers=options.layers,
             )
             summary = _summary(path, options, plan)
@@ -180,22 +165,6 @@ def _suffix(structure: str) -> str:
     return family if family.isalnum() else "small"
 
 
-def _check_flags(options: CompressOptions) -> None:
-    """Refuse what would have no effect; a seed is taken everywhere."""
-    wanted = {"--resume": options.resume, "--data-dir": options.data_dir is not None}
-    for flag, given in wanted.items():
-        if given and options.finetune is None:
-            raise BadInput(
-                f"{flag} needs --finetune: without it nothing is trained",
-                hint=f"give --finetune RECIPE.toml, or leave {flag} out",
-            )
-    if options.measure != "params" and not options.target:
-        raise BadInput(
-            f"--budget {options.measure} needs --target: no budget is given",
-            hint="for example --target 10x",
-        )
-
-
 def _recipe(model: Model, path: Path, options: CompressOptions) -> Recipe:
     """Read a fine-tuning recipe; what it does not say is taken from the model's own.
 
@@ -225,7 +194,7 @@ def _provenance(model: Model, path: Path, options: CompressOptions) -> dict[str,
         "source_sha256": sha256_file(path),
         "structure": options.structure,
         "target": options.target,
-        "measure": options.measure,
+        "measure": options.budget,
         "source_accuracy": model.provenance.get("accuracy"),
     }
     return kept | {"compressed": origin}
@@ -245,16 +214,3 @@ def _summary(path: Path, options: CompressOptions, plan: CompressionPlan) -> Com
         macs_before=plan.macs_before,
         layers=tuple(CompressedLayer(**vars(x)) for x in plan.layers),
     )
-
-
-def split_layers(text: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return layer names or patterns from "fc1,fc2" or a sequence.
-
-    Raises:
-        BadInput: An empty name.
-    """
-    parts = text.split(",") if isinstance(text, str) else list(text or ())
-    names = tuple(part.strip() for part in parts)
-    if not all(names):
-        raise BadInput("--layers has an empty name", hint="for example --layers fc1,fc2")
-    return names

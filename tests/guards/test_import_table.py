@@ -16,7 +16,7 @@ import sepdeploy
 
 ROOT = Path(__file__).resolve().parents[2]
 MAPPED = ("exporters", "runtimes", "devices")
-LEAVES = {"codec", "errors", "files", "flatbuffer", "records", "metrics", "threat"}
+LEAVES = {"codec", "errors", "files", "flatbuffer", "records", "metrics", "settings", "threat"}
 
 # part -> parts of sepdeploy it may import (besides itself and the leaves)
 ALLOWED: dict[str, set[str]] = {
@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "flatbuffer": set(),
     "records": set(),
     "metrics": set(),
+    "settings": set(),
     "threat": set(),
     "structures": set(),
     "data": set(),

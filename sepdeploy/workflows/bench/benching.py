@@ -17,7 +17,7 @@ from sepdeploy import __version__, measure
 from sepdeploy.codec import from_json, parse_json, to_json
 from sepdeploy.devices import DeviceProfile, profile
 from sepdeploy.devices.transports import Replay
-from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError, unknown_name
+from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError
 from sepdeploy.exports.judged_images import Notify
 from sepdeploy.records import BenchReport, Kind, Result
 from sepdeploy.workflows.bench.judging import JudgingSet, judging_sets
@@ -46,7 +46,7 @@ def bench_artifacts(
         Missing: A runtime, a device or a required kind is absent.
         Unstable: A device was slowed down while it was measured.
     """
-    wanted = _required_kind(options.require)
+    wanted = None if options.require is None else Kind(options.require.upper())
     devices = _devices(options)
     found = _on_host(paths, options, notify, replay=devices[0].replay)
     results: list[Result] = []
@@ -192,11 +192,3 @@ def _unmet(wanted: Kind | None, report: BenchReport) -> SepdeployError | None:
         " could be had",
         hint="is the device reachable? sepdeploy doctor",
     )
-
-
-def _required_kind(text: str | None) -> Kind | None:
-    if text is None:
-        return None
-    if text.upper() not in list(Kind):
-        raise unknown_name("kind", text.lower(), [k.value.lower() for k in Kind])
-    return Kind(text.upper())

@@ -2,50 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.formats import format_of
+from sepdeploy.exports.options import JudgingOptions
+from sepdeploy.records import Kind
+from sepdeploy.settings import setting
 
 MAX_THREADS = 256  # runtimes hang or die while they start a million of them
 
 
-@dataclass(frozen=True)
-class BenchOptions:
-    """What is measured and how; the fields are those of the command line."""
+def _kinds() -> list[str]:
+    return [kind.value.lower() for kind in Kind]
 
-    device: str = "host"
-    attack: str | None = None
-    eps: str | float | None = None
-    norm: str | None = None
-    samples: int = 1000
-    data: str | None = None
-    data_dir: str | Path | None = None
-    runtime: str | None = None
-    threads: int = 1
-    batch: int = 1
-    dense: Path | None = None
-    against: Path | None = None
-    calibrate: bool = False
-    host: str | None = None
-    serial: str | None = None
-    runner: Path | None = None
-    sustained: float = 0.0
-    record: Path | None = None
-    save_anchor: bool = False
-    require: str | None = None
-    seed: int = 0
+
+def _device(default: Any, help: str, **facts: Any) -> Any:
+    """Return a setting that only another device than this machine has a use for."""
+    needs: Mapping[str, tuple[Any, ...]] = {"device": ()}
+    return setting(default, help, needs=needs, why="it is about another device", **facts)
+
+
+@dataclass(frozen=True)
+class BenchOptions(JudgingOptions):
+    """What is measured and how."""
+
+    device: str = setting("host", "Device id, or several: a,b.", metavar="ID")
+    runtime: str | None = setting(None, "Default: every installed one.")
+    threads: int = setting(1, "Threads of the runtime.", low=1, high=MAX_THREADS)
+    batch: int = setting(1, "Batch size of the timing.", low=1)
+    dense: Path | None = setting(
+        None,
+        "Dense reference file to time against.",
+        more="Default: the dense form of the embedded graph.",
+    )
+    against: Path | None = setting(None, "Older file, timed in turns with the new one.")
+    calibrate: bool = setting(
+        False,
+        "Measure this machine's noise by A/A rounds.",
+        more="Each file is timed against itself, and the machine's noise floor is stored.",
+    )
+    host: str | None = _device(None, "Reach the device over ssh.", metavar="USER@HOST")
+    serial: str | None = _device(None, "Serial of an adb device.")
+    runner: Path | None = _device(None, "Program to run on the device instead of ours.")
+    sustained: float = _device(
+        0.0,
+        "Load the device for so many seconds.",
+        low=0,
+        more="Adds how the latency went over them.",
+    )
+    record: Path | None = _device(
+        None,
+        "Write the exchange with the device to FILE.",
+        more="--device replay:FILE reads it.",
+    )
+    save_anchor: bool = _device(False, "Keep the measured latency for later estimates.")
+    require: str | None = setting(
+        None,
+        "Fail (4) without this kind.",
+        metavar="KIND",
+        choices=_kinds,
+        what="kind",
+        parse=str.lower,
+    )
+    seed: int = setting(0, "Seed of everything random.", low=0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for flag, path in (("--dense", self.dense), ("--against", self.against)):
             if path is None:
                 continue
             format_of(path, where=f"{flag} ", hint="give an exported file of the same format")
             if not path.is_file():
                 raise BadInput(f"{flag} {path} does not exist", hint="check the path")
-        if not 1 <= self.threads <= MAX_THREADS:
-            raise BadInput(
-                f"{self.threads} threads are outside 1 .. {MAX_THREADS}",
-                hint="more threads than cores only make it slower",
-            )

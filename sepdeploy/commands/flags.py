@@ -1,0 +1,81 @@
+"""Flags of the command line, from the settings of option records."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+import typer
+
+from sepdeploy.settings import Options, defaults, flags, kind_of, settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+TYPES: dict[str, Any] = {
+    "str": str | None,
+    "bool": bool,
+    "int": int | None,
+    "float": float | None,
+    "Path": Path | None,
+    "tuple[str, ...]": list[str] | None,
+}
+
+
+def taking(*classes: type[Options], only_given: bool = False) -> Callable[[F], F]:
+    """Put flags in the place of a command's ``**options``.
+
+    Args:
+        classes: The records whose fields are the flags.
+        only_given: A flag that was not given is None, whatever its field's default.
+    """
+
+    def changed(function: F) -> F:
+        signature = inspect.signature(function, eval_str=True)
+        own = [
+            p.replace(kind=p.KEYWORD_ONLY)
+            for p in signature.parameters.values()
+            if p.kind is not p.VAR_KEYWORD
+        ]
+        made = [p for cls in classes for p in _parameters(cls, only_given=only_given)]
+        off = {name for cls in classes for name, s in settings(cls).items() if s.off}
+
+        @functools.wraps(function)
+        def wrapped(**values: Any) -> Any:
+            return function(**{n: not v if n in off else v for n, v in values.items()})
+
+        wrapped.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*own[:1], *made, *own[1:]]
+        )
+        return cast(F, wrapped)
+
+    return changed
+
+
+def _parameters(cls: type[Options], *, only_given: bool) -> Iterator[inspect.Parameter]:
+    for name, s in settings(cls).items():
+        if not s.flag:
+            continue
+        kind, default = kind_of(cls, name), defaults(cls)[name]
+        line = s.line()
+        if only_given and default not in ("", 0, ()):
+            line = f"{line} [default: {str(default).lower()}]"
+        if only_given or s.text:
+            default = None
+        option = typer.Option(
+            *flags(cls, name),
+            help=line,
+            min=None if only_given else s.low,
+            metavar=s.metavar or None,
+            rich_help_panel=s.panel or None,
+        )
+        wanted = (
+            str | None if s.text else bool | None if kind == "bool" and only_given else TYPES[kind]
+        )
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=not default if s.off else default or None if kind == "str" else default,
+            annotation=Annotated[wanted, option],
+        )

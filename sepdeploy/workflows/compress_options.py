@@ -1,0 +1,56 @@
+"""What a compression is asked for: the values of the command line, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sepdeploy.settings import Options, setting
+
+BUDGETS = ("params", "macs")
+
+
+@dataclass(frozen=True)
+class CompressOptions(Options):
+    """What becomes of a trained model."""
+
+    structure: str = setting(
+        "kron",
+        "kron, lowrank, lowrank:40, or fc1=kron,conv2=lowrank.",
+        more="lowrank is for convolutions too; kron:28x28-64x64*2 names modes and a sum of two.",
+    )
+    target: str = setting(
+        "", "Budget: 10x smaller, or a number.", metavar="10x", more="Needed where the structure "
+        "leaves something open.",
+    )  # fmt: skip
+    budget: str = setting(
+        "params",
+        "What the target counts.",
+        choices=BUDGETS,
+        what="budget",
+        needs={"target": ()},
+        why="no budget is given",
+    )
+    layers: tuple[str, ...] = setting(
+        (), "Names or patterns; default all but the head.", text=True, metavar="fc1,fc2"
+    )
+    finetune: Path | None = setting(
+        None,
+        "Recipe (TOML) to train the result with.",
+        metavar="RECIPE.toml",
+        more="Data and attack default to the model's own.",
+    )
+    resume: bool = setting(
+        False,
+        "Continue an interrupted fine-tuning.",
+        needs={"finetune": ()},
+        why="without it nothing is trained",
+    )
+    dry_run: bool = setting(False, "Show the plan, write nothing.")
+    data_dir: Path | None = setting(
+        None,
+        "Folder of the data set.",
+        needs={"finetune": ()},
+        why="without it nothing is trained",
+    )
+    seed: int | None = setting(None, "Seed of everything random.", low=0)
