@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
+from sepdeploy.cache import cache_folder
 from sepdeploy.devices.profile import DeviceProfile
 from sepdeploy.devices.transports import adb as adb_transport
 from sepdeploy.devices.transports import ssh as ssh_transport
@@ -65,7 +65,7 @@ def connect(
     """
     settings = profile.transport
     if settings.kind == "local":
-        return LocalTransport(_cache() / "device")
+        return LocalTransport(cache_folder() / "device")
     if settings.kind == "adb":
         chosen = adb_transport.choose(
             serial or settings.serial or None,
@@ -87,9 +87,3 @@ def connect(
         config=config,
         workdir=settings.workdir or ssh_transport.WORKDIR,
     )
-
-
-def _cache() -> Path:
-    """Return the folder for files of this machine as a device (XDG_CACHE_HOME is honoured)."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "sepdeploy"

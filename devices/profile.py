@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -20,6 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from sepdeploy.cache import config_folder
 from sepdeploy.codec import (
     MAX_TOML_BYTES,
     KeyPath,
@@ -276,8 +276,7 @@ def _faults(profile: DeviceProfile) -> Iterator[tuple[KeyPath, str]]:
 
 def user_folder() -> Path:
     """Return the folder of the user's own profiles (``XDG_CONFIG_HOME`` is honoured)."""
-    home = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(home) if home else Path.home() / ".config") / "sepdeploy" / "devices"
+    return config_folder() / "devices"
 
 
 def _packaged() -> dict[str, str]:

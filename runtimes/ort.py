@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sepdeploy.errors import BadInput
+from sepdeploy.files import file_beside
 from sepdeploy.runtimes.base import ENTRY_KEY, OpenSession, translate
 from sepdeploy.runtimes.native.claims import Claim
 from sepdeploy.runtimes.runner.contract import RunnerError
@@ -62,15 +62,8 @@ def check_external_data(path: Path) -> None:
         model = onnx.load(str(path), load_external_data=False)
     except DecodeError as error:
         raise BadInput(f"{path}: not a readable ONNX file", hint="is it complete?") from error
-    folder = path.resolve().parent
     for name, location in _locations(model):
-        target = Path(os.path.normpath(folder / location))
-        why = _refusal(folder, target, location)
-        if why:
-            raise BadInput(
-                f"{path}: tensor '{name}' keeps its data in '{location}', {why}",
-                hint="only plain files in the model's own folder are read",
-            )
+        file_beside(path, location, what=f"tensor '{name}'")
 
 
 def _mentions(path: Path, word: bytes) -> bool:
@@ -81,22 +74,6 @@ def _mentions(path: Path, word: bytes) -> bool:
         return False
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _refusal(folder: Path, target: Path, location: str) -> str:
-    if Path(location).is_absolute():
-        return "an absolute path"
-    if not target.is_relative_to(folder):
-        return "outside the model's folder"
-    if not target.exists():
-        return "which does not exist"
-    if target.resolve() != target:
-        return "a symbolic link"
-    if not target.is_file():
-        return "not a plain file"
-    if target.stat().st_nlink > 1:
-        return "a file with several hard links"
-    return ""
 
 
 def _locations(message: Any) -> Iterator[tuple[str, str]]:

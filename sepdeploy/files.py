@@ -91,12 +91,13 @@ def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
     return data
 
 
-def file_beside(path: Path, location: str) -> Path:
+def file_beside(path: Path, location: str, *, what: str = "it") -> Path:
     """Return the file that a file refers to, which must be a plain file in its own folder.
 
     Args:
         path: The file that refers.
         location: What it says, relative to its folder.
+        what: Whose data they are, for messages.
 
     Raises:
         BadInput: An absolute path, a place outside the folder, a link of any kind, or no file.
@@ -118,7 +119,7 @@ def file_beside(path: Path, location: str) -> Path:
     else:
         return target
     raise BadInput(
-        f"{path}: keeps data in '{location}', {why}",
+        f"{path}: {what} keeps its data in '{location}', {why}",
         hint="only plain files in the model's own folder are read",
     )
 

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.devices.bundle.cache import cache_folder, digest, whole_folder
+from sepdeploy.cache import cache_folder, digest, whole_folder
 from sepdeploy.devices.bundle.fetch import (
     cached_packages,
     cached_wheel,
@@ -31,9 +31,10 @@ from sepdeploy.devices.bundle.pins import (
     Abi,
     Wheel,
 )
-from sepdeploy.devices.bundle.tools import compile_c, find_compiler, run
+from sepdeploy.devices.bundle.tools import compile_c, find_compiler
 from sepdeploy.errors import Missing, unknown_name
 from sepdeploy.files import atomic_path, sha256_file
+from sepdeploy.programs import run
 
 Say = Callable[[str], None]
 MANIFEST = "bundle.json"

@@ -13,11 +13,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from sepdeploy.devices.bundle.cache import cache_folder
+from sepdeploy.cache import cache_folder
 from sepdeploy.devices.bundle.pins import DEBIAN_PACKAGES, LIBRARIES, TAGS, Abi, Wheel
-from sepdeploy.devices.bundle.tools import INSTALL, run
 from sepdeploy.errors import Missing
 from sepdeploy.files import sha256_file
+from sepdeploy.programs import INSTALL, run
 
 PYTHON = "3.11"  # whose wheel is taken; the library inside is the same for all
 INDEX_TIMEOUT_S, FILE_TIMEOUT_S = 120.0, 300.0

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from sepdeploy.devices.bundle.cache import cache_folder, digest, whole_folder
-from sepdeploy.devices.bundle.tools import compile_c, find_tool, run
+from sepdeploy.cache import cache_folder, digest, whole_folder
+from sepdeploy.devices.bundle.tools import compile_c
 from sepdeploy.errors import Missing
 from sepdeploy.files import sha256_file
+from sepdeploy.programs import find_tool, run
 
 PROGRAM = "qemu-aarch64"
 PACKAGES = "qemu-user"

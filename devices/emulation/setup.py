@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from sepdeploy.devices.bundle import build_bundle, bundle_plan, open_bundle
 from sepdeploy.devices.bundle.build import Bundle
 from sepdeploy.devices.bundle.pins import RUNTIMES
-from sepdeploy.devices.bundle.tools import find_compiler, find_tool
+from sepdeploy.devices.bundle.tools import find_compiler
 from sepdeploy.devices.emulation.cores import emulated_core
 from sepdeploy.devices.emulation.qemu import PLUGIN_VERSION, counting_plugin, find_qemu
 from sepdeploy.devices.emulation.view import Board, board_view
 from sepdeploy.devices.profile import DeviceProfile
 from sepdeploy.devices.transports.qemu import Machine, QemuTransport
 from sepdeploy.errors import Missing
+from sepdeploy.programs import find_tool
 
 ABI = "aarch64"
 # What the emulation needs from the distribution, in one command.

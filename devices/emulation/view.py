@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sepdeploy.devices.bundle.cache import cache_folder, digest, whole_folder
+from sepdeploy.cache import cache_folder, digest, whole_folder
 from sepdeploy.devices.emulation.cores import Core
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sepdeploy.cache import config_folder
 from sepdeploy.codec import dump, read
 from sepdeploy.devices.estimate.model import MODEL
 from sepdeploy.devices.profile import DeviceProfile
@@ -66,9 +66,7 @@ class AnchorFile:
 
 def anchor_path(device: str) -> Path:
     """Return where a device's anchors are kept (``XDG_CONFIG_HOME`` is honoured)."""
-    home = os.environ.get("XDG_CONFIG_HOME")
-    base = Path(home) if home else Path.home() / ".config"
-    return base / "sepdeploy" / "anchors" / f"{re.sub(r'[^a-z0-9+._-]', '_', device)}.json"
+    return config_folder() / "anchors" / f"{re.sub(r'[^a-z0-9+._-]', '_', device)}.json"
 
 
 def load_anchors(device: str) -> tuple[Anchor, ...]:

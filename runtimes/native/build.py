@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from sepdeploy.cache import whole_folder
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.files import sha256_file, write_text
 from sepdeploy.runtimes.native import library, proofs, toolchain
@@ -38,38 +38,18 @@ def build_native(*, say: Say = lambda line: None) -> NativeStatus:
     compiler = toolchain.find_compiler()
     folder = library.build_folder()
     machine = toolchain.family()
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    try:
+    with whole_folder(folder) as made:
         names = ", ".join(name for name, _ in toolchain.sets_of(machine))
         say(f"building native kernels ({names}) with {compiler.version}")
         (made / "objects").mkdir()
         toolchain.compile_library(compiler, machine, made / LIBRARY, made / "objects")
         shutil.rmtree(made / "objects")
         (made / LIBRARY).chmod(0o644)
-        made.chmod(0o755)
         say("testing them")
         _record(made, compiler.version, self_test(made / LIBRARY))
         if folder.exists():
             shutil.rmtree(folder)
-        _settle(made, folder)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return library.native_status()
-
-
-def _settle(made: Path, folder: Path) -> None:
-    """Move the build to its place; another process may have built the same meanwhile."""
-    try:
-        made.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
 
 
 def _record(folder: Path, compiler: str, runtimes: dict[str, str]) -> None:
@@ -122,10 +102,3 @@ def self_test(path: Path) -> dict[str, str]:
         for name, version in runtimes.versions().items()
         if not proofs.self_test(str(path), name)
     }
-
-
-def _unwritable(folder: Path, error: OSError) -> BadInput:
-    return BadInput(
-        f"cannot write {folder}: {error.strerror or error}",
-        hint="free some space, or set XDG_CACHE_HOME to another folder",
-    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sepdeploy import cache
 from sepdeploy.errors import BadInput
 from sepdeploy.files import sha256_file
 from sepdeploy.runtimes.native import toolchain
@@ -49,9 +50,7 @@ class NativeStatus:
 
 def cache_folder() -> Path:
     """Return the folder of native builds: ``$XDG_CACHE_HOME/sepdeploy/native``."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
-    return root / "sepdeploy" / "native"
+    return cache.cache_folder() / "native"
 
 
 def build_folder() -> Path:

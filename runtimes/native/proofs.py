@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sepdeploy.errors import BadInput
 from sepdeploy.files import write_text
-from sepdeploy.runtimes.native import toolchain
+from sepdeploy.programs import run
 from sepdeploy.runtimes.native.library import MAX_RECORD, cache_folder
 
 REFERENCE = "reference"
@@ -34,7 +34,7 @@ def self_test(library: str, what: str) -> str:
         What went wrong, one line; "" if nothing did.
     """
     module = "sepdeploy.runtimes.native.selftest"
-    done = toolchain.run([sys.executable, "-P", "-m", module, library, what], timeout=SELF_TEST_S)
+    done = run([sys.executable, "-P", "-m", module, library, what], timeout=SELF_TEST_S)
     if done.returncode == 0:
         return ""
     lines = (done.stderr or done.stdout).strip().splitlines()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shlex
@@ -12,7 +11,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from sepdeploy import cache
 from sepdeploy.errors import BadInput, Missing
+from sepdeploy.programs import environment, first_error, run, version_line
 
 FORMAT = "1"  # part of the digest: older builds are left alone when the make-up changes
 KERNELS = "kernels.cpp"
@@ -59,9 +60,9 @@ def find_compiler(command: str | None = None) -> Compiler:
     for words in tried:
         path = shutil.which(words[0]) if words else None
         if path is not None:
-            done = run([path, *words[1:], "--version"], timeout=20)
-            if done.returncode == 0 and done.stdout.strip():
-                return Compiler((path, *words[1:]), done.stdout.strip().splitlines()[0])
+            version = version_line([path, *words[1:]])
+            if version:
+                return Compiler((path, *words[1:]), version)
     names = wanted or "c++, g++, clang++"
     raise Missing(f"no C++ compiler ({names}): native kernels cannot be built", hint=INSTALL)
 
@@ -90,14 +91,11 @@ def headers() -> tuple[Path, ...]:
 
 def digest(machine: str) -> str:
     """Return the key of a build: the digest of the sources and of the compiler's flags."""
-    total = hashlib.sha256()
-    parts: list[bytes] = [FORMAT.encode(), machine.encode(), " ".join(FLAGS).encode()]
-    parts += [f"{name} {' '.join(flags)}".encode() for name, flags in sets_of(machine)]
+    parts: list[str | bytes] = [FORMAT, machine, " ".join(FLAGS)]
+    parts += [f"{name} {' '.join(flags)}" for name, flags in sets_of(machine)]
     for path in (*sources(), *headers()):
-        parts += [path.name.encode(), path.read_bytes()]
-    for part in parts:
-        total.update(len(part).to_bytes(8, "little") + part)
-    return total.hexdigest()[:16]
+        parts += [path.name, path.read_bytes()]
+    return cache.digest(*parts)
 
 
 def compile_library(compiler: Compiler, machine: str, target: Path, scratch: Path) -> None:
@@ -161,30 +159,7 @@ def compile_library(compiler: Compiler, machine: str, target: Path, scratch: Pat
 def _check(compiler: Compiler, name: str, code: int, output: str) -> None:
     if code == 0:
         return
-    lines = [line for line in output.splitlines() if "error" in line] or output.splitlines()
-    what = " ".join((lines[0] if lines else f"exit code {code}").split())[:200]
+    what = first_error(output) or f"exit code {code}"
     if "No space left" in output:
         raise BadInput(f"{name} cannot be built: {what}", hint="free some space")
     raise Missing(f"{compiler.command[0]} cannot build {name}: {what}", hint=INSTALL)
-
-
-def environment() -> dict[str, str]:
-    """Return the environment of child processes, their messages in English."""
-    return {**os.environ, "LC_ALL": "C.UTF-8"}
-
-
-def run(command: list[str], *, timeout: float) -> subprocess.CompletedProcess[str]:
-    """Run a program without input; one that does not start or end in time counts as failed."""
-    try:
-        return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            env=environment(),
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return subprocess.CompletedProcess(command, 124, "", f"error: {error}")

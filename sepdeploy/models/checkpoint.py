@@ -51,7 +51,7 @@ def save(model: Model, path: Path | str) -> None:
     """Write a model; the file appears whole or not at all.
 
     Raises:
-        BadInput: The folder is missing, read-only or full; weights that are NaN or infinite;
+        BadInput: The folder cannot be written or the disk is full; NaN or infinite weights;
             architecture options or provenance that are not plain values.
     """
     state = {k: v.detach().cpu() for k, v in model.net.state_dict().items()}

@@ -8,9 +8,7 @@ refused here, before anything copies or sums them.
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sepdeploy.errors import BadInput
+from sepdeploy.files import WRITE_HINT, atomic_path
 
 SHARED_AT_MOST = 4  # several tensors may share a storage (tied weights), but not without limit
 
@@ -31,39 +30,19 @@ def write_tensor_file(data: dict[str, Any], path: Path | str) -> None:
     """Write a dict of tensors and plain values; the file appears whole or not at all.
 
     Raises:
-        BadInput: The folder is missing, read-only or full.
+        BadInput: The folder cannot be written or the disk is full.
     """
     target = Path(path)
-    temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        with atomic_path(target) as temporary, temporary.open("wb") as file:
             torch.save(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
-        temporary = None
-    except (OSError, RuntimeError) as error:
-        raise BadInput(
-            f"cannot write {target}: {_reason(error)}",
-            hint="is the folder there, writable, and not full?",
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    except RuntimeError as error:  # the zip writer wraps the file system's own error
+        raise BadInput(f"cannot write {target}: {_reason(error)}", hint=WRITE_HINT) from error
 
 
 def _reason(error: BaseException) -> str:
     chain: BaseException | None = error
-    while chain is not None:  # the zip writer wraps the file system's own error
+    while chain is not None:
         if isinstance(chain, OSError) and chain.strerror:
             return chain.strerror
         chain = chain.__cause__ or chain.__context__

@@ -254,7 +254,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def copied_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the bundles and plugins that were built, without the downloads."""
-    from sepdeploy.devices.bundle.cache import cache_folder
+    from sepdeploy.cache import cache_folder
 
     source = cache_folder()
     if not (source / "bundles").is_dir():

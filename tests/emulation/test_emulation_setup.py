@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sepdeploy.cache import cache_folder, digest, whole_folder
 from sepdeploy.devices.bundle import ABIS, build_bundle, bundle_plan, open_bundle
 from sepdeploy.devices.bundle import build as bundle_build
-from sepdeploy.devices.bundle.cache import cache_folder, digest, whole_folder
 from sepdeploy.devices.bundle.fetch import (
     cached_packages,
     cached_wheel,

@@ -16,11 +16,16 @@ import sepdeploy
 
 ROOT = Path(__file__).resolve().parents[2]
 MAPPED = ("exporters", "runtimes", "devices")
-LEAVES = {"codec", "errors", "files", "flatbuffer", "records", "metrics", "settings", "threat"}
+LEAVES = {
+    "cache", "codec", "errors", "files", "flatbuffer", "metrics", "programs", "records",
+    "settings", "threat",
+}  # fmt: skip
 
 # part -> parts of sepdeploy it may import (besides itself and the leaves)
 ALLOWED: dict[str, set[str]] = {
+    "cache": set(),
     "codec": set(),
+    "programs": set(),
     "errors": set(),
     "files": set(),
     "flatbuffer": set(),

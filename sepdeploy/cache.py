@@ -1,4 +1,4 @@
-"""The user's cache folder, and folders in it that appear whole or not at all."""
+"""The user's own folders, and folders in the cache that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ from sepdeploy.errors import BadInput
 
 def cache_folder() -> Path:
     """Return ``$XDG_CACHE_HOME/sepdeploy``, by default ``~/.cache/sepdeploy``."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
-    return root / "sepdeploy"
+    return _user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def config_folder() -> Path:
+    """Return ``$XDG_CONFIG_HOME/sepdeploy``, by default ``~/.config/sepdeploy``."""
+    return _user_folder("XDG_CONFIG_HOME", ".config")
+
+
+def _user_folder(variable: str, usual: str) -> Path:
+    base = Path(os.environ.get(variable, ""))  # the XDG specification: a relative one is ignored
+    return (base if base.is_absolute() else Path.home() / usual) / "sepdeploy"
 
 
 def digest(*parts: str | bytes) -> str:
