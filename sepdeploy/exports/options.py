@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from sepdeploy.attacks import examples
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.formats import FLAVOURS, FORMATS, TARGETS, Format
 from sepdeploy.exporters.modes import MODES, Mode
@@ -91,7 +92,7 @@ class JudgingOptions(Options):
     """Which images, and how they are attacked; None means: as the model was trained."""
 
     attack: str | None = setting(
-        None, "Such as pgd-40 or fgsm; default: as the model was trained.", metavar="NAME"
+        None, f"Such as {examples()}; default: as the model was trained.", metavar="NAME"
     )
     eps: str | float | None = setting(None, "Attack radius: 8/255 or 0.1.")
     norm: str | None = setting(None, "Attack norm.", choices=NORMS)

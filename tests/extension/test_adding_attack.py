@@ -52,3 +52,5 @@ def test_what_it_cannot_do_is_said(copy: Path, call: Callable) -> None:
     assert "unknown norm of brighten 'l2'; closest: linf" in found.line
     assert "brighten" in call(*words, "darken").err  # the names come from the table
     assert "one step" in call(*words, "brighten-3").line
+    for row in ATTACKS.values():
+        assert row is ATTACKS["brighten"] or row.example in call("bench", "--help").out
