@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
+from sepdeploy.exporters.formats import ONNX, told_format
 from sepdeploy.exporters.tflite_file.format.reader import read_metadata
-from sepdeploy.flatbuffer import is_tflite
 
 ENTRY_NAME = "sepdeploy"
 MAX_ENTRY_BYTES = 64 << 20
@@ -33,43 +33,56 @@ def find_entry(path: Path) -> bytes:
     """The entry's bytes.
 
     Raises:
-        BadInput: Unreadable, neither format, damaged, or without an entry.
+        BadInput: Unreadable, of no format, damaged, or without an entry.
     """
     try:
         with path.open("rb") as stream:
-            tflite = is_tflite(stream.read(8))
-            if stream.seek(0, 2) == 0:
-                raise BadInput(f"{path} is empty")
-            if not tflite:
-                with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                    return _required(_in_onnx(view), path)
-    except _DamagedError as error:
-        raise BadInput(
-            f"{path} is not a complete ONNX file",
-            hint="it may be truncated: copy or export it again",
-        ) from error
+            head = stream.read(8)
+        if not head:
+            raise BadInput(f"{path} is empty")
+        found = (told_format(path, head) or ONNX).entry(path)
     except OSError as error:
         raise BadInput(
             f"cannot read {path}: {error.strerror or error}",
             hint="check the path and its permissions",
         ) from error
-    return _required(_in_tflite(path), path)
-
-
-def _in_tflite(path: Path) -> bytes | None:
-    try:
-        return read_metadata(path, ENTRY_NAME)
-    except BadInput as error:
-        raise BadInput(f"{path}: {error.message}", hint=error.hint) from error
-
-
-def _required(found: bytes | None, path: Path) -> bytes:
     if found is None:
         raise BadInput(
             f"{path} holds no sepdeploy entry",
             hint="only files written by sepdeploy carry one; export the model with sepdeploy",
         )
     return found
+
+
+def tflite_entry(path: Path) -> bytes | None:
+    """The entry of a .tflite file.
+
+    Raises:
+        BadInput: Damaged.
+    """
+    try:
+        return read_metadata(path, ENTRY_NAME)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def onnx_entry(path: Path) -> bytes | None:
+    """The entry of an .onnx file.
+
+    Raises:
+        BadInput: Damaged.
+    """
+    try:
+        with (
+            path.open("rb") as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view,
+        ):
+            return _in_onnx(view)
+    except _DamagedError as error:
+        raise BadInput(
+            f"{path} is not a complete ONNX file",
+            hint="it may be truncated: copy or export it again",
+        ) from error
 
 
 def _in_onnx(view: View) -> bytes | None:

@@ -76,6 +76,7 @@ class Format:
         article: "a" or "an", as the suffix is read aloud.
         image_layout: Order of an image's axes in the file.
         head: Tells a file by its first eight bytes; None where only the name tells.
+        entry: Reads the embedded entry, None where there is none.
         write: Writes a float file.
         quantizer: Makes the quantised files of an order, with a folder to work in.
         runtimes: The only runtimes that take a file; empty: every one of the format.
@@ -87,9 +88,22 @@ class Format:
     article: str
     image_layout: str
     head: Callable[[bytes], bool] | None
+    entry: Callable[[Path], bytes | None]
     write: Callable[[Order, Path], None]
     quantizer: Callable[[Order, Path], Quantizer]
     runtimes: Callable[[Path], tuple[str, ...]]
+
+
+def _onnx_entry(path: Path) -> bytes | None:
+    from sepdeploy.exporters.containers import onnx_entry
+
+    return onnx_entry(path)
+
+
+def _tflite_entry(path: Path) -> bytes | None:
+    from sepdeploy.exporters.containers import tflite_entry
+
+    return tflite_entry(path)
 
 
 def _write_onnx(order: Order, path: Path) -> None:
@@ -144,12 +158,29 @@ def _tflite_runtimes(path: Path) -> tuple[str, ...]:
 
 
 ONNX = Format(
-    "onnx", ".onnx", ".onnx", "an", "NCHW", None, _write_onnx, _quantize_onnx, lambda _: ()
+    name="onnx",
+    suffix=".onnx",
+    custom_suffix=".onnx",  # function bodies run wherever the file does
+    article="an",
+    image_layout="NCHW",
+    head=None,
+    entry=_onnx_entry,
+    write=_write_onnx,
+    quantizer=_quantize_onnx,
+    runtimes=lambda _: (),
 )
 TFLITE = Format(
-    "tflite", ".tflite", ".custom.tflite", "a", "NHWC", is_tflite, _write_tflite, _quantize_tflite,
-    _tflite_runtimes,
-)  # fmt: skip
+    name="tflite",
+    suffix=".tflite",
+    custom_suffix=".custom.tflite",
+    article="a",
+    image_layout="NHWC",
+    head=is_tflite,
+    entry=_tflite_entry,
+    write=_write_tflite,
+    quantizer=_quantize_tflite,
+    runtimes=_tflite_runtimes,
+)
 FORMATS: dict[str, Format] = {row.name: row for row in (ONNX, TFLITE)}
 
 
@@ -157,6 +188,12 @@ def named_format(path: str | os.PathLike[str]) -> Format | None:
     """Return the format that a file's name says it has, None for another kind of file."""
     suffix = Path(path).suffix
     return next((row for row in FORMATS.values() if row.suffix == suffix), None)
+
+
+def told_format(path: Path, head: bytes) -> Format | None:
+    """Return the format that a file's first bytes show, else the one that its name says."""
+    told = (row for row in FORMATS.values() if row.head and row.head(head))
+    return next(told, named_format(path))
 
 
 def format_of(path: str | os.PathLike[str], *, where: str = "", hint: str = "") -> Format:

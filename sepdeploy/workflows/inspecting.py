@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.formats import FORMATS, named_format
+from sepdeploy.exporters.formats import FORMATS, told_format
 from sepdeploy.records import INSPECT_SCHEMA, InputSpec, LayerRecord
 from sepdeploy.workflows.factored import merge_factored
 
@@ -66,12 +66,11 @@ def sniff(path: Path) -> str:
             head = stream.read(8)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}", hint="check the path") from error
-    told = next((row.name for row in FORMATS.values() if row.head and row.head(head)), None)
-    if told:
-        return told
+    row = told_format(path, head)
+    if row is not None and row.head and row.head(head):
+        return row.name
     if head[:4] == b"PK\x03\x04" and path.suffix != ".npz":
         return "pt"
-    row = named_format(path)
     if row is None and path.suffix not in (".pt", ".pth"):
         known = " or ".join(row.suffix for row in FORMATS.values())
         raise BadInput(f"{path} is not a .pt, {known} file")
