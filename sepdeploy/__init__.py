@@ -11,6 +11,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ArtifactCheckFailed": "sepdeploy.errors",
+    "BadInput": "sepdeploy.errors",
+    "Incomparable": "sepdeploy.errors",
+    "Missing": "sepdeploy.errors",
+    "SepdeployError": "sepdeploy.errors",
+    "Unstable": "sepdeploy.errors",
+    "BenchReport": "sepdeploy.records",
+    "Manifest": "sepdeploy.records",
     "bench": "sepdeploy.api",
     "check": "sepdeploy.api",
     "compress": "sepdeploy.api",
@@ -25,6 +33,14 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "ArtifactCheckFailed",
+    "BadInput",
+    "BenchReport",
+    "Incomparable",
+    "Manifest",
+    "Missing",
+    "SepdeployError",
+    "Unstable",
     "__version__",
     "bench",
     "check",

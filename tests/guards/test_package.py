@@ -19,8 +19,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "rich", "ai_edge_litert", "tflite_runtime")
 
 PUBLIC = {
-    "__version__", "bench", "check", "compress", "export", "inspect", "load", "open", "save",
-    "train", "verify", "wrap",
+    "ArtifactCheckFailed", "BadInput", "BenchReport", "Incomparable", "Manifest", "Missing",
+    "SepdeployError", "Unstable", "__version__", "bench", "check", "compress", "export",
+    "inspect", "load", "open", "save", "train", "verify", "wrap",
 }  # fmt: skip
 
 
