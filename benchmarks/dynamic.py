@@ -14,7 +14,8 @@ from sepdeploy.errors import BadInput
 from sepdeploy.models import Model, create
 from sepdeploy.threat import Attack
 from sepdeploy.training.descent.optimizers import make_optimizer
-from sepdeploy.training.objectives import OBJECTIVES, Batch, Terms
+from sepdeploy.training.objectives import OBJECTIVES
+from sepdeploy.training.objectives.batch import Batch, Terms
 from sepdeploy.training.ranks.dynamic import (
     cores_of,
     match_ranks,

@@ -36,7 +36,8 @@ from sepdeploy.measure import host_facts
 from sepdeploy.models import create
 from sepdeploy.records import InputSpec, Kind
 from sepdeploy.threat import Attack
-from sepdeploy.training.objectives import OBJECTIVES, Batch, Terms
+from sepdeploy.training.objectives import OBJECTIVES
+from sepdeploy.training.objectives.batch import Batch, Terms
 
 SIDE, SAMPLES = 64, 128
 FEATURES = SIDE * SIDE

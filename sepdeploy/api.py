@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sepdeploy.exports.options import EvaluationOptions, ExportOptions, JudgingOptions
 from sepdeploy.records import BenchReport, Manifest
 from sepdeploy.settings import filled, takes
+from sepdeploy.training.recipe.fields import Recipe
 from sepdeploy.workflows.bench.options import BenchOptions
 from sepdeploy.workflows.compress_options import CompressOptions
 
@@ -32,6 +33,7 @@ __all__ = [
     "EvaluationOptions",
     "ExportOptions",
     "JudgingOptions",
+    "Recipe",
     "attack",
     "bench",
     "check",
@@ -55,6 +57,7 @@ def _ignore(_: Any) -> None:
     """Nobody watches."""
 
 
+@takes(Recipe)
 def train(
     recipe: str | Path | None = None,
     *,

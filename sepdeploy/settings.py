@@ -30,7 +30,7 @@ EXPECTED = {
     "float": "a number",
     "Path": "a path",
     "tuple[str, ...]": "a list of names",
-    "tuple[int, ...]": "a list of numbers such as [1024, 1024]",
+    "tuple[int, ...]": "a list of widths such as [1024, 1024]",
 }
 
 
@@ -137,15 +137,16 @@ def defaults(cls: type[Options]) -> dict[str, Any]:
     return {f.name: f.default for f in dataclasses.fields(cls)}
 
 
-def kind_of(cls: type[Options], name: str) -> str:
-    """Return the type of a field as it is written, without alternatives."""
-    return next(str(f.type) for f in dataclasses.fields(cls) if f.name == name).partition(" |")[0]
+def kinds_of(cls: type[Options], name: str) -> list[str]:
+    """Return the type of a field as it is written, one item an alternative."""
+    written = next(str(f.type) for f in dataclasses.fields(cls) if f.name == name)
+    return written.split(" | ")
 
 
 def flags(cls: type[Options], name: str) -> tuple[str, ...]:
     """Return the flags of a field as they are typed."""
     spelled = name.replace("_", "-")
-    both = kind_of(cls, name) == "bool" and defaults(cls)[name] is True
+    both = kinds_of(cls, name) == ["bool"] and defaults(cls)[name] is True
     own = f"--{spelled}/--no-{spelled}" if both else f"--{spelled}"
     return settings(cls)[name].flags or (own,)
 
@@ -195,36 +196,50 @@ def convert(cls: type[Options], name: str, value: Any, where: str) -> Any:
     Raises:
         BadInput: It is of another type.
     """
-    kind, s = kind_of(cls, name), settings(cls)[name]
-    whole = not isinstance(value, bool)
-    try:
-        if s.parse is not None:
-            return s.parse(value)
-        if kind == "str" and isinstance(value, (str, float)):
-            return value
-        if kind == "bool" and str(value).lower() in ("true", "false"):
-            return str(value).lower() == "true"
-        if kind == "int" and isinstance(value, (int, str)) and whole:
-            return int(value)
-        if kind == "float" and isinstance(value, (int, float, str)) and whole:
-            return float(value)
-        if kind == "Path" and isinstance(value, (str, Path)):
-            return Path(value)
-        if kind.startswith("tuple") and not isinstance(value, (bytes, Mapping)):
-            return _listed(cls, name, value, int if "int" in kind else str)
-    except (ValueError, TypeError, OverflowError):
-        pass
-    raise BadInput(f"{where}: {name} = {value!r:.60} is not {EXPECTED[kind]}")
+    kinds, parse = kinds_of(cls, name), settings(cls)[name].parse
+    for kind in kinds:
+        try:
+            if parse is not None:
+                return parse(value)
+            if kind.startswith("tuple"):
+                return _listed(cls, name, value, int if "int" in kind else str)
+            return READERS[kind](value)
+        except (ValueError, TypeError, OverflowError, KeyError):
+            continue
+    raise BadInput(f"{where}: {name} = {value!r:.60} is not {EXPECTED[kinds[0]]}")
+
+
+def _number(kind: type) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, (kind, int, str)):
+            raise ValueError
+        return kind(value)
+
+    return read
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "str": _text,
+    "bool": lambda value: {"true": True, "false": False}[str(value).lower()],
+    "int": _number(int),
+    "float": _number(float),
+    "Path": Path,
+}
 
 
 def _listed(cls: type[Options], name: str, value: Any, kind: type) -> tuple[Any, ...]:
-    parts = re.split(r"[,\s]+" if kind is int else ",", value.strip()) if isinstance(
-        value, str) else value  # fmt: skip
     if kind is int:
-        if not all(type(part) is int or isinstance(part, str) for part in parts):
+        parts = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else list(value)
+        if not isinstance(value, str) and any(type(part) is not int for part in parts):
             raise ValueError
         return tuple(int(part) for part in parts if part != "")
-    names = tuple(part.strip() for part in parts)
+    names = tuple(part.strip() for part in (value.split(",") if isinstance(value, str) else value))
     if not all(names):
         raise BadInput(f"{cls.said(name)} has an empty name", hint=settings(cls)[name].help)
     return names

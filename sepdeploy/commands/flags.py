@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 import typer
 
-from sepdeploy.settings import Options, defaults, flags, kind_of, settings
+from sepdeploy.settings import Options, defaults, flags, kinds_of, settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 TYPES: dict[str, Any] = {
@@ -57,21 +57,21 @@ def _parameters(cls: type[Options], *, only_given: bool) -> Iterator[inspect.Par
     for name, s in settings(cls).items():
         if not s.flag:
             continue
-        kind, default = kind_of(cls, name), defaults(cls)[name]
+        kind, default = kinds_of(cls, name)[0], defaults(cls)[name]
         line = s.line()
         if only_given and default not in ("", 0, ()):
             line = f"{line} [default: {str(default).lower()}]"
         if only_given or s.text:
             default = None
+        wanted, words = str | None if s.text else TYPES[kind], flags(cls, name)
+        if kind == "bool" and only_given:
+            wanted, words = bool | None, (f"{words[0]}/--no-{words[0][2:]}",)
         option = typer.Option(
-            *flags(cls, name),
+            *words,
             help=line,
             min=None if only_given else s.low,
             metavar=s.metavar or None,
             rich_help_panel=s.panel or None,
-        )
-        wanted = (
-            str | None if s.text else bool | None if kind == "bool" and only_given else TYPES[kind]
         )
         yield inspect.Parameter(
             name,

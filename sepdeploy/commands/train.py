@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sepdeploy import console
-from sepdeploy.commands.recipe_flags import SET, recipe_values, with_recipe_flags
+from sepdeploy.api import Recipe
+from sepdeploy.commands.flags import taking
 from sepdeploy.commands.shell import JSON_FILE, write_json
+from sepdeploy.errors import BadInput
+from sepdeploy.settings import settings, unknown_key
 
 if TYPE_CHECKING:
     from sepdeploy.training import Event
 
+SET = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any key of a recipe; may be repeated."),
+]
 
-@with_recipe_flags
+
+@taking(Recipe, only_given=True)
 def train(
     recipe: Annotated[Path | None, typer.Argument(help="Recipe (TOML); flags beat it.")] = None,
     resume: Annotated[
@@ -51,3 +60,27 @@ def train(
     for line in summary.lines():
         console.notice(line)
     write_json(dump(summary), json)
+
+
+def recipe_values(flags: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """Return what a command line says about the recipe, by the recipe's keys.
+
+    Args:
+        flags: Values of the flags, None where one was not given.
+        texts: The texts "key=value" of ``--set``.
+
+    Raises:
+        BadInput: A setting that is none, or a key that is given twice.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        name = key.strip().replace("-", "_")
+        if not equals or not name:
+            raise BadInput(f"--set {text} is not KEY=VALUE", hint="e.g. --set mart_beta=4")
+        if name not in settings(Recipe):
+            raise unknown_key("--set", name, settings(Recipe))
+        if name in given:
+            raise BadInput(f"'{name}' is given twice on the command line", hint="leave one out")
+        given[name] = value.strip()
+    return given

@@ -19,8 +19,6 @@ from sepdeploy.layers import KronLinear, LowRankLinear
 
 Weights = dict[str, Tensor]
 
-PRUNING_SCOPES = ("tensor", "network")
-
 
 def fold_cores(net: nn.Module) -> None:
     """Fold the core of every low-rank linear layer into V and fix it to the identity.
@@ -72,7 +70,7 @@ def top_masks(
     Args:
         importance: Weights or scores; their magnitude counts.
         sparsity: Share of entries that are dropped.
-        scope: A name of ``PRUNING_SCOPES``: n is the size of each "tensor", or of the whole
+        scope: n is the size of each "tensor", or of the whole
             "network", whose entries are compared by ``relative_scores``.
     """
     if scope == "tensor":

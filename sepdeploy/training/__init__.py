@@ -1,22 +1,36 @@
-"""Robust training of separable networks, reproducible to the bit and resumable at any moment."""
+"""Robust training of separable networks, reproducible to the bit and resumable at any moment.
+
+The names below are loaded on first use: a recipe can be read, and its keys listed, without torch.
+"""
 
 from __future__ import annotations
 
-from sepdeploy.training.checkpoint import Checkpoint, checkpoint_path, history_path
-from sepdeploy.training.descent.optimizers import OPTIMIZERS
-from sepdeploy.training.descent.schedule import SCHEDULES
-from sepdeploy.training.events import Event
-from sepdeploy.training.finishing import TrainResult
-from sepdeploy.training.fitting import fit
-from sepdeploy.training.machine.team import is_first_process, joined
-from sepdeploy.training.objectives import OBJECTIVES
-from sepdeploy.training.recipe import load_recipe
-from sepdeploy.training.recipe_fields import Recipe
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sepdeploy.training.checkpoint import Checkpoint, checkpoint_path, history_path
+    from sepdeploy.training.events import Event
+    from sepdeploy.training.finishing import TrainResult
+    from sepdeploy.training.fitting import fit
+    from sepdeploy.training.machine.team import is_first_process, joined
+    from sepdeploy.training.recipe.fields import Recipe
+    from sepdeploy.training.recipe.reading import load_recipe
+
+_HOMES = {
+    "Checkpoint": "checkpoint",
+    "Event": "events",
+    "Recipe": "recipe.fields",
+    "TrainResult": "finishing",
+    "checkpoint_path": "checkpoint",
+    "fit": "fitting",
+    "history_path": "checkpoint",
+    "is_first_process": "machine.team",
+    "joined": "machine.team",
+    "load_recipe": "recipe.reading",
+}
 
 __all__ = [
-    "OBJECTIVES",
-    "OPTIMIZERS",
-    "SCHEDULES",
     "Checkpoint",
     "Event",
     "Recipe",
@@ -28,3 +42,10 @@ __all__ = [
     "joined",
     "load_recipe",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    message = f"module '{__name__}' has no attribute '{name}'"
+    raise AttributeError(message)

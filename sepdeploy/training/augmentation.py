@@ -10,7 +10,6 @@ from sepdeploy.attacks.noise import uniform
 from sepdeploy.errors import BadInput
 
 PADDING = 4  # pixels per side, as usual for 32×32 images
-AUGMENTATIONS = ("", "crop", "flip", "crop-flip")
 
 
 def augment_images(images: Tensor, ids: Tensor, seed: int, kind: str) -> Tensor:
@@ -20,7 +19,7 @@ def augment_images(images: Tensor, ids: Tensor, seed: int, kind: str) -> Tensor:
         images: (N, C, H, W).
         ids: (N,) sample ids; the same id and seed always give the same crop and flip.
         seed: Changes every epoch.
-        kind: A name of ``AUGMENTATIONS``.
+        kind: "crop", "flip", "crop-flip", or "" for none.
 
     Raises:
         BadInput: Samples that are no images.

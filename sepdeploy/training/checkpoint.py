@@ -21,8 +21,8 @@ from torch import Tensor
 from sepdeploy.errors import BadInput
 from sepdeploy.files import write_text
 from sepdeploy.models import read_tensor_file, write_tensor_file
-from sepdeploy.training.recipe import differences, recipe_from
-from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.recipe.fields import Recipe
+from sepdeploy.training.recipe.reading import differences, recipe_from
 
 FORMAT = "sepdeploy.training"
 VERSION = 2

@@ -22,8 +22,8 @@ from sepdeploy.training.judge import accuracy
 from sepdeploy.training.loop import Trainer
 from sepdeploy.training.machine.acceleration import bring_back
 from sepdeploy.training.ranks.dynamic import match_ranks
-from sepdeploy.training.recipe import differences, recipe_from
-from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.recipe.fields import Recipe
+from sepdeploy.training.recipe.reading import differences, recipe_from
 from sepdeploy.training.sources import validation_attack
 
 

@@ -33,9 +33,9 @@ from sepdeploy.training.machine.threads import choose_threads, cpu_threads
 from sepdeploy.training.plan_widths import plan_network
 from sepdeploy.training.ranks.dynamic import start_with_decay
 from sepdeploy.training.ranks.windows import check_windows
-from sepdeploy.training.recipe import FREE_ON_RESUME
-from sepdeploy.training.recipe_checks import check_divisible
-from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.recipe.fields import Recipe
+from sepdeploy.training.recipe.reading import FREE_ON_RESUME
+from sepdeploy.training.recipe.rules import check_divisible
 from sepdeploy.training.sources import Sources
 
 CHECKPOINT_EVERY_S = 30.0

@@ -9,7 +9,7 @@ from sepdeploy.attacks.gradient import pgd
 from sepdeploy.data import Split
 from sepdeploy.threat import Attack
 from sepdeploy.training.machine.team import ALONE, Team
-from sepdeploy.training.objectives import evaluating
+from sepdeploy.training.objectives.inner import evaluating
 from sepdeploy.training.sources import take_batch
 
 BATCH = 256

@@ -32,7 +32,7 @@ from sepdeploy.training.machine.team import ALONE, Team
 from sepdeploy.training.penalties.regularizers import term_values
 from sepdeploy.training.penalties.spectra import condition_numbers
 from sepdeploy.training.ranks.dynamic import ranks_of
-from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.recipe.fields import Recipe
 from sepdeploy.training.sources import Sources, score, validation_attack
 
 

@@ -32,7 +32,7 @@ from sepdeploy.models import create
 from sepdeploy.models.checkpoint import linear_specs
 from sepdeploy.models.factory import find_factory, is_foreign
 from sepdeploy.records import InputSpec
-from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.recipe.fields import Recipe
 
 # Multiples of 8 are what vector units like, but small budgets need a finer choice.
 MODES = (*range(2, 32, 2), *range(32, 64, 4), *range(64, 513, 8))

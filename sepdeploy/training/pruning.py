@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sepdeploy.compression.masks import initial_scores, prunable, sparsity_of, top_masks
 from sepdeploy.training.descent.optimizers import OPTIMIZERS
-from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.recipe.fields import Recipe
 
 
 class Pruner:

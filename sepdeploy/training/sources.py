@@ -12,8 +12,8 @@ from torch import Tensor
 from sepdeploy.attacks.noise import derive_seed
 from sepdeploy.data import Split
 from sepdeploy.threat import Attack
-from sepdeploy.training.objectives import Batch
-from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.objectives.batch import Batch
+from sepdeploy.training.recipe.fields import Recipe
 
 # Independent streams of random numbers, all derived from the recipe's seed.
 ORDER, NOISE, VALIDATION_NOISE, AUGMENTATION, DROPOUT = 1, 2, 3, 4, 5

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from sepdeploy import api
-from sepdeploy.commands.recipe_flags import FLAGS, recipe_values
+from sepdeploy.commands.train import recipe_values
 from sepdeploy.errors import BadInput
+from sepdeploy.settings import settings
 from sepdeploy.training import load_recipe
-from sepdeploy.training.recipe_checks import NEEDS
-from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.recipe.fields import PENALTIES, Recipe
 
 FIELDS = [f.name for f in dataclasses.fields(Recipe)]
+NEEDS = Recipe.needs()
+PANELS = list(dict.fromkeys(s.panel for s in settings(Recipe).values()))
+ROOT = Path(__file__).resolve().parents[2]
 VALUES = {
     "hidden": ("12,13", (12, 13)), "structure": ("kron", "kron"), "target": ("10x", "10x"),
     "objective": ("mart", "mart"), "eps": ("8/255", 8 / 255), "norm": ("l2", "l2"),
@@ -75,7 +78,7 @@ def test_every_key_can_be_set(read, name: str) -> None:
     assert plain(found, name) == Recipe()
 
 
-@pytest.mark.parametrize("name", [name for table in FLAGS.values() for name in table])
+@pytest.mark.parametrize("name", [n for n, s in settings(Recipe).items() if s.flag])
 def test_every_flag_sets_its_key(read, name: str) -> None:
     text, value = example(name)
     words = [f"--{name.replace('_', '-')}"] if value is True else [
@@ -96,8 +99,8 @@ def test_the_command_line_beats_the_file(read, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--set", "mart_betta=4"], "unknown key 'mart_betta'; closest: mart_beta"),
-        (["--set", "out=other.pt"], "--set out: not a key of a recipe"),
-        (["--set", "on_progress=1"], "--set on_progress: not a key of a recipe"),
+        (["--set", "out=other.pt"], "--set: unknown key 'out'; closest: "),
+        (["--set", "on_progress=1"], "--set: unknown key 'on_progress'"),
         (["--set", "mart_beta"], "--set mart_beta is not KEY=VALUE"),
         (["--set", "=4"], "is not KEY=VALUE"),
         (["--set", "swa=perhaps"], "swa = 'perhaps' is not true or false"),
@@ -127,7 +130,7 @@ def test_the_help_has_headings(call) -> None:
     got = call("train", "--help")
     assert got.code == 0
     lines = got.out.splitlines()
-    at = [lines.index(f"{heading}:") for heading in ("Arguments", *FLAGS, "Options")]
+    at = [lines.index(f"{heading}:") for heading in ("Arguments", *PANELS, "Options")]
     assert at == sorted(at)
     assert max(map(len, lines)) <= 80
     section = "\n".join(lines[at[1] : at[2]])
@@ -140,3 +143,23 @@ def test_the_help_says_what_is_not_obvious(call) -> None:
     text = " ".join(call("train", "--help").out.split())
     assert "kron:aligned" in text
     assert "sar (of no published weight)" in text
+
+
+def test_the_docs_name_every_key_under_its_heading() -> None:
+    listed: dict[str, list[str]] = {}
+    for line in (ROOT / "docs/training.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 2 and cells[0] in map(str.lower, PANELS):
+            listed[cells[0]] = cells[1].replace("`", "").split()
+    found = {panel.lower(): [n for n, s in settings(Recipe).items() if s.panel == panel]
+             for panel in PANELS}  # fmt: skip
+    assert {k: sorted(v) for k, v in listed.items()} == {k: sorted(v) for k, v in found.items()}
+
+
+def test_every_key_explains_itself_and_every_penalty_has_a_coefficient() -> None:
+    from sepdeploy.training.penalties.regularizers import TERMS
+
+    assert all(s.help.endswith((".", "...")) and s.panel for s in settings(Recipe).values())
+    assert tuple(TERMS) == PENALTIES
+    assert api.train.__doc__ is not None
+    assert "mart_beta: Weight of the divergence term of MART. Default: 5.0." in api.train.__doc__

@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
         "models", "data", "training", "compression", "exporters", "runtimes", "devices",
         "measure", "exports",
     },
-    "api": {"workflows", "exports", "models", "gate"},
+    "api": {"workflows", "exports", "models", "gate", "training"},
     "console": set(),
     "commands": {"api", "console", "reports", "devices", "gate", "training"},
     "exits": {"console"},

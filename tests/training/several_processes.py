@@ -23,7 +23,9 @@ from sepdeploy.training import fit, fitting, load_recipe
 from sepdeploy.training.checkpoint import read_checkpoint, state_sha256
 from sepdeploy.training.descent import steps
 from sepdeploy.training.machine.team import bare, joined, without_exchange
-from sepdeploy.training.objectives import OBJECTIVES, Batch, Terms, adversarial
+from sepdeploy.training.objectives import OBJECTIVES, Row
+from sepdeploy.training.objectives.batch import Batch, Terms
+from sepdeploy.training.objectives.inner import adversarial
 from sepdeploy.training.ranks import windows as rank_windows
 
 FOLDER = Path(sys.argv[1])
@@ -67,7 +69,7 @@ def break_loss(rank, count):
         loss = plain(model, batch, attack)
         return loss * float("nan") if (RANK, len(calls)) == (rank, count) else loss
 
-    OBJECTIVES["natural"] = broken
+    OBJECTIVES["natural"] = Row(broken, robust=False)
     return lambda: OBJECTIVES.update(natural=plain)
 
 

@@ -19,6 +19,7 @@ from sepdeploy.threat import Attack
 from sepdeploy.training import Recipe, finishing, fit, fitting, history_path, load_recipe, loop
 from sepdeploy.training.checkpoint import read_history
 from sepdeploy.training.descent import steps
+from sepdeploy.training.objectives import Row
 from sepdeploy.training.sources import NOISE
 
 
@@ -245,7 +246,7 @@ def test_epoch_noise_differs_and_is_derived(train, monkeypatch):
     monkeypatch.setitem(
         steps.OBJECTIVES,
         "pgd-at",
-        lambda m, b, terms: (seeds.append(terms.attack.seed), objective(m, b, terms))[1],
+        Row(lambda m, b, terms: (seeds.append(terms.attack.seed), objective(m, b, terms))[1]),
     )
     train()
     assert list(dict.fromkeys(seeds)) == [derive_seed(11, NOISE, e) for e in range(3)]

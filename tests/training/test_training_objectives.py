@@ -5,13 +5,9 @@ from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
 from sepdeploy.threat import Attack
-from sepdeploy.training.objectives import (
-    OBJECTIVES,
-    Batch,
-    Terms,
-    divergence,
-    evaluating,
-)
+from sepdeploy.training.objectives import OBJECTIVES
+from sepdeploy.training.objectives.batch import Batch, Terms
+from sepdeploy.training.objectives.inner import divergence, evaluating
 
 ATTACK = Terms(Attack("pgd-7", 0.1, seed=4, step_size=0.025))
 

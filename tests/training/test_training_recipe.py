@@ -10,7 +10,7 @@ from sepdeploy.compression.request import parse_target, structure_map
 from sepdeploy.errors import BadInput
 from sepdeploy.structures.shapes import GRAMMAR
 from sepdeploy.training import Recipe, load_recipe
-from sepdeploy.training.recipe import differences, recipe_from
+from sepdeploy.training.recipe.reading import differences, recipe_from
 
 
 def write(tmp_path, text):

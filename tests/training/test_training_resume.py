@@ -19,6 +19,7 @@ from sepdeploy.training import checkpoint_path, fit, history_path, load_recipe
 from sepdeploy.training.checkpoint import read_checkpoint, read_history
 from sepdeploy.training.descent import steps
 from sepdeploy.training.machine.threads import cpu_threads
+from sepdeploy.training.objectives import Row
 
 CHILD = Path(__file__).with_name("killed_training.py")
 RECIPE = {
@@ -233,7 +234,7 @@ def test_divergence_keeps_the_last_good_state(train, monkeypatch, kind):
             factor = float("nan") if len(calls) == 9 else 1.0
             return objective(model, batch, attack) * factor
 
-        monkeypatch.setitem(steps.OBJECTIVES, "pgd-at", sometimes_nan)
+        monkeypatch.setitem(steps.OBJECTIVES, "pgd-at", Row(sometimes_nan))
     else:
 
         def infinite(matrices, coefficients):
@@ -264,7 +265,7 @@ def test_a_gradient_without_a_value_never_reaches_the_weights(train, monkeypatch
         zero = sum((0 * p).square().sum() for p in model.parameters())
         return loss + zero.sqrt()  # finite, but its gradient is 0/0
 
-    monkeypatch.setitem(steps.OBJECTIVES, "pgd-at", sometimes_rootless)
+    monkeypatch.setitem(steps.OBJECTIVES, "pgd-at", Row(sometimes_rootless))
     with pytest.raises(BadInput, match=r"gradient of the loss became .* epoch 2, step 6 of 6"):
         train("diverged", every=0)
     kept = read_checkpoint(checkpoint_path(train.folder / "diverged.pt"))
@@ -275,7 +276,7 @@ def test_a_gradient_without_a_value_never_reaches_the_weights(train, monkeypatch
 @pytest.mark.parametrize("structure", ["dense", "lowrank:8"])
 def test_weights_that_overflow_are_not_kept(train, structure, monkeypatch):
     objective = steps.OBJECTIVES["pgd-at"]
-    monkeypatch.setitem(steps.OBJECTIVES, "pgd-at", lambda *given: objective(*given) * 1e36)
+    monkeypatch.setitem(steps.OBJECTIVES, "pgd-at", Row(lambda *given: objective(*given) * 1e36))
     adaptive = {} if structure == "dense" else {"rank_tolerance": 0.1}
     with pytest.raises(BadInput, match="the weights became infinite or nan in epoch 1, step 1"):
         train(

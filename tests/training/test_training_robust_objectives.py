@@ -12,17 +12,13 @@ from torch import nn
 from sepdeploy.attacks.balls import BALLS
 from sepdeploy.errors import BadInput
 from sepdeploy.threat import Attack
-from sepdeploy.training.objectives import (
-    INNER,
-    Batch,
-    Terms,
-    adversarial,
-    alignment,
-    frequency,
-    mart,
-    pgd_at,
-    spectral_distance,
-)
+from sepdeploy.training.objectives import INNER
+from sepdeploy.training.objectives.alignment import alignment
+from sepdeploy.training.objectives.batch import Batch, Terms
+from sepdeploy.training.objectives.frequency import frequency, spectral_distance
+from sepdeploy.training.objectives.inner import adversarial
+from sepdeploy.training.objectives.mart import mart
+from sepdeploy.training.objectives.pgd_at import pgd_at
 
 ATTACK = Terms(Attack("pgd-4", 0.1, seed=3, step_size=0.03))
 

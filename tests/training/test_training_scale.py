@@ -16,17 +16,18 @@ from sepdeploy.errors import BadInput, Missing
 from sepdeploy.models import create, load
 from sepdeploy.records import InputSpec
 from sepdeploy.threat import Attack
-from sepdeploy.training import load_recipe, objectives
+from sepdeploy.training import load_recipe
 from sepdeploy.training.checkpoint import checkpoint_path, read_checkpoint
 from sepdeploy.training.descent import steps
 from sepdeploy.training.machine import acceleration, batches
 from sepdeploy.training.machine.acceleration import Forward, choose_device, moved
 from sepdeploy.training.machine.batches import Loader, Part, epoch_order, take_parts
 from sepdeploy.training.machine.team import ALONE, Team
-from sepdeploy.training.objectives import OBJECTIVES, Batch, Terms
+from sepdeploy.training.objectives import OBJECTIVES, Row
+from sepdeploy.training.objectives.batch import Batch, Terms
 from sepdeploy.training.penalties.matrices import regularized_matrices
 from sepdeploy.training.penalties.regularizers import TERMS, penalty
-from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.recipe.fields import Recipe
 
 ONE = {"epochs": 1, "batch_size": 128, "steps": 3, "lr": 0.004}
 
@@ -58,7 +59,9 @@ def test_a_step_sees_its_parts_one_after_the_other(train, monkeypatch):
     sizes = []
     plain = OBJECTIVES["natural"]
     monkeypatch.setitem(
-        steps.OBJECTIVES, "natural", lambda m, b, a: (sizes.append(len(b.ids)), plain(m, b, a))[1]
+        steps.OBJECTIVES,
+        "natural",
+        Row(lambda m, b, a: (sizes.append(len(b.ids)), plain(m, b, a))[1], robust=False),
     )
     train(**ONE | {"batch_size": 300}, accumulate=4, objective="natural")
     assert sizes[:8] == [75] * 8
@@ -295,7 +298,7 @@ def test_everything_follows_the_device_of_its_batch(structure, norm, objective, 
     (loss + penalty(matrices, dict.fromkeys(TERMS, 1.0))).backward()
     assert {p.grad.device for p in model.parameters()} == {meta}
     with pytest.raises((RuntimeError, NotImplementedError)):
-        objectives.natural(model, Batch(torch.rand(4, 1, 8, 8), batch.labels, batch.ids), attack)
+        OBJECTIVES["natural"](model, Batch(torch.rand(4, 1, 8, 8), batch.labels, batch.ids), attack)
 
 
 def test_states_are_moved_whole():

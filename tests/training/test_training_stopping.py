@@ -6,7 +6,7 @@ from compared_trainings import stop_in
 from sepdeploy.training import loop
 from sepdeploy.training.descent.stopping import may_be_kept, planned_epochs, ranks_frozen
 from sepdeploy.training.ranks.windows import RankDynamics
-from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.recipe.fields import Recipe
 
 
 def history(*robust):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 Groups = list[dict[str, Any]]
 
@@ -21,10 +22,14 @@ class OptimizerChoice:
 
 
 def _adamw(groups: Groups, lr: float, momentum: float) -> torch.optim.Optimizer:
+    import torch
+
     return torch.optim.AdamW(groups, lr=lr)
 
 
 def _sgd(groups: Groups, lr: float, momentum: float) -> torch.optim.Optimizer:
+    import torch
+
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 

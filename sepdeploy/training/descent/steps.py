@@ -23,13 +23,14 @@ from sepdeploy.training.descent.schedule import learning_rate
 from sepdeploy.training.machine.acceleration import CPU, moved, place, running_form
 from sepdeploy.training.machine.batches import Part
 from sepdeploy.training.machine.team import ALONE, Team, without_exchange
-from sepdeploy.training.objectives import OBJECTIVES, Batch, Terms
+from sepdeploy.training.objectives import OBJECTIVES
+from sepdeploy.training.objectives.batch import Batch, Terms
 from sepdeploy.training.penalties.matrices import regularized_matrices
 from sepdeploy.training.penalties.regularizers import penalty
 from sepdeploy.training.pruning import Pruner
 from sepdeploy.training.ranks.dynamic import cores_of, match_ranks
 from sepdeploy.training.ranks.windows import dynamics_of
-from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.recipe.fields import Recipe
 from sepdeploy.training.sources import DROPOUT, NOISE
 
 

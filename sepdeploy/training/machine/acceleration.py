@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.models import Model
-from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.recipe.fields import Recipe
 
 CPU = torch.device("cpu")
 TRIAL = 2  # samples that a compiled network is tried on

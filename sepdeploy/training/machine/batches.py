@@ -20,8 +20,8 @@ from sepdeploy.data import Split
 from sepdeploy.training.augmentation import augment_images
 from sepdeploy.training.machine.acceleration import CPU
 from sepdeploy.training.machine.team import ALONE, Team
-from sepdeploy.training.objectives import Batch
-from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.objectives.batch import Batch
+from sepdeploy.training.recipe.fields import Recipe
 from sepdeploy.training.sources import AUGMENTATION, ORDER, take_batch
 
 

@@ -6,9 +6,6 @@ from torch import Tensor, nn
 
 from sepdeploy.layers import KronLinear, LowRankConv2d, LowRankLinear, is_structured
 
-SCOPES = ("structured", "all")
-"""What a recipe's ``regularize`` can be: structured layers alone, or every weight."""
-
 
 def regularized_matrices(net: nn.Module, scope: str = "structured") -> dict[str, list[Tensor]]:
     """Return, per layer, the matrices that penalties act on.

@@ -22,7 +22,7 @@ from sepdeploy.training.ranks.dynamic import (
     orthonormalize,
     truncate,
 )
-from sepdeploy.training.recipe_fields import Recipe
+from sepdeploy.training.recipe.fields import Recipe
 
 # With 1, MNIST nets do not start at ε 0.3 and end lower at 0.1; with 0.5, their ranks grow slowly.
 STEP_POWER = 0.6
