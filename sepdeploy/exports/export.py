@@ -11,6 +11,7 @@ from sepdeploy.exporters.formats import ONNX
 from sepdeploy.exports.judged_images import find_data, reference_inputs
 from sepdeploy.exports.manifest import read_manifest
 from sepdeploy.exports.onnx_file import OnnxFile, is_foreign
+from sepdeploy.exports.options import JudgingOptions
 from sepdeploy.exports.requirements import has_torch
 from sepdeploy.exports.source import Array, Reference, Source
 from sepdeploy.exports.torch_model import TorchModel
@@ -164,13 +165,8 @@ class Export:
         if not artifact.calibration:
             return None
         name = str(artifact.calibration.get("data"))
-        found = find_data(
-            {"data": name},
-            data=None,
-            data_dir=None,
-            shape=self.manifest.input.shape,
-            notify=lambda _: None,
-        )
+        wanted, shape = JudgingOptions(), self.manifest.input.shape
+        found = find_data({"data": name}, wanted, shape, lambda _: None)
         if found is None:
             raise Missing(f"data set '{name}', which the file was calibrated with, is not at hand")
         return found.test.take(n, seed).batch(slice(None))

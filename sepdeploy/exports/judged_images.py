@@ -7,7 +7,6 @@ functions: without it a stored evaluation pack is still usable.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +15,11 @@ from numpy.typing import NDArray
 from sepdeploy.attacks import parse_attack
 from sepdeploy.data.evalpack import EvalPack, fits
 from sepdeploy.errors import BadInput, Missing
+from sepdeploy.exports.options import JudgingOptions
 from sepdeploy.threat import Attack, check_norm, parse_eps
 
 if TYPE_CHECKING:
-    from sepdeploy.data import Dataset, Split
+    from sepdeploy.data import Dataset
     from sepdeploy.models import Model
 
 Notify = Callable[[str], None]
@@ -29,20 +29,13 @@ EVAL_STEPS = 40  # PGD steps when the training attack is all that is known
 
 
 def choose_attacks(
-    provenance: dict[str, Any],
-    *,
-    attack: str | None,
-    eps: str | float | None,
-    norm: str | None,
-    seed: int,
+    provenance: dict[str, Any], wanted: JudgingOptions, seed: int
 ) -> tuple[Attack, ...]:
     """Return the attacks to judge by: what was asked, else what the model was trained against.
 
     Args:
         provenance: Of the model (``objective``, ``eps``, ``norm``).
-        attack: Comma-separated names such as "pgd-40,fgsm", or None.
-        eps: Radius, or None for the model's own.
-        norm: "linf" or "l2", or None for the model's own.
+        wanted: Names, separated by commas, radius and norm, as far as they were asked for.
         seed: Seed of random starts.
 
     Returns:
@@ -51,6 +44,7 @@ def choose_attacks(
     Raises:
         BadInput: An attack was asked for and no ε is known, or one of another norm only.
     """
+    attack, eps, norm = wanted.attack, wanted.eps, wanted.norm
     trained_norm = str(provenance.get("norm") or "linf")
     chosen = check_norm(norm or trained_norm)
     if eps is None and provenance.get("eps") is not None and chosen != trained_norm:
@@ -72,12 +66,7 @@ def choose_attacks(
 
 
 def find_data(
-    provenance: dict[str, Any],
-    *,
-    data: str | None,
-    data_dir: str | Path | None,
-    shape: tuple[int, ...],
-    notify: Notify,
+    provenance: dict[str, Any], wanted: JudgingOptions, shape: tuple[int, ...], notify: Notify
 ) -> Dataset | None:
     """Return the data set that was asked for or trained on.
 
@@ -89,13 +78,13 @@ def find_data(
     """
     from sepdeploy.data import load
 
-    name = data or provenance.get("data")
+    name = wanted.data or provenance.get("data")
     if not name:
         return None
     try:
-        dataset = load(str(name), data_dir)
+        dataset = load(str(name), wanted.data_dir)
     except (BadInput, Missing) as error:
-        if data is not None or data_dir is not None:
+        if wanted.data is not None or wanted.data_dir is not None:
             raise
         notify(f"data set of the training not at hand: {error.message}")
         return None
@@ -107,19 +96,6 @@ def find_data(
             hint="pass the data set the model was trained on with --data",
         )
     return dataset
-
-
-def find_test_set(
-    provenance: dict[str, Any],
-    *,
-    data: str | None,
-    data_dir: str | Path | None,
-    shape: tuple[int, ...],
-    notify: Notify,
-) -> tuple[str, Split] | None:
-    """Return name and test split of what ``find_data`` finds."""
-    found = find_data(provenance, data=data, data_dir=data_dir, shape=shape, notify=notify)
-    return None if found is None else (found.name, found.test)
 
 
 def torch_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -167,7 +143,7 @@ def attack_images(
 
 def make_pack(
     model: Model,
-    source: tuple[str, Split],
+    dataset: Dataset,
     attack: Attack | None,
     *,
     samples: int,
@@ -179,14 +155,14 @@ def make_pack(
 
     Args:
         model: The torch model.
-        source: Name and test split of the data set.
+        dataset: The data set; its test images are taken.
         attack: The attack, or None for a pack of clean images.
         samples: Images wanted.
         model_sha256: Digest of the model file that the examples belong to.
         seed: Seed of the choice of images.
         notify: Told when the number of images is reduced.
     """
-    name, test = source
+    test = dataset.test
     classes = torch_logits(model, test.batch(slice(0, 1))).shape[1]
     room = fits(
         model.input.shape,
@@ -201,7 +177,7 @@ def make_pack(
     clean = part.batch(slice(None))
     logits = torch_logits(model, clean)
     provenance: dict[str, Any] = {
-        "data": name,
+        "data": dataset.name,
         "split": "test",
         "seed": seed,
         "model_sha256": model_sha256,

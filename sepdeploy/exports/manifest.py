@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sepdeploy.codec import read
-from sepdeploy.errors import BadInput, SepdeployError
+from sepdeploy.errors import BadInput, SepdeployError, unknown_name
 from sepdeploy.exporters.formats import format_of
+from sepdeploy.exporters.modes import MODES
 from sepdeploy.records import ArtifactRecord, Manifest
 
 MAX_MANIFEST = 64 << 20
@@ -25,6 +26,8 @@ def read_manifest(path: Path) -> Manifest:
     for artifact in manifest.artifacts:
         if format_of(artifact.path, where=f"{path}: ").name != artifact.format:
             raise BadInput(f"{path}: '{artifact.path}' is no {artifact.format} file")
+        if artifact.quantization not in MODES:
+            raise unknown_name(f"quantisation in {path}", artifact.quantization, MODES)
     names = [a.path for a in manifest.artifacts]
     names += [a.data.path for a in manifest.artifacts if a.data]
     names += [manifest.eval_pack.path] if manifest.eval_pack else []

@@ -11,7 +11,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exports.judged_images import (
     Notify,
     choose_attacks,
-    find_test_set,
+    find_data,
     make_pack,
     reference_inputs,
     torch_logits,
@@ -76,26 +76,18 @@ class TorchModel:
         if not wanted.eval_pack:
             return None
         model = self.model
-        source = find_test_set(
-            model.provenance,
-            data=wanted.data,
-            data_dir=wanted.data_dir,
-            shape=model.input.shape,
-            notify=notify,
-        )
-        if source is None:
+        data = find_data(model.provenance, wanted, model.input.shape, notify)
+        if data is None:
             notify("no data at hand: no evaluation pack; pass --data to get one")
             return None
-        attacks = choose_attacks(
-            model.provenance, attack=wanted.attack, eps=wanted.eps, norm=wanted.norm, seed=seed
-        )
+        attacks = choose_attacks(model.provenance, wanted, seed)
         if len(attacks) > 1:
             raise BadInput("an evaluation pack holds one attack", hint="pass a single --attack")
         if not attacks:
             notify("the model was not trained against an attack: the pack holds clean images only")
         return make_pack(
             model,
-            source,
+            data,
             attacks[0] if attacks else None,
             samples=wanted.samples,
             model_sha256=sha256_file(self.path),

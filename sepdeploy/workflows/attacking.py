@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sepdeploy.data.evalpack import write_pack
 from sepdeploy.errors import BadInput
-from sepdeploy.exports.judged_images import Notify, choose_attacks, find_test_set, make_pack
+from sepdeploy.exports.judged_images import Notify, choose_attacks, find_data, make_pack
 from sepdeploy.exports.options import JudgingOptions
 from sepdeploy.files import check_writable, sha256_file
 from sepdeploy.models import load
@@ -28,25 +28,17 @@ def attack_model(
     """
     model = load(model_path, arch=arch)
     check_writable(out)
-    source = find_test_set(
-        model.provenance,
-        data=wanted.data,
-        data_dir=wanted.data_dir,
-        shape=model.input.shape,
-        notify=notify,
-    )
-    if source is None:
+    data = find_data(model.provenance, wanted, model.input.shape, notify)
+    if data is None:
         raise BadInput("no data set to attack on", hint="pass --data, and --data-dir where needed")
-    attacks = choose_attacks(
-        model.provenance, attack=wanted.attack, eps=wanted.eps, norm=wanted.norm, seed=seed
-    )
+    attacks = choose_attacks(model.provenance, wanted, seed)
     if len(attacks) != 1:
         raise BadInput(
             "attack takes exactly one attack and its radius", hint="--attack pgd-40 --eps 8/255"
         )
     pack = make_pack(
         model,
-        source,
+        data,
         attacks[0],
         samples=wanted.samples,
         model_sha256=sha256_file(model_path),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sepdeploy.data.evalpack import EvalPack
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exporters.formats import named_format
+from sepdeploy.exporters.modes import MODES
 from sepdeploy.exports.export import Export
 from sepdeploy.exports.judged_images import Notify, reference_inputs
 
@@ -178,7 +179,7 @@ def _export_layers(export: Export, arch: str | None, seed: int) -> list[LayerCom
             none = LayerComparison(artifact.path, "", "", 0, kind, notes=(f"not compared: {why}",))
             found.append(none)
             continue
-        exact = artifact.quantization in ("", "none")
+        exact = not MODES[artifact.quantization].quantized
         sibling = None if canonical else export.stand_in(artifact)
         for runtime in every_runtime(file, None):
             if canonical is not None:

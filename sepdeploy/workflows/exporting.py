@@ -165,13 +165,7 @@ def _images(
     """
     found = None
     if options.mode.calibrated:
-        found = find_data(
-            source.provenance,
-            data=wanted.data,
-            data_dir=wanted.data_dir,
-            shape=source.input.shape,
-            notify=notify,
-        )
+        found = find_data(source.provenance, wanted, source.input.shape, notify)
     if found is None and options.mode.needs_images:
         raise no_images()
     calibration = None if found is None else calibrate(found, options.calibration_samples, seed)

@@ -15,7 +15,8 @@ from sepdeploy.data.evalpack import read_pack
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exports import judged_images as evaluation
 from sepdeploy.exports import requirements
-from sepdeploy.exports.judged_images import find_test_set, reference_inputs
+from sepdeploy.exports.judged_images import find_data, reference_inputs
+from sepdeploy.exports.options import JudgingOptions
 from sepdeploy.workflows.verifying import verify_exports
 
 
@@ -69,14 +70,14 @@ def test_a_model_of_unknown_data_wants_data_named(copy: Path, tmp_path: Path, ca
 def test_data_of_the_training_may_be_absent_but_what_was_named_may_not() -> None:
     told: list[str] = []
     known = {"data": "npz", "data_dir": "/nowhere"}
-    wanted = {"data_dir": None, "shape": (1, 8, 8), "notify": told.append}
-    assert find_test_set(known, data=None, **wanted) is None
+    nothing, shape = JudgingOptions(), (1, 8, 8)
+    assert find_data(known, nothing, shape, told.append) is None
     assert "not at hand" in told[0]
-    assert find_test_set({}, data=None, **wanted) is None
+    assert find_data({}, nothing, shape, told.append) is None
     with pytest.raises(BadInput):
-        find_test_set({}, data="npz", **wanted)
+        find_data({}, JudgingOptions(data="npz"), shape, told.append)
     with pytest.raises(BadInput, match=r"\(1, 8, 8\), the model takes \(3, 8, 8\)"):
-        find_test_set({}, data="digits", **(wanted | {"shape": (3, 8, 8)}))
+        find_data({}, JudgingOptions(data="digits"), (3, 8, 8), told.append)
 
 
 def test_a_pack_that_would_be_too_large_is_reduced_and_that_is_said(

@@ -16,6 +16,7 @@ from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.exports.export import Export
 from sepdeploy.exports.judged_images import choose_attacks
 from sepdeploy.exports.manifest import read_manifest
+from sepdeploy.exports.options import JudgingOptions
 from sepdeploy.workflows.bench import judging
 from sepdeploy.workflows.bench.judging import JudgingSet, judging_sets
 from sepdeploy.workflows.bench.options import BenchOptions
@@ -100,9 +101,11 @@ def test_manifests_with_nonsense(copy: Path, changed: dict[str, Any], says: str)
 @pytest.mark.parametrize(
     ("key", "value"),
     [("path", "../tiny.onnx"), ("path", "/etc/passwd"), ("path", ".."), ("path", ""),
-     ("format", "exe"), ("format", "tflite")],
+     ("format", "exe"), ("format", "tflite"), ("quantization", "int3")],
 )  # fmt: skip
-def test_a_manifest_names_only_files_beside_it(copy: Path, key: str, value: str) -> None:
+def test_a_manifest_names_only_what_is_known_and_beside_it(
+    copy: Path, key: str, value: str
+) -> None:
     rows = json.loads((copy / MANIFEST).read_text())["artifacts"]
     path = change(copy, artifacts=[rows[0] | {key: value}])
     with pytest.raises(BadInput):
@@ -228,19 +231,18 @@ def test_a_lone_file_is_judged_on_data_that_was_named() -> None:
 def test_attacks_that_cannot_be_known(
     known: dict[str, Any], asked: dict[str, Any], says: str
 ) -> None:
-    wanted = {"attack": None, "eps": None, "norm": None} | asked
     with pytest.raises(BadInput, match=says):
-        choose_attacks(known, seed=0, **wanted)
+        choose_attacks(known, JudgingOptions(**asked), 0)
 
 
 def test_what_is_not_said_is_as_the_model_was_trained() -> None:
     known = {"objective": "trades", "eps": "8/255", "norm": "l2"}
-    (found,) = choose_attacks(known, attack=None, eps=None, norm=None, seed=3)
+    (found,) = choose_attacks(known, JudgingOptions(), 3)
     assert (found.name, found.norm, found.seed) == ("pgd-40", "l2", 3)
     assert found.eps == pytest.approx(8 / 255)
-    (found,) = choose_attacks(known, attack="fgsm", eps="0.1", norm="linf", seed=0)
+    (found,) = choose_attacks(known, JudgingOptions(attack="fgsm", eps="0.1", norm="linf"), 0)
     assert (found.name, found.norm, found.eps) == ("fgsm", "linf", 0.1)
-    assert choose_attacks({"objective": "natural"}, attack=None, eps=None, norm=None, seed=0) == ()
+    assert choose_attacks({"objective": "natural"}, JudgingOptions(), 0) == ()
 
 
 @pytest.mark.parametrize(

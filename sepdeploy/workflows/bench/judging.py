@@ -20,7 +20,7 @@ from sepdeploy.exports.judged_images import (
     Notify,
     attack_images,
     choose_attacks,
-    find_test_set,
+    find_data,
 )
 from sepdeploy.exports.torch_model import TorchModel
 from sepdeploy.threat import Attack
@@ -76,9 +76,7 @@ def judging_sets(
     if clean is None:
         notify("no images to judge on: accuracy is not measured; pass --data")
         return ()
-    attacks = choose_attacks(
-        provenance, attack=options.attack, eps=options.eps, norm=options.norm, seed=options.seed
-    )
+    attacks = choose_attacks(provenance, options, options.seed)
     if not attacks:
         notify(
             "no attack known from the model's training: clean accuracy only; pass --attack, --eps"
@@ -99,20 +97,14 @@ def _clean(
     enough = pack is not None and len(pack) >= options.samples
     if pack is not None and not asked and enough:
         return _from_pack(pack, options.samples)
-    source = None
+    data = None
     if export is not None or asked:
-        source = find_test_set(
-            {} if export is None else export.manifest.provenance,
-            data=options.data,
-            data_dir=options.data_dir,
-            shape=shape,
-            notify=notify if pack is None else lambda _: None,
-        )
-    if source is None or (pack is not None and not asked and len(pack) >= len(source[1])):
+        provenance = {} if export is None else export.manifest.provenance
+        data = find_data(provenance, options, shape, notify if pack is None else lambda _: None)
+    if data is None or (pack is not None and not asked and len(pack) >= len(data.test)):
         return None if pack is None else _from_pack(pack, options.samples)
-    name, test = source
-    part = test.take(options.samples, options.seed)
-    return JudgingSet(part.batch(slice(None)), part.labels, part.ids, name, "data")
+    part = data.test.take(options.samples, options.seed)
+    return JudgingSet(part.batch(slice(None)), part.labels, part.ids, data.name, "data")
 
 
 def _from_pack(pack: EvalPack, samples: int) -> JudgingSet:
