@@ -382,4 +382,4 @@ def test_a_verdict_reads_back():
     from sepdeploy.codec import parse
 
     verdict = conclude([make(), make(Outcome.OK, kind=None, limit=None)])
-    assert parse(Verdict, dump(verdict), schema="sepdeploy.check/1", where="x") == verdict
+    assert parse(Verdict, dump(verdict), where="x") == verdict
