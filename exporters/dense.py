@@ -20,9 +20,10 @@ from sepdeploy.exporters.domain import (
     structured_nodes,
 )
 from sepdeploy.exporters.entry import Entry, has_data
+from sepdeploy.exporters.formats import PROTOBUF_LIMIT
 from sepdeploy.exporters.onnx_graph.graph import copy_model, prune, set_nodes, tensor, tensor_bytes
 
-MAX_DENSE_BYTES = 2**31 - 1
+MAX_DENSE_BYTES = PROTOBUF_LIMIT
 
 
 def dense_reference(entry: Entry, seed: int = 0) -> ModelProto:

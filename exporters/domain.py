@@ -22,9 +22,9 @@ from onnx.defs import OpSchema
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.lowerings.emit import Emitter, Weight
 from sepdeploy.exporters.onnx_graph.graph import attributes, initializers
+from sepdeploy.records import DOMAIN as DOMAIN
 from sepdeploy.structures import KronSpec, LowRankSpec
 
-DOMAIN = "ai.sepdeploy"
 DOMAIN_VERSION = 1
 OPSET = 20
 IR_VERSION = 10

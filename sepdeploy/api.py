@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sepdeploy.exports.options import EvaluationOptions, ExportOptions, JudgingOptions
-from sepdeploy.records import BenchReport, Manifest
+from sepdeploy.records import BenchReport, Manifest, Notify
 from sepdeploy.settings import filled, takes
 from sepdeploy.training.recipe.fields import Recipe
 from sepdeploy.workflows.bench.options import BenchOptions
@@ -49,8 +49,6 @@ __all__ = [
     "verify",
     "verify_layers",
 ]
-
-Notify = Callable[[str], None]
 
 
 def _ignore(_: Any) -> None:

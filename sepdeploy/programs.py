@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from sepdeploy.errors import Missing
 
+ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 INSTALL = "sudo apt-get update && sudo apt-get install -y"
 
 
@@ -74,6 +76,12 @@ def run(
     except subprocess.TimeoutExpired:
         why = f"error: no answer within {timeout:.0f} s"
     return subprocess.CompletedProcess(arguments, 124, "", why)
+
+
+def processor_family(machine: str = "") -> str:
+    """Return the processor family of a machine, by default this one, as compilers name it."""
+    name = (machine or platform.machine()).lower()
+    return ALIASES.get(name, name)
 
 
 def environment() -> dict[str, str]:

@@ -7,17 +7,20 @@ what scripts rely on is listed in DESIGN "Names that scripts rely on" and carrie
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sepdeploy.codec import FLAT, dump, from_json, parse, to_json  # noqa: F401
+from sepdeploy.codec import FLAT
 from sepdeploy.errors import BadInput
 
 BENCH_SCHEMA = "sepdeploy.bench/1"
 INSPECT_SCHEMA = "sepdeploy.inspect/1"
 MANIFEST_SCHEMA = "sepdeploy.manifest/1"
 ARTIFACT_SCHEMA = "sepdeploy.artifact/1"
+Notify = Callable[[str], None]  # gets a line about what is being done
+DOMAIN = "ai.sepdeploy"  # of our custom operators
 MAX_FEATURES = 1 << 26  # per sample; anything above is an attack or a typo, not an image
 
 

@@ -7,7 +7,6 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -35,8 +34,8 @@ from sepdeploy.devices.bundle.tools import compile_c, find_compiler
 from sepdeploy.errors import Missing, unknown_name
 from sepdeploy.files import atomic_path, sha256_file
 from sepdeploy.programs import run
+from sepdeploy.records import Notify
 
-Say = Callable[[str], None]
 MANIFEST = "bundle.json"
 FORMAT = "1"  # part of the key: older bundles are built again when their make-up changes
 
@@ -160,7 +159,7 @@ def open_bundle(abi: str, *, setup: str = "sepdeploy devices setup rpi4") -> Bun
     return bundle
 
 
-def build_bundle(abi: str, *, say: Say = lambda line: None) -> Bundle:
+def build_bundle(abi: str, *, say: Notify = lambda line: None) -> Bundle:
     """Build the bundle of an ABI, or return the one that is there.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from sepdeploy.devices.bundle import build_bundle, bundle_plan, open_bundle
@@ -16,6 +15,7 @@ from sepdeploy.devices.profile import DeviceProfile
 from sepdeploy.devices.transports.qemu import Machine, QemuTransport
 from sepdeploy.errors import Missing
 from sepdeploy.programs import find_tool
+from sepdeploy.records import Notify
 
 ABI = "aarch64"
 # What the emulation needs from the distribution, in one command.
@@ -23,8 +23,6 @@ PACKAGES = "qemu-user gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 INSTALL = f"sudo apt-get update && sudo apt-get install -y {PACKAGES}"
 
 DEFAULT_BOARD = Board()
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def setup(
     *,
     device: str = "rpi4",
     board: Board = DEFAULT_BOARD,
-    say: Say = lambda line: None,
+    say: Notify = lambda line: None,
 ) -> None:
     """Fetch, build and write whatever emulating a core still needs.
 
@@ -166,7 +164,7 @@ def core_of(profile: DeviceProfile) -> str:
     return profile.emulate
 
 
-def setup_device(profile: DeviceProfile, *, say: Say = lambda line: None) -> None:
+def setup_device(profile: DeviceProfile, *, say: Notify = lambda line: None) -> None:
     """Set the emulation of a device up; see ``setup``."""
     setup(core_of(profile), device=profile.id, board=board_of(profile), say=say)
 

@@ -13,11 +13,11 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
 from sepdeploy.errors import BadInput
+from sepdeploy.exporters.formats import PROTOBUF_LIMIT
 from sepdeploy.exporters.onnx_graph.graph import Array, to_array
 from sepdeploy.exporters.onnx_graph.weights import Weights, detach, is_large, placeholder
 from sepdeploy.files import file_beside, read_bytes
 
-MAX_GRAPH_BYTES = 2**31 - 1
 MAX_NODES = 100_000
 MAX_NESTING = 64  # of messages; a real graph has fewer than 20
 
@@ -68,7 +68,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, Weights]:
 
 
 def _parse(path: Path) -> ModelProto:
-    data = read_bytes(path, limit=MAX_GRAPH_BYTES)
+    data = read_bytes(path, limit=PROTOBUF_LIMIT)
     model = ModelProto()
     try:
         model.ParseFromString(data)

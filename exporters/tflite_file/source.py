@@ -16,8 +16,8 @@ from onnx import numpy_helper
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.format.graph import BATCH, Array, Shape
+from sepdeploy.records import DOMAIN
 
-DOMAIN = "ai.sepdeploy"
 MIN_OPSET = 11
 _STANDARD = ("", "ai.onnx")
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from sepdeploy.cache import whole_folder
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.files import sha256_file, write_text
+from sepdeploy.programs import processor_family
+from sepdeploy.records import Notify
 from sepdeploy.runtimes.native import library, proofs, toolchain
 from sepdeploy.runtimes.native.library import LIBRARY, RECORD, SCHEMA, NativeStatus
 
-Say = Callable[[str], None]
 
-
-def build_native(*, say: Say = lambda line: None) -> NativeStatus:
+def build_native(*, say: Notify = lambda line: None) -> NativeStatus:
     """Build the library for this machine, or return what is there already.
 
     The compiled library is tried out in a child process, by itself and in every installed
@@ -37,7 +36,7 @@ def build_native(*, say: Say = lambda line: None) -> NativeStatus:
         return prove_again(found, say=say)
     compiler = toolchain.find_compiler()
     folder = library.build_folder()
-    machine = toolchain.family()
+    machine = processor_family()
     with whole_folder(folder) as made:
         names = ", ".join(name for name, _ in toolchain.sets_of(machine))
         say(f"building native kernels ({names}) with {compiler.version}")
@@ -56,7 +55,7 @@ def _record(folder: Path, compiler: str, runtimes: dict[str, str]) -> None:
     data = {
         "schema": SCHEMA,
         "sha256": sha256_file(folder / LIBRARY),
-        "digest": toolchain.digest(toolchain.family()),
+        "digest": toolchain.digest(processor_family()),
         "compiler": compiler,
         "runtimes": runtimes,
     }
@@ -64,7 +63,7 @@ def _record(folder: Path, compiler: str, runtimes: dict[str, str]) -> None:
     (folder / RECORD).chmod(0o644)
 
 
-def prove_again(found: NativeStatus, *, say: Say = lambda line: None) -> NativeStatus:
+def prove_again(found: NativeStatus, *, say: Notify = lambda line: None) -> NativeStatus:
     """Run the self-test again where runtimes were installed or changed since the build.
 
     Raises:

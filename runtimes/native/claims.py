@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sepdeploy.errors import BadInput
+from sepdeploy.records import DOMAIN
 from sepdeploy.runtimes.native.library import native_status
 from sepdeploy.runtimes.native.proofs import REFERENCE, reference_works
-from sepdeploy.runtimes.native.survey import DOMAIN, OPS, Survey, survey_onnx, survey_tflite
+from sepdeploy.runtimes.native.survey import OPS, Survey, survey_onnx, survey_tflite
 
 CHUNK = 1 << 20
 SETUP = "sepdeploy devices setup host"

@@ -17,6 +17,7 @@ from typing import Any
 from sepdeploy import cache
 from sepdeploy.errors import BadInput
 from sepdeploy.files import sha256_file
+from sepdeploy.programs import processor_family
 from sepdeploy.runtimes.native import toolchain
 
 LIBRARY = "libsepdeploy_native.so"
@@ -55,7 +56,7 @@ def cache_folder() -> Path:
 
 def build_folder() -> Path:
     """Return the folder of this machine's build, whether it exists or not."""
-    machine = toolchain.family()
+    machine = processor_family()
     return cache_folder() / f"{machine}-{toolchain.digest(machine)}"
 
 

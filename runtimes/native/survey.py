@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sepdeploy.flatbuffer import MODEL_CODES, MODEL_GRAPHS, DamagedError, Data, Table
+from sepdeploy.records import DOMAIN
 
-DOMAIN = "ai.sepdeploy"
 OPS = ("KronLinear", "LowRankLinear")
 FLOAT = 1  # onnx.TensorProto.FLOAT
 

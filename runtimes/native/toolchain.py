@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -35,7 +34,6 @@ SETS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     ),
     "aarch64": (("base", ()),),
 }  # fmt: skip
-ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,6 @@ def find_compiler(command: str | None = None) -> Compiler:
                 return Compiler((path, *words[1:]), version)
     names = wanted or "c++, g++, clang++"
     raise Missing(f"no C++ compiler ({names}): native kernels cannot be built", hint=INSTALL)
-
-
-def family(machine: str | None = None) -> str:
-    """Return the processor family of this machine, by the name that compilers use."""
-    name = (machine or platform.machine()).lower()
-    return ALIASES.get(name, name)
 
 
 def sets_of(machine: str) -> tuple[tuple[str, tuple[str, ...]], ...]:

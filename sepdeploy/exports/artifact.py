@@ -7,13 +7,12 @@ from pathlib import Path
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.formats import Order
-from sepdeploy.exports.judged_images import Notify
 from sepdeploy.exports.options import ExportOptions, Output
 from sepdeploy.exports.proof import prove
 from sepdeploy.exports.quantize.files import Calibration, Quantized, write_quantized
 from sepdeploy.exports.source import Reference, Source
 from sepdeploy.files import sha256_file
-from sepdeploy.records import ArtifactRecord, FileRef
+from sepdeploy.records import ArtifactRecord, FileRef, Notify
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ functions: without it a stored evaluation pack is still usable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +16,13 @@ from sepdeploy.attacks import parse_attack
 from sepdeploy.data.evalpack import EvalPack, fits
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exports.options import JudgingOptions
+from sepdeploy.records import Notify
 from sepdeploy.threat import Attack, check_norm, parse_eps
 
 if TYPE_CHECKING:
     from sepdeploy.data import Dataset
     from sepdeploy.models import Model
 
-Notify = Callable[[str], None]
 BATCH = 256  # samples per forward pass of the torch model, fewer where they are large
 BATCH_VALUES = 1 << 17  # input values per forward pass
 EVAL_STEPS = 40  # PGD steps when the training attack is all that is known

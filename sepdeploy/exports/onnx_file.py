@@ -16,11 +16,11 @@ import numpy as np
 
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exporters.formats import ONNX, named_format
-from sepdeploy.exports.judged_images import Notify, reference_inputs
+from sepdeploy.exports.judged_images import reference_inputs
 from sepdeploy.exports.manifest import read_manifest
 from sepdeploy.exports.options import EvaluationOptions, ExportOptions, Output
 from sepdeploy.exports.source import Array, Reference
-from sepdeploy.records import InputSpec, LayerRecord
+from sepdeploy.records import InputSpec, LayerRecord, Notify
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from sepdeploy.data.evalpack import EvalPack
-    from sepdeploy.exports.judged_images import Notify
     from sepdeploy.exports.options import EvaluationOptions, ExportOptions, Output
+    from sepdeploy.records import Notify
 
 Array = NDArray[np.float32]
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exports.judged_images import (
-    Notify,
     choose_attacks,
     find_data,
     make_pack,
@@ -19,7 +18,7 @@ from sepdeploy.exports.judged_images import (
 from sepdeploy.exports.options import EvaluationOptions, ExportOptions, Output
 from sepdeploy.exports.source import Array, Reference
 from sepdeploy.files import sha256_file
-from sepdeploy.records import LayerRecord
+from sepdeploy.records import LayerRecord, Notify
 
 if TYPE_CHECKING:
     from onnx import ModelProto

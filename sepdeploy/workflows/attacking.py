@@ -6,10 +6,11 @@ from pathlib import Path
 
 from sepdeploy.data.evalpack import write_pack
 from sepdeploy.errors import BadInput
-from sepdeploy.exports.judged_images import Notify, choose_attacks, find_data, make_pack
+from sepdeploy.exports.judged_images import choose_attacks, find_data, make_pack
 from sepdeploy.exports.options import JudgingOptions
 from sepdeploy.files import check_writable, sha256_file
 from sepdeploy.models import load
+from sepdeploy.records import Notify
 
 
 def attack_model(

@@ -14,7 +14,8 @@ from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exporters.formats import named_format
 from sepdeploy.exporters.modes import MODES
 from sepdeploy.exports.export import Export
-from sepdeploy.exports.judged_images import Notify, reference_inputs
+from sepdeploy.exports.judged_images import reference_inputs
+from sepdeploy.records import Notify
 
 if TYPE_CHECKING:
     from sepdeploy.measure.proof.fidelity import LayerFidelity

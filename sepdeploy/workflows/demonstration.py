@@ -8,12 +8,11 @@ from typing import Any
 
 from sepdeploy.codec import dump
 from sepdeploy.errors import ArtifactCheckFailed
-from sepdeploy.exports.judged_images import Notify
 from sepdeploy.exports.options import EvaluationOptions, ExportOptions
 from sepdeploy.exports.torch_model import TorchModel
 from sepdeploy.files import write_text
 from sepdeploy.models import load
-from sepdeploy.records import BenchReport
+from sepdeploy.records import BenchReport, Notify
 from sepdeploy.workflows.bench.benching import bench_artifacts
 from sepdeploy.workflows.bench.options import BenchOptions
 from sepdeploy.workflows.exporting import export_source

@@ -6,7 +6,7 @@ from sepdeploy.devices import DeviceProfile, profile
 from sepdeploy.devices.bundle import ABIS, build_bundle, bundle_plan
 from sepdeploy.devices.emulation import can_emulate, setup_device
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
-from sepdeploy.exports.judged_images import Notify
+from sepdeploy.records import Notify
 
 HOST = "host"
 

@@ -19,7 +19,7 @@ from sepdeploy.codec import dump
 from sepdeploy.data.evalpack import EvalPack, write_pack
 from sepdeploy.errors import BadInput
 from sepdeploy.exports.artifact import Job, write_artifact
-from sepdeploy.exports.judged_images import Notify, find_data
+from sepdeploy.exports.judged_images import find_data
 from sepdeploy.exports.manifest import with_earlier
 from sepdeploy.exports.onnx_file import OnnxFile, is_foreign
 from sepdeploy.exports.options import EvaluationOptions, ExportOptions
@@ -29,7 +29,7 @@ from sepdeploy.exports.source import Source
 from sepdeploy.exports.staging import move_all, staging
 from sepdeploy.exports.torch_model import TorchModel
 from sepdeploy.files import sha256_file, write_text
-from sepdeploy.records import FileRef, Manifest
+from sepdeploy.records import FileRef, Manifest, Notify
 
 if TYPE_CHECKING:
     from sepdeploy.models import Model

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.exporters.formats import named_format
 from sepdeploy.exports.export import MISSING, Export
-from sepdeploy.exports.judged_images import Notify
 from sepdeploy.exports.proof import prove
 from sepdeploy.exports.source import Source
-from sepdeploy.records import ArtifactRecord, FileRef, Manifest
+from sepdeploy.records import ArtifactRecord, FileRef, Manifest, Notify
 
 if TYPE_CHECKING:
     from sepdeploy.exporters.entry import Entry

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from sepdeploy.errors import Missing
+from sepdeploy.programs import processor_family
 from sepdeploy.runtimes.native import toolchain
 from sepdeploy.runtimes.native.library import LIBRARY
 
 TRIALS = Path(__file__).with_name("kernel_trials.py")
-SETS = [name for name, _ in toolchain.sets_of(toolchain.family())]
+SETS = [name for name, _ in toolchain.sets_of(processor_family())]
 
 
 @pytest.mark.parametrize("wanted", SETS)

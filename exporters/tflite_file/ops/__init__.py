@@ -16,8 +16,8 @@ from sepdeploy.exporters.tflite_file.ops import (
     structured,
 )
 from sepdeploy.exporters.tflite_file.ops.spatial import conv, conv_transpose, pool, resize
-from sepdeploy.exporters.tflite_file.source import DOMAIN
 from sepdeploy.exporters.tflite_file.values.affine import Converter
+from sepdeploy.records import DOMAIN
 
 _STANDARD: dict[str, Converter] = {
     "Abs": arithmetic.unary_op("ABS"),

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sepdeploy.exporters.tflite_file.format.graph import Array
-from sepdeploy.exporters.tflite_file.source import DOMAIN, Node
+from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.affine import Scaled
 from sepdeploy.exporters.tflite_file.values.context import Context, Item
 from sepdeploy.exporters.tflite_file.values.elementwise import binary
 from sepdeploy.exporters.tflite_file.values.layout import Constant
+from sepdeploy.records import DOMAIN
 
 Absorber = Callable[[Context, Node, Scaled, Sequence[Item | None]], list[Item | None] | None]
 

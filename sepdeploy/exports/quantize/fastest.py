@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exports.judged_images import Notify
-from sepdeploy.records import LayerPrecision, LayerRecord
+from sepdeploy.records import LayerPrecision, LayerRecord, Notify
 
 if TYPE_CHECKING:
     from sepdeploy.exporters.quantize import Scheme

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exporters.formats import Format, Order, Quantizer
 from sepdeploy.exporters.modes import Mode
-from sepdeploy.exports.judged_images import Notify
-from sepdeploy.records import LayerPrecision, LayerRecord
+from sepdeploy.records import LayerPrecision, LayerRecord, Notify
 
 if TYPE_CHECKING:
     from sepdeploy.data import Dataset

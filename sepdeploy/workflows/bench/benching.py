@@ -18,8 +18,7 @@ from sepdeploy.codec import from_json, parse_json, to_json
 from sepdeploy.devices import DeviceProfile, profile
 from sepdeploy.devices.transports import Replay
 from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError
-from sepdeploy.exports.judged_images import Notify
-from sepdeploy.records import BenchReport, Kind, Result
+from sepdeploy.records import BenchReport, Kind, Notify, Result
 from sepdeploy.workflows.bench.judging import JudgingSet, judging_sets
 from sepdeploy.workflows.bench.on_device import DeviceBench, open_replay
 from sepdeploy.workflows.bench.on_host import dense_form, host_result

@@ -16,13 +16,9 @@ from numpy.typing import NDArray
 from sepdeploy.data.evalpack import EvalPack
 from sepdeploy.errors import Missing
 from sepdeploy.exports.export import Export
-from sepdeploy.exports.judged_images import (
-    Notify,
-    attack_images,
-    choose_attacks,
-    find_data,
-)
+from sepdeploy.exports.judged_images import attack_images, choose_attacks, find_data
 from sepdeploy.exports.torch_model import TorchModel
+from sepdeploy.records import Notify
 from sepdeploy.threat import Attack
 from sepdeploy.workflows.bench.options import BenchOptions
 

@@ -21,10 +21,9 @@ from sepdeploy.devices.estimate import Anchor, estimate, fitting, load_anchors, 
 from sepdeploy.devices.transports import Recorder, Replay
 from sepdeploy.devices.transports.base import Transport
 from sepdeploy.errors import BadInput, Missing, SepdeployError
-from sepdeploy.exports.judged_images import Notify
 from sepdeploy.measure.operations import artifact_operations
 from sepdeploy.metrics import measured
-from sepdeploy.records import Kind, Measurement, Result, RuntimeRef
+from sepdeploy.records import Kind, Measurement, Notify, Result, RuntimeRef
 from sepdeploy.workflows.bench.emulating import emulate
 from sepdeploy.workflows.bench.judging import JudgingSet
 from sepdeploy.workflows.bench.options import BenchOptions

@@ -16,7 +16,7 @@ from sepdeploy.devices import DeviceProfile
 from sepdeploy.devices.benchmark_model import run_benchmark_model
 from sepdeploy.devices.bundle import open_bundle
 from sepdeploy.devices.bundle.launch import bundle_launcher
-from sepdeploy.devices.facts import DeviceFacts, read_facts
+from sepdeploy.devices.facts import read_facts
 from sepdeploy.devices.judgement import big_cores, require_target
 from sepdeploy.devices.measured import (
     DeviceRun,
@@ -29,11 +29,11 @@ from sepdeploy.devices.measured import measure as run_jobs
 from sepdeploy.devices.sustained import sample_times, sustained
 from sepdeploy.devices.transports.base import Transport
 from sepdeploy.errors import SepdeployError
-from sepdeploy.exports.judged_images import Notify
 from sepdeploy.measure.accuracy import accuracy
 from sepdeploy.measure.latency import Timing, latency_pair
 from sepdeploy.metrics import measured
-from sepdeploy.records import Measurement
+from sepdeploy.programs import processor_family
+from sepdeploy.records import Measurement, Notify
 from sepdeploy.runtimes.packing import write_runner
 from sepdeploy.workflows.bench.judging import JudgingSet
 from sepdeploy.workflows.bench.options import BenchOptions
@@ -126,16 +126,14 @@ def choose_launcher(
     facts = read_facts(transport)
     if transport.name != "adb" and _has_python(transport, profile):
         return python_launcher(write_runner(folder), profile.transport.python or "python3")
-    return bundle_launcher(open_bundle(_abi(facts), setup=f"sepdeploy devices setup {profile.id}"))
+    return bundle_launcher(
+        open_bundle(processor_family(facts.machine), setup=f"sepdeploy devices setup {profile.id}")
+    )
 
 
 def _has_python(transport: Transport, profile: DeviceProfile) -> bool:
     python = profile.transport.python or "python3"
     return transport.run([python, "-c", "import numpy"], timeout=60).rc == 0
-
-
-def _abi(facts: DeviceFacts) -> str:
-    return {"arm64": "aarch64", "amd64": "x86_64"}.get(facts.machine, facts.machine)
 
 
 def _timing(options: BenchOptions) -> Timing:
