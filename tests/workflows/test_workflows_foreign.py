@@ -76,6 +76,10 @@ def test_it_can_be_verified_again(source, tmp_path):
     assert report.exit_code == 0
     assert [i.result for i in report.items] == ["ok"] * 4
     assert "det.onnx in onnxruntime" in report.items[-1].found
+    layers = api.verify_layers(tmp_path / "det.manifest.json")
+    assert layers.exit_code == 0
+    assert {c.reference for c in layers.comparisons} == {"det.onnx"}
+    assert all([r.layer for r in c.rows] == ["conv", "logits"] for c in layers.comparisons)
     model = onnx.load(str(source))
     model.graph.initializer[1].raw_data = np.ones(6, np.float32).tobytes()
     onnx.save(model, str(source))
