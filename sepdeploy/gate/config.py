@@ -29,89 +29,6 @@ NEW = ("incomparable", "reported")
 Reader = Callable[[Any, str], Any]  # of a value and where it stands
 
 
-@dataclass(frozen=True)
-class Rules:
-    """When a difference counts. Fractions are relative (0.01 = 1 %); the names are the TOML keys.
-
-    Attributes:
-        instructions_fail: Growth of the instruction count above which EMULATED fails.
-        instructions_warn: Growth above which it warns.
-        latency_effect: Slowdown above which two separate MEASURED runs may fail.
-        latency_effect_interleaved: The same for rounds by turns in one run.
-        latency_p: Significance that a slowdown needs as well.
-        latency_samples: Fewest samples of each of two separate runs.
-        latency_rounds: Fewest interleaved rounds.
-        accuracy_drop: Loss of accuracy above which it may fail; 0.01 is one point.
-        accuracy_p: Significance that a loss needs as well.
-        allow: Growth that is accepted per STATIC metric.
-        ignore: What is not judged: conditions "field=pattern", joined by commas.
-        new: What a result without any baseline is: "incomparable" or "reported".
-        budgets: Absolute limits.
-    """
-
-    instructions_fail: float = 0.01
-    instructions_warn: float = 0.0025
-    latency_effect: float = 0.10
-    latency_effect_interleaved: float = 0.05
-    latency_p: float = 0.01
-    latency_samples: int = 30
-    latency_rounds: int = 10
-    accuracy_drop: float = 0.01
-    accuracy_p: float = 0.01
-    allow: Mapping[str, float] = field(default_factory=dict)
-    ignore: tuple[Mapping[str, str], ...] = ()
-    new: str = "incomparable"
-    budgets: tuple[Budget, ...] = ()
-
-    def is_ignored(self, **names: str) -> bool:
-        """Tell whether something of these names (fields of ``SELECTORS``) is left out."""
-        return any(
-            all(fnmatchcase(names.get(f, ""), pattern) for f, pattern in condition.items())
-            for condition in self.ignore
-        )
-
-
-def load_rules(path: Path | None = None, folder: Path | None = None) -> Rules:
-    """Read the rules from a TOML file, from a folder's pyproject.toml, or take the defaults.
-
-    Args:
-        path: A pyproject.toml or a file that holds the keys at its top level.
-        folder: Where to look for a pyproject.toml when no path is given.
-
-    Raises:
-        BadInput: Unreadable, not TOML, an unknown key, or a value out of range.
-    """
-    if path is None:
-        path = (folder or Path()) / "pyproject.toml"
-        if not path.exists():
-            return Rules()
-    data: Any = read_toml(path)
-    if path.name == "pyproject.toml" or "tool" in data:
-        for name in SECTION:
-            data = data.get(name, {}) if isinstance(data, Mapping) else {}
-    return parse_rules(data, where=str(path))
-
-
-def parse_rules(data: Any, *, where: str = "rules") -> Rules:
-    """Build rules from TOML values.
-
-    Raises:
-        BadInput: An unknown key, or a value of the wrong type or out of range.
-    """
-    if not isinstance(data, Mapping):
-        raise BadInput(f"{where}: [tool.sepdeploy.check] must be a table")
-    names = {f.name for f in dataclasses.fields(Rules)}
-    values: dict[str, Any] = {}
-    for key, value in data.items():
-        require_name("key", key, names, where=where)
-        read: Reader = _READERS.get(key, _fraction)
-        values[key] = read(value, f"{where}: {key}")
-    rules = Rules(**values)
-    if rules.instructions_warn > rules.instructions_fail:
-        raise BadInput(f"{where}: instructions_warn is above instructions_fail")
-    return rules
-
-
 def _fraction(value: Any, where: str) -> float:
     """Read 0.01, "1%" or "0.25 %"; one and more is refused as a percentage without its sign."""
     number = value
@@ -184,13 +101,86 @@ def _budgets(value: Any, where: str) -> tuple[Budget, ...]:
     return tuple(parse_budget(v, where=where) for v in value)
 
 
-_READERS: Mapping[str, Reader] = {
-    "latency_p": _P_VALUE,
-    "accuracy_p": _P_VALUE,
-    "latency_samples": _COUNT,
-    "latency_rounds": _COUNT,
-    "allow": _allow,
-    "ignore": _ignore,
-    "new": _one_of(NEW.__contains__, f"one of {', '.join(NEW)}"),
-    "budgets": _budgets,
-}
+def _rule(default: Any, read: Reader = _fraction) -> Any:
+    """Return a field whose value in a file ``read`` takes."""
+    return field(default=default, metadata={"read": read})
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When a difference counts. Fractions are relative (0.01 = 1 %); the names are the TOML keys.
+
+    Attributes:
+        instructions_fail: Growth of the instruction count above which EMULATED fails.
+        instructions_warn: Growth above which it warns.
+        latency_effect: Slowdown above which two separate MEASURED runs may fail.
+        latency_effect_interleaved: The same for rounds by turns in one run.
+        latency_p: Significance that a slowdown needs as well.
+        latency_samples: Fewest samples of each of two separate runs.
+        latency_rounds: Fewest interleaved rounds.
+        accuracy_drop: Loss of accuracy above which it may fail; 0.01 is one point.
+        accuracy_p: Significance that a loss needs as well.
+        allow: Growth that is accepted per STATIC metric.
+        ignore: What is not judged: conditions "field=pattern", joined by commas.
+        new: What a result without any baseline is: "incomparable" or "reported".
+        budgets: Absolute limits.
+    """
+
+    instructions_fail: float = _rule(0.01)
+    instructions_warn: float = _rule(0.0025)
+    latency_effect: float = _rule(0.10)
+    latency_effect_interleaved: float = _rule(0.05)
+    latency_p: float = _rule(0.01, _P_VALUE)
+    latency_samples: int = _rule(30, _COUNT)
+    latency_rounds: int = _rule(10, _COUNT)
+    accuracy_drop: float = _rule(0.01)
+    accuracy_p: float = _rule(0.01, _P_VALUE)
+    allow: Mapping[str, float] = field(default_factory=dict, metadata={"read": _allow})
+    ignore: tuple[Mapping[str, str], ...] = _rule((), _ignore)
+    new: str = _rule("incomparable", _one_of(NEW.__contains__, f"one of {', '.join(NEW)}"))
+    budgets: tuple[Budget, ...] = _rule((), _budgets)
+
+    def is_ignored(self, **names: str) -> bool:
+        """Tell whether something of these names (fields of ``SELECTORS``) is left out."""
+        return any(
+            all(fnmatchcase(names.get(f, ""), pattern) for f, pattern in condition.items())
+            for condition in self.ignore
+        )
+
+
+def load_rules(path: Path | None = None, folder: Path | None = None) -> Rules:
+    """Read the rules from a TOML file, from a folder's pyproject.toml, or take the defaults.
+
+    Args:
+        path: A pyproject.toml or a file that holds the keys at its top level.
+        folder: Where to look for a pyproject.toml when no path is given.
+
+    Raises:
+        BadInput: Unreadable, not TOML, an unknown key, or a value out of range.
+    """
+    if path is None:
+        path = (folder or Path()) / "pyproject.toml"
+        if not path.exists():
+            return Rules()
+    data: Any = read_toml(path)
+    if path.name == "pyproject.toml" or "tool" in data:
+        for name in SECTION:
+            data = data.get(name, {}) if isinstance(data, Mapping) else {}
+    return parse_rules(data, where=str(path))
+
+
+def parse_rules(data: Any, *, where: str = "rules") -> Rules:
+    """Build rules from TOML values.
+
+    Raises:
+        BadInput: An unknown key, or a value of the wrong type or out of range.
+    """
+    if not isinstance(data, Mapping):
+        raise BadInput(f"{where}: [tool.sepdeploy.check] must be a table")
+    readers: dict[str, Reader] = {f.name: f.metadata["read"] for f in dataclasses.fields(Rules)}
+    for key in data:
+        require_name("key", key, readers, where=where)
+    rules = Rules(**{key: readers[key](v, f"{where}: {key}") for key, v in data.items()})
+    if rules.instructions_warn > rules.instructions_fail:
+        raise BadInput(f"{where}: instructions_warn is above instructions_fail")
+    return rules
