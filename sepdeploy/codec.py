@@ -28,6 +28,7 @@ T = TypeVar("T")
 KeyPath = tuple[str | int, ...]
 
 FLAT = {"flat": True}  # metadata of a field whose entries stand beside the record's own keys
+ABSENT = {"absent": True}  # metadata of a field that is left out where it is empty
 MAX_BYTES = 256 << 20
 MAX_TOML_BYTES = 1 << 20
 MAX_DEPTH = 64
@@ -37,11 +38,13 @@ LARGEST = 10**24
 def to_json(record: Any) -> Any:
     """Return a record as plain JSON values; NaN and infinities become None.
 
-    Entries of a ``FLAT`` field are written beside the record's own keys.
+    Entries of a ``FLAT`` field are written beside the record's own keys, an empty ``ABSENT`` field
+    is not written.
     """
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         fields = dataclasses.fields(record)
-        names = [f.name for f in fields if not f.metadata.get("flat")]
+        empty = {f.name for f in fields if f.metadata.get("absent") and not getattr(record, f.name)}
+        names = [f.name for f in fields if not f.metadata.get("flat") and f.name not in empty]
         names.sort(key=lambda name: name != "schema")  # the version first, else as declared
         own = {name: to_json(getattr(record, name)) for name in names}
         for inner in (getattr(record, f.name) for f in fields if f.metadata.get("flat")):

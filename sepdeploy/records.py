@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sepdeploy.codec import FLAT
+from sepdeploy.codec import ABSENT, FLAT
 from sepdeploy.errors import BadInput
 
 BENCH_SCHEMA = "sepdeploy.bench/1"
@@ -62,6 +62,14 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
+class PartOf:
+    """The layer that several records make up together, by name, and the layer's structure."""
+
+    layer: str
+    structure: str
+
+
+@dataclass(frozen=True)
 class LayerRecord:
     """One weight-carrying layer of the canonical graph.
 
@@ -69,7 +77,8 @@ class LayerRecord:
     description (see ``sepdeploy.structures``), enough to rebuild shapes without weights.
     ``sigma_max`` and ``sigma_min`` are the extreme singular values of the layer's matrix over its
     structural rank, and ``condition_number`` their ratio; None where they are not known. For a
-    convolution with a kernel above 1×1, ``sigma_max`` is an upper bound of its norm.
+    convolution with a kernel above 1×1, ``sigma_max`` is an upper bound of its norm. ``part_of``
+    says which records are parts of one layer; it is written only where there is one.
     """
 
     name: str
@@ -83,6 +92,7 @@ class LayerRecord:
     condition_number: float | None = None
     sigma_max: float | None = None
     sigma_min: float | None = None
+    part_of: PartOf | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ from sepdeploy.exporters.onnx_graph.graph import (
 )
 from sepdeploy.exporters.onnx_graph.weights import HELD_BYTES, Weights, settle
 from sepdeploy.layers import graph_nodes, is_structured
+from sepdeploy.layers.graph import read_spec
 from sepdeploy.models import Model
 
 INPUT, OUTPUT, BATCH = "input", "logits", "batch"
@@ -217,17 +218,13 @@ def _standard() -> dict[Any, Any]:
 
 
 def _structured(ops: Any) -> dict[Any, Any]:
-    def kron(x: Any, factors: Any, bias: Any, in_shape: Any, out_shape: Any, terms: Any) -> Any:
-        shapes = {"in_shape": list(in_shape), "out_shape": list(out_shape), "terms": terms}
-        return ops.KronLinear(x, *factors, *_given(bias), **shapes)
+    def node(x: Any, factors: Any, bias: Any, spec: str) -> Any:
+        found = read_spec(spec)
+        family = FAMILIES[found.structure]
+        make = getattr(ops, family.op_type)
+        return make(x, *factors, *_given(bias), **family.attributes(found))
 
-    def lowrank(x: Any, U: Any, V: Any, bias: Any) -> Any:
-        return ops.LowRankLinear(x, U, V, *_given(bias))
-
-    return {
-        torch.ops.sepdeploy.kron_linear.default: kron,
-        torch.ops.sepdeploy.lowrank_linear.default: lowrank,
-    }
+    return {torch.ops.sepdeploy.structured_linear.default: node}
 
 
 def _given(bias: Any) -> list[Any]:
@@ -276,25 +273,15 @@ def _short(name: str, source: Model) -> str:
 
 def _complete_structured(model: ModelProto) -> None:
     """Give every structured node a bias and its constants the layer's names; check its shapes."""
-    for node in structured_nodes(model):
-        _add_bias(model, node)
-        node_spec(node, constant_shapes(model))
-
-
-def _add_bias(model: ModelProto, node: NodeProto) -> None:
-    attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     known = initializers(model.graph)
-    if node.op_type == "KronLinear":
-        expected = 2 + len(attrs["in_shape"])
-        width = int(np.prod(attrs["out_shape"]))
-    else:
-        expected, width = 4, known[node.input[2]].dims[0]
-    if len(node.input) < expected:
-        name = f"{node.name}.bias"
-        kind = known[node.input[1]].data_type
-        zeros = np.zeros(width, helper.tensor_dtype_to_np_dtype(kind))
-        model.graph.initializer.append(tensor(name, zeros))
-        node.input.append(name)
+    for node in structured_nodes(model):
+        spec = bare_spec(node, constant_shapes(model))
+        if len(node.input) == 1 + len(spec.factor_shapes):
+            name = f"{node.name}.bias"
+            kind = helper.tensor_dtype_to_np_dtype(known[node.input[1]].data_type)
+            model.graph.initializer.append(tensor(name, np.zeros(spec.out_features, kind)))
+            node.input.append(name)
+        node_spec(node, constant_shapes(model))
 
 
 def _read_order(model: ModelProto) -> Any:

@@ -15,21 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput
-from sepdeploy.layers import KronLinear, LowRankLinear
+from sepdeploy.layers import StructuredLinear
 
 Weights = dict[str, Tensor]
 
 
 def fold_cores(net: nn.Module) -> None:
-    """Fold the core of every low-rank linear layer into V and fix it to the identity.
-
-    Masks belong to the factors that are deployed, and V Sᵀ would have no zeros where V has.
-    """
+    """Bring every structured layer into its deployed form, which is what masks belong to."""
     for layer in net.modules():
-        if isinstance(layer, LowRankLinear):
-            U, V = (factor.detach().clone() for factor in layer.factors())
-            layer.set_factors(U, torch.eye(layer.spec.rank), V)
-            layer.S.requires_grad_(False)
+        if isinstance(layer, StructuredLinear):
+            layer.fold()
 
 
 def prunable(net: nn.Module, *, classifier: bool = False) -> Weights:
@@ -43,16 +38,14 @@ def prunable(net: nn.Module, *, classifier: bool = False) -> Weights:
         BadInput: There are none.
     """
     found: Weights = {}
-    linear = [m for m in net.modules() if isinstance(m, (nn.Linear, KronLinear, LowRankLinear))]
+    linear = [m for m in net.modules() if isinstance(m, (nn.Linear, StructuredLinear))]
     whole = None if classifier or not linear else linear[-1]
     for name, module in net.named_modules():
         prefix = f"{name}." if name else ""
         if module is whole:
             continue
-        if isinstance(module, KronLinear):
-            found |= {f"{prefix}factors.{k}": f for k, f in enumerate(module.factors)}
-        elif isinstance(module, LowRankLinear):
-            found |= {f"{prefix}U": module.U, f"{prefix}V": module.V}
+        if isinstance(module, StructuredLinear):
+            found |= {f"{prefix}{key}": tensor for key, tensor in module.prunable().items()}
         elif isinstance(module, (nn.Linear, nn.Conv2d)):
             found[f"{prefix}weight"] = module.weight
     if not found:

@@ -17,14 +17,14 @@ from itertools import pairwise, takewhile
 
 from torch import nn
 
-from sepdeploy.compression.candidates import Candidate, candidates, dense_candidate
+from sepdeploy.compression.candidates import Candidate, candidates, dense_candidate, is_open
 from sepdeploy.compression.places import Places, count_places
 from sepdeploy.compression.request import parse_target, structure_map
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.models import Model
+from sepdeploy.structures import CONVOLUTIONS, STRUCTURES, split_structure
 
 MEASURES = ("params", "macs")
-FAMILIES = ("kron", "lowrank", "tucker")
 HEAD = "the classifier stays dense unless it is named"
 NOT_ASKED = "not asked for"
 OTHER_FORM = "write another form for this layer, or leave it out of --structure and --layers"
@@ -106,7 +106,7 @@ def plan_compression(
     modules = {name: modules[name] for name in records if name in modules}
     families = _families(modules, structure, layers)
     budget = parse_target(target)
-    if budget is None and any(text in FAMILIES for text in families.values()):
+    if budget is None and any(is_open(text) for text in families.values()):
         raise BadInput(
             f"structure '{structure}' leaves shapes or ranks open and there is no target",
             hint="give --target 10x, or write the form out: lowrank:40, kron:28x28-64x64",
@@ -156,10 +156,12 @@ def _families(
     names = [n for n in modules if n != head]
     if layers:
         names = [n for pattern in layers for n in _matching(modules, pattern)]
-    elif wanted.startswith("tucker"):
-        names = [n for n in names if n not in linear]
-    elif not wanted.startswith("lowrank") or ":" in wanted:
-        names = [n for n in names if n in linear]
+    else:
+        family, options = split_structure(wanted)
+        both = family in STRUCTURES and family in CONVOLUTIONS and not options
+        if not both:  # a name that both kinds have means linear layers once its form is written
+            convolutions = family in CONVOLUTIONS and family not in STRUCTURES
+            names = [n for n in names if (n in linear) != convolutions]
     if not names:
         raise BadInput(
             f"the network has no layer besides its classifier that '{structure}' applies to",
@@ -174,10 +176,10 @@ def _how_to_reach_more(
     """Advice for a budget out of reach: the convolutions may have been left plain."""
     linear = [n for n in families if isinstance(modules[n], nn.Linear)]
     plain = [n for n, m in modules.items() if isinstance(m, nn.Conv2d) and n not in families]
-    if linear and plain and structure in FAMILIES:
+    if linear and plain and is_open(structure):
         ours, theirs = _pattern(linear), _pattern(plain)
         if set(_matching(modules, ours)) == set(linear) and _matching(modules, theirs) == plain:
-            text = f"{ours}={structure},{theirs}=lowrank"
+            text = f"{ours}={structure},{theirs}={next(iter(CONVOLUTIONS))}"
             return f"loosen the target, or factor the convolutions too: --structure '{text}'"
     return "loosen the target, name more layers with --layers '*', or choose another structure"
 
@@ -218,7 +220,7 @@ def _offers(
         raise BadInput(f"layer '{name}': {error.message}", hint=hint) from error
     if not named:
         found = [c for c in found if c.params < dense.params or c.macs < dense.macs]
-    return [*found, dense] if family in FAMILIES or not found else found
+    return [*found, dense] if is_open(family) or not found else found
 
 
 def _cost(candidate: Candidate, measure: str) -> int:

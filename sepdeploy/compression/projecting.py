@@ -8,9 +8,8 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from sepdeploy.compression.candidates import channel_ranks
 from sepdeploy.errors import BadInput
-from sepdeploy.layers import LowRankConv2d, project_linear
+from sepdeploy.layers import LowRankConv2d, project_convolution, project_linear
 from sepdeploy.models import Model
 from sepdeploy.models.factory import replace_module
 from sepdeploy.structures import parse_structure
@@ -43,7 +42,7 @@ def compress_model(model: Model, changes: Mapping[str, str]) -> tuple[Model, dic
 
 def _project(layer: nn.Module, text: str) -> nn.Module:
     if isinstance(layer, nn.Conv2d):
-        return LowRankConv2d.from_dense(layer, channel_ranks(text))
+        return project_convolution(layer, text)
     if not isinstance(layer, nn.Linear):
         raise BadInput(f"a {type(layer).__name__} has no structured form")
     spec = parse_structure(text, (layer.in_features,), layer.out_features)

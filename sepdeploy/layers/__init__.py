@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from torch import nn
 
 from sepdeploy.errors import BadInput
+from sepdeploy.layers.base import AdaptiveRanks, Structured, StructuredConv2d, StructuredLinear
 from sepdeploy.layers.conv import LowRankConv2d
 from sepdeploy.layers.graph import graph_nodes
 from sepdeploy.layers.kron import KronLinear
 from sepdeploy.layers.lowrank import LowRankLinear
-from sepdeploy.structures import DenseSpec, KronSpec, Spec
+from sepdeploy.structures import DenseSpec, Spec, parse_convolution
 
 __all__ = [
+    "CONVOLUTION_LAYERS",
     "LAYERS",
+    "AdaptiveRanks",
     "KronLinear",
     "LowRankConv2d",
     "LowRankLinear",
+    "Structured",
+    "StructuredConv2d",
     "StructuredLinear",
+    "convolution_like",
     "graph_nodes",
     "is_structured",
     "make_linear",
+    "project_convolution",
     "project_linear",
 ]
 
-StructuredLinear = KronLinear | LowRankLinear
-
-LAYERS: dict[str, type[nn.Module]] = {
-    "dense": nn.Linear,
-    "kron": KronLinear,
-    "lowrank": LowRankLinear,
+# By the name of the structure; dense layers are plain nn.Linear.
+LAYERS: dict[str, type[StructuredLinear]] = {"kron": KronLinear, "lowrank": LowRankLinear}
+CONVOLUTION_LAYERS: dict[str, type[StructuredConv2d]] = {
+    "lowrank": LowRankConv2d,
+    "tucker": LowRankConv2d,
 }
 
 
 def is_structured(module: nn.Module) -> TypeGuard[StructuredLinear]:
-    """Whether a module is a layer of a structure family (dense ones are not)."""
+    """Whether a module is a linear layer of a structure family (dense ones are not)."""
     return isinstance(module, StructuredLinear)
 
 
@@ -43,9 +49,7 @@ def make_linear(spec: Spec, bias: bool = True) -> nn.Linear | StructuredLinear:
     """A freshly initialised layer of a structure; dense gives ``nn.Linear``."""
     if isinstance(spec, DenseSpec):
         return nn.Linear(spec.in_features, spec.out_features, bias=bias)
-    if isinstance(spec, KronSpec):
-        return KronLinear(spec.in_shape, spec.out_shape, spec.terms, bias)
-    return LowRankLinear(spec.in_features, spec.out_features, spec.rank, bias)
+    return LAYERS[spec.structure].from_spec(spec, bias)
 
 
 def project_linear(linear: nn.Linear, spec: Spec) -> nn.Linear | StructuredLinear:
@@ -61,6 +65,26 @@ def project_linear(linear: nn.Linear, spec: Spec) -> nn.Linear | StructuredLinea
         )
     if isinstance(spec, DenseSpec):
         return linear
-    if isinstance(spec, KronSpec):
-        return KronLinear.from_dense(linear, spec.in_shape, spec.out_shape, spec.terms)
-    return LowRankLinear.from_dense(linear, spec.rank)
+    return LAYERS[spec.structure].project(linear, spec)
+
+
+def convolution_like(conv: nn.Conv2d, saved: Any) -> StructuredConv2d | None:
+    """A fresh structured convolution from what a model file keeps of it, None for anything else.
+
+    Raises:
+        BadInput: Sizes that do not fit the convolution.
+    """
+    if not isinstance(saved, list) or [type(r) for r in saved] != [int, int]:
+        return None
+    return LowRankConv2d.like(conv, (saved[0], saved[1]))
+
+
+def project_convolution(conv: nn.Conv2d, text: str) -> StructuredConv2d:
+    """The layer that a structure string means which is closest to a plain convolution.
+
+    Raises:
+        BadInput: No structure of convolutions, one that does not fit this one, or a weight that
+            is not finite.
+    """
+    spec = parse_convolution(text, (conv.in_channels, conv.out_channels), tuple(conv.kernel_size))
+    return CONVOLUTION_LAYERS[spec.structure].project(conv, spec)

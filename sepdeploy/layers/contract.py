@@ -1,4 +1,4 @@
-"""Products with a Kronecker or low-rank operator by plain matrix multiplications.
+"""Products with a Kronecker operator by plain matrix multiplications.
 
 No einsum and no transposed copy: a contraction of the last mode is one flat matrix product, any
 other one a batched product with a shared left factor. With two modes the Kronecker terms are
@@ -11,13 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-
-def lowrank_apply(x: Tensor, U: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
-    """(x U) Vᵀ + bias for x of shape (M, n_in)."""
-    return F.linear(x @ U, V, bias)
 
 
 def kron_apply(

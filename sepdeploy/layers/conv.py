@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput
+from sepdeploy.layers.base import AdaptiveRanks, StructuredConv2d
+from sepdeploy.layers.energies import ROUNDING, STEPS, Values, tail
+from sepdeploy.structures import LowRankConvSpec
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 ITERATIONS = 8  # of the alternating refinement; the start is already quasi-optimal
 
 
-class LowRankConv2d(nn.Module):
+class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
     """A convolution with W[o,c,h,w] = Σ_pq V[o,p] S[p,q,h,w] U[c,q].
 
     Made of three ordinary convolutions without anything in between, so it is deployed as it
@@ -39,6 +44,10 @@ class LowRankConv2d(nn.Module):
         BadInput: Ranks outside 1 … channels.
     """
 
+    factor_keys = ("reduce.weight", "core.weight", "expand.weight")
+    square_core = False
+    outputs_first = True
+
     def __init__(
         self,
         in_channels: int,
@@ -59,7 +68,6 @@ class LowRankConv2d(nn.Module):
                 f"ranks {q}, {p} of a {in_channels} → {out_channels} convolution "
                 f"are outside 1 … {in_channels} and 1 … {out_channels}"
             )
-        self.projection_error: float | None = None
         self.reduce = nn.Conv2d(in_channels, q, 1, bias=False)
         self.core = nn.Conv2d(
             q,
@@ -77,6 +85,26 @@ class LowRankConv2d(nn.Module):
     def ranks(self) -> tuple[int, int]:
         """(q, p): channels that the core sees and gives."""
         return self.core.in_channels, self.core.out_channels
+
+    @property
+    def spec(self) -> LowRankConvSpec:
+        """The structure as a record."""
+        kernel = tuple(self.core.weight.shape[2:])
+        channels = self.reduce.in_channels, self.expand.out_channels
+        return LowRankConvSpec(*channels, kernel, self.ranks)
+
+    @property
+    def saved_form(self) -> list[int]:
+        """[q, p]."""
+        return list(self.ranks)
+
+    def parts(self) -> dict[nn.Module, int]:
+        """The three convolutions; the core stands for all dense weights."""
+        return {self.reduce: 0, self.core: self.dense_weights, self.expand: 0}
+
+    def regularized(self) -> list[Tensor]:
+        """The output unfolding (p, q·k²) of the core."""
+        return [self.core.weight.flatten(1)]
 
     @property
     def dense_weights(self) -> int:
@@ -137,6 +165,33 @@ class LowRankConv2d(nn.Module):
         )
 
     @classmethod
+    def from_conv(cls, conv: nn.Conv2d, spec: LowRankConvSpec) -> Self:
+        """A fresh layer of a structure with the geometry of a plain convolution."""
+        return cls.like(conv, spec.ranks)
+
+    @classmethod
+    def project(cls, conv: nn.Conv2d, spec: LowRankConvSpec) -> Self:
+        """The layer closest to a plain convolution; its bias is copied."""
+        return cls.from_dense(conv, spec.ranks)
+
+    @classmethod
+    def forms(cls, conv: nn.Conv2d) -> Iterator[tuple[LowRankConvSpec, float]]:
+        """Ranks of both modes that lose about the same share; none of 1×1 and grouped ones."""
+        if conv.groups != 1 or max(conv.kernel_size) == 1:
+            return
+        channels, kernel = (conv.in_channels, conv.out_channels), tuple(conv.kernel_size)
+        into, out, kept = _channel_energy(conv.weight.detach().double())
+        seen = set()
+        for step in range(1, STEPS + 1):
+            wanted = (1 - step / STEPS) ** 2  # share of energy that either mode may lose
+            q, p = (max(1, int(np.argmax(tail <= wanted + 1e-12))) for tail in (into, out))
+            if (q, p) in seen:
+                continue
+            seen.add((q, p))
+            lost = max(0.0, 1.0 - float(kept[p - 1, q - 1]))
+            yield LowRankConvSpec(*channels, kernel, (q, p)), lost if lost > ROUNDING else 0.0
+
+    @classmethod
     def from_dense(cls, conv: nn.Conv2d, ranks: tuple[int, int]) -> Self:
         """A Tucker approximation of a plain convolution; its bias is copied.
 
@@ -186,3 +241,21 @@ def _leading(unfolded: Tensor, count: int) -> Tensor:
     """The leading left singular vectors of a wide matrix, from its Gram matrix."""
     vectors: Tensor = torch.linalg.eigh(unfolded @ unfolded.t()).eigenvectors
     return vectors[:, -count:].flip(1)
+
+
+def _channel_energy(W: Tensor) -> tuple[Values, Values, Values]:
+    """What a higher-order SVD of a kernel's channels keeps.
+
+    Returns:
+        Shares lost by the first 0, 1, 2 … directions of the input channels and of the output
+        channels alone, and the share kept by the first p + 1 and q + 1 of both, at [p, q].
+    """
+    core, tails = W, []
+    for mode in (0, 1):
+        unfolded = W.transpose(0, mode).flatten(1)
+        squares, vectors = torch.linalg.eigh(unfolded @ unfolded.t())
+        tails.append(tail(np.append(squares.flip(0).clamp_min(0).numpy(), 0.0)))
+        core = torch.tensordot(vectors.flip(1), core, dims=([0], [mode])).transpose(0, mode)
+    energy = core.square().sum((2, 3))
+    kept = energy.cumsum(0).cumsum(1) / energy.sum().clamp_min(torch.finfo(torch.double).tiny)
+    return tails[1], tails[0], np.asarray(kept.numpy())

@@ -1,20 +1,21 @@
 """Structured layers as single nodes of a traced graph.
 
-Inside ``graph_nodes()`` a structured layer calls one custom op of the ``sepdeploy`` namespace
-instead of its plain PyTorch operations, so that a tracer sees one node per layer. The ops take
-and return 2-D tensors (M, n_in) → (M, n_out) and have no gradient: they are for tracing.
+Inside ``graph_nodes()`` a structured layer calls the custom op ``sepdeploy::structured_linear``
+instead of its plain PyTorch operations, so that a tracer sees one node per layer. The op takes
+and returns 2-D tensors (M, n_in) → (M, n_out) and has no gradient: it is for tracing.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from sepdeploy.layers.contract import kron_apply, lowrank_apply
-from sepdeploy.structures.contraction import best_order
+from sepdeploy.structures import Structure, spec_from_json
 
 _tracing = False
 
@@ -35,59 +36,38 @@ def is_tracing() -> bool:
     return _tracing
 
 
-@torch.library.custom_op("sepdeploy::kron_linear", mutates_args=())
-def kron_linear(
-    x: Tensor,
-    factors: Sequence[Tensor],
-    bias: Tensor | None,
-    in_shape: Sequence[int],
-    out_shape: Sequence[int],
-    terms: int,
+def structured(
+    x: Tensor, factors: Sequence[Tensor], bias: Tensor | None, spec: Structure
 ) -> Tensor:
-    """Compute x Wᵀ + bias with W = Σ_k A_1k ⊗ … ⊗ A_dk.
-
-    Args:
-        x: (M, Π in_shape).
-        factors: One tensor (terms, o_m, i_m) per mode.
-        bias: (Π out_shape,) or None.
-        in_shape: i_1 … i_d.
-        out_shape: o_1 … o_d.
-        terms: Number of summed Kronecker products.
-    """
-    modes = tuple(in_shape), tuple(out_shape)
-    y = kron_apply(x, factors, *modes, best_order(*modes))
-    # The result may not alias an input, which the identity of a 1×1 factor could do.
-    return y.clone() if bias is None else y + bias
-
-
-@kron_linear.register_fake
-def _(
-    x: Tensor,
-    factors: Sequence[Tensor],
-    bias: Tensor | None,
-    in_shape: Sequence[int],
-    out_shape: Sequence[int],
-    terms: int,
-) -> Tensor:
-    features = 1
-    for n in out_shape:
-        features *= n
-    return x.new_empty((x.shape[0], features))
-
-
-@torch.library.custom_op("sepdeploy::lowrank_linear", mutates_args=())
-def lowrank_linear(x: Tensor, U: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
-    """(x U) Vᵀ + bias.
+    """Compute x Wᵀ + bias as one node of the graph.
 
     Args:
         x: (M, n_in).
-        U: (n_in, r).
-        V: (n_out, r), the core folded in.
+        factors: In the layout of the spec's ``factor_shapes``.
         bias: (n_out,) or None.
+        spec: The structure.
     """
-    return lowrank_apply(x, U, V, bias)
+    y: Tensor = structured_linear(x, factors, bias, json.dumps(spec.to_json()))
+    return y
 
 
-@lowrank_linear.register_fake
-def _(x: Tensor, U: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty((x.shape[0], V.shape[0]))
+@torch.library.custom_op("sepdeploy::structured_linear", mutates_args=())
+def structured_linear(
+    x: Tensor, factors: Sequence[Tensor], bias: Tensor | None, spec: str
+) -> Tensor:
+    """The op behind ``structured``; ``spec`` is the structure's JSON."""
+    arrays = [f.detach().cpu().numpy() for f in factors]
+    found = read_spec(spec).apply(x.detach().cpu().numpy(), arrays)
+    y = torch.from_numpy(found.copy()).to(x.device, x.dtype)
+    return y if bias is None else y + bias
+
+
+@structured_linear.register_fake
+def _(x: Tensor, factors: Sequence[Tensor], bias: Tensor | None, spec: str) -> Tensor:
+    return x.new_empty((x.shape[0], read_spec(spec).out_features))
+
+
+@functools.lru_cache(maxsize=1024)
+def read_spec(text: str) -> Structure:
+    """The structure that a node of a traced graph has as its text."""
+    return spec_from_json(json.loads(text), where="node")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from sepdeploy.errors import BadInput
+from sepdeploy.layers.base import StructuredLinear
 from sepdeploy.layers.contract import kron_apply
-from sepdeploy.layers.graph import is_tracing, kron_linear
+from sepdeploy.layers.energies import lost_energy, spaced
 from sepdeploy.layers.initial import RELU_GAIN, scaled_orthogonal_
-from sepdeploy.structures import KronSpec
+from sepdeploy.structures import KronSpec, suggest_shapes
+
+CLASSES, SHAPES_PER_CLASS = 8, 2  # shapes tried per layer; sizes within a factor of 2
+LARGE_CLASSES = 2  # of layers whose decompositions take seconds each
+LARGE = 1 << 22
+MAX_TERMS = 256
 
 
 class FactorList(nn.ParameterList):
@@ -24,11 +29,8 @@ class FactorList(nn.ParameterList):
         return tuple(self)
 
 
-class KronLinear(nn.Module):
+class KronLinear(StructuredLinear):
     """y = Σ_k (A_1k ⊗ … ⊗ A_dk) x + b on samples that keep their modes.
-
-    The result has the layout of the input: (N, *in_shape) gives (N, *out_shape) and
-    (…, n_in) gives (…, n_out). Where an input fits both readings the first one wins.
 
     Args:
         in_shape: i_1 … i_d, d ≥ 2, n_in = Π i_m (row-major).
@@ -45,7 +47,8 @@ class KronLinear(nn.Module):
         BadInput: The shapes make no Kronecker product.
     """
 
-    bias: Tensor | None
+    spec: KronSpec
+    factors: FactorList
 
     def __init__(
         self,
@@ -56,7 +59,6 @@ class KronLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = KronSpec(tuple(in_shape), tuple(out_shape), terms)
-        self.projection_error: float | None = None
         self.factors = FactorList(
             nn.Parameter(torch.empty(shape)) for shape in self.spec.factor_shapes
         )
@@ -75,27 +77,29 @@ class KronLinear(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer; see the class for the layouts."""
-        in_shape, out_shape = self.spec.in_shape, self.spec.out_shape
-        if x.dim() == 1 + len(in_shape) and x.shape[1:] == in_shape:
-            lead: tuple[int, ...] = (x.shape[0],)
-            last = out_shape
-        elif x.dim() and x.shape[-1] == self.spec.in_features:
-            lead, last = tuple(x.shape[:-1]), (self.spec.out_features,)
-        else:
-            raise BadInput(
-                f"KronLinear got {tuple(x.shape)}, expected (N, {', '.join(map(str, in_shape))}) "
-                f"or (…, {self.spec.in_features})"
-            )
-        rows = x.reshape(-1, self.spec.in_features)
-        y: Tensor
-        if is_tracing():
-            y = kron_linear(rows, self.factors(), self.bias, in_shape, out_shape, self.spec.terms)
-        else:
-            y = kron_apply(rows, self.factors(), in_shape, out_shape, self.spec.order)
-            y = y if self.bias is None else y + self.bias
-        return y.reshape(*lead, *last)
+    def compute(self, rows: Tensor) -> Tensor:
+        """Mode by mode."""
+        spec = self.spec
+        y = kron_apply(rows, self.factors(), spec.in_shape, spec.out_shape, spec.order)
+        return y if self.bias is None else y + self.bias
+
+    @classmethod
+    def from_spec(cls, spec: KronSpec, bias: bool = True) -> Self:
+        """A freshly initialised layer of a structure."""
+        return cls(spec.in_shape, spec.out_shape, spec.terms, bias)
+
+    def take_factors(self, factors: tuple[Tensor, ...]) -> None:
+        """Copy factors into the parameters."""
+        for parameter, factor in zip(self.factors, factors, strict=True):
+            parameter.copy_(factor)
+
+    def regularized(self) -> list[Tensor]:
+        """All factors."""
+        return list(self.factors)
+
+    def prunable(self) -> dict[str, Tensor]:
+        """All factors."""
+        return {f"factors.{k}": factor for k, factor in enumerate(self.factors)}
 
     def dense_weight(self) -> Tensor:
         """The (n_out, n_in) matrix this layer stands for; differentiable."""
@@ -120,17 +124,32 @@ class KronLinear(nn.Module):
             BadInput: The shapes do not multiply to the layer's features, or its weight is not
                 finite.
         """
-        layer = cls(in_shape, out_shape, terms, bias=linear.bias is not None)
-        projection = layer.spec.project(linear.weight.detach().cpu().double().numpy())
-        with torch.no_grad():
-            for parameter, factor in zip(layer.factors, projection.factors, strict=True):
-                parameter.copy_(torch.from_numpy(factor))
-            if layer.bias is not None:
-                layer.bias.copy_(linear.bias)
-        layer.projection_error = projection.relative_error
-        return layer.to(linear.weight.device, linear.weight.dtype)
+        return cls.project(linear, KronSpec(tuple(in_shape), tuple(out_shape), terms))
+
+    @classmethod
+    def forms(cls, weight: Tensor) -> Iterator[tuple[KronSpec, float]]:
+        """Balanced shapes of every size class, with up to 256 terms."""
+        for shape in _shapes(weight.shape[1], weight.shape[0]):
+            (a_out, b_out), (a_in, b_in) = shape.out_shape, shape.in_shape
+            rearranged = weight.reshape(a_out, b_out, a_in, b_in).transpose(1, 2)
+            tail = lost_energy(rearranged.reshape(a_out * a_in, b_out * b_in))
+            for terms in spaced(min(len(tail) - 1, MAX_TERMS)):
+                yield KronSpec(shape.in_shape, shape.out_shape, terms), float(tail[terms])
 
     def extra_repr(self) -> str:
         """Shapes for ``print(model)``."""
         sides = ("x".join(map(str, s)) for s in (self.spec.in_shape, self.spec.out_shape))
         return f"{' → '.join(sides)}, terms={self.spec.terms}, bias={self.bias is not None}"
+
+
+def _shapes(in_features: int, out_features: int) -> list[KronSpec]:
+    """The most balanced shapes of each size class, smallest first."""
+    large = in_features * out_features > LARGE
+    classes: dict[int, list[KronSpec]] = {}
+    for spec in suggest_shapes(in_features, out_features):
+        if spec.weight_params < spec.dense_macs and spec.macs <= spec.dense_macs:
+            group = classes.setdefault(spec.weight_params.bit_length(), [])
+            if len(group) < (1 if large else SHAPES_PER_CLASS):
+                group.append(spec)
+    sizes = sorted(classes)[: LARGE_CLASSES if large else CLASSES]
+    return [spec for size in sizes for spec in classes[size]]

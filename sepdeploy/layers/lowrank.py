@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Self, cast
+from collections.abc import Iterator
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sepdeploy.errors import BadInput
-from sepdeploy.layers.graph import is_tracing, lowrank_linear
+from sepdeploy.layers.base import AdaptiveRanks, StructuredLinear
+from sepdeploy.layers.energies import lost_energy, spaced
 from sepdeploy.layers.initial import RELU_GAIN
 from sepdeploy.structures import LowRankSpec
 
 
-class LowRankLinear(nn.Module):
+class LowRankLinear(StructuredLinear, AdaptiveRanks):
     """y = ((x U) S) Vᵀ + b with U (n_in, r), S (r, r), V (n_out, r); x is (…, n_in).
 
     The core S is a free matrix in training and is folded into V wherever the layer is counted
@@ -35,12 +36,14 @@ class LowRankLinear(nn.Module):
         BadInput: The sizes make no low-rank layer.
     """
 
-    bias: Tensor | None
+    spec: LowRankSpec
+    factor_keys = ("U", "S", "V")
+    square_core = True
+    outputs_first = False
 
     def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = True) -> None:
         super().__init__()
         self.spec = LowRankSpec(in_features, out_features, rank)
-        self.projection_error: float | None = None
         self.U = nn.Parameter(torch.empty(in_features, rank))
         self.S = nn.Parameter(torch.empty(rank, rank))
         self.V = nn.Parameter(torch.empty(out_features, rank))
@@ -62,18 +65,53 @@ class LowRankLinear(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer to (…, n_in)."""
-        if not x.dim() or x.shape[-1] != self.spec.in_features:
-            raise BadInput(
-                f"LowRankLinear got {tuple(x.shape)}, expected (…, {self.spec.in_features})"
-            )
-        if is_tracing():
-            rows = x.reshape(-1, self.spec.in_features)
-            U, V = self.factors()
-            y = lowrank_linear(rows, U, V, self.bias)
-            return cast(Tensor, y).reshape(*x.shape[:-1], self.spec.out_features)
-        return F.linear(x @ self.U @ self.S, self.V, self.bias)
+    def compute(self, rows: Tensor) -> Tensor:
+        """Core and bases one after the other."""
+        return F.linear(rows @ self.U @ self.S, self.V, self.bias)
+
+    @classmethod
+    def from_spec(cls, spec: LowRankSpec, bias: bool = True) -> Self:
+        """A freshly initialised layer of a structure."""
+        return cls(spec.in_features, spec.out_features, spec.rank, bias)
+
+    @classmethod
+    def forms(cls, weight: Tensor) -> Iterator[tuple[LowRankSpec, float]]:
+        """Ranks, ever fewer of the larger ones."""
+        tail = lost_energy(weight)
+        for rank in spaced(len(tail) - 1):
+            yield LowRankSpec(weight.shape[1], weight.shape[0], rank), float(tail[rank])
+
+    @property
+    def ranks(self) -> tuple[int]:
+        """The one rank."""
+        return (self.spec.rank,)
+
+    @property
+    def folded_params(self) -> int:
+        """Those of the core."""
+        return self.S.numel()
+
+    def regularized(self) -> list[Tensor]:
+        """The core."""
+        return [self.S]
+
+    def prunable(self) -> dict[str, Tensor]:
+        """Both bases."""
+        return {"U": self.U, "V": self.V}
+
+    def fold(self) -> None:
+        """Fold the core into V and fix it to the identity: V Sᵀ would have no zeros where V has."""
+        U, V = (factor.detach().clone() for factor in self.factors())
+        self.set_factors(U, torch.eye(self.spec.rank), V)
+        self.S.requires_grad_(False)
+
+    def take_factors(self, factors: tuple[Tensor, ...]) -> None:
+        """Take a projection's factors: the singular values, which V carries there, go to S."""
+        U, V = factors
+        sigma = torch.linalg.vector_norm(V, dim=0)
+        self.U.copy_(U)
+        self.S.copy_(torch.diag(sigma))
+        self.V.copy_(V / sigma.clamp_min(torch.finfo(V.dtype).tiny))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """The deployed factors: U and V Sᵀ, so that W = (V Sᵀ) Uᵀ."""
@@ -105,18 +143,7 @@ class LowRankLinear(nn.Module):
             BadInput: The rank is too large, or the weight is not finite.
         """
         out_features, in_features = linear.weight.shape
-        layer = cls(in_features, out_features, rank, bias=linear.bias is not None)
-        projection = layer.spec.project(linear.weight.detach().cpu().double().numpy())
-        U, V = (torch.from_numpy(f) for f in projection.factors)
-        sigma = torch.linalg.vector_norm(V, dim=0)
-        with torch.no_grad():
-            layer.U.copy_(U)
-            layer.S.copy_(torch.diag(sigma))
-            layer.V.copy_(V / sigma.clamp_min(torch.finfo(V.dtype).tiny))
-            if layer.bias is not None:
-                layer.bias.copy_(linear.bias)
-        layer.projection_error = projection.relative_error
-        return layer.to(linear.weight.device, linear.weight.dtype)
+        return cls.project(linear, LowRankSpec(in_features, out_features, rank))
 
     def extra_repr(self) -> str:
         """Sizes for ``print(model)``."""

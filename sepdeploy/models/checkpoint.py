@@ -19,13 +19,19 @@ from torch import Tensor, nn
 
 from sepdeploy.codec import from_json, to_json
 from sepdeploy.errors import BadInput, unknown_name
-from sepdeploy.layers import LowRankConv2d, is_structured, make_linear
+from sepdeploy.layers import (
+    StructuredConv2d,
+    StructuredLinear,
+    convolution_like,
+    is_structured,
+    make_linear,
+)
 from sepdeploy.models.empty_weights import without_storage
 from sepdeploy.models.factory import ARCHITECTURES, build_net, is_foreign, replace_module
 from sepdeploy.models.model import Model
 from sepdeploy.models.tensor_file import read_tensor_file, write_tensor_file
 from sepdeploy.records import InputSpec
-from sepdeploy.structures import DenseSpec, Spec, spec_from_json
+from sepdeploy.structures import DenseSpec, Form, Spec, spec_from_json
 
 FORMAT = "sepdeploy.model"
 VERSION = 1
@@ -42,9 +48,16 @@ def linear_specs(net: nn.Module) -> dict[str, Spec]:
     return specs
 
 
-def convolution_ranks(net: nn.Module) -> dict[str, tuple[int, int]]:
-    """The ranks (q, p) of every low-rank convolution of a network, by name."""
-    return {n: m.ranks for n, m in net.named_modules() if isinstance(m, LowRankConv2d)}
+def structure_forms(net: nn.Module) -> dict[str, Form]:
+    """The structure of every structured layer of a network, by name."""
+    modules = net.named_modules()
+    return {n: m.spec for n, m in modules if isinstance(m, (StructuredLinear, StructuredConv2d))}
+
+
+def convolution_forms(net: nn.Module) -> dict[str, Any]:
+    """What is saved of every structured convolution of a network, by name."""
+    modules = net.named_modules()
+    return {n: m.saved_form for n, m in modules if isinstance(m, StructuredConv2d)}
 
 
 def save(model: Model, path: Path | str) -> None:
@@ -65,7 +78,7 @@ def save(model: Model, path: Path | str) -> None:
         "arch": model.arch,
         "arch_kwargs": _plain_json(model.arch_kwargs, "architecture options"),
         "layers": {name: spec.to_json() for name, spec in linear_specs(model.net).items()},
-        "convolutions": {name: list(r) for name, r in convolution_ranks(model.net).items()},
+        "convolutions": convolution_forms(model.net),
         "input": to_json(model.input),
         "provenance": _plain_json(model.provenance, "provenance"),
         "state_dict": state,
@@ -171,7 +184,7 @@ def _rebuild(
     with torch.device("cpu") if is_foreign(arch) else without_storage():
         net = build_net(arch, input, kwargs)
         _apply_specs(net, specs)
-        _apply_ranks(net, convolutions)
+        _apply_forms(net, convolutions)
     _check_state(net.state_dict(), state)
     _check_finite(state)
     own = {key: state.pop(key).clone().contiguous() for key in list(state)}  # never twice in full
@@ -179,7 +192,7 @@ def _rebuild(
     if any(t.is_meta for t in net.buffers()):  # buffers that no file holds must be computed
         net = build_net(arch, input, kwargs)
         _apply_specs(net, specs)
-        _apply_ranks(net, convolutions)
+        _apply_forms(net, convolutions)
         net.load_state_dict(own)
     return net
 
@@ -202,18 +215,20 @@ def _apply_specs(net: nn.Module, specs: Mapping[str, Spec]) -> None:
         replace_module(net, name, make_linear(spec, bias))
 
 
-def _apply_ranks(net: nn.Module, table: Mapping[str, Any]) -> None:
-    """Give each convolution the low-rank form the file says; ranks are bounded by the channels."""
+def _apply_forms(net: nn.Module, table: Mapping[str, Any]) -> None:
+    """Give each convolution the form the file says; ranks are bounded by the channels."""
     modules = dict(net.named_modules())
-    for name, ranks in table.items():
+    for name, form in table.items():
         found = modules.get(name)
-        pair = isinstance(ranks, list) and [type(r) for r in ranks] == [int, int]
-        if not pair or not isinstance(found, (nn.Conv2d, LowRankConv2d)):
-            raise BadInput(f"'{name!s:.60}' is no convolution with ranks {ranks!r:.40}")
-        if isinstance(found, nn.Conv2d):
-            replace_module(net, name, LowRankConv2d.like(found, (ranks[0], ranks[1])))
-        elif found.ranks != tuple(ranks):
-            raise BadInput(f"convolution '{name[:60]}' has ranks {found.ranks}, not {ranks!r:.40}")
+        if isinstance(found, StructuredConv2d):
+            if found.saved_form != form:
+                saved = tuple(found.saved_form)
+                raise BadInput(f"convolution '{name[:60]}' has ranks {saved}, not {form!r:.40}")
+            continue
+        made = convolution_like(found, form) if isinstance(found, nn.Conv2d) else None
+        if made is None:
+            raise BadInput(f"'{name!s:.60}' is no convolution with ranks {form!r:.40}")
+        replace_module(net, name, made)
 
 
 def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.structures import STRUCTURES, split_structure
 from sepdeploy.structures.base import check_count
 
 StructureMap = str | Mapping[str, str] | None
@@ -50,8 +51,10 @@ def with_modes(text: str, modes: str | None) -> str:
     ``with_modes("kron*2", "32x24-24x32")`` is "kron:32x24-24x32*2"; strings of other families,
     or with modes of their own, stay as they are, and so does every string where ``modes`` is None.
     """
-    name, star, terms = text.strip().partition("*")
-    return f"kron:{modes}{star}{terms}" if name == "kron" and modes else text
+    name, options = split_structure(text)
+    family = STRUCTURES.get(name)
+    is_open = family is not None and family.takes_modes and options[:1] in ("", "*")
+    return f"{name}:{modes}{options}" if is_open and modes else text
 
 
 def refuse_without_effect(arch: str, structure: StructureMap, layer: str) -> None:

@@ -1,37 +1,134 @@
-"""Structure families: what a layer is made of, counted and decomposed with numpy only."""
+"""Structure families: what a layer is made of, counted and decomposed with numpy only.
+
+``STRUCTURES`` has the families of linear layers, ``CONVOLUTIONS`` those of convolutions. A family
+that is to be known everywhere needs its row here, one in ``sepdeploy.layers.LAYERS`` and one in
+``sepdeploy.exporters.families.FAMILIES``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sepdeploy.errors import BadInput, unknown_name
-from sepdeploy.structures.base import Projection, Spectrum, Structure
+from sepdeploy.structures.base import Form, Projection, Spectrum, Structure
 from sepdeploy.structures.dense import DenseSpec
-from sepdeploy.structures.kron import KronSpec
+from sepdeploy.structures.kron import KronSpec, suggest_shapes
 from sepdeploy.structures.lowrank import LowRankSpec
-from sepdeploy.structures.shapes import parse_structure, suggest_shapes, two_modes
+from sepdeploy.structures.lowrank_conv import LowRankConvSpec
+from sepdeploy.structures.shapes import two_modes
 
 __all__ = [
+    "CONVOLUTIONS",
     "STRUCTURES",
     "DenseSpec",
+    "Form",
     "KronSpec",
+    "LowRankConvSpec",
     "LowRankSpec",
     "Projection",
     "Spec",
     "Spectrum",
     "Structure",
+    "family_of",
+    "grammar",
+    "parse_convolution",
     "parse_structure",
     "spec_from_json",
+    "split_structure",
     "suggest_shapes",
     "two_modes",
 ]
 
-Spec = DenseSpec | KronSpec | LowRankSpec
+Spec = Structure
 
 STRUCTURES: dict[str, type[Spec]] = {
     spec.structure: spec for spec in (DenseSpec, KronSpec, LowRankSpec)
 }
+CONVOLUTIONS: dict[str, type[LowRankConvSpec]] = {
+    "lowrank": LowRankConvSpec,
+    "tucker": LowRankConvSpec,
+}
+
+
+def split_structure(text: str) -> tuple[str, str]:
+    """Split a structure string into its family's name and what stands behind it.
+
+    "kron:28x28-64x64" gives ("kron", "28x28-64x64"), "kron*2" gives ("kron", "*2").
+    """
+    name, colon, options = text.strip().partition(":")
+    if not colon and "*" in name:
+        name, _, terms = name.partition("*")
+        options = f"*{terms}"
+    return name, options
+
+
+def family_of(text: str) -> type[Spec]:
+    """The family of linear layers that a structure string names.
+
+    Raises:
+        BadInput: There is none of that name.
+    """
+    name, _ = split_structure(text)
+    if name in CONVOLUTIONS and name not in STRUCTURES:
+        raise BadInput(
+            f"structure '{text[:60]}' is a form of convolutions, this layer is linear",
+            hint="write lowrank:40, the same for two modes",
+        )
+    if name not in STRUCTURES:
+        raise unknown_name("structure", name[:40], STRUCTURES, hint=f"write {grammar()}")
+    return STRUCTURES[name]
+
+
+def parse_structure(text: str, in_shape: Sequence[int], out_features: int) -> Spec:
+    """Read a structure string for one layer.
+
+    A family's name, and behind a colon what the family takes: ``dense``; ``kron`` (two modes: the
+    sample's own ones in, the most balanced pair out); ``kron:aligned`` (two modes of full rank);
+    ``kron:28x28-64x64`` (explicit modes); ``*K`` behind any of them for K terms; ``lowrank:40``.
+
+    Args:
+        text: The structure string.
+        in_shape: Shape of one sample arriving at the layer, e.g. (1, 28, 28) or (1024,).
+        out_features: n_out.
+
+    Raises:
+        BadInput: Unknown family, malformed, or shapes that do not fit the layer.
+    """
+    family, (_, options) = family_of(text), split_structure(text)
+    try:
+        if text.strip().endswith(":"):
+            raise BadInput("nothing follows the colon")
+        return family.parse(options, in_shape, out_features)
+    except BadInput as error:
+        message = f"structure '{text[:60]}': {error.message}"
+        raise BadInput(message, hint=error.hint or f"write {grammar()}") from error
+
+
+def parse_convolution(text: str, channels: tuple[int, int], kernel: tuple[int, ...]) -> Form:
+    """Read a structure string for a convolution.
+
+    Args:
+        text: The structure string.
+        channels: (in, out).
+        kernel: Its sides.
+
+    Raises:
+        BadInput: No family of convolutions, malformed, or sizes that do not fit.
+    """
+    name, _ = split_structure(text)
+    if name not in CONVOLUTIONS:
+        raise BadInput(
+            f"structure '{text[:60]}' is no form of a convolution",
+            hint="for example lowrank:24x32, which is the same as tucker:24x32",
+        )
+    return CONVOLUTIONS[name].parse(text, *channels, kernel)
+
+
+def grammar() -> str:
+    """Examples of what a structure string can be, for help and error messages."""
+    *others, last = [example for spec in STRUCTURES.values() for example in spec.grammar]
+    return f"{', '.join(others)} or {last}"
 
 
 def spec_from_json(data: Any, *, where: str = "structure") -> Spec:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +47,69 @@ class Spectrum:
     exact: bool
 
 
-class Structure(Protocol):
-    """A family's description of one linear map y = x Wᵀ + b, W of shape (n_out, n_in)."""
+class Form(Protocol):
+    """What one layer could become: how it is written in a recipe, and what it costs."""
 
     structure: ClassVar[str]
+
+    @property
+    def text(self) -> str:
+        """The structure string that means exactly this, "lowrank:40"."""
+        ...
+
+    def params(self, bias: bool) -> int:
+        """Numbers stored."""
+        ...
+
+    def macs_at(self, inputs: int, outputs: int) -> int:
+        """Multiply-accumulates of a sample with so many places before and after the layer."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        ...
+
+
+class Structure(Form, Protocol):
+    """A family's description of one linear map y = x Wᵀ + b, W of shape (n_out, n_in).
+
+    Attributes:
+        structure: The family's name, its key in ``STRUCTURES``.
+        grammar: Examples of its structure strings, for error messages.
+        open_rank: Whether the bare name leaves a rank open that a planner has to fill in.
+        takes_modes: Whether modes "in-out" can be written behind the colon.
+        planned_head: Structure of the classifier where a budget leaves no room for a dense one.
+    """
+
+    grammar: ClassVar[tuple[str, ...]]
+    open_rank: ClassVar[bool]
+    takes_modes: ClassVar[bool]
+    planned_head: ClassVar[str]
+
+    @classmethod
+    def parse(cls, options: str, in_shape: Sequence[int], out_features: int) -> Self:
+        """Read what stands behind the name in a structure string, "" where nothing does."""
+        ...
+
+    @classmethod
+    def written_width(cls, options: str) -> int:
+        """n_out where the options spell it out, else 0."""
+        ...
+
+    @property
+    def in_modes(self) -> tuple[int, ...]:
+        """Shape of a sample as the layer likes it best."""
+        ...
+
+    @property
+    def out_modes(self) -> tuple[int, ...]:
+        """Shape of a result for a sample of ``in_modes``."""
+        ...
+
+    @property
+    def exact_spectrum(self) -> bool:
+        """Whether ``spectrum`` is exact, and cheap."""
+        ...
 
     @property
     def in_features(self) -> int:
@@ -81,16 +141,8 @@ class Structure(Protocol):
         """Multiply-accumulates per sample of the dense layer of the same size."""
         ...
 
-    def params(self, bias: bool) -> int:
-        """Numbers stored."""
-        ...
-
     def dense_params(self, bias: bool) -> int:
         """Numbers stored by the dense layer of the same size."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; ``spec_from_json`` reads them back."""
         ...
 
     def dense_matrix(self, factors: Sequence[Array]) -> Array:
@@ -110,8 +162,37 @@ class Structure(Protocol):
         ...
 
 
-class Counted:
-    """The counts that follow from a spec's others in the same way for every family."""
+class Linear:
+    """What follows for a spec from its other properties, unless the family says otherwise."""
+
+    grammar: ClassVar[tuple[str, ...]] = ()
+    open_rank: ClassVar[bool] = False
+    takes_modes: ClassVar[bool] = False
+    planned_head: ClassVar[str] = ""
+
+    @classmethod
+    def written_width(cls, options: str) -> int:
+        """0: the options do not say."""
+        return 0
+
+    @property
+    def in_modes(self: Structure) -> tuple[int, ...]:
+        """A flat sample."""
+        return (self.in_features,)
+
+    @property
+    def out_modes(self: Structure) -> tuple[int, ...]:
+        """A flat result."""
+        return (self.out_features,)
+
+    @property
+    def exact_spectrum(self) -> bool:
+        """True."""
+        return True
+
+    def macs_at(self: Structure, inputs: int, outputs: int) -> int:
+        """Once per place of the result."""
+        return outputs * self.macs
 
     @property
     def dense_macs(self: Structure) -> int:
@@ -138,6 +219,17 @@ def check_count(value: Any, what: str, limit: int = MAX_FEATURES) -> int:
     if not 1 <= value <= limit:
         raise BadInput(f"{what} {value!r:.40} is outside 1 … {limit}")
     return int(value)
+
+
+def whole_number(text: str) -> int:
+    """Read a number of a structure string.
+
+    Raises:
+        BadInput: Anything but up to nine digits.
+    """
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise BadInput(f"'{text[:20]}' is not a whole number")
+    return int(text)
 
 
 def check_factors(spec: Structure, factors: Sequence[Array]) -> tuple[Array, ...]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from sepdeploy.errors import BadInput
 from sepdeploy.structures.base import (
     Array,
-    Counted,
+    Linear,
     Projection,
     Spectrum,
     check_count,
@@ -21,16 +23,29 @@ from sepdeploy.structures.spectra import full_rank_spectrum
 
 
 @dataclass(frozen=True)
-class DenseSpec(Counted):
+class DenseSpec(Linear):
     """W stored as it is, shape (n_out, n_in)."""
 
     in_features: int
     out_features: int
     structure: ClassVar[str] = "dense"
+    grammar: ClassVar[tuple[str, ...]] = ("dense",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "in_features", check_count(self.in_features, "in_features"))
         object.__setattr__(self, "out_features", check_count(self.out_features, "out_features"))
+
+    @classmethod
+    def parse(cls, options: str, in_shape: Sequence[int], out_features: int) -> Self:
+        """The name alone."""
+        if options:
+            raise BadInput("dense takes no options")
+        return cls(math.prod(in_shape), out_features)
+
+    @property
+    def text(self) -> str:
+        """The name."""
+        return self.structure
 
     @property
     def factor_shapes(self) -> tuple[tuple[int, ...], ...]:

@@ -6,7 +6,9 @@ flattening; in general Y = Σ_k X ×_1 A_1k … ×_d A_dk.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,16 +23,23 @@ from sepdeploy.structures.base import (
     MAX_MODES,
     MAX_TERMS,
     Array,
-    Counted,
+    Linear,
     Projection,
     Spectrum,
     check_count,
     check_factors,
     check_weight,
+    whole_number,
 )
 from sepdeploy.structures.contraction import best_order, contraction_macs
+from sepdeploy.structures.shapes import factor_pairs, mode_products, two_modes
 from sepdeploy.structures.singular import block_lanczos, leading_triplets, relative_residual
 from sepdeploy.structures.spectra import full_rank_spectrum
+
+_MODES = r"\d+(?:x\d+)+"
+_OPTIONS = re.compile(
+    rf"(?:(?P<aligned>aligned)|(?P<inner>{_MODES})-(?P<outer>{_MODES}))?(?:\*(?P<terms>\d+))?"
+)
 
 
 def _check_shape(shape: Any, what: str) -> tuple[int, ...]:
@@ -42,13 +51,18 @@ def _check_shape(shape: Any, what: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class KronSpec(Counted):
+class KronSpec(Linear):
     """A sum of ``terms`` Kronecker products with factors A_m of shape (terms, o_m, i_m)."""
 
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
     terms: int = 1
     structure: ClassVar[str] = "kron"
+    grammar: ClassVar[tuple[str, ...]] = (
+        "kron", "kron*2", "kron:aligned", "kron:28x28-64x64", "kron:28x28-64x64*2",
+    )  # fmt: skip
+    takes_modes: ClassVar[bool] = True
+    planned_head: ClassVar[str] = "kron*4"  # with one term it was 5 points worse
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "in_shape", _check_shape(self.in_shape, "in_shape"))
@@ -59,6 +73,55 @@ class KronSpec(Counted):
                 f"in_shape {self.in_shape} and out_shape {self.out_shape} "
                 "must have the same number of modes"
             )
+
+    @classmethod
+    def parse(cls, options: str, in_shape: Sequence[int], out_features: int) -> KronSpec:
+        """Modes, or which ones to take ("aligned", nothing), and ``*K`` for K terms."""
+        match = _OPTIONS.fullmatch(options)
+        if match is None:
+            raise BadInput("the modes are not written like 28x28-64x64")
+        terms = whole_number(match["terms"]) if match["terms"] else 1
+        if match["inner"] is None:
+            shape = (aligned_shape if match["aligned"] else own_shape)(in_shape, out_features)
+            return dataclasses.replace(shape, terms=terms)
+        modes = [tuple(map(whole_number, match[g].split("x"))) for g in ("inner", "outer")]
+        spec = KronSpec(modes[0], modes[1], terms)
+        n_in = math.prod(in_shape)
+        if (spec.in_features, spec.out_features) != (n_in, out_features):
+            fitting = nearest_shapes(modes[0], modes[1], n_in, out_features)
+            raise BadInput(
+                f"it maps {spec.in_features} → {spec.out_features}, "
+                f"the layer is {n_in} → {out_features}",
+                hint=f"for example {', '.join(f.text for f in fitting)}",
+            )
+        return spec
+
+    @classmethod
+    def written_width(cls, options: str) -> int:
+        """The product of the outer modes where they are written."""
+        match = _OPTIONS.fullmatch(options)
+        return math.prod(map(int, match["outer"].split("x"))) if match and match["outer"] else 0
+
+    @property
+    def text(self) -> str:
+        """Name, modes and the terms where there are several."""
+        sides = "-".join("x".join(map(str, s)) for s in (self.in_shape, self.out_shape))
+        return f"{self.structure}:{sides}" + (f"*{self.terms}" if self.terms > 1 else "")
+
+    @property
+    def in_modes(self) -> tuple[int, ...]:
+        """i_1 … i_d."""
+        return self.in_shape
+
+    @property
+    def out_modes(self) -> tuple[int, ...]:
+        """o_1 … o_d."""
+        return self.out_shape
+
+    @property
+    def exact_spectrum(self) -> bool:
+        """For one term; a sum has no closed form."""
+        return self.terms == 1
 
     @property
     def in_features(self) -> int:
@@ -194,3 +257,65 @@ class KronSpec(Counted):
             1,
         )
         return Spectrum(float(sigma[0]), None, None, self.structural_rank, exact=False)
+
+
+def suggest_shapes(n_in: int, n_out: int, d: int = 2) -> list[KronSpec]:
+    """All one-term Kronecker shapes n_in → n_out with d modes, most balanced first.
+
+    Modes of size 1 appear only where a number has too few prime factors to avoid them. Equal
+    balance is resolved by larger structural rank, then fewer parameters, then the shape itself.
+
+    Raises:
+        BadInput: A size is not positive, or d is below 2 or above 4.
+    """
+    n_in, n_out = check_count(n_in, "n_in"), check_count(n_out, "n_out")
+    if not 2 <= d <= 4:
+        raise BadInput(f"{d} modes asked for; shapes are listed for 2 to 4")
+    specs = [KronSpec(i, o) for i in mode_products(n_in, d) for o in mode_products(n_out, d)]
+    return sorted(specs, key=_balance_key)
+
+
+def nearest_shapes(
+    in_shape: Sequence[int], out_shape: Sequence[int], n_in: int, n_out: int
+) -> list[KronSpec]:
+    """The three shapes n_in → n_out nearest to modes that do not fit, by their sizes' ratios."""
+    d = min(len(in_shape), 4)
+    wanted = [math.log(max(1, n)) for n in (*in_shape[:d], *out_shape[:d])]
+
+    def distance(spec: KronSpec) -> float:
+        found = (*spec.in_shape, *spec.out_shape)
+        return sum(abs(math.log(n) - w) for n, w in zip(found, wanted, strict=True))
+
+    return sorted(suggest_shapes(n_in, n_out, d), key=distance)[:3]
+
+
+def own_shape(in_shape: Sequence[int], n_out: int) -> KronSpec:
+    """The shape that plain "kron" means: the sample's own modes in, the most balanced pair out.
+
+    Of a pair's two orders the one of larger rank is taken: (96, 32) → (64, 32) has the full rank
+    2048, (96, 32) → (32, 64) half of it. The published perceptron is written like that.
+    """
+    modes, pair = two_modes(in_shape), factor_pairs(n_out)[0]
+    orders = [KronSpec(modes, outer) for outer in (pair, pair[::-1])]
+    return max(orders, key=lambda spec: spec.structural_rank)
+
+
+def aligned_shape(in_shape: Sequence[int], n_out: int) -> KronSpec:
+    """The most balanced shape of full rank, with the sample's own modes where there is one.
+
+    A Kronecker product has rank Π min(o_k, i_k), which is below min(n_in, n_out) wherever one
+    mode grows and another one shrinks. Some sizes allow no full rank; then it is the largest.
+    """
+    modes, full = two_modes(in_shape), min(math.prod(in_shape), n_out)
+    own = [KronSpec(modes, outer) for outer in factor_pairs(n_out)]
+    others = suggest_shapes(math.prod(in_shape), n_out)
+    for spec in (*own, *others):
+        if spec.structural_rank == full:
+            return spec
+    return max((*own, *others), key=lambda spec: spec.structural_rank)
+
+
+def _balance_key(spec: KronSpec) -> tuple[float, int, int, tuple[int, ...]]:
+    spread = sum(max(s) / min(s) for s in (spec.in_shape, spec.out_shape))
+    shape = (*spec.in_shape, *spec.out_shape)
+    return (spread, -spec.structural_rank, spec.weight_params, shape)

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.structures.base import (
     Array,
-    Counted,
+    Linear,
     Projection,
     Spectrum,
     check_count,
     check_factors,
     check_weight,
+    whole_number,
 )
 from sepdeploy.structures.singular import leading_triplets, relative_residual
 from sepdeploy.structures.spectra import full_rank_spectrum
 
 
 @dataclass(frozen=True)
-class LowRankSpec(Counted):
+class LowRankSpec(Linear):
     """y = (x U) Vᵀ + b.
 
     In training the layer keeps U S Vᵀ with a free core S; this is the deployed form, S folded
@@ -34,6 +36,8 @@ class LowRankSpec(Counted):
     out_features: int
     rank: int
     structure: ClassVar[str] = "lowrank"
+    grammar: ClassVar[tuple[str, ...]] = ("lowrank:40",)
+    open_rank: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "in_features", check_count(self.in_features, "in_features"))
@@ -46,6 +50,16 @@ class LowRankSpec(Counted):
                 f"is above the largest possible, {largest}",
                 hint=f"at most {largest}; below half of that it is smaller than the dense layer",
             )
+
+    @classmethod
+    def parse(cls, options: str, in_shape: Sequence[int], out_features: int) -> Self:
+        """A rank."""
+        return cls(math.prod(in_shape), out_features, whole_number(options))
+
+    @property
+    def text(self) -> str:
+        """Name and rank."""
+        return f"{self.structure}:{self.rank}"
 
     @property
     def factor_shapes(self) -> tuple[tuple[int, ...], ...]:

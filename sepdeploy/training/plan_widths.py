@@ -32,6 +32,7 @@ from sepdeploy.models import create
 from sepdeploy.models.checkpoint import linear_specs
 from sepdeploy.models.factory import find_factory, is_foreign
 from sepdeploy.records import InputSpec
+from sepdeploy.structures import STRUCTURES, family_of, split_structure
 from sepdeploy.training.recipe.fields import Recipe
 
 # Multiples of 8 are what vector units like, but small budgets need a finer choice.
@@ -40,7 +41,7 @@ WIDTHS = (*range(2, 32, 2), *range(32, 4097, 8))
 MAX_RANK = 4096
 MACS_SHARE = 0.5  # of the dense network's multiply-accumulates
 WIDTH_PER_RANK = 24
-FACTORED_HEAD = {"*": "kron", "head": "kron*4"}  # with one term it was 5 points worse
+FAMILY = "kron"  # planned where a budget is given and no structure
 
 StructureMap = str | dict[str, str]
 
@@ -88,7 +89,7 @@ def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
             f"target = '{recipe.target}' cannot be planned for '{recipe.arch}'",
             hint="give structure and hidden yourself",
         )
-    structure = structure_map(recipe.structure or ("kron" if budget else "dense"))
+    structure = structure_map(recipe.structure or (FAMILY if budget else "dense"))
     hidden = recipe.hidden
     if not hidden and _default_widths(recipe.arch):  # only networks that have such an option
         hidden = _written_widths(structure)
@@ -99,7 +100,7 @@ def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
     dense = _counter(recipe, input, classes, conv_rank=0)("dense", {})
     kind, value = budget
     limit = math.floor(dense.params / value) if kind == "ratio" else int(value)
-    if dense.linear < 2 and recipe.structure in ("", "lowrank"):
+    if dense.linear < 2 and (not recipe.structure or _open_rank(recipe.structure)):
         if not recipe.conv_rank:
             raise BadInput(
                 f"{recipe.arch} has no linear layer besides its classifier to plan",
@@ -168,9 +169,11 @@ def _chosen(
         return _planned(arch, structure, options, search)
     except _TooLarge as error:
         smallest = error.params
-    if structure == "kron":
+    open_text = structure if isinstance(structure, str) else ""
+    head = family_of(open_text).planned_head if open_text.isalnum() else ""
+    if head:
         try:
-            return _planned(arch, FACTORED_HEAD, options, search)
+            return _planned(arch, {"*": open_text, "head": head}, options, search)
         except _TooLarge as error:
             smallest = min(smallest, error.params)
     raise BadInput(
@@ -188,9 +191,9 @@ def _planned(
     texts = _texts(structure)
     written_out = any(re.search(r":\d", text) for text in texts)
     open_widths = bool(default) and not options and not written_out
-    squares = any("kron" in text for text in texts)
+    squares = any(family_of(text).takes_modes for text in texts)
     widths = list(_widths(default, squares=squares)) if open_widths else []
-    if "lowrank" not in texts:
+    if not any(_open_rank(text) for text in texts):
         return search.largest(
             [(structure, {"hidden": w}) for w in widths] or [(structure, options)]
         )
@@ -209,7 +212,7 @@ def _rank(widths: tuple[int, ...]) -> int:
 def _widths(default: tuple[int, ...], *, squares: bool) -> Iterator[tuple[int, ...]]:
     """Yield hidden widths in the proportions of the default ones.
 
-    For Kronecker layers the widths are squares, so that both modes are equal.
+    For layers with modes the widths are squares, so that both modes are equal.
     """
     largest = max(default)
     if squares:
@@ -235,11 +238,18 @@ def _counter(recipe: Recipe, input: InputSpec, classes: int, *, conv_rank: int) 
 
 
 def _check_written_out(structure: StructureMap) -> None:
-    if "lowrank" in _texts(structure):
-        raise BadInput(
-            "structure 'lowrank' leaves its rank open and there is no target",
-            hint="write the rank out, as in lowrank:40, or give a target: --target 10x",
-        )
+    for text in _texts(structure):
+        if _open_rank(text):
+            raise BadInput(
+                f"structure '{text}' leaves its rank open and there is no target",
+                hint=f"write the rank out, as in {text}:40, or give a target: --target 10x",
+            )
+
+
+def _open_rank(text: str) -> bool:
+    """Whether a structure string leaves a rank open for the planner to fill in."""
+    name, _ = split_structure(text)
+    return name == text and name in STRUCTURES and STRUCTURES[name].open_rank
 
 
 def _default_widths(arch: str) -> tuple[int, ...]:
@@ -253,16 +263,14 @@ def _written_widths(structure: StructureMap) -> tuple[int, ...]:
     """Return the widths that explicit shapes of fc1, fc2, … spell out, () unless all do."""
     if isinstance(structure, str):
         return ()
-    layers = [structure.get(f"fc{k}") for k in range(1, len(structure) + 1)]
-    shapes = [re.fullmatch(r"kron:[\dx]+-([\dx]+)(\*\d+)?", text or "") for text in layers]
-    if not all(shapes):
-        return ()
-    return tuple(math.prod(int(n) for n in s[1].split("x") if n) for s in shapes if s)
+    layers = [structure.get(f"fc{k}", "dense") for k in range(1, len(structure) + 1)]
+    widths = [family_of(text).written_width(split_structure(text)[1]) for text in layers]
+    return tuple(widths) if all(widths) else ()
 
 
 def _with_rank(structure: StructureMap, rank: int) -> StructureMap:
     if isinstance(structure, str):
-        return f"{structure}:{rank}" if structure == "lowrank" else structure
+        return f"{structure}:{rank}" if _open_rank(structure) else structure
     return {name: str(_with_rank(text, rank)) for name, text in structure.items()}
 
 

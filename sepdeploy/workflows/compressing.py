@@ -11,7 +11,9 @@ from sepdeploy.compression import CompressionPlan, compress_model, plan_compress
 from sepdeploy.errors import BadInput
 from sepdeploy.files import check_writable, sha256_file
 from sepdeploy.models import Model, load, save
+from sepdeploy.models.checkpoint import structure_forms
 from sepdeploy.records import LayerRecord
+from sepdeploy.structures import Form
 from sepdeploy.training import Event, Recipe, fit, joined, load_recipe
 from sepdeploy.workflows.compress_options import CompressOptions
 from sepdeploy.workflows.factored import merge_factored
@@ -135,10 +137,13 @@ def _made(
     """Return what was made; fine-tuning may have adapted ranks."""
     records, _ = merge_factored(small.layer_records())
     found = {record.name: record for record in records}
+    forms = structure_forms(small.net)
     return replace(
         summary,
         model=str(target),
-        layers=tuple(_as_made(x, found.get(x.name), errors) for x in summary.layers),
+        layers=tuple(
+            _as_made(x, found.get(x.name), forms.get(x.name), errors) for x in summary.layers
+        ),
         params=small.params,
         macs=sum(record.macs for record in records),
         provenance=dict(small.provenance),
@@ -146,18 +151,12 @@ def _made(
 
 
 def _as_made(
-    layer: CompressedLayer, record: LayerRecord | None, errors: dict[str, float]
+    layer: CompressedLayer, record: LayerRecord | None, form: Form | None, errors: dict[str, float]
 ) -> CompressedLayer:
     layer = replace(layer, relative_error=errors.get(layer.name, layer.relative_error))
-    if record is None or record.structure != "lowrank":
+    if record is None or form is None:
         return layer
-    ranks = record.spec.get("ranks", [record.spec.get("rank")])
-    return replace(
-        layer,
-        structure=f"lowrank:{'x'.join(map(str, ranks))}",
-        params=record.params,
-        macs=record.macs,
-    )
+    return replace(layer, structure=form.text, params=record.params, macs=record.macs)
 
 
 def _suffix(structure: str) -> str:

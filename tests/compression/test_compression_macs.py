@@ -58,7 +58,7 @@ def multiplications(model):
             total += output[0, 0].numel() * module.weight.numel()
         elif isinstance(module, nn.Linear):
             total += output.numel() * module.in_features
-        elif hasattr(module, "spec"):  # a structured layer, whose own count is tested elsewhere
+        elif is_structured(module):  # a structured layer, whose own count is tested elsewhere
             total += output.numel() // module.spec.out_features * module.spec.macs
 
     hooks = [m.register_forward_hook(count) for m in model.net.modules()]

@@ -259,7 +259,7 @@ def test_plans_are_the_same_every_time(mlp):
 
 
 def test_large_layers_are_ranked_by_iterating(monkeypatch, mlp):
-    from sepdeploy.compression import candidates as module
+    from sepdeploy.layers import energies as module
 
     exact = {c.structure: c.lost for c in candidates(mlp.net.fc1, "lowrank", ONCE)}
     monkeypatch.setattr(module, "SINGLE_SPECTRUM", 10)

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sepdeploy.attacks.gradient import frozen
 from sepdeploy.errors import BadInput
 from sepdeploy.layers import (
+    CONVOLUTION_LAYERS,
     LAYERS,
     KronLinear,
     LowRankLinear,
@@ -21,7 +22,7 @@ from sepdeploy.layers import (
     make_linear,
     project_linear,
 )
-from sepdeploy.structures import STRUCTURES, DenseSpec, KronSpec, LowRankSpec
+from sepdeploy.structures import CONVOLUTIONS, STRUCTURES, DenseSpec, KronSpec, LowRankSpec
 
 
 @st.composite
@@ -365,20 +366,22 @@ def test_from_dense_refuses_other_sizes_and_nan():
 
 
 def test_the_table_names_every_structure():
-    assert set(LAYERS) == set(STRUCTURES)
+    assert {*LAYERS, "dense"} == set(STRUCTURES)
+    assert set(CONVOLUTION_LAYERS) == set(CONVOLUTIONS)
 
 
 @pytest.mark.parametrize(
     "spec", [DenseSpec(12, 8), KronSpec((3, 4), (2, 4), 2), LowRankSpec(12, 8, 3)], ids=str
 )
 def test_make_and_project(spec):
+    kind = LAYERS.get(spec.structure, nn.Linear)
     made = make_linear(spec, bias=False)
-    assert isinstance(made, LAYERS[spec.structure])
+    assert isinstance(made, kind)
     assert made.bias is None
     assert is_structured(made) == (spec.structure != "dense")
     linear = nn.Linear(12, 8)
     projected = project_linear(linear, spec)
-    assert isinstance(projected, LAYERS[spec.structure])
+    assert isinstance(projected, kind)
     assert torch.equal(projected.bias, linear.bias)
     with pytest.raises(BadInput):
         project_linear(nn.Linear(11, 8), spec)

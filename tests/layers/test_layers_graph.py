@@ -1,9 +1,11 @@
+import json
+
 import pytest
 import torch
 from torch import nn
 
 from sepdeploy.layers import KronLinear, LowRankLinear, graph_nodes
-from sepdeploy.layers.graph import is_tracing, kron_linear, lowrank_linear
+from sepdeploy.layers.graph import is_tracing, structured_linear
 
 LAYERS = [
     KronLinear((3, 4), (5, 2), 2),
@@ -71,19 +73,17 @@ def test_modes_survive_tracing():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_the_ops_keep_pytorchs_rules():
+def test_the_op_keeps_pytorchs_rules():
     x = torch.randn(4, 12)
-    bias = torch.randn(10)
-    factors = [torch.randn(2, 5, 3), torch.randn(2, 2, 4)]
     tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(kron_linear, (x, factors, bias, [3, 4], [5, 2], 2), test_utils=tests)
-    torch.library.opcheck(kron_linear, (x, factors, None, [3, 4], [5, 2], 2), test_utils=tests)
-    U, V = torch.randn(12, 3), torch.randn(10, 3)
-    torch.library.opcheck(lowrank_linear, (x, U, V, bias), test_utils=tests)
-    torch.library.opcheck(lowrank_linear, (x, U, V, None), test_utils=tests)
+    for layer in LAYERS:
+        factors = [f.detach() for f in layer.factors()]
+        bias = None if layer.bias is None else layer.bias.detach()
+        arguments = (x, factors, bias, json.dumps(layer.spec.to_json()))
+        torch.library.opcheck(structured_linear, arguments, test_utils=tests)
 
 
-def test_the_ops_are_for_tracing_not_for_training():
+def test_the_op_is_for_tracing_not_for_training():
     layer = KronLinear((3, 4), (5, 2))
     with graph_nodes(), pytest.raises((RuntimeError, NotImplementedError)):
         layer(torch.randn(2, 12)).sum().backward()

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +12,13 @@ from torch import nn
 
 from sepdeploy.api import export, inspect
 from sepdeploy.codec import dump
+from sepdeploy.errors import BadInput
 from sepdeploy.layers import KronLinear, LowRankConv2d, LowRankLinear
 from sepdeploy.models import create, save, wrap
 from sepdeploy.models.analysis.layer_spectra import LayerSpectra
 from sepdeploy.models.analysis.layer_table import layer_records
 from sepdeploy.models.analysis.lipschitz import lipschitz_bound
-from sepdeploy.records import InputSpec
+from sepdeploy.records import InputSpec, PartOf
 from sepdeploy.workflows.factored import merge_factored
 
 
@@ -247,13 +250,33 @@ def test_a_factored_convolution_is_one_layer(factored):
     json.loads(dump(report))
 
 
-def test_parts_that_are_no_factored_convolution_stay(factored):
+def test_plain_convolutions_of_such_names_stay_three_layers(tmp_path, monkeypatch):
+    named = {
+        "reduce": nn.Conv2d(1, 2, 1, bias=False), "between": nn.ReLU(),
+        "core": nn.Conv2d(2, 3, 3, bias=False), "after": nn.ReLU(), "expand": nn.Conv2d(3, 4, 1),
+        "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(),
+    }  # fmt: skip
+    net = nn.Sequential(OrderedDict(named))
+    monkeypatch.setattr("sepdeploy.models.factory.find_factory", lambda arch: lambda: net)
+    model = wrap(net, (1, 8, 8)).eval()
+    model.arch, model.arch_kwargs = "mine:make", {}
+    save(model, tmp_path / "m.pt")
+    export(model, tmp_path / "m")
+    for name in ("m.pt", "m.onnx", "m.tflite"):
+        report = inspect(tmp_path / name, arch="mine:make" if name == "m.pt" else None)
+        assert [r.name for r in report.layers] == ["reduce", "core", "expand"], name
+        assert {r.structure for r in report.layers} == {"dense"}
+
+
+def test_parts_of_an_unknown_structure_are_no_layer(factored):
     model, _ = factored
-    parts = model.layer_records()
-    assert [r.name for r in merge_factored(parts)[0]] == ["0", "3"]
-    assert merge_factored(parts[1:])[0] == parts[1:]
-    turned = (parts[2], parts[1], parts[0], parts[3])
-    assert merge_factored(turned)[0] == turned
+    *parts, head = model.layer_records()
+    assert [r.name for r in merge_factored((*parts, head))[0]] == ["0", "3"]
+    with pytest.raises(BadInput, match="other parts"):
+        merge_factored(parts[1:])
+    other = [replace(p, part_of=PartOf("0", "pdp")) for p in parts]
+    with pytest.raises(BadInput, match="pdp"):
+        merge_factored(other)
 
 
 @pytest.mark.slow

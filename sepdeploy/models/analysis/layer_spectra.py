@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sepdeploy.layers import is_structured
-from sepdeploy.structures import DenseSpec, KronSpec, Spec
+from sepdeploy.structures import DenseSpec, Spec
 from sepdeploy.structures.base import Array, Spectrum
 from sepdeploy.structures.convolution import convolution_bound
 from sepdeploy.structures.singular import largest_singular_value
@@ -79,7 +79,7 @@ class LayerSpectra:
         arrays = [_array(f).astype(np.float64) for f in factors]
         if not all(np.isfinite(a).all() for a in arrays):
             return UNKNOWN
-        if isinstance(spec, KronSpec) and spec.terms > 1:
+        if not spec.exact_spectrum:
             if not self.thorough:
                 return UNKNOWN
             if max(spec.in_features, spec.out_features) <= DENSE_SPECTRUM_FEATURES:

@@ -8,11 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sepdeploy.layers import LowRankConv2d, is_structured
-from sepdeploy.layers.lowrank import LowRankLinear
+from sepdeploy.layers import Structured, StructuredConv2d, is_structured
 from sepdeploy.models.analysis.layer_spectra import Extremes, LayerSpectra
 from sepdeploy.models.analysis.shape_pass import shape_pass
-from sepdeploy.records import InputSpec, LayerRecord
+from sepdeploy.records import InputSpec, LayerRecord, PartOf
 from sepdeploy.structures import DenseSpec, Spec
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -20,23 +19,15 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def deployed_params(net: nn.Module) -> int:
-    """All parameters, with every low-rank core folded; shared ones counted once."""
+    """All parameters, with everything folded that is; shared ones counted once."""
     total = sum(p.numel() for p in net.parameters())
-    cores = (m.S.numel() for m in net.modules() if isinstance(m, LowRankLinear))
-    return total - sum(cores)
+    return total - sum(m.folded_params for m in net.modules() if isinstance(m, Structured))
 
 
 def dense_params(net: nn.Module) -> int:
     """All parameters with every structured layer replaced by its dense form."""
-    structured = [m for m in net.modules() if is_structured(m)]
-    saved = sum(m.spec.dense_macs - m.spec.weight_params for m in structured)
-    factored = [m for m in net.modules() if isinstance(m, LowRankConv2d)]
-    saved += sum(m.dense_weights - _convolution_weights(m) for m in factored)
-    return deployed_params(net) + saved
-
-
-def _convolution_weights(layer: LowRankConv2d) -> int:
-    return sum(p.numel() for name, p in layer.named_parameters() if name.endswith("weight"))
+    structured = [m for m in net.modules() if isinstance(m, Structured)]
+    return deployed_params(net) + sum(m.dense_weights - m.stored_weights for m in structured)
 
 
 def layer_records(
@@ -67,20 +58,27 @@ def layer_records(
         m: _record(names[m], m, positions.get(m, 0), spectra.of(m)) for m in [*positions, *idle]
     }
     for module in names:
-        if isinstance(module, LowRankConv2d):
-            _count_once(module, records)
+        if isinstance(module, StructuredConv2d):
+            records |= _parts(module, names[module], records)
     return tuple(records.values())
 
 
-def _count_once(layer: LowRankConv2d, records: dict[nn.Module, LayerRecord]) -> None:
-    """Book the dense counts of a factored convolution on its core, none on the parts beside it."""
-    core = records[layer.core]
-    places = core.macs // layer.core.weight.numel()
-    for part, weights in ((layer.reduce, 0), (layer.core, layer.dense_weights), (layer.expand, 0)):
-        bias = 0 if part.bias is None else part.bias.numel()
-        records[part] = dataclasses.replace(
-            records[part], params_dense=weights + bias, macs_dense=places * weights
+def _parts(
+    layer: StructuredConv2d, name: str, records: dict[nn.Module, LayerRecord]
+) -> dict[nn.Module, LayerRecord]:
+    """The records of a convolution's parts, which belong together and share its dense counts."""
+    found = {}
+    for part, weights in layer.parts().items():
+        record = records[part]
+        stored = part.get_parameter("weight").numel()
+        places = record.macs // stored
+        found[part] = dataclasses.replace(
+            record,
+            params_dense=record.params - stored + weights,
+            macs_dense=places * weights,
+            part_of=PartOf(name, layer.spec.structure),
         )
+    return found
 
 
 def _carries_weights(module: nn.Module) -> bool:

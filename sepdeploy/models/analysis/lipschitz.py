@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from sepdeploy.layers import KronLinear, LowRankConv2d, LowRankLinear, is_structured
+from sepdeploy.layers import CONVOLUTION_LAYERS, LAYERS, is_structured
 from sepdeploy.models.analysis.shape_pass import shape_pass
 from sepdeploy.models.architectures.lenet import LeNet
 from sepdeploy.models.architectures.mlp import MLP
@@ -34,8 +34,7 @@ _WEIGHTED = (
 )  # fmt: skip
 
 PLAIN = frozenset(
-    {*GENTLE, *_BATCH_NORMS, nn.LeakyReLU, *_MAX_POOLS, *_MEAN_POOLS, *_ADAPTIVE, *_WEIGHTED,
-     KronLinear, LowRankLinear}
+    {*GENTLE, *_BATCH_NORMS, nn.LeakyReLU, *_MAX_POOLS, *_MEAN_POOLS, *_ADAPTIVE, *_WEIGHTED}
 )  # fmt: skip
 
 
@@ -96,7 +95,7 @@ def _steps(net: nn.Module) -> list[tuple[str, nn.Module]]:
             continue
         if _is_chain(module):
             continue
-        if type(module) is not LowRankConv2d:
+        if type(module) not in CONVOLUTION_LAYERS.values():  # its parts are steps
             inside.append(f"{name}.")  # a user's own module is one step, and an unknown one
             found.append((name, module))
     return found
@@ -108,7 +107,7 @@ def _is_chain(module: nn.Module) -> bool:
 
 
 def _gain(module: nn.Module, norm: float | None) -> float | None:
-    if type(module) not in PLAIN:
+    if type(module) not in PLAIN and type(module) not in LAYERS.values():
         return None  # a subclass may compute anything
     if is_structured(module) or isinstance(module, _WEIGHTED):
         return norm

@@ -10,7 +10,7 @@ from sepdeploy.layers import make_linear
 from sepdeploy.models.architectures.mlp import apply_linear
 from sepdeploy.models.placement import StructureMap, resolve_structures
 from sepdeploy.records import InputSpec
-from sepdeploy.structures import KronSpec, parse_structure
+from sepdeploy.structures import parse_structure
 
 PADDED_BELOW = 16  # pixels; smaller images would vanish under two unpadded 3×3 convolutions
 
@@ -32,7 +32,7 @@ class LeNet(nn.Module):
         for name, features in (("fc1", 128), ("fc2", 64), ("head", classes)):
             spec = parse_structure(texts[name], shape, features)
             self.add_module(name, make_linear(spec))
-            shape = spec.out_shape if isinstance(spec, KronSpec) else (features,)
+            shape = spec.out_modes
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch (N, C, H, W)."""

@@ -9,10 +9,10 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sepdeploy.layers import KronLinear, make_linear
+from sepdeploy.layers import is_structured, make_linear
 from sepdeploy.models.placement import StructureMap, check_widths, resolve_structures
 from sepdeploy.records import InputSpec
-from sepdeploy.structures import KronSpec, parse_structure
+from sepdeploy.structures import parse_structure
 
 
 class MLP(nn.Module):
@@ -36,7 +36,7 @@ class MLP(nn.Module):
         for name, width in zip((*self.hidden_names, "head"), (*hidden, classes), strict=True):
             spec = parse_structure(texts[name], shape, width)
             self.add_module(name, make_linear(spec))
-            shape = spec.out_shape if isinstance(spec, KronSpec) else (width,)
+            shape = spec.out_modes
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch (N, *input_shape)."""
@@ -48,7 +48,7 @@ class MLP(nn.Module):
 
 def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     """Apply a linear layer to samples of any shape, keeping modes where the layer wants them."""
-    wanted = layer.spec.in_shape if isinstance(layer, KronLinear) else (math.prod(x.shape[1:]),)
+    wanted = layer.spec.in_modes if is_structured(layer) else (math.prod(x.shape[1:]),)
     if x.shape[1:] != wanted:
         x = x.reshape(-1, *wanted)
     return cast(Tensor, layer(x))

@@ -18,7 +18,7 @@ from sepdeploy.models.placement import (
     with_modes,
 )
 from sepdeploy.records import InputSpec
-from sepdeploy.structures import KronSpec, parse_structure
+from sepdeploy.structures import parse_structure
 from sepdeploy.structures.base import check_count
 
 # Convolutions per stage; each stage ends with a 2×2 max pool.
@@ -71,7 +71,7 @@ class VGG(nn.Module):
                     layer.weight.normal_(0, math.sqrt((1 if name == "head" else 2) / features))
                     layer.bias.zero_()
             self.add_module(name, layer)
-            shape = spec.out_shape if isinstance(spec, KronSpec) else (width,)
+            shape = spec.out_modes
             features = width
 
     def forward(self, x: Tensor) -> Tensor:

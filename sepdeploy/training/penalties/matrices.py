@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sepdeploy.layers import KronLinear, LowRankConv2d, LowRankLinear, is_structured
+from sepdeploy.layers import Structured, StructuredConv2d
 
 
 def regularized_matrices(net: nn.Module, scope: str = "structured") -> dict[str, list[Tensor]]:
@@ -20,10 +20,10 @@ def regularized_matrices(net: nn.Module, scope: str = "structured") -> dict[str,
     inside = {
         id(part)
         for module in layers.values()
-        if isinstance(module, LowRankConv2d)
-        for part in module.children()
+        if isinstance(module, StructuredConv2d)
+        for part in module.parts()
     }
-    structured = {name: _factors(m) for name, m in layers.items()}
+    structured = {n: m.regularized() for n, m in layers.items() if isinstance(m, Structured)}
     found = {name: group for name, group in structured.items() if group}
     if found and scope == "structured":
         return found
@@ -32,13 +32,3 @@ def regularized_matrices(net: nn.Module, scope: str = "structured") -> dict[str,
         if isinstance(module, plain) and id(module) not in inside:
             found[name] = [module.get_parameter("weight").flatten(1)]
     return {name: found[name] for name in layers if name in found}
-
-
-def _factors(module: nn.Module) -> list[Tensor]:
-    if isinstance(module, LowRankConv2d):
-        return [module.core.weight.flatten(1)]
-    if not is_structured(module):
-        return []
-    if isinstance(module, KronLinear):
-        return list(module.factors)
-    return [module.S] if isinstance(module, LowRankLinear) else []

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sepdeploy.layers import LowRankConv2d, LowRankLinear
+from sepdeploy.layers import AdaptiveRanks
 
 SMALLEST_RANK = 2
 SQUARED_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq"})
@@ -35,24 +35,15 @@ NEGLIGIBLE = 1e-12  # of a gradient's squared norm: what is left of a direction 
 WIDTH = 8  # augmented ranks are rounded up to a multiple: products of such widths are quicker
 BENT = 2e-6  # |UᵀU − I| above this calls for a new basis; float32 rounding alone gives 3e-7
 
-LowRank = LowRankLinear | LowRankConv2d
 
-
-def low_rank_layers(net: nn.Module) -> dict[str, LowRank]:
+def low_rank_layers(net: nn.Module) -> dict[str, AdaptiveRanks]:
     """Every low-rank layer of a network, by name."""
-    found: dict[str, LowRank] = {}
-    for name, module in net.named_modules():
-        if isinstance(module, (LowRankLinear, LowRankConv2d)):
-            found[name] = module
-    return found
+    return {n: m for n, m in net.named_modules() if isinstance(m, AdaptiveRanks)}
 
 
 def ranks_of(net: nn.Module) -> dict[str, list[int]]:
     """The ranks of every low-rank layer: [r], or [q, p] of a convolution."""
-    return {
-        name or "net": list(x.ranks) if isinstance(x, LowRankConv2d) else [x.spec.rank]
-        for name, x in low_rank_layers(net).items()
-    }
+    return {name or "net": list(x.ranks) for name, x in low_rank_layers(net).items()}
 
 
 def cores_of(net: nn.Module) -> list[Tensor]:
@@ -60,16 +51,15 @@ def cores_of(net: nn.Module) -> list[Tensor]:
     return [core_of(layer) for layer in low_rank_layers(net).values()]
 
 
-def bases(layer: LowRank) -> tuple[Tensor, Tensor]:
+def bases(layer: AdaptiveRanks) -> tuple[Tensor, Tensor]:
     """The parameters of both bases, as they are stored."""
-    if isinstance(layer, LowRankConv2d):
-        return layer.reduce.weight, layer.expand.weight
-    return layer.U, layer.V
+    first, _, last = layer.factor_keys
+    return layer.get_parameter(first), layer.get_parameter(last)
 
 
-def core_of(layer: LowRank) -> Tensor:
+def core_of(layer: AdaptiveRanks) -> Tensor:
     """The parameter of the core, as it is stored."""
-    return layer.core.weight if isinstance(layer, LowRankConv2d) else layer.S
+    return layer.get_parameter(layer.factor_keys[1])
 
 
 def start_with_decay(net: nn.Module) -> None:
@@ -80,21 +70,18 @@ def start_with_decay(net: nn.Module) -> None:
     """
     with torch.no_grad():
         for layer in low_rank_layers(net).values():
-            if isinstance(layer, LowRankLinear):
-                sigma = torch.randn(layer.spec.rank).square().sort(descending=True).values
-                layer.S.copy_(torch.diag(sigma * (layer.S.norm() / sigma.norm())))
+            if layer.square_core:
+                core = core_of(layer)
+                sigma = torch.randn(len(core)).square().sort(descending=True).values
+                core.copy_(torch.diag(sigma * (core.norm() / sigma.norm())))
 
 
 def match_ranks(net: nn.Module, state: dict[str, Tensor]) -> None:
     """Give low-rank layers the ranks that a state dict was saved with; values are not copied."""
     for name, layer in low_rank_layers(net).items():
         prefix = f"{name}." if name else ""
-        if isinstance(layer, LowRankConv2d):
-            keys = ("reduce.weight", "core.weight", "expand.weight")
-            U, S, V = (torch.zeros(state[prefix + key].shape) for key in keys)
-            layer.set_factors(U[:, :, 0, 0].t(), S, V[:, :, 0, 0])
-        else:
-            layer.set_factors(*(torch.zeros(state[prefix + key].shape) for key in ("U", "S", "V")))
+        U, S, V = (torch.zeros(state[prefix + key].shape) for key in layer.factor_keys)
+        layer.set_factors(as_matrix(U), S, as_matrix(V, True))
 
 
 @dataclass(frozen=True)
@@ -106,15 +93,17 @@ class Factors:
     V: Tensor
 
 
-def read_factors(layer: LowRank) -> Factors:
+def read_factors(layer: AdaptiveRanks) -> Factors:
     """Return a layer's factors in double precision."""
     U, V = bases(layer)
     core = core_of(layer).detach()
-    return Factors(_basis(U).double(), _to_modes(layer, core).double(), _basis(V, True).double())
+    return Factors(
+        as_matrix(U).double(), _to_modes(layer, core).double(), as_matrix(V, True).double()
+    )
 
 
 def augment(
-    layer: LowRank, optimizer: torch.optim.Optimizer | None = None, *, energy: float = ENERGY
+    layer: AdaptiveRanks, optimizer: torch.optim.Optimizer | None = None, *, energy: float = ENERGY
 ) -> int:
     """Append directions of the bases' gradients; the layer's function stays the same.
 
@@ -131,10 +120,10 @@ def augment(
     U, V = bases(layer)
     if U.grad is None or V.grad is None:
         return 0
-    new_u = _Outside.of(old.U, _basis(U.grad).double())
-    new_v = _Outside.of(old.V, _basis(V.grad, True).double())
+    new_u = _Outside.of(old.U, as_matrix(U.grad).double())
+    new_v = _Outside.of(old.V, as_matrix(V.grad, True).double())
     grow = new_u.wanted(energy), new_v.wanted(energy)
-    if isinstance(layer, LowRankLinear):  # its core stays square
+    if layer.square_core:
         count = min(max(grow), new_u.available, new_v.available)
         grow = count, count
     if any(grow):
@@ -194,7 +183,7 @@ class _Outside:
 
 
 def truncate(
-    layer: LowRank,
+    layer: AdaptiveRanks,
     tolerance: float,
     *,
     largest: int = 0,
@@ -217,7 +206,7 @@ def truncate(
     (Qu, Ru), (Qv, Rv) = _orthonormal(old.U), _orthonormal(old.V)
     core = _turn(old.core, Ru, Rv)
     limit = tolerance * float(torch.linalg.vector_norm(core))
-    if isinstance(layer, LowRankLinear):
+    if layer.square_core:
         P, sigma, Qh = torch.linalg.svd(core)
         rank = _rank(sigma, limit, largest)
         P, Q = P[:, :rank], Qh.mT[:, :rank]
@@ -238,7 +227,7 @@ def truncate(
     _each_moment(layer, optimizer, turned)
 
 
-def orthonormalize(layer: LowRank) -> None:
+def orthonormalize(layer: AdaptiveRanks) -> None:
     """Make the bases orthonormal; the layer's function stays the same.
 
     Moments stay as they are: bases that bent during one epoch are turned back by little.
@@ -248,7 +237,7 @@ def orthonormalize(layer: LowRank) -> None:
     _write(layer, Factors(Qu, _turn(old.core, Ru, Rv), Qv))
 
 
-def _basis(stored: Tensor, output: bool = False) -> Tensor:
+def as_matrix(stored: Tensor, output: bool = False) -> Tensor:
     """A basis (n, r) from how it is stored: as it is, or as the weight of a 1×1 convolution."""
     value = stored.detach()
     if value.dim() == 2:
@@ -256,12 +245,12 @@ def _basis(stored: Tensor, output: bool = False) -> Tensor:
     return value[:, :, 0, 0] if output else value[:, :, 0, 0].t()
 
 
-def _to_modes(layer: LowRank, core: Tensor) -> Tensor:
+def _to_modes(layer: AdaptiveRanks, core: Tensor) -> Tensor:
     """(u, v, …) from the stored layout; its own inverse."""
-    return core.transpose(0, 1) if isinstance(layer, LowRankConv2d) else core
+    return core.transpose(0, 1) if layer.outputs_first else core
 
 
-def _write(layer: LowRank, new: Factors) -> None:
+def _write(layer: AdaptiveRanks, new: Factors) -> None:
     layer.set_factors(new.U, _to_modes(layer, new.core), new.V)
 
 
@@ -308,7 +297,7 @@ def _rank(sigma: Tensor, limit: float, largest: int) -> int:
 
 
 def _each_moment(
-    layer: LowRank,
+    layer: AdaptiveRanks,
     optimizer: torch.optim.Optimizer | None,
     change: Callable[[str, Tensor], Tensor],
 ) -> None:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput
-from sepdeploy.layers import LowRankConv2d
+from sepdeploy.layers import AdaptiveRanks
 from sepdeploy.models import Model
 from sepdeploy.training.machine.team import ALONE, Team
 from sepdeploy.training.ranks.dynamic import (
     ENERGY,
-    LowRank,
+    as_matrix,
     augment,
     bases,
     core_of,
@@ -152,21 +152,21 @@ class RankDynamics:
         ]
 
 
-def _bounds(layer: LowRank, largest: int, *, growing: bool) -> tuple[int, int]:
+def _bounds(layer: AdaptiveRanks, largest: int, *, growing: bool) -> tuple[int, int]:
     """Return the largest ranks of U and of V after a truncation."""
     take = max if growing else min  # a basis (n, r) can have n columns, and has r
     u, v = (take(basis.shape[:2]) for basis in bases(layer))
     return min(u, largest or u), min(v, largest or v)
 
 
-def _cut(layer: LowRank, bounds: tuple[int, int], optimizer: torch.optim.Optimizer) -> None:
+def _cut(layer: AdaptiveRanks, bounds: tuple[int, int], optimizer: torch.optim.Optimizer) -> None:
     """Keep the first directions of both bases of a layer that was just truncated.
 
     They are ordered by strength, so this truncates a convolution whose modes have two bounds.
     """
     U, V = (basis.detach() for basis in bases(layer))
     core, (u, v) = core_of(layer), bounds
-    rows, columns = (v, u) if isinstance(layer, LowRankConv2d) else (u, v)  # as it is stored
+    rows, columns = (v, u) if layer.outputs_first else (u, v)  # as it is stored
     if core.shape[0] <= rows and core.shape[1] <= columns:
         return
     moments = optimizer.state.get(core, {})
@@ -174,10 +174,7 @@ def _cut(layer: LowRank, bounds: tuple[int, int], optimizer: torch.optim.Optimiz
         if isinstance(value, Tensor) and value.dim() > 1:
             moments[name] = value[:rows, :columns].contiguous()
     S = core.detach()[:rows, :columns]
-    if isinstance(layer, LowRankConv2d):
-        layer.set_factors(U[:u, :, 0, 0].t(), S, V[:, :v, 0, 0])
-    else:
-        layer.set_factors(U[:, :u], S, V[:, :v])
+    layer.set_factors(as_matrix(U)[:, :u], S, as_matrix(V, True)[:, :v])
 
 
 def check_windows(recipe: Recipe, images: int) -> None:

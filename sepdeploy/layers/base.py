@@ -1,0 +1,201 @@
+"""What every layer of a structure family offers to training, compression and export."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from sepdeploy.errors import BadInput
+from sepdeploy.layers.graph import is_tracing, structured
+from sepdeploy.layers.initial import RELU_GAIN
+from sepdeploy.structures.base import Form, Structure
+
+
+class Structured(nn.Module):
+    """A layer of a structure family, linear or convolution.
+
+    Attributes:
+        projection_error: Relative error of the projection it was made by, None for a layer made
+            from scratch.
+    """
+
+    projection_error: float | None = None
+
+    @property
+    @abstractmethod
+    def dense_weights(self) -> int:
+        """Weights of the plain layer this one stands for."""
+
+    @property
+    @abstractmethod
+    def stored_weights(self) -> int:
+        """Weights as deployed, bias left out."""
+
+    @property
+    def folded_params(self) -> int:
+        """Parameters that are folded into others where the layer is counted or exported."""
+        return 0
+
+    @abstractmethod
+    def regularized(self) -> list[Tensor]:
+        """The matrices (or stacks of them) that penalties act on, as views."""
+
+
+class StructuredLinear(Structured):
+    """A linear layer y = W x + b of a structure family.
+
+    The result has the layout of the input: (N, *in_modes) gives (N, *out_modes) and (…, n_in)
+    gives (…, n_out). Where an input fits both readings the first one wins.
+    """
+
+    spec: Structure
+    bias: Tensor | None
+    factors: Callable[[], tuple[Tensor, ...]]
+    """The deployed factors, in the layout of the spec's ``factor_shapes``."""
+
+    @classmethod
+    @abstractmethod
+    def from_spec(cls, spec: Any, bias: bool = True) -> Self:
+        """A freshly initialised layer of a structure."""
+
+    @classmethod
+    def project(cls, linear: nn.Linear, spec: Structure) -> Self:
+        """The layer closest to a dense one in Frobenius norm; its bias is copied.
+
+        Raises:
+            BadInput: The structure does not fit the layer, or its weight is not finite.
+        """
+        layer = cls.from_spec(spec, linear.bias is not None)
+        projection = spec.project(linear.weight.detach().cpu().double().numpy())
+        with torch.no_grad():
+            layer.take_factors(tuple(torch.from_numpy(f) for f in projection.factors))
+            if layer.bias is not None:
+                layer.bias.copy_(linear.bias)
+        layer.projection_error = projection.relative_error
+        return layer.to(linear.weight.device, linear.weight.dtype)
+
+    @classmethod
+    def forms(cls, weight: Tensor) -> Iterator[tuple[Structure, float]]:
+        """The structures worth a look for a dense weight, and the share of energy each would lose.
+
+        A family without any is only used where its form is written out.
+
+        Args:
+            weight: (n_out, n_in), in double precision.
+        """
+        return iter(())
+
+    @abstractmethod
+    def reset_parameters(self, gain: float = RELU_GAIN) -> None:
+        """Draw fresh factors that keep the variance of the signal up to gain²; zero the bias."""
+
+    @abstractmethod
+    def take_factors(self, factors: tuple[Tensor, ...]) -> None:
+        """Copy deployed factors into the parameters."""
+
+    @abstractmethod
+    def compute(self, rows: Tensor) -> Tensor:
+        """Y for rows x of shape (M, n_in)."""
+
+    @abstractmethod
+    def prunable(self) -> Mapping[str, Tensor]:
+        """The parameters that masks act on, by their name within the layer."""
+
+    def fold(self) -> None:
+        """Bring the layer into its deployed form, so that masks act on what is exported."""
+
+    @property
+    def dense_weights(self) -> int:
+        """n_in · n_out."""
+        return self.spec.dense_macs
+
+    @property
+    def stored_weights(self) -> int:
+        """As the spec counts."""
+        return self.spec.weight_params
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer; see the class for the layouts."""
+        spec = self.spec
+        modes = spec.in_modes
+        if x.dim() == 1 + len(modes) and x.shape[1:] == modes:
+            lead, last = tuple(x.shape[:1]), spec.out_modes
+        elif x.dim() and x.shape[-1] == spec.in_features:
+            lead, last = tuple(x.shape[:-1]), (spec.out_features,)
+        else:
+            both = f"(N, {', '.join(map(str, modes))}) or " if len(modes) > 1 else ""
+            raise BadInput(
+                f"{type(self).__name__} got {tuple(x.shape)}, "
+                f"expected {both}(…, {spec.in_features})"
+            )
+        rows = x.reshape(-1, spec.in_features)
+        if is_tracing():
+            y = structured(rows, list(self.factors()), self.bias, spec)
+        else:
+            y = self.compute(rows)
+        return y.reshape(*lead, *last)
+
+
+class StructuredConv2d(Structured):
+    """A convolution of a structure family that is made of ordinary layers, one after the other."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> Form:
+        """The structure as a record."""
+
+    @classmethod
+    @abstractmethod
+    def from_conv(cls, conv: nn.Conv2d, spec: Any) -> Self:
+        """A fresh layer of a structure with the geometry of a plain convolution."""
+
+    @classmethod
+    @abstractmethod
+    def project(cls, conv: nn.Conv2d, spec: Any) -> Self:
+        """The layer closest to a plain convolution; its bias is copied."""
+
+    @classmethod
+    def forms(cls, conv: nn.Conv2d) -> Iterator[tuple[Form, float]]:
+        """The structures worth a look, and the share of energy each would lose."""
+        return iter(())
+
+    @property
+    @abstractmethod
+    def saved_form(self) -> list[int]:
+        """What a model file keeps of the structure: its ranks."""
+
+    @abstractmethod
+    def parts(self) -> Mapping[nn.Module, int]:
+        """The layers it is made of, in order, and how many dense weights each stands for."""
+
+    @property
+    def stored_weights(self) -> int:
+        """Of all parts together."""
+        return sum(part.get_parameter("weight").numel() for part in self.parts())
+
+
+class AdaptiveRanks(nn.Module):
+    """A layer W = V S Uᵀ (mode by mode) whose ranks may change while it trains.
+
+    Attributes:
+        factor_keys: Names of the parameters that hold U, S and V.
+        square_core: Whether both bases have the same rank.
+        outputs_first: Whether the core is stored with the mode of V first.
+    """
+
+    factor_keys: ClassVar[tuple[str, str, str]]
+    square_core: ClassVar[bool]
+    outputs_first: ClassVar[bool]
+
+    @property
+    @abstractmethod
+    def ranks(self) -> tuple[int, ...]:
+        """The rank, or those of U and V."""
+
+    @abstractmethod
+    def set_factors(self, U: Tensor, S: Tensor, V: Tensor) -> None:
+        """Put other factors in place; ranks follow them, parameters keep their identity."""
