@@ -18,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from sepdeploy.exporters.domain import DOMAIN, OPS
-from sepdeploy.exporters.lowerings.emit import Emitter, Weight
-from sepdeploy.exporters.lowerings.merge import groupings, merged_spec
-from sepdeploy.exporters.lowerings.onnx_kron import conv2d, gemm2d, mm, tt
+from sepdeploy.exporters.domain import DOMAIN
+from sepdeploy.exporters.families import FAMILIES
+from sepdeploy.exporters.families.emit import Emitter, Weight
+from sepdeploy.exporters.families.kron_merge import groupings, merged_spec
+from sepdeploy.exporters.families.kron_onnx import conv2d, gemm2d, mm, tt
 from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.onnx_graph.merging import merged_for_tflite
 from sepdeploy.exporters.plan import plan
-from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.records import LoweringChoice
 from sepdeploy.structures import DenseSpec, KronSpec, LowRankSpec, Spec
 
@@ -66,7 +67,7 @@ def canonical(spec: Spec) -> ModelProto:
     if isinstance(spec, DenseSpec):
         node = helper.make_node("Gemm", ["input", *held], ["logits"], "layer", transB=1)
     else:
-        op = next(name for name, op in OPS.items() if op.structure == spec.structure)
+        op = FAMILIES[spec.structure].op_type
         attributes = (
             {"in_shape": spec.in_shape, "out_shape": spec.out_shape, "terms": spec.terms}
             if isinstance(spec, KronSpec)

@@ -99,7 +99,7 @@ def _our_step(model: Any, path: Path) -> float:
     from sepdeploy.exporters.capture.trace import trace
     from sepdeploy.exporters.onnx_graph.merging import merged_for_tflite
     from sepdeploy.exporters.plan import plan
-    from sepdeploy.exporters.tflite_file import write_tflite
+    from sepdeploy.exporters.tflite_file.write import write_tflite
 
     canonical = trace(model)
     start = time.process_time()

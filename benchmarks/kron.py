@@ -32,7 +32,7 @@ from sepdeploy.exporters.domain import DOMAIN
 from sepdeploy.exporters.entry import make_entry, parse_entry
 from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.plan import plan
-from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.measure import host_facts
 from sepdeploy.records import InputSpec, Kind, LayerRecord
 from sepdeploy.structures import KronSpec

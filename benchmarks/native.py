@@ -30,10 +30,10 @@ from benchmarks import page
 from benchmarks.candidates import RULE, TFLITE_TARGET, candidates, canonical, write_rule
 from benchmarks.lowering import layers
 from sepdeploy import runtimes
-from sepdeploy.exporters.lowerings.fused import FUSED, refuse_fused
-from sepdeploy.exporters.lowerings.onnx_cost import BATCHES
+from sepdeploy.exporters.families.cost import BATCHES
 from sepdeploy.exporters.onnx_file.write import write_onnx
-from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.plan import FUSED, refuse_fused
+from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.measure import Timing, host_facts, time_models
 from sepdeploy.records import Kind, LoweringChoice
 from sepdeploy.structures import KronSpec, LowRankSpec, Spec

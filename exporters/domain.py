@@ -1,10 +1,13 @@
 """The op domain ``ai.sepdeploy``: schemas, and function bodies in standard ONNX ops.
 
+Each structure family has one op (``sepdeploy.exporters.families``); all are called alike::
+
+    Op (x: (M, n_in), its factors, bias: (n_out,)) -> (M, n_out)
+
 Version 1::
 
-    KronLinear    (x: (M, n_in), F_1 … F_d: (K, o_m, i_m), bias: (n_out,))
-                  attributes in_shape, out_shape: ints; terms: int
-    LowRankLinear (x: (M, n_in), U: (n_in, r), V: (n_out, r), bias: (n_out,))
+    KronLinear    F_1 … F_d: (K, o_m, i_m); attributes in_shape, out_shape: ints; terms: int
+    LowRankLinear U: (n_in, r), V: (n_out, r)
 
 A file that keeps such nodes carries one function body per variant (``overload`` names the shapes
 and the form), so that a runtime which has never heard of the domain inlines the body.
@@ -12,38 +15,26 @@ and the form), so that a runtime which has never heard of the domain inlines the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnx import FunctionProto, ModelProto, NodeProto, defs, helper
 from onnx.defs import OpSchema
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.lowerings.emit import Emitter, Weight
+from sepdeploy.exporters.families import FAMILIES, Family, family_of_op
+from sepdeploy.exporters.families.emit import Emitter, Weight
+from sepdeploy.exporters.families.family import OnnxBuilder
 from sepdeploy.exporters.onnx_graph.graph import attributes, initializers
 from sepdeploy.records import DOMAIN as DOMAIN
-from sepdeploy.structures import KronSpec, LowRankSpec
+from sepdeploy.structures import Spec
 
 DOMAIN_VERSION = 1
 OPSET = 20
 IR_VERSION = 10
 
-StructuredSpec = KronSpec | LowRankSpec
-Builder = Callable[[Emitter, Any, str, Any, Weight], str]
 
-
-@dataclass(frozen=True)
-class Op:
-    """One op of the domain: its structure, its schema and how to read a node's shapes."""
-
-    op_type: str
-    structure: str
-    schema: OpSchema
-    spec: Callable[[NodeProto, Mapping[str, tuple[int, ...]]], StructuredSpec]
-
-
-def _schema(op_type: str, doc: str, ints: tuple[str, ...], counts: tuple[str, ...]) -> OpSchema:
+def _schema(family: Family) -> OpSchema:
     # One variadic parameter: exporters translate a tensor list into it without knowing how many
     # factors there are, and schemas allow a variadic parameter only at the end.
     inputs = OpSchema.FormalParameter(
@@ -51,17 +42,17 @@ def _schema(op_type: str, doc: str, ints: tuple[str, ...], counts: tuple[str, ..
         "T",
         "x, the factors in order, the bias",
         param_option=OpSchema.FormalParameterOption.Variadic,
-        min_arity=4,
+        min_arity=3,
     )
     outputs = OpSchema.FormalParameter("y", "T", "shape (M, n_out)")
     types = ("T", ["tensor(float)", "tensor(float16)", "tensor(double)"], "floating point")
-    kinds = ((ints, OpSchema.AttrType.INTS), (counts, OpSchema.AttrType.INT))
+    kinds = ((family.ints, OpSchema.AttrType.INTS), (family.counts, OpSchema.AttrType.INT))
     attrs = [OpSchema.Attribute(n, t, required=True) for names, t in kinds for n in names]
     return OpSchema(
-        op_type,
+        family.op_type,
         DOMAIN,
         DOMAIN_VERSION,
-        doc,
+        family.doc,
         inputs=[inputs],
         outputs=[outputs],
         type_constraints=[types],
@@ -69,67 +60,11 @@ def _schema(op_type: str, doc: str, ints: tuple[str, ...], counts: tuple[str, ..
     )
 
 
-def _kron_spec(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> KronSpec:
-    found = attributes(node)
-    spec = KronSpec(
-        tuple(found.get("in_shape", ())), tuple(found.get("out_shape", ())), found.get("terms", 1)
-    )
-    _check_inputs(node, shapes, (*spec.factor_shapes, (spec.out_features,)))
-    return spec
-
-
-def _lowrank_spec(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> LowRankSpec:
-    u = shapes.get(node.input[1] if len(node.input) == 4 else "", ())
-    v = shapes.get(node.input[2] if len(node.input) == 4 else "", ())
-    if len(u) != 2 or len(v) != 2:
-        raise BadInput(f"node '{node.name}': U and V must be constant matrices")
-    spec = LowRankSpec(u[0], v[0], u[1])
-    _check_inputs(node, shapes, (u, (v[0], u[1]), (v[0],)))
-    return spec
-
-
-def _check_inputs(
-    node: NodeProto,
-    shapes: Mapping[str, tuple[int, ...]],
-    expected: tuple[tuple[int, ...], ...],
-) -> None:
-    found = tuple(shapes.get(name) for name in node.input[1:])
-    if found != expected:
-        raise BadInput(
-            f"node '{node.name}' ({node.op_type}) has inputs of shapes {list(found)}, "
-            f"expected constants of {list(expected)}"
-        )
-
-
-OPS: dict[str, Op] = {
-    op.op_type: op
-    for op in (
-        Op(
-            "KronLinear",
-            "kron",
-            _schema(
-                "KronLinear",
-                "y = x Wᵀ + b with W = Σ_k F_1k ⊗ … ⊗ F_dk.",
-                ("in_shape", "out_shape"),
-                ("terms",),
-            ),
-            _kron_spec,
-        ),
-        Op(
-            "LowRankLinear",
-            "lowrank",
-            _schema("LowRankLinear", "y = (x U) Vᵀ + b.", (), ()),
-            _lowrank_spec,
-        ),
-    )
-}
-
-
 def register_schemas() -> None:
     """Make the ops known to onnx in this process; doing it again changes nothing."""
-    for op in OPS.values():
-        if not defs.has(op.op_type, domain=DOMAIN):
-            defs.register_schema(op.schema)
+    for family in FAMILIES.values():
+        if not defs.has(family.op_type, domain=DOMAIN):
+            defs.register_schema(_schema(family))
 
 
 def structured_nodes(model: ModelProto) -> Iterator[NodeProto]:
@@ -140,22 +75,28 @@ def structured_nodes(model: ModelProto) -> Iterator[NodeProto]:
     """
     for node in model.graph.node:
         if node.domain == DOMAIN:
-            known_op(node)
+            known_op(node.op_type, node.name)
             yield node
 
 
-def known_op(node: NodeProto, where: str = "") -> Op:
-    """The op of a node of the domain; ``where`` starts the message of an error.
+def known_op(op_type: str, name: str, where: str = "") -> Family:
+    """The family of a node of the domain.
+
+    Args:
+        op_type: The node's op.
+        name: The node's name, for the message of an error.
+        where: What starts that message.
 
     Raises:
         BadInput: This version does not know it.
     """
-    if node.op_type not in OPS:
+    family = family_of_op(op_type)
+    if family is None:
         raise BadInput(
-            f"{where}{where and ': '}node '{node.name}' has unknown op {DOMAIN}.{node.op_type}",
+            f"{where}{where and ': '}node '{name}' has unknown op {DOMAIN}.{op_type}",
             hint="was the file written by a newer version of sepdeploy?",
         )
-    return OPS[node.op_type]
+    return family
 
 
 def constant_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
@@ -163,7 +104,7 @@ def constant_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
     return {name: tuple(t.dims) for name, t in initializers(model.graph).items()}
 
 
-def node_spec(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> StructuredSpec:
+def node_spec(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Spec:
     """The structure a node stands for.
 
     Args:
@@ -173,15 +114,46 @@ def node_spec(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Structu
     Raises:
         BadInput: An unknown op, or the shapes of its constants contradict its attributes.
     """
-    op = known_op(node)
+    family = known_op(node.op_type, node.name)
+    found = [shapes.get(name, ()) for name in node.input[1:]]
+    return read_structure(family, node.name, attributes(node), found)
+
+
+def read_structure(
+    family: Family,
+    name: str,
+    attributes: Mapping[str, Any],
+    shapes: Sequence[tuple[int, ...]],
+    *,
+    bias: bool = True,
+) -> Spec:
+    """The structure of a layer from its attributes and the shapes of its factors and its bias.
+
+    Args:
+        family: Of the layer.
+        name: Of the layer, for the message of an error.
+        attributes: Those of its node.
+        shapes: Of the node's inputs behind x.
+        bias: Whether a bias must be among them; without it, it may.
+
+    Raises:
+        BadInput: They contradict each other.
+    """
     try:
-        return op.spec(node, shapes)
-    except (TypeError, ValueError) as error:  # an attribute of another type
-        raise BadInput(f"node '{node.name}' ({node.op_type}): {error}") from error
+        spec: Spec = family.read(attributes, shapes)
+    except (BadInput, TypeError, ValueError) as error:  # an attribute of another type, too
+        raise BadInput(f"node '{name}' ({family.op_type}): {error}") from error
+    expected = [*spec.factor_shapes, (spec.out_features,)]
+    if list(shapes) != expected and (bias or list(shapes) != expected[:-1]):
+        raise BadInput(
+            f"node '{name}' ({family.op_type}) has inputs of shapes {list(shapes)}, "
+            f"expected constants of {expected}"
+        )
+    return spec
 
 
 def function_body(
-    node: NodeProto, spec: StructuredSpec, form: str, build: Builder, overload: str
+    node: NodeProto, spec: Spec, form: str, build: OnnxBuilder, overload: str
 ) -> FunctionProto:
     """The body of one variant in standard ops; sizes are read from the factors' shapes.
 

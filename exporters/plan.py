@@ -10,24 +10,16 @@ from typing import Any
 from onnx import ModelProto
 
 from sepdeploy.errors import unknown_name
-from sepdeploy.exporters.domain import OPS, constant_shapes, node_spec, structured_nodes
-from sepdeploy.exporters.lowerings import ONNX_FORMS, TFLITE_FORMS
-from sepdeploy.exporters.lowerings.form import Form
-from sepdeploy.exporters.lowerings.fused import FUSED, NOTE, refuse_fused
+from sepdeploy.exporters.domain import constant_shapes, node_spec, structured_nodes
+from sepdeploy.exporters.families import FAMILIES
+from sepdeploy.exporters.families.dense import DENSE
+from sepdeploy.exporters.families.family import QUANTIZED, Form
 from sepdeploy.records import LoweringChoice, Refusal
 from sepdeploy.structures import Spec
 
-FORMATS: dict[str, dict[str, tuple[Form[Any], ...]]] = {
-    "onnx": ONNX_FORMS,
-    "tflite": TFLITE_FORMS,
-}
-
-DENSE = "dense"
-# Forms that are right but not for every .tflite file.
-NOT_FOR_TARGET = {
-    "tflite-runtime-2.14": {"fc_bmm": "up to 1.3× slower than moving in this runtime"},
-}
-NOT_QUANTIZED = {"fc_bmm": "a constant on the left of a product has no safe integer form"}
+FORMATS = ("onnx", "tflite")
+FUSED = "fused"
+FUSED_NOTE = "one native op; its function body or its standard sibling where no kernel is"
 
 
 def plan(
@@ -56,13 +48,36 @@ def plan(
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
     shapes = constant_shapes(canonical)
-    barred = {**NOT_FOR_TARGET.get(target, {}), **(NOT_QUANTIZED if quantized else {})}
+    kinds = (QUANTIZED, target) if quantized else (target,)
     choices = []
     for node in structured_nodes(canonical):
-        spec, forms = node_spec(node, shapes), FORMATS[format][OPS[node.op_type].structure]
+        spec = node_spec(node, shapes)
+        forms = FAMILIES[spec.structure].forms(format)
+        barred = {f.name: f.barred[kind] for f in forms for kind in kinds if kind in f.barred}
         choice = choose(node.name, spec, forms, barred=barred)
-        choices.append(_hand_over(choice, spec, format) if flavour == "custom" else choice)
+        if flavour == "custom":
+            choice = _hand_over(choice, spec, format)
+        choices.append(choice)
     return tuple(choices)
+
+
+def refuse_fused(spec: Spec, standard: str, format: str) -> str:
+    """Why a layer keeps its standard form in the custom flavour, "" where the fused op takes it.
+
+    ``python -m benchmarks.native`` measures the op in native kernels against the best standard
+    form of each layer; a layer is handed over only where the op was not slower there. What it saves
+    is the runtime's own work between products: nodes, moves of memory, products too narrow to fill
+    vectors. Nothing of that is left where a layer is one product anyway (the answer "dense"), or
+    where reading its weights is all that takes time.
+
+    Args:
+        spec: Its structure.
+        standard: The form that the planner takes in the standard flavour.
+        format: "onnx" or "tflite".
+    """
+    if standard == DENSE:
+        return "one dense product is faster"
+    return FAMILIES[spec.structure].refuse_fused(spec, format)
 
 
 def _hand_over(choice: LoweringChoice, spec: Spec, format: str) -> LoweringChoice:
@@ -71,17 +86,22 @@ def _hand_over(choice: LoweringChoice, spec: Spec, format: str) -> LoweringChoic
     if reason:
         return replace(choice, refused=(*choice.refused, Refusal(FUSED, reason)))
     slower = Refusal(choice.form, "measured not faster than the fused op")
-    return replace(choice, form=FUSED, reason=NOTE, refused=(slower, *choice.refused))
+    return replace(choice, form=FUSED, reason=FUSED_NOTE, refused=(slower, *choice.refused))
 
 
 def planned_weights(spec: Spec, format: str) -> int:
     """How many weights (bias left out) a layer holds in the form the planner gives it.
 
     More than its factors where small ones are merged, or where the answer is "dense".
+
+    Raises:
+        BadInput: A structure that the exporters do not know.
     """
-    forms = FORMATS[format].get(spec.structure)
-    if forms is None:
+    if spec.structure == DENSE:
         return spec.weight_params
+    if spec.structure not in FAMILIES:
+        raise unknown_name("structure", spec.structure, FAMILIES)
+    forms = FAMILIES[spec.structure].forms(format)
     choice = choose("", spec, forms)
     return next(form for form in forms if form.name == choice.form).weights(spec)
 

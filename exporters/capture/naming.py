@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
 from sepdeploy.exporters.domain import DOMAIN
+from sepdeploy.exporters.families import family_of_op
 from sepdeploy.exporters.onnx_graph.graph import (
     Array,
     initializers,
@@ -153,10 +154,12 @@ def name_nodes(
         exact = path and carries_weights(node, constants)
         node.name = _unused(path if exact else "/".join(filter(None, (path, node.op_type))), used)
         used.add(node.name)
+        family = family_of_op(node.op_type) if node.domain == DOMAIN else None
+        derived = family.derived if family else {}
         for i, name in enumerate(node.input):
             if name in constants and name not in parameters and name not in names:
-                folded = node.op_type == "LowRankLinear" and i == 2
-                names[name] = f"{node.name}.V" if folded else f"{node.name}:const{i}"
+                role = derived.get(i)
+                names[name] = f"{node.name}.{role}" if role else f"{node.name}:const{i}"
         for i, name in enumerate(node.output):
             if name and name not in fixed:
                 names[name] = f"{node.name}:{i}" if i else node.name

@@ -111,7 +111,7 @@ def _inlined(light: ModelProto, where: str) -> ModelProto:
 def _check_operators(model: ModelProto, where: str) -> None:
     for node in model.graph.node:
         if node.domain == DOMAIN:
-            known_op(node, where)
+            known_op(node.op_type, node.name, where)
         elif node.domain not in STANDARD:
             raise BadInput(
                 f"{where}: operator {node.domain}.{node.op_type} (node '{node.name}') is no "

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exporters.capture import translations
@@ -34,14 +34,17 @@ from sepdeploy.exporters.domain import (
     OPSET,
     constant_shapes,
     ensure_domain,
-    node_spec,
+    known_op,
+    read_structure,
     register_schemas,
     structured_nodes,
 )
+from sepdeploy.exporters.families import FAMILIES
 from sepdeploy.exporters.onnx_graph.batch import check_samples_apart
 from sepdeploy.exporters.onnx_graph.canonical import clean, unknown_domains
 from sepdeploy.exporters.onnx_graph.folding import NEVER_FOLDED
 from sepdeploy.exporters.onnx_graph.graph import (
+    attributes,
     initializers,
     prune,
     set_initializers,
@@ -275,13 +278,15 @@ def _complete_structured(model: ModelProto) -> None:
     """Give every structured node a bias and its constants the layer's names; check its shapes."""
     known = initializers(model.graph)
     for node in structured_nodes(model):
-        spec = bare_spec(node, constant_shapes(model))
+        shapes = constant_shapes(model)
+        held = [shapes.get(n, ()) for n in node.input[1:]]
+        family = known_op(node.op_type, node.name)
+        spec = read_structure(family, node.name, attributes(node), held, bias=False)
         if len(node.input) == 1 + len(spec.factor_shapes):
             name = f"{node.name}.bias"
             kind = helper.tensor_dtype_to_np_dtype(known[node.input[1]].data_type)
             model.graph.initializer.append(tensor(name, np.zeros(spec.out_features, kind)))
             node.input.append(name)
-        node_spec(node, constant_shapes(model))
 
 
 def _read_order(model: ModelProto) -> Any:

@@ -7,30 +7,27 @@ every node of that op in the file; the variants differ in speed only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.domain import (
     DOMAIN,
-    OPS,
-    StructuredSpec,
     constant_shapes,
     ensure_domain,
     function_body,
+    known_op,
     node_spec,
     structured_nodes,
 )
-from sepdeploy.exporters.lowerings import ONNX_FORMS
-from sepdeploy.exporters.lowerings.onnx_cost import arrangement
-from sepdeploy.exporters.lowerings.onnx_forms import OnnxBuilder
-from sepdeploy.exporters.onnx_graph.graph import attributes, copy_model, initializers, tensor
-from sepdeploy.exporters.plan import DENSE, choose
+from sepdeploy.exporters.families.dense import DENSE
+from sepdeploy.exporters.families.family import OnnxBuilder
+from sepdeploy.exporters.onnx_graph.graph import copy_model
+from sepdeploy.exporters.plan import choose
 from sepdeploy.records import LoweringChoice
-from sepdeploy.structures import KronSpec
+from sepdeploy.structures import Spec
 
 
 def with_bodies(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> ModelProto:
@@ -44,10 +41,13 @@ def with_bodies(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> Mod
     model = copy_model(canonical)
     chosen = {choice.layer: choice.form for choice in choices}
     nodes = list(structured_nodes(model))
-    _pad_modes(model, [n for n in nodes if n.op_type == "KronLinear"])
+    by_family: dict[str, list[NodeProto]] = {}
+    for node in nodes:
+        by_family.setdefault(node.op_type, []).append(node)
+    for op_type, own in by_family.items():
+        known_op(op_type, own[0].name).align(model, own)
     shapes = constant_shapes(model)
-    specs = {node.name: node_spec(node, shapes) for node in nodes}
-    terms = max((s.terms for s in specs.values() if isinstance(s, KronSpec)), default=1)
+    specs = {op: {n.name: node_spec(n, shapes) for n in own} for op, own in by_family.items()}
     known: set[tuple[str, str]] = set()
     for node in nodes:
         if node.name not in chosen:
@@ -55,7 +55,7 @@ def with_bodies(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> Mod
                 f"node '{node.name}' ({DOMAIN}.{node.op_type}) has no function body",
                 hint="plan the same graph that is written",
             )
-        body = _body_for(node, specs[node.name], chosen[node.name], terms)
+        body = _body_for(node, specs[node.op_type], chosen[node.name])
         node.overload = body.overload
         if (key := (node.op_type, body.overload)) not in known:
             known.add(key)
@@ -70,45 +70,21 @@ class _Body:
     overload: str
     form: str
     build: OnnxBuilder
-    spec: StructuredSpec
+    spec: Spec
 
 
-def _body_for(node: NodeProto, spec: StructuredSpec, form: str, terms: int) -> _Body:
-    """The variant for a node; it also serves sums of ``terms`` products."""
-    if isinstance(spec, KronSpec):
-        spec = replace(spec, terms=terms)
-    forms = ONNX_FORMS[OPS[node.op_type].structure]
-    found = next((f for f in forms if f.name == form), None)
-    if found is None or form == DENSE or found.refuse(spec):
-        best = choose(node.name, spec, forms, keeps_factors=True).form
-        found = next(f for f in forms if f.name == best)
-    return _Body(overload(spec, found.name), found.name, found.build, spec)
+def _body_for(node: NodeProto, specs: Mapping[str, Spec], form: str) -> _Body:
+    """The variant for a node; it also serves the file's other nodes of its op.
 
-
-def overload(spec: StructuredSpec, form: str) -> str:
-    """Name of a variant: bodies of one name are equal, whatever the sizes.
-
-    For example "gemm2d-0-1:1.0": form gemm2d, nothing merged, mode 1 contracted before mode 0.
+    Args:
+        node: The node.
+        specs: Structures of all nodes of its op, by name.
+        form: The form that was planned.
     """
-    if not isinstance(spec, KronSpec) or (found := arrangement(form, spec)) is None:
-        return form
-    return f"{form}-{found.key}" + ("-sum" if spec.terms > 1 else "")
-
-
-def _pad_modes(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
-    """Give all Kronecker nodes the same number of factors: W = 1 ⊗ W."""
-    depth = max((len(attributes(n)["in_shape"]) for n in nodes), default=0)
-    known = initializers(model.graph)
-    for node in nodes:
-        found = attributes(node)
-        missing = depth - len(found["in_shape"])
-        kind = helper.tensor_dtype_to_np_dtype(known[node.input[1]].data_type)
-        for i in range(missing):
-            name = f"{node.name}.ones{i}"
-            ones = np.zeros((found["terms"], 1, 1), kind) + 1
-            model.graph.initializer.append(tensor(name, ones.astype(kind)))
-            node.input.insert(1, name)
-        for attribute in node.attribute:
-            if missing and attribute.name in ("in_shape", "out_shape"):
-                shape = [1] * missing + list(attribute.ints)
-                attribute.CopyFrom(helper.make_attribute(attribute.name, shape))
+    family = known_op(node.op_type, node.name)
+    spec = family.shared(specs[node.name], list(specs.values()))
+    found = next((f for f in family.onnx if f.name == form), None)
+    if found is None or form == DENSE or found.refuse(spec):
+        best = choose(node.name, spec, family.onnx, keeps_factors=True).form
+        found = next(f for f in family.onnx if f.name == best)
+    return _Body(family.variant(found.name, spec), found.name, found.build, spec)

@@ -16,11 +16,10 @@ from sepdeploy.exporters.domain import (
     ensure_domain,
     node_spec,
 )
+from sepdeploy.exporters.families import FAMILIES
+from sepdeploy.exporters.families.emit import Emitter, Weight
+from sepdeploy.exporters.families.family import OnnxBuilder
 from sepdeploy.exporters.formats import FLAVOURS
-from sepdeploy.exporters.lowerings import ONNX_FORMS
-from sepdeploy.exporters.lowerings.emit import Emitter, Weight
-from sepdeploy.exporters.lowerings.fused import FUSED
-from sepdeploy.exporters.lowerings.onnx_forms import OnnxBuilder
 from sepdeploy.exporters.onnx_file.bodies import with_bodies
 from sepdeploy.exporters.onnx_file.disk import write_model
 from sepdeploy.exporters.onnx_graph.canonical import clean
@@ -34,6 +33,7 @@ from sepdeploy.exporters.onnx_graph.graph import (
     to_array,
 )
 from sepdeploy.exporters.onnx_graph.weights import as_inputs, detach, from_inputs, is_held
+from sepdeploy.exporters.plan import FUSED
 from sepdeploy.records import LoweringChoice
 
 ENTRY_KEY = "sepdeploy"
@@ -150,7 +150,9 @@ def _add_constants(emitter: Emitter, taken: dict[str, TensorProto]) -> None:
 def _builders(choices: Sequence[LoweringChoice]) -> dict[str, tuple[str, OnnxBuilder]]:
     found = {}
     for choice in choices:
-        forms = {f.name: f.build for f in ONNX_FORMS.get(choice.structure, ())}
+        if choice.structure not in FAMILIES:
+            raise unknown_name("structure", choice.structure, FAMILIES)
+        forms = {f.name: f.build for f in FAMILIES[choice.structure].onnx}
         if choice.form not in forms:
             raise unknown_name("lowering form", choice.form, forms)
         found[choice.layer] = (choice.form, forms[choice.form])

@@ -1,6 +1,6 @@
-"""Small adjacent Kronecker factors multiplied together in the graph, for writers that keep modes.
+"""Small adjacent factors multiplied together in the graph, for writers that keep them apart.
 
-The ONNX lowerings merge while they write a layer; the TFLite writer takes modes as they stand, so
+The ONNX forms merge while they write a layer; the TFLite writer takes factors as they stand, so
 its graph is merged before. Deterministic, by the writer's own estimate of what a layer costs.
 """
 
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from onnx import ModelProto, helper
 
-from sepdeploy.exporters.domain import constant_shapes, node_spec, structured_nodes
-from sepdeploy.exporters.lowerings.emit import Emitter, Weight
-from sepdeploy.exporters.lowerings.merge import merge_factors, merged_spec
-from sepdeploy.exporters.lowerings.tflite_forms import best_groups
+from sepdeploy.exporters.domain import constant_shapes, known_op, node_spec, structured_nodes
+from sepdeploy.exporters.families.emit import Emitter, Weight
 from sepdeploy.exporters.onnx_graph.graph import (
     copy_model,
     initializers,
@@ -20,7 +18,6 @@ from sepdeploy.exporters.onnx_graph.graph import (
     tensor,
     to_array,
 )
-from sepdeploy.structures import KronSpec
 
 
 def merged_for_tflite(canonical: ModelProto) -> ModelProto:
@@ -36,33 +33,28 @@ def merged_for_tflite(canonical: ModelProto) -> ModelProto:
         BadInput: A node whose shapes contradict each other.
     """
     shapes = constant_shapes(canonical)
-    specs = {n.name: node_spec(n, shapes) for n in structured_nodes(canonical)}
-    groups = {
-        name: found
-        for name, spec in specs.items()
-        if isinstance(spec, KronSpec) and len(found := best_groups(spec)) < len(spec.in_shape)
+    found = {
+        node.name: merged
+        for node in structured_nodes(canonical)
+        if (merged := known_op(node.op_type, node.name).merge(node_spec(node, shapes)))
     }
-    if not groups:
+    if not found:
         return canonical
     model = copy_model(canonical)
     known = initializers(model.graph)
-    for node in structured_nodes(model):
-        spec = specs[node.name]
-        if node.name not in groups or not isinstance(spec, KronSpec):
-            continue
-        merged = merged_spec(spec, groups[node.name])
+    for node in [n for n in structured_nodes(model) if n.name in found]:
+        spec, merge = found[node.name]
         *factors, bias = node.input[1:]
         held = [Weight.known(name, to_array(known[name])) for name in factors]
-        weights = merge_factors(Emitter(node.name), held, groups[node.name])
+        weights = merge(Emitter(node.name), held)
         for weight in weights:
             if weight.array is not None:
                 known[weight.name] = tensor(weight.name, weight.array)
         del node.input[1:]
         node.input.extend([*(w.name for w in weights), bias])
-        for attribute in [a for a in node.attribute if a.name in ("in_shape", "out_shape")]:
-            node.attribute.remove(attribute)
-        sides = {"in_shape": merged.in_shape, "out_shape": merged.out_shape}
-        node.attribute.extend(helper.make_attribute(k, list(v)) for k, v in sides.items())
+        del node.attribute[:]
+        made = known_op(node.op_type, node.name).attributes(spec)
+        node.attribute.extend(helper.make_attribute(k, v) for k, v in made.items())
     set_initializers(model.graph, known.values())
     prune(model.graph)
     return model

@@ -9,14 +9,11 @@ from sepdeploy.exporters.tflite_file.format.reader import (
     read_metadata,
     read_tflite,
 )
-from sepdeploy.exporters.tflite_file.write import METADATA_NAME, write_tflite
 
 __all__ = [
-    "METADATA_NAME",
     "OpInfo",
     "TensorInfo",
     "TfliteFile",
     "read_metadata",
     "read_tflite",
-    "write_tflite",
 ]

@@ -8,7 +8,7 @@ import onnx
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Graph, Tensor
-from sepdeploy.exporters.tflite_file.ops import CONVERTERS, NEAREST, RELABELLING
+from sepdeploy.exporters.tflite_file.ops import NEAREST, RELABELLING, converter_of
 from sepdeploy.exporters.tflite_file.passes.absorb import absorb
 from sepdeploy.exporters.tflite_file.passes.fold import fold
 from sepdeploy.exporters.tflite_file.passes.fuse import fuse
@@ -110,7 +110,7 @@ def _relabelled(
 
 
 def _converter(node: Node) -> Converter:
-    found = CONVERTERS.get((node.domain, node.op))
+    found = converter_of(node.domain, node.op)
     if found is None:
         domain = f"{node.domain}." if node.domain else ""
         raise BadInput(

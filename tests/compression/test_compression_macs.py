@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from sepdeploy.compression import compress_model, plan_compression
+from sepdeploy.layers import is_structured
 from sepdeploy.models import create, wrap
 from sepdeploy.records import InputSpec
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sepdeploy.devices.bundle.tools import find_compiler
 from sepdeploy.devices.emulation import Emulator, qemu_transport
 from sepdeploy.errors import Missing
-from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -12,7 +12,7 @@ from sepdeploy.exporters.dense import dense_reference
 from sepdeploy.exporters.entry import Entry, make_entry, parse_entry
 from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.onnx_graph.graph import float_bytes, serialize
-from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.records import InputSpec
 from sepdeploy.structures import DenseSpec, KronSpec, LowRankSpec
 

@@ -8,21 +8,21 @@ from onnx_graphs import Chain
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.domain import (
     DOMAIN,
-    OPS,
     constant_shapes,
     ensure_domain,
     node_spec,
     register_schemas,
     structured_nodes,
 )
+from sepdeploy.exporters.families import FAMILIES
 from sepdeploy.structures import DenseSpec, KronSpec, LowRankSpec
 
 
 def test_schemas_register_once():
     register_schemas()
     register_schemas()
-    for op_type in OPS:
-        schema = defs.get_schema(op_type, domain=DOMAIN)
+    for family in FAMILIES.values():
+        schema = defs.get_schema(family.op_type, domain=DOMAIN)
         assert schema.since_version == 1
     assert set(defs.get_schema("KronLinear", domain=DOMAIN).attributes) == {
         "in_shape",

@@ -18,7 +18,7 @@ from sepdeploy.exporters import containers, entry
 from sepdeploy.exporters.entry import make_entry, parse_entry, read_entry
 from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.plan import plan
-from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.records import InputSpec
 from sepdeploy.structures import DenseSpec, KronSpec, LowRankSpec
 

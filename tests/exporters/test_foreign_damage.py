@@ -13,7 +13,7 @@ from sepdeploy.exporters.capture.normalize import input_shape
 from sepdeploy.exporters.capture.onnx_source import read_onnx
 from sepdeploy.exporters.domain import DOMAIN
 from sepdeploy.exporters.graph_layers import graph_macs
-from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 
 F32 = TensorProto.FLOAT
 

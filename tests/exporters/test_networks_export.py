@@ -18,7 +18,8 @@ from sepdeploy.exporters.domain import DOMAIN, structured_nodes
 from sepdeploy.exporters.graph_layers import graph_layers, graph_macs
 from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.plan import plan
-from sepdeploy.exporters.tflite_file import read_tflite, write_tflite
+from sepdeploy.exporters.tflite_file import read_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.measure.proof.parity import TOLERANCE, batches_for, compare
 from sepdeploy.records import InputSpec
 

@@ -10,19 +10,19 @@ from onnx import helper, numpy_helper
 from onnx_graphs import Chain, factors_of, make_model, relative, run_ort, run_reference
 
 from sepdeploy.exporters.domain import OPSET, function_body
-from sepdeploy.exporters.lowerings import ONNX_FORMS
-from sepdeploy.exporters.lowerings.emit import Emitter, Weight
-from sepdeploy.exporters.lowerings.merge import (
+from sepdeploy.exporters.families import FAMILIES
+from sepdeploy.exporters.families.emit import Emitter, Weight
+from sepdeploy.exporters.families.kron_cost import arrangement
+from sepdeploy.exporters.families.kron_merge import (
     MAX_SIDE,
     groupings,
     merge_factors,
     merged_spec,
 )
-from sepdeploy.exporters.lowerings.onnx_cost import arrangement
-from sepdeploy.exporters.lowerings.onnx_kron import conv2d, gemm2d, mm, tt
+from sepdeploy.exporters.families.kron_onnx import conv2d, gemm2d, mm, tt
 from sepdeploy.structures import KronSpec, LowRankSpec
 
-KRON_FORMS = [form for form in ONNX_FORMS["kron"] if form.name != "dense"]
+KRON_FORMS = [form for form in FAMILIES["kron"].onnx if form.name != "dense"]
 
 
 @st.composite
@@ -115,7 +115,7 @@ def test_a_zero_bias_costs_no_node():
 
 def test_lowrank_is_two_gemms():
     spec = LowRankSpec(12, 9, 4)
-    (form, _) = ONNX_FORMS["lowrank"]
+    (form, _) = FAMILIES["lowrank"].onnx
     model, x, expected = lowered(spec, form.build)
     assert [n.op_type for n in model.graph.node] == ["Gemm", "Gemm"]
     assert relative(run_ort(model, x), expected) <= 1e-5
@@ -123,7 +123,7 @@ def test_lowrank_is_two_gemms():
 
 def test_the_dense_form_is_the_product_of_the_factors():
     for spec in (KronSpec((4, 3), (2, 5), 2), LowRankSpec(12, 9, 4)):
-        form = ONNX_FORMS[spec.structure][-1]
+        form = FAMILIES[spec.structure].onnx[-1]
         model, x, expected = lowered(spec, form.build)
         assert [n.op_type for n in model.graph.node] == ["Gemm"]
         assert relative(run_ort(model, x), expected) <= 1e-5
@@ -191,7 +191,7 @@ def test_bodies_hold_no_numbers_of_a_layer():
 
 def test_the_dense_form_has_no_body():
     spec = KronSpec((2, 2), (2, 2))
-    form = ONNX_FORMS["kron"][-1]
+    form = FAMILIES["kron"].onnx[-1]
     with pytest.raises(ValueError, match="numbers"):
         function_body(Chain(spec).canonical().graph.node[0], spec, "dense", form.build, "v")
 

@@ -19,7 +19,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.capture.trace import trace
 from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.plan import plan
-from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.measure.proof.parity import TOLERANCE, compare
 
 GROUP = 20

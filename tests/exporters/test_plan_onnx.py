@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from onnx_graphs import Chain
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.lowerings import ONNX_FORMS, TFLITE_FORMS
-from sepdeploy.exporters.lowerings.onnx_cost import arrangement
-from sepdeploy.exporters.lowerings.onnx_forms import DENSE_GROWTH, SMALL_DENSE_BYTES
-from sepdeploy.exporters.plan import FORMATS, choose, plan, planned_weights
+from sepdeploy.exporters.families import FAMILIES
+from sepdeploy.exporters.families.dense import DENSE_GROWTH, SMALL_DENSE_BYTES
+from sepdeploy.exporters.families.kron_cost import arrangement
+from sepdeploy.exporters.plan import choose, plan, planned_weights
 from sepdeploy.structures import DenseSpec, KronSpec, LowRankSpec
 
 
 def form_of(spec, format="onnx"):
-    return choose("layer", spec, FORMATS[format][spec.structure]).form
+    return choose("layer", spec, FAMILIES[spec.structure].forms(format)).form
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_dense_never_costs_size(in_shape, out_shape, terms):
 
 def test_every_refused_form_has_a_reason():
     chain = Chain(KronSpec((16, 16), (16, 16)), LowRankSpec(256, 64, 8))
-    for format, forms in (("onnx", ONNX_FORMS), ("tflite", TFLITE_FORMS)):
+    for format in ("onnx", "tflite"):
         for choice in plan(chain.canonical(), format):
-            names = [f.name for f in forms[choice.structure]]
+            names = [f.name for f in FAMILIES[choice.structure].forms(format)]
             assert sorted([choice.form, *(r.form for r in choice.refused)]) == sorted(names)
             assert all(r.reason for r in choice.refused)
             assert choice.reason
@@ -142,7 +142,7 @@ def test_many_modes_are_planned_quickly():
 def test_the_answer_does_not_depend_on_the_process():
     code = (
         "from sepdeploy.structures import KronSpec\n"
-        "from sepdeploy.exporters.lowerings.onnx_cost import arrangement\n"
+        "from sepdeploy.exporters.families.kron_cost import arrangement\n"
         "print([arrangement(f, KronSpec((4, 8, 8), (8, 8, 8))).key for f in ('mm', 'gemm2d')])"
     )
     runs = {

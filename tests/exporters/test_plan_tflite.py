@@ -8,15 +8,16 @@ from onnx_graphs import Chain
 
 from sepdeploy import runtimes
 from sepdeploy.exporters.domain import constant_shapes, node_spec, structured_nodes
-from sepdeploy.exporters.lowerings.tflite_forms import best_groups
+from sepdeploy.exporters.families import FAMILIES
+from sepdeploy.exporters.families.kron_tflite import best_groups
 from sepdeploy.exporters.onnx_graph.merging import merged_for_tflite
-from sepdeploy.exporters.plan import FORMATS, choose, plan, planned_weights
-from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.plan import choose, plan, planned_weights
+from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.structures import KronSpec, LowRankSpec
 
 
 def form_of(spec):
-    return choose("layer", spec, FORMATS["tflite"][spec.structure]).form
+    return choose("layer", spec, FAMILIES[spec.structure].tflite).form
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sepdeploy import measure, runtimes
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import write_tflite
 from sepdeploy.exporters.tflite_file.format.reader import OpInfo, TensorInfo, TfliteFile
+from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.measure.proof.residency import Blueprint, attribute, judge_residency, limit
 from sepdeploy.measure.proof.resident_graph import (
     UNKNOWN_SIZE,

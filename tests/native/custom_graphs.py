@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from sepdeploy.exporters.onnx_file.write import write_onnx
-from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.records import LoweringChoice
 
 DOMAIN = "ai.sepdeploy"

@@ -10,7 +10,8 @@ from custom_graphs import relative_error, two_layers, write_custom
 import sepdeploy as sd
 from sepdeploy import measure, runtimes
 from sepdeploy.errors import BadInput, Missing
-from sepdeploy.exporters.tflite_file import read_tflite, write_tflite
+from sepdeploy.exporters.tflite_file import read_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.files import sha256_file
 from sepdeploy.measure.proof.ways import ways
 from sepdeploy.runtimes.native import claims, proofs

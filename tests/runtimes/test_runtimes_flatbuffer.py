@@ -35,7 +35,7 @@ def test_a_file_without_metadata(tmp_path):
 def test_our_own_writer_is_understood(tmp_path):
     from onnx import TensorProto, helper
 
-    from sepdeploy.exporters.tflite_file import write_tflite
+    from sepdeploy.exporters.tflite_file.write import write_tflite
 
     infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 3]) for n in "xy"]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", infos[:1], infos[1:])

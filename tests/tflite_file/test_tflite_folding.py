@@ -11,7 +11,7 @@ from op_cases import IMAGE, floats, ints, rand
 from tflite_oracles import INTERPRETERS, Array, check, graph
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 
 pytestmark = pytest.mark.skipif(not INTERPRETERS, reason="no TFLite runtime is installed")
 

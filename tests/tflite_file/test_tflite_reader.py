@@ -9,7 +9,8 @@ import pytest
 from test_tflite_writer import small
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import read_metadata, read_tflite, write_tflite
+from sepdeploy.exporters.tflite_file import read_metadata, read_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.flatbuffer import is_tflite
 
 MUTANTS = 400

@@ -13,8 +13,8 @@ from op_cases import ints, rand
 from tflite_oracles import DOMAIN, Array, graph
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import write_tflite
 from sepdeploy.exporters.tflite_file.ops import CONVERTERS, NEAREST
+from sepdeploy.exporters.tflite_file.write import write_tflite
 
 IMAGE = (4, 12, 10)
 

@@ -12,7 +12,8 @@ from onnx import helper
 from tflite_oracles import DOMAIN, INTERPRETERS, Array, check, graph, kron_matrix, run
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import read_tflite, write_tflite
+from sepdeploy.exporters.tflite_file import read_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.records import LoweringChoice
 
 pytestmark = pytest.mark.skipif(not INTERPRETERS, reason="no TFLite runtime is installed")

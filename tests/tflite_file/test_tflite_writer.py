@@ -14,12 +14,13 @@ from op_cases import ints, rand
 from tflite_oracles import DOMAIN, Array, graph
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.tflite_file import METADATA_NAME, read_metadata, read_tflite, write_tflite
+from sepdeploy.exporters.tflite_file import read_metadata, read_tflite
 from sepdeploy.exporters.tflite_file.format import serialize
 from sepdeploy.exporters.tflite_file.format.graph import BATCH, Tensor, describe, runtime_shape
 from sepdeploy.exporters.tflite_file.format.schema import OPS
 from sepdeploy.exporters.tflite_file.format.versions import op_version
 from sepdeploy.exporters.tflite_file.values.builder import Builder
+from sepdeploy.exporters.tflite_file.write import METADATA_NAME, write_tflite
 
 
 def n(op: str, inputs: str, output: str, **attributes: object) -> helper.NodeProto:

@@ -14,7 +14,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from sepdeploy.exporters.tflite_file import TfliteFile, read_tflite, write_tflite
+from sepdeploy.exporters.tflite_file import TfliteFile, read_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 
 Array = NDArray[Any]
 BATCHES = (1, 3, 32)

@@ -84,7 +84,7 @@ def test_a_failed_proof_is_exit_6_and_changes_nothing(
         ("onnx", "sepdeploy.exporters.onnx_file.write.write_onnx"),
         pytest.param(
             "tflite",
-            "sepdeploy.exporters.tflite_file.write_tflite",
+            "sepdeploy.exporters.tflite_file.write.write_tflite",
             marks=pytest.mark.skipif(not runtimes.installed("tflite"), reason="no TFLite runtime"),
         ),
     ],

@@ -119,10 +119,13 @@ _STANDARD: dict[str, Converter] = {
     "Where": arithmetic.where,
 }
 
-CONVERTERS: dict[tuple[str, str], Converter] = {
-    (DOMAIN, "KronLinear"): structured.kron_linear,
-    (DOMAIN, "LowRankLinear"): structured.low_rank_linear,
-} | {("", op): converter for op, converter in _STANDARD.items()}
+
+def converter_of(domain: str, op: str) -> Converter | None:
+    """What turns an operator into TFLite operators, None where nothing does."""
+    if domain == DOMAIN:
+        return structured.structured_linear
+    return None if domain else _STANDARD.get(op)
+
 
 # Operators of one value that only change what its shape is called.
 RELABELLING = {

@@ -143,3 +143,29 @@ def _follow(array: Array, old: Shape, new: Shape, axes: Sequence[int] | None) ->
     if not per_sample or math.prod(rest) > SPELL_LIMIT or array.shape[0] != 1:
         return None
     return np.broadcast_to(array, (1, *rest)).reshape((1, *new[1:]))
+
+
+def data_of(rest: Sequence[Item | None], index: int) -> Array | None:
+    """Return a known input of a node behind its first one, None where it is none."""
+    item = rest[index] if index < len(rest) else None
+    return item.data if isinstance(item, Constant) and item.data.shape == item.shape else None
+
+
+def known(array: Array) -> Constant:
+    """Return numbers as a constant of the graph."""
+    data = np.asarray(array, np.float32)
+    return Constant(data, data.shape)
+
+
+def along(array: Array, axis: int) -> Array | None:
+    """Return an array that varies along one axis only as a vector (or one number)."""
+    return array.reshape(-1) if array.size == array.shape[axis] else None
+
+
+def by_feature(held: Scaled, width: int) -> tuple[Array, Array] | None:
+    """Return scale and shift per feature of the last dimension, if that is how they vary."""
+    last = len(held.shape) - 1
+    scale, shift = along(held.scale, last), along(held.shift, last)
+    if scale is None or shift is None:
+        return None
+    return np.broadcast_to(scale, (width,)), np.broadcast_to(shift, (width,))

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.lowerings import tflite as forms
-from sepdeploy.exporters.lowerings.fused import FUSED
 from sepdeploy.exporters.tflite_file.format.graph import Array
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.builder import Builder
@@ -25,16 +23,6 @@ class Context:
     choices: Mapping[str, str] = field(default_factory=dict)
     opset: int = 20
     custom: bool = False  # structured layers as CUSTOM operators
-
-    def fused(self, node: Node) -> bool:
-        """Whether a structured layer stays one CUSTOM operator."""
-        return self.custom and self.choices.get(node.name, FUSED) == FUSED
-
-    def form(self, node: Node) -> str:
-        """Return the form chosen for a structured layer."""
-        form = self.choices.get(node.name) or forms.default_form(node.op)
-        forms.check_form(node.op, form, node.name)
-        return form
 
     def item(self, node: Node, inputs: Sequence[Item | None], index: int) -> Item:
         """Return an input that must be there."""

@@ -1,14 +1,4 @@
-"""What an ONNX form of a layer costs, estimated; the planner takes the cheapest.
-
-Microseconds on one core of a current x86 server, fitted to ONNX Runtime 1.31 over 44 layers (64 …
-25088 features, one to six modes, one to four terms, batches 1 and 32): the form of the lowest
-estimate is within 1.25× of the fastest one measured in each of them, 1.00× in the median. Only
-the order of two estimates matters. What decides it:
-
-* a product with few columns leaves vector units idle: N columns run at N/(N + 12) of full speed;
-* the product with a factor on the left is batched, each of the small ones costs something;
-* so does each node and each element of a transpose, most where many small blocks are transposed.
-"""
+"""What each ONNX form of a Kronecker layer costs, and the cheapest way to write it."""
 
 from __future__ import annotations
 
@@ -18,41 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sepdeploy.exporters.lowerings.merge import Groups, groupings, merged_spec
-from sepdeploy.structures import KronSpec, LowRankSpec, Spec
+from sepdeploy.exporters.families.cost import Work, product
+from sepdeploy.exporters.families.kron_merge import Groups, groupings, merged_spec
+from sepdeploy.structures import KronSpec
 from sepdeploy.structures.contraction import best_order
 
-BATCHES = (1, 1, 32)  # what a choice is made for: edge devices mostly see one sample at a time
-RUN = 2.1  # of one call of the runtime, the same for every form
-NODE = 0.19  # of one node
-MACS_PER_US = 110e3
-IDLE_COLUMNS = 12
 BATCHED_PRODUCT = 0.116
 MOVED_ELEMENT = 0.04e-3  # of one transpose per sample
 MOVED_IN_BLOCKS = 0.23e-3  # of many small ones
-BYTES_PER_US = ((1 << 20, 100e3), (1 << 25, 70e3), (1 << 62, 44e3))  # dense weights, by size
-
 MAX_PERMUTED = 4  # modes; above, only the order of fewest multiplications is looked at
-
-
-@dataclass(frozen=True)
-class Work:
-    """Nodes, and microseconds per sample beside them."""
-
-    nodes: int
-    sample: float
-
-    def __add__(self, other: Work) -> Work:
-        return Work(self.nodes + other.nodes, self.sample + other.sample)
-
-    def estimate(self, batch: int) -> float:
-        """Microseconds of one run."""
-        return RUN + NODE * self.nodes + self.sample * batch
-
-    @property
-    def cost(self) -> float:
-        """What the planner compares: the geometric mean of the estimates over ``BATCHES``."""
-        return math.prod(self.estimate(b) for b in BATCHES) ** (1 / len(BATCHES))
 
 
 @dataclass(frozen=True)
@@ -99,11 +63,6 @@ def _orders(form: str, spec: KronSpec) -> Iterator[tuple[int, ...]]:
         yield best_order(spec.in_shape, spec.out_shape)
 
 
-def _product(rows: float, inner: float, columns: float, nodes: int = 2) -> Work:
-    """A matrix product, and the reshape before it."""
-    return Work(nodes, rows * inner * columns / MACS_PER_US * (1 + IDLE_COLUMNS / columns))
-
-
 def _mm_work(spec: KronSpec, order: Sequence[int]) -> Work:
     sizes, terms = list(spec.in_shape), spec.terms
     work = Work(1, 0)
@@ -112,9 +71,9 @@ def _mm_work(spec: KronSpec, order: Sequence[int]) -> Work:
         left, right = math.prod(sizes[:mode]), math.prod(sizes[mode + 1 :])
         fan, inner = (terms, i) if step == 0 else (1, i * terms)
         if mode == len(sizes) - 1:
-            work += _product(left, inner, o * fan)
+            work += product(left, inner, o * fan)
         else:
-            work += _product(left * o * fan, inner, right) + Work(0, left * BATCHED_PRODUCT)
+            work += product(left * o * fan, inner, right) + Work(0, left * BATCHED_PRODUCT)
         sizes[mode] = o
     return work
 
@@ -129,9 +88,9 @@ def _gemm2d_work(spec: KronSpec, order: Sequence[int]) -> Work:
         o, i = spec.out_shape[mode], sizes[mode]
         rest = math.prod(sizes) // i
         if terms > 1 and step > 0 and not last:
-            work += _product(terms * rest, i, o) + Work(0, terms * BATCHED_PRODUCT)
+            work += product(terms * rest, i, o) + Work(0, terms * BATCHED_PRODUCT)
         else:
-            work += _product(rest, i * (copies if last else 1), o * (terms if step == 0 else 1))
+            work += product(rest, i * (copies if last else 1), o * (terms if step == 0 else 1))
         copies = 1 if last else terms
         sizes[mode] = o
         axes = [a for a in axes if a != mode] + [mode]
@@ -164,30 +123,7 @@ def kron_cost(form: str, spec: KronSpec) -> float:
     return math.inf if found is None else found.cost
 
 
-def lowrank_cost(spec: LowRankSpec) -> float:
-    """Cost of two products."""
-    work = _dense(spec.in_features, spec.rank) + _dense(spec.rank, spec.out_features)
-    return work.cost
-
-
-def dense_cost(spec: Spec) -> float:
-    """Cost of the multiplied-out matrix."""
-    return _dense(spec.in_features, spec.out_features).cost
-
-
-def _dense(n_in: int, n_out: int) -> Work:
-    """Reading the weights takes at least as long as using them once."""
-    size = 4 * n_in * n_out
-    speed = next(v for bound, v in BYTES_PER_US if size <= bound)
-    return Work(1, max(_product(1, n_in, n_out).sample, size / speed / max(BATCHES)))
-
-
-def constant_values(form: str, spec: Spec) -> int:
+def constant_values(form: str, spec: KronSpec) -> int:
     """Numbers of the weight constants that a form needs, bias left out."""
-    if form == "dense":
-        return spec.in_features * spec.out_features
-    if isinstance(spec, KronSpec):
-        found = arrangement(form, spec)
-        if found is not None:
-            return merged_spec(spec, found.groups).weight_params
-    return spec.weight_params
+    found = arrangement(form, spec)
+    return spec.weight_params if found is None else merged_spec(spec, found.groups).weight_params

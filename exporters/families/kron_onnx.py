@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from sepdeploy.exporters.lowerings.emit import Emitter, Weight
+from sepdeploy.exporters.families.emit import Emitter, Weight
 from sepdeploy.structures import KronSpec
 
 BATCH = -1  # the axis of samples, in lists of axes

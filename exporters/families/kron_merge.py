@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from sepdeploy.exporters.lowerings.emit import Emitter, Weight
+from sepdeploy.exporters.families.emit import Emitter, Weight
 from sepdeploy.structures import KronSpec
 
 MAX_SIDE = 64  # of a merged factor: 16 KiB per term
