@@ -120,9 +120,9 @@ def _write_onnx(order: Order, path: Path) -> None:
 
 
 def _write_tflite(order: Order, path: Path) -> None:
-    from sepdeploy.exporters import tflite_file
+    from sepdeploy.exporters.tflite_file import write
 
-    tflite_file.write_tflite(
+    write.write_tflite(
         order.canonical,
         path,
         entry=order.entry,

@@ -14,10 +14,10 @@ from sepdeploy.exporters.domain import constant_shapes, node_spec, structured_no
 from sepdeploy.exporters.families import FAMILIES
 from sepdeploy.exporters.families.dense import DENSE
 from sepdeploy.exporters.families.family import QUANTIZED, Form
+from sepdeploy.exporters.formats import FORMATS
 from sepdeploy.records import LoweringChoice, Refusal
 from sepdeploy.structures import Spec
 
-FORMATS = ("onnx", "tflite")
 FUSED = "fused"
 FUSED_NOTE = "one native op; its function body or its standard sibling where no kernel is"
 

@@ -41,15 +41,15 @@ ALLOWED: dict[str, set[str]] = {
     "runtimes": set(),
     "devices": set(),
     "attacks": set(),
-    "training": {"layers", "models", "data", "attacks", "compression"},
+    "training": {"structures", "layers", "models", "data", "attacks", "compression"},
     "compression": {"structures", "layers", "models"},
     "measure": {"structures", "exporters", "runtimes", "devices"},
     "gate": {"measure"},  # its statistics module only
     "reports": {"gate", "devices", "workflows"},  # workflows: for type checking only
     "exports": {"models", "data", "attacks", "exporters", "runtimes", "measure"},
     "workflows": {
-        "models", "data", "training", "compression", "exporters", "runtimes", "devices",
-        "measure", "exports",
+        "structures", "models", "data", "training", "compression", "exporters", "runtimes",
+        "devices", "measure", "exports",
     },
     "api": {"workflows", "exports", "models", "gate", "training"},
     "console": set(),

@@ -204,10 +204,10 @@ def test_input_normalisation_becomes_part_of_the_first_layer(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"in_shape": (8, 7)}, "do not fit"),
-        ({"out_shape": (4, 5, 1)}, "do not fit"),
-        ({"terms": 2}, "do not fit"),
-        ({"in_shape": (48,), "out_shape": (20,)}, "do not fit"),
+        ({"in_shape": (8, 7)}, "expected constants of"),
+        ({"out_shape": (4, 5, 1)}, "the same number of modes"),
+        ({"terms": 2}, "expected constants of"),
+        ({"in_shape": (48,), "out_shape": (20,)}, "must list 2"),
     ],
 )
 def test_factors_that_contradict_the_attributes_are_refused(

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from sepdeploy import api, runtimes
 from sepdeploy.cli import run
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
-from sepdeploy.exporters import tflite_file
 from sepdeploy.exporters.entry import read_entry
+from sepdeploy.exporters.tflite_file import write
 from sepdeploy.exports import onnx_file
 from sepdeploy.exports.manifest import read_manifest
 
@@ -119,7 +119,7 @@ def test_a_wrong_file_is_never_left(source, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("batch", ["N", 2])
 def test_the_layer_that_was_written_wrong_is_named(tmp_path, monkeypatch, batch):
-    real = tflite_file.write_tflite
+    real = write.write_tflite
 
     def wrong(graph, *args, **kwargs):
         model = onnx.ModelProto()
@@ -128,7 +128,7 @@ def test_the_layer_that_was_written_wrong_is_named(tmp_path, monkeypatch, batch)
         bias.raw_data = np.zeros(6, np.float32).tobytes()
         return real(model, *args, **kwargs)
 
-    monkeypatch.setattr(tflite_file, "write_tflite", wrong)
+    monkeypatch.setattr(write, "write_tflite", wrong)
     with pytest.raises(ArtifactCheckFailed, match=r"det.onnx in .*first in layer 'conv'$"):
         api.export(detector(tmp_path / "det.onnx", batch=batch))
 

@@ -19,7 +19,7 @@ from sepdeploy.exporters.tflite_file.ops.spatial import conv, conv_transpose, po
 from sepdeploy.exporters.tflite_file.values.affine import Converter
 from sepdeploy.records import DOMAIN
 
-_STANDARD: dict[str, Converter] = {
+CONVERTERS: dict[str, Converter] = {
     "Abs": arithmetic.unary_op("ABS"),
     "Add": arithmetic.binary_op("ADD"),
     "And": arithmetic.binary_op("LOGICAL_AND", dtype=bool),
@@ -124,7 +124,7 @@ def converter_of(domain: str, op: str) -> Converter | None:
     """What turns an operator into TFLite operators, None where nothing does."""
     if domain == DOMAIN:
         return structured.structured_linear
-    return None if domain else _STANDARD.get(op)
+    return None if domain else CONVERTERS.get(op)
 
 
 # Operators of one value that only change what its shape is called.
