@@ -121,7 +121,7 @@ def _export(model: Model) -> tuple[ModelProto, Weights]:
     # Two different samples: a batch of one would invite the tracer to fix its size.
     example = torch.rand((2, *model.input.shape), device=device)
     shapes = ({0: torch.export.Dim(BATCH)},)
-    with graph_nodes(), _quiet(), torch.no_grad():
+    with graph_nodes(), _exact_rules(), _quiet(), torch.no_grad():
         try:
             exported = torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False)
         except Exception as error:
@@ -145,6 +145,25 @@ def _export(model: Model) -> tuple[ModelProto, Weights]:
     proto = program.model_proto
     _forget()
     return proto, weights
+
+
+@contextlib.contextmanager
+def _exact_rules() -> Iterator[None]:
+    """Take from the exporter's optimiser the rules that mistake small numbers for none.
+
+    They drop ``x + c`` and ``x * c`` where c is within 1e-8 of 0 or 1e-5 of 1: a network that
+    guards a division by ``+ 1e-8`` would give NaN for an empty image.
+    """
+    from onnxscript import rewriter
+    from onnxscript.rewriter.rules.common import _no_op
+
+    before = rewriter._DEFAULT_REWRITE_RULES
+    inexact = {id(rule) for rule in _no_op.rules}
+    rewriter._DEFAULT_REWRITE_RULES = tuple(r for r in before if id(r) not in inexact)
+    try:
+        yield
+    finally:
+        rewriter._DEFAULT_REWRITE_RULES = before
 
 
 def _forget() -> None:
