@@ -24,17 +24,14 @@ import numpy as np
 
 from benchmarks import page
 from benchmarks.rivals import network_pair
-from sepdeploy.measure import run_job
+from sepdeploy.measure import Timing, time_models
 
 PART = "litert-torch"
 COMPARED = ("mlp", "lenet", "vgg16_bn", "vit_tiny")
 STEP_BAR = 20.0
 EQUAL = 0.97  # of "never slower": what two runs of one file may differ by here
 QUIET = 5  # percentile of the rounds: other programs only ever slow a file down
-TIMING = {
-    "mode": "latency", "batch": 1, "threads": 1, "warmup": 10, "min_rounds": 100,
-    "min_seconds": 3.0, "max_seconds": 30.0, "block_us": 300.0, "runtime": "litert",
-}  # fmt: skip
+TIMING = Timing(warmup=10, min_rounds=100, min_seconds=3.0, max_seconds=30.0, block_us=300.0)
 ROOT = Path(__file__).parent.parent
 
 
@@ -80,9 +77,8 @@ def compare(name: str, python: str, rounds: int, folder: Path) -> Comparison:
             done.append(_process(words))
     facts = [json.loads(s.output.strip().splitlines()[-1]) for s in spent[1]]
     cpu, wall = ([min(getattr(s, n) for s in done) for done in spent] for n in ("cpu_s", "wall_s"))
-    models = [{"name": p.stem, "path": str(p)} for p in (own, other)]
-    timed = run_job({**TIMING, "models": models})["models"]
-    us = [float(np.percentile(m["samples_ms"], QUIET)) * 1000 for m in timed]
+    timed = time_models({p.stem: p for p in (own, other)}, "litert", TIMING).models
+    us = [float(np.percentile(m.samples_ms, QUIET)) * 1000 for m in timed]
     return Comparison(
         name,
         (us[0], us[1]),

@@ -17,9 +17,8 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ from benchmarks.native import write_fused
 from benchmarks.rivals import NETWORKS, int8_files, network_pair, ours, plain_onnx, quantized_dense
 from sepdeploy import runtimes
 from sepdeploy.errors import SepdeployError
-from sepdeploy.measure import host_facts, run_job
+from sepdeploy.measure import Timing, host_facts, time_models
 from sepdeploy.structures import KronSpec, LowRankSpec
 
 SIDE = 4096
@@ -43,12 +42,9 @@ BARS = {
     ("lowrank", "onnxruntime"): 220.0,
 }
 OWN_OP_BARS = {("kron", "onnxruntime"): 200.0}
-TIMING = {
-    "mode": "latency", "batch": 1, "threads": 1, "warmup": 10, "min_rounds": 100,
-    "min_seconds": 2.0, "max_seconds": 30.0, "block_us": 300.0,
-}  # fmt: skip
+TIMING = Timing(warmup=10, min_rounds=100, min_seconds=2.0, max_seconds=30.0, block_us=300.0)
 # Long enough that int8 weights (16 MiB) are in the cache again after the other file's turn.
-LONG_BLOCKS = {**TIMING, "block_us": 5000.0, "min_rounds": 30}
+LONG_BLOCKS = replace(TIMING, block_us=5000.0, min_rounds=30)
 EQUAL = 0.97  # of "never slower": what two runs of one file may differ by here
 EINSUM_BAR = 3.0
 QUIET = 5  # percentile of the rounds that stands for a file: other programs only ever slow it down
@@ -80,12 +76,11 @@ class Row:
 
 def compare(
     what: str, against: str, runtime: str, path: Path, other: Path, bar: float | None = None,
-    timing: dict[str, Any] | None = None,
+    timing: Timing | None = None,
 ) -> Row:  # fmt: skip
     """Time two files in turns; native kernels run the custom nodes of either, where they fit."""
-    models = [{"name": n, "path": str(p)} for n, p in (("own", path), ("other", other))]
-    result = run_job({**(timing or TIMING), "runtime": runtime, "models": models})
-    own, rival = (np.array(m["samples_ms"]) * 1000 for m in result["models"])
+    times = time_models({"own": path, "other": other}, runtime, timing or TIMING)
+    own, rival = (np.array(m.samples_ms) * 1000 for m in times.models)
     ratios = rival / own
     return Row(
         what,

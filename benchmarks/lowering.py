@@ -155,13 +155,13 @@ def _confirmed(cell: Cell, bench: Callable[[tuple[int, ...]], Iterator[Cell]], a
 def _cell(
     label: str, spec: Spec, runtime: str, form: str, paths: dict[str, Path], batch: int
 ) -> Cell:
-    first, _ = time_models(paths, runtime, replace(FAST, batch=batch))
+    first = time_models(paths, runtime, replace(FAST, batch=batch)).samples()
     medians = {name: float(np.median(samples)) for name, samples in first.items()}
     best = min(medians, key=lambda name: medians[name])
     if best != RULE and paths[best].read_bytes() == paths[RULE].read_bytes():
         best = RULE
     final = {name: paths[name] for name in dict.fromkeys((RULE, best, DENSE))}
-    second, _ = time_models(final, runtime, replace(CAREFUL, batch=batch))
+    second = time_models(final, runtime, replace(CAREFUL, batch=batch)).samples()
     arrays = {name: np.array(samples) * 1000 for name, samples in second.items()}
     return Cell(
         runtime,

@@ -34,7 +34,8 @@ from sepdeploy.exporters.families.cost import BATCHES
 from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.plan import FUSED, refuse_fused
 from sepdeploy.exporters.tflite_file.write import write_tflite
-from sepdeploy.measure import Timing, host_facts, time_models
+from sepdeploy.measure import Timing, host_facts, run_job, time_models
+from sepdeploy.measure.latency import latency_job
 from sepdeploy.records import Kind, LoweringChoice
 from sepdeploy.structures import KronSpec, LowRankSpec, Spec
 
@@ -125,10 +126,12 @@ def _cell(
     spec: Spec, runtime: str, batch: int, handed: bool, rule: str, paths: dict[str, Path]
 ) -> Cell:
     standard = {name: path for name, path in paths.items() if name != FUSED}
-    first, _ = time_models(standard, runtime, replace(FIND, batch=batch))
+    first = time_models(standard, runtime, replace(FIND, batch=batch)).samples()
     best = min(first, key=lambda name: float(np.median(first[name])))
     final = {name: paths[name] for name in dict.fromkeys((RULE, best, FUSED))}
-    second, facts = time_models(final, runtime, replace(COMPARE, batch=batch))
+    answer = run_job(latency_job(final, runtime, replace(COMPARE, batch=batch)))
+    assert answer.times is not None
+    second = answer.times.samples()
     arrays = {name: np.array(samples) * 1000 for name, samples in second.items()}
     return Cell(
         runtime,
@@ -141,7 +144,7 @@ def _cell(
         float(np.median(arrays[RULE])),
         float(np.median(arrays[FUSED])),
         float(np.median(arrays[best] / arrays[FUSED])),
-        int(facts.get("native_calls", 0)),
+        answer.native_calls,
     )
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from sepdeploy.devices.transports.base import Completed
 from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.jobs import Job
 
 PYTHON = "python3"
 SIGILL, SIGKILL = 4, 9
 
 
-def crash(
-    done: Completed, job: Mapping[str, Any], *, where: str, program: str, bound: bool
-) -> SepdeployError:
+def crash(done: Completed, job: Job, *, where: str, program: str, bound: bool) -> SepdeployError:
     """Return the error for a runner that ended without an answer.
 
     Args:
@@ -56,9 +52,9 @@ def crash(
     return _ended(done, job, where)
 
 
-def _ended(done: Completed, job: Mapping[str, Any], where: str) -> SepdeployError:
+def _ended(done: Completed, job: Job, where: str) -> SepdeployError:
     """Return the error for a runner that a signal or its own fault ended."""
-    runtime, said = job.get("runtime"), done.error_line
+    runtime, said = job.runtime, done.error_line
     if done.signal == SIGKILL:
         return Missing(
             f"{where}: the run was killed there; it ran out of memory, or somebody ended it",
@@ -71,13 +67,7 @@ def _ended(done: Completed, job: Mapping[str, Any], where: str) -> SepdeployErro
         )
     how = f"signal {done.signal}" if done.signal else f"exit code {done.rc}"
     return BadInput(
-        f"{where}: {runtime} broke down on {_subject(job)}, {how}",
+        f"{where}: {runtime} broke down on {job.subject}, {how}",
         hint="the file is damaged, or its runtime has a bug"
         + (f"; it said: {said}" if said else ""),
     )
-
-
-def _subject(job: Mapping[str, Any]) -> str:
-    if "model" in job:
-        return str(job["model"])
-    return ", ".join(str(m.get("path")) for m in job.get("models", ())) or "the job"

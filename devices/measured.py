@@ -1,6 +1,6 @@
 """Jobs of the runner, done on a device.
 
-``DeviceRunner.run_job`` takes the same job and gives the same result as a child process on this
+``DeviceRunner.run_job`` takes the same job and gives the same answer as a child process on this
 machine would: the files that a job names are sent (keyed by their digests, so each travels once),
 the runner reads the rewritten job from standard input, and the file it writes is fetched.
 ``measure`` does several jobs between two looks at the device and keeps what it got when one fails.
@@ -14,7 +14,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ from sepdeploy.devices.profile import DeviceProfile
 from sepdeploy.devices.transports.base import Completed, Disconnected, Transport
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.files import sha256_file
+from sepdeploy.jobs import Answer, Job, NoAnswer, Refused, read_answer
 from sepdeploy.records import Kind
 
 JOB_TIMEOUT_S = 900.0
 RECONNECT_PAUSE_S = 1.0
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,12 @@ class DeviceRunner:
         self._pause = pause
         self._present: set[str] = set()  # names that are on the device with the right content
 
-    def run_job(self, job: Mapping[str, Any], *, timeout: float = JOB_TIMEOUT_S) -> Result:
+    def run_job(self, job: Job, *, timeout: float = JOB_TIMEOUT_S) -> Answer:
         """Do one job; a lost connection is tried again once, from the start of the job.
 
         Args:
-            job: As the runner takes it (``runtimes/runner``), with paths of this machine under
-                ``model``, ``models[].path``, ``inputs`` and ``output``.
+            job: With paths of this machine; its limit of memory stays here.
             timeout: Seconds.
-
-        Returns:
-            The runner's result, with paths of this machine.
 
         Raises:
             BadInput: A file is not usable, or ends the runtime.
@@ -118,24 +114,32 @@ class DeviceRunner:
             self._end_leftover(job)
             return self._attempt(job, timeout)
 
-    def _attempt(self, job: Mapping[str, Any], timeout: float) -> Result:
-        remote, names = self._localise(job)
+    def _attempt(self, job: Job, timeout: float) -> Answer:
+        names: dict[str, Path] = {}
+
+        def sent(path: Path) -> str:
+            name = f"files/{sha256_file(path)}{path.suffix}"
+            names[name] = path
+            return name
+
+        output = f"files/{_key(job)}.out.npy"
+        remote = job.wire(sent, output)
+        remote.pop("memory_limit", None)
         self.provide(self.launcher.files, self.launcher.runnable)
         self.provide(names)
-        text = json.dumps(remote, sort_keys=True)
         done = self.transport.run(
             self._command(job),
-            stdin=text.encode(),
+            stdin=json.dumps(remote, sort_keys=True).encode(),
             timeout=timeout,
-            env={**environment(int(job.get("threads", 1))), **self.launcher.env},
+            env={**environment(job.threads or 1), **self.launcher.env},
         )
-        result = self._read(done, job, {name: str(path) for name, path in names.items()})
-        if job.get("output"):
-            self.transport.pull(remote["output"], Path(job["output"]))
-            self.transport.run(["rm", "-f", remote["output"]])
-        return result
+        answer = self._read(done, job, {name: str(path) for name, path in names.items()})
+        if job.output is not None:
+            self.transport.pull(output, job.output)
+            self.transport.run(["rm", "-f", output])
+        return answer
 
-    def _command(self, job: Mapping[str, Any]) -> list[str]:
+    def _command(self, job: Job) -> list[str]:
         """Return what starts the job, leaving its process number for ``_end_leftover``."""
         argv = list(self.launcher.argv)
         if self._cores:
@@ -143,30 +147,10 @@ class DeviceRunner:
             argv = ["taskset", f"{mask:x}", *argv]
         return ["sh", "-c", f"echo $$ > {_key(job)}.pid; exec {shlex.join(argv)}"]
 
-    def _end_leftover(self, job: Mapping[str, Any]) -> None:
+    def _end_leftover(self, job: Job) -> None:
         """End what the lost connection left running: it would disturb the second attempt."""
         pid = f"{_key(job)}.pid"
         self.transport.shell(f'[ -f {pid} ] && kill -9 "$(cat {pid})" 2>/dev/null; rm -f {pid}')
-
-    def _localise(self, job: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
-        """Return the job with the device's paths, and the files that it needs there."""
-        names: dict[str, Path] = {}
-
-        def sent(path: Any) -> str:
-            local = Path(str(path))
-            name = f"files/{sha256_file(local)}{local.suffix}"
-            names[name] = local
-            return name
-
-        remote = {k: v for k, v in job.items() if k != "memory_limit"}
-        for key in ("model", "inputs"):
-            if key in remote:
-                remote[key] = sent(remote[key])
-        if "models" in remote:
-            remote["models"] = [{**m, "path": sent(m["path"])} for m in remote["models"]]
-        if remote.get("output"):
-            remote["output"] = f"files/{_key(job)}.out.npy"
-        return remote, names
 
     def provide(self, files: Mapping[str, Path], runnable: frozenset[str] = frozenset()) -> None:
         """Make sure that the files are on the device, with exactly their content.
@@ -202,33 +186,25 @@ class DeviceRunner:
         pairs = (line.partition(" ") for line in done.text.splitlines())
         return {name: digest.strip() for name, _, digest in pairs}
 
-    def _read(self, done: Completed, job: Mapping[str, Any], back: Mapping[str, str]) -> Result:
-        """Return the result that the runner wrote, or raise what its end means."""
+    def _read(self, done: Completed, job: Job, back: Mapping[str, str]) -> Answer:
+        """Return what the runner answered, or raise what its end means."""
+        where = self.transport.where
         try:
-            result = json.loads(done.text.splitlines()[-1])
-            if not isinstance(result, dict) or "ok" not in result:
-                raise ValueError
-        except (IndexError, ValueError):
-            raise crash(
-                done,
-                job,
-                where=self.transport.where,
-                program=self.launcher.name,
-                bound=bool(self._cores),
-            ) from None
-        if result["ok"]:
-            return _with_paths(result, job)
-        message, hint = str(result.get("error")), str(result.get("hint", ""))
-        for name, path in back.items():
-            message = message.replace(name, path)
-        if result.get("kind") == "missing":
-            raise Missing(
-                f"{self.transport.where}: {message}",
-                hint=f"on the device: {hint}" if hint else "install what it lacks on the device",
-            )
-        if result.get("kind") == "bad-input":
-            raise BadInput(f"{self.transport.where}: {message}", hint=hint)
-        raise SepdeployError(f"{self.transport.where}: the runner failed: {message}", hint=hint)
+            return read_answer(done.stdout, job)
+        except NoAnswer:
+            bound = bool(self._cores)
+            program = self.launcher.name
+            raise crash(done, job, where=where, program=program, bound=bound) from None
+        except Refused as refused:
+            message, hint = refused.message, refused.hint
+            for name, path in back.items():
+                message = message.replace(name, path)
+            if refused.kind == "missing":
+                hint = f"on the device: {hint}" if hint else "install what it lacks on the device"
+                raise Missing(f"{where}: {message}", hint=hint) from None
+            if refused.kind == "bad-input":
+                raise BadInput(f"{where}: {message}", hint=hint) from None
+            raise SepdeployError(f"{where}: the runner failed: {message}", hint=hint) from None
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -237,19 +213,11 @@ def environment(threads: int) -> dict[str, str]:
     return fixed | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
 
 
-def _key(job: Mapping[str, Any]) -> str:
+def _key(job: Job) -> str:
     """Return a name for a job that does not depend on this machine's paths."""
-    plain = {k: v for k, v in job.items() if k not in ("model", "models", "inputs", "output")}
+    plain = replace(job, models={"": Path()}, inputs=None, output=None).wire()
+    del plain["models" if job.mode == "latency" else "model"]
     return "job-" + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _with_paths(result: Result, job: Mapping[str, Any]) -> Result:
-    """Return a result in which files have their names on this machine again."""
-    if "models" not in result:
-        return result
-    asked = {str(m.get("name")): m.get("path") for m in job.get("models", ())}
-    models = [{**m, "path": asked.get(str(m.get("name")), "")} for m in result["models"]]
-    return {**result, "models": models}
 
 
 @dataclass(frozen=True)
@@ -261,17 +229,17 @@ class DeviceRun:
         connection: What the transport says of itself.
         before: The device before the first job.
         after: The device after the last one; None when it could not be asked any more.
-        results: The runner's results by the name of their job, those that were finished.
+        answers: By the name of their job, those that were finished.
         notes: What a reader of the numbers should know.
         error: Why it is incomplete or void; None when it is neither. Raise it after keeping
-            the results.
+            the answers.
     """
 
     kind: Kind
     connection: Mapping[str, Any]
     before: DeviceFacts
     after: DeviceFacts | None
-    results: Mapping[str, Result]
+    answers: Mapping[str, Answer]
     notes: tuple[str, ...] = ()
     error: SepdeployError | None = None
 
@@ -292,7 +260,7 @@ def kind_of(transport: Transport, facts: DeviceFacts) -> Kind:
 def measure(
     transport: Transport,
     launcher: Launcher,
-    jobs: Sequence[tuple[str, Mapping[str, Any]]],
+    jobs: Sequence[tuple[str, Job]],
     *,
     profile: DeviceProfile | None = None,
     steady: bool = True,
@@ -312,7 +280,7 @@ def measure(
         pause: Seconds to wait before a lost connection is tried again.
 
     Returns:
-        Results, facts, notes; ``error`` says what went wrong after the device was reached.
+        Answers, facts, notes; ``error`` says what went wrong after the device was reached.
 
     Raises:
         BadInput: The device is another one than its profile says.
@@ -321,17 +289,17 @@ def measure(
     connection = transport.facts()
     before = device_facts.read_facts(transport)
     for _, job in jobs:
-        runtime = str(job.get("runtime", ""))
-        judgement.require_target(before, runtime=runtime, where=transport.where, profile=profile)
-    threads = max((int(job.get("threads", 1)) for _, job in jobs), default=1)
+        where = transport.where
+        judgement.require_target(before, runtime=job.runtime, where=where, profile=profile)
+    threads = max((job.threads or 1 for _, job in jobs), default=1)
     cores = judgement.big_cores(before, threads)
     runner = DeviceRunner(transport, launcher, cores=cores, pause=pause)
-    results: dict[str, Result] = {}
+    answers: dict[str, Answer] = {}
     error: SepdeployError | None = None
     for name, job in jobs:
         on_job(name)
         try:
-            results[name] = runner.run_job(job)
+            answers[name] = runner.run_job(job)
         except SepdeployError as failure:
             error = failure
             break
@@ -345,7 +313,7 @@ def measure(
             error = failure
     kind = kind_of(transport, before)
     notes = (*_notes(kind, runner, cores), *judgement.remarks(before))
-    return DeviceRun(kind, connection, before, after, results, notes, error)
+    return DeviceRun(kind, connection, before, after, answers, notes, error)
 
 
 def _notes(kind: Kind, runner: DeviceRunner, cores: Sequence[int]) -> tuple[str, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import linear_regression, median
-from typing import Any
 
 from sepdeploy.errors import Unstable
+from sepdeploy.jobs import Clocked
 
 MINUTE_S = 60.0
 SLOPE_POINTS = 120  # medians of this many equal parts carry the slope
@@ -38,24 +38,23 @@ class Sustained:
     slope_ms_per_minute: float
 
 
-def sample_times(result: Mapping[str, Any], seconds: float) -> tuple[tuple[float, ...], ...]:
+def sample_times(result: Clocked, seconds: float) -> tuple[tuple[float, ...], ...]:
     """Return when each sample of a latency result ended, in seconds, per model.
 
     The runner notes no times, but they follow from its samples: in every round each model takes
     its turn, in an order that reverses, and the sum of all is the length of the run.
 
     Args:
-        result: A result of the runner's "latency" mode.
+        result: The times of a job of mode "latency".
         seconds: Length of the timed part; the sum is stretched to it.
     """
-    models = result["models"]
-    rounds = int(result["rounds"])
+    models, rounds = result.models, result.rounds
     times: list[list[float]] = [[] for _ in models]
     order = list(range(len(models)))
     clock = 0.0
     for turn in range(rounds):
         for i in order:
-            samples, runs = models[i]["samples_ms"], int(models[i]["block_runs"])
+            samples, runs = models[i].samples_ms, models[i].block_runs
             per_round = len(samples) // rounds
             mine = samples[turn * per_round : (turn + 1) * per_round]
             clock += min(REFILLING, runs) * (mine[0] if mine else 0.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from sepdeploy.devices.transports.base import Completed, Transport
 from sepdeploy.devices.transports.qemu import BUNDLE, COUNT, COUNTS
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.files import sha256_file
+from sepdeploy.jobs import Answer, Job, NoAnswer, Refused, read_answer
 
 TIMEOUT_S = 900.0
 LOADER = "ld-linux-aarch64.so.1"
@@ -72,48 +73,46 @@ class Emulator:
             )
         return str(versions[runtime])
 
-    def run_job(
-        self,
-        job: Mapping[str, Any],
-        model: Path,
-        *,
-        inputs: Path | None = None,
-        output: Path | None = None,
-        counts: Path | None = None,
-    ) -> dict[str, Any]:
-        """Do one job on a model.
+    def details(self, runtime: str) -> dict[str, Any]:
+        """Return what a number in this runtime depends on.
+
+        Raises:
+            Missing: The bundle does not hold the runtime.
+        """
+        other = ("runtimes", "transport", "address")
+        return {
+            **{key: value for key, value in self.facts.items() if key not in other},
+            "emulated_runtime": runtime,
+            "emulated_runtime_version": self.runtime_version(runtime),
+        }
+
+    def run_job(self, job: Job, *, counts: Path | None = None) -> Answer:
+        """Do one job on a model; the emulator's clock says nothing, so no answer holds times.
 
         Args:
-            job: As in ``runtimes/runner``, without file names.
-            model: The model file.
-            inputs: A .npy file that the job reads.
-            output: Where the job's .npy file goes.
+            job: With paths of this machine.
             counts: Where the instruction counts at the markers go; nothing is counted when None.
-
-        Returns:
-            The runner's result. Times in it are the emulator's and mean nothing.
 
         Raises:
             BadInput: The model is not usable, or it takes too long.
             Missing: The runtime is not in the bundle, or a file of it is damaged.
             IllegalInstruction: The core lacks an instruction that the runtime uses.
         """
-        name = f"model{model.suffix}"
-        self._push(model, name)
-        sent: dict[str, Any] = {"threads": 1, **job, "model": name}
-        if inputs is not None:
-            self._push(inputs, INPUTS)
-            sent["inputs"] = INPUTS
-        if output is not None:
-            sent["output"] = OUTPUT
+        (model,) = job.models.values()
+
+        def sent(path: Path) -> str:
+            name = INPUTS if path == job.inputs else f"model{path.suffix}"
+            self._push(path, name)
+            return name
+
         argv = [COUNT, *RUNNER] if counts is not None else RUNNER
-        text = json.dumps(sent, sort_keys=True).encode()
+        text = json.dumps(job.wire(sent, OUTPUT), sort_keys=True).encode()
         done = self.transport.run(argv, stdin=text, timeout=self.timeout)
-        result = self._result(done, model, name, str(job.get("runtime")))
-        for remote, local in ((OUTPUT, output), (COUNTS, counts)):
+        answer = self._read(done, job, model)
+        for remote, local in ((OUTPUT, job.output), (COUNTS, counts)):
             if local is not None:
                 self.transport.pull(remote, local)
-        return result
+        return answer
 
     def _push(self, local: Path, remote: str) -> None:
         digest = sha256_file(local)
@@ -121,24 +120,22 @@ class Emulator:
             self.transport.push(local, remote)
             self._pushed[remote] = digest
 
-    def _result(self, done: Completed, model: Path, name: str, runtime: str) -> dict[str, Any]:
+    def _read(self, done: Completed, job: Job, model: Path) -> Answer:
         if done.signal:
-            raise self._broken(done, model, runtime)
+            raise self._broken(done, model, job.runtime)
         try:
-            result = json.loads(done.text.splitlines()[-1])
-            good = bool(result["ok"])
-        except (IndexError, ValueError, KeyError, TypeError):
+            return read_answer(done.stdout, job, clock=False)
+        except NoAnswer:
             raise Missing(
                 f"the emulated runner gave no answer (exit code {done.rc}): {done.error_line}",
                 hint="sepdeploy doctor",
             ) from None
-        if good:
-            return dict(result)
-        message, hint = str(result.get("error", "")), str(result.get("hint", ""))
-        message = message.replace(name, str(model), 1)
-        if result.get("kind") == "bad-input":
-            raise BadInput(f"{message} (on the emulated {self.core})", hint=hint)
-        raise Missing(message, hint=hint)
+        except Refused as refused:
+            message = refused.message.replace(f"model{model.suffix}", str(model), 1)
+            if refused.kind == "bad-input":
+                message += f" (on the emulated {self.core})"
+                raise BadInput(message, hint=refused.hint) from None
+            raise Missing(message, hint=refused.hint) from None
 
     def _broken(self, done: Completed, model: Path, runtime: str) -> SepdeployError:
         version = self.facts.get("runtimes", {}).get(runtime, "")

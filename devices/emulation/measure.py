@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from sepdeploy.devices.emulation.emulator import Emulator, IllegalInstruction, exchange
 from sepdeploy.errors import BadInput, Unstable, unknown_name
+from sepdeploy.jobs import Job, logits_job, read_logits
 from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
 
@@ -97,13 +98,11 @@ def logits(emulator: Emulator, path: Path, inputs: Floats, *, batch: int = 32) -
 
     def work(runtime: str) -> Floats:
         with exchange() as folder:
-            source, target = folder / "inputs.npy", folder / "logits.npy"
-            np.save(source, np.ascontiguousarray(inputs, dtype=np.float32), allow_pickle=False)
             sizes = [max(1, min(batch, len(inputs)))]
-            job = {"mode": "run", "runtime": runtime, "batches": sizes}
-            emulator.run_job(job, path, inputs=source, output=target)
-            result: Floats = np.load(target, allow_pickle=False)[0]
-            return result
+            job = logits_job(path, runtime, inputs, folder, batches=sizes)
+            emulator.run_job(job)
+            found: Floats = read_logits(job, 1, len(inputs))[0]
+            return found
 
     return _found(emulator, path, work)
 
@@ -131,11 +130,12 @@ def count_instructions(
     def once(runtime: str) -> Counts:
         with exchange() as folder:
             source, counts = None, folder / "counts.txt"
-            job = {"mode": "count", "runtime": runtime, "runs": LAST, "optimize": optimize}
+            how = {"runs": LAST, "optimize": optimize}
             if sample is not None:
                 source = folder / "inputs.npy"
                 np.save(source, np.ascontiguousarray(sample[:1], dtype=np.float32))
-            emulator.run_job(job, path, inputs=source, counts=counts)
+            job = Job("count", runtime, {"artifact": path}, how, inputs=source)
+            emulator.run_job(job, counts=counts)
             return parse_counts(counts.read_text(encoding="ascii"))
 
     def work(runtime: str) -> Counts:
@@ -150,7 +150,7 @@ def count_instructions(
 
     if not emulator.facts.get("plugin"):
         version = emulator.facts.get("qemu", "")
-        return Outcome(None, _facts(emulator, runtime_for(path)), f"qemu {version} cannot count")
+        return Outcome(None, emulator.details(runtime_for(path)), f"qemu {version} cannot count")
     return _found(emulator, path, work)
 
 
@@ -183,8 +183,8 @@ def peak_memory(emulator: Emulator, path: Path) -> Outcome[int]:
     """
 
     def work(runtime: str) -> int:
-        job = {"mode": "memory", "runtime": runtime, "emulated": True}
-        return int(emulator.run_job(job, path)["peak_rss_bytes"])
+        job = Job("memory", runtime, {"artifact": path}, {"emulated": True})
+        return emulator.run_job(job).memory["peak"]
 
     return _found(emulator, path, work)
 
@@ -227,20 +227,8 @@ def measurements(emulator: Emulator, path: Path) -> tuple[Measurement, ...]:
 def _found(emulator: Emulator, path: Path, work: Callable[[str], T]) -> Outcome[T]:
     """Do the work; an instruction that the core lacks is a finding about the device."""
     runtime = runtime_for(path)
-    facts = _facts(emulator, runtime)
+    facts = emulator.details(runtime)
     try:
         return Outcome(work(runtime), facts)
     except IllegalInstruction as error:
         return Outcome(None, facts, error.message)
-
-
-def _facts(emulator: Emulator, runtime: str) -> dict[str, Any]:
-    """Return what a number in this runtime depends on."""
-    known = {
-        k: v for k, v in emulator.facts.items() if k not in ("runtimes", "transport", "address")
-    }
-    return {
-        **known,
-        "emulated_runtime": runtime,
-        "emulated_runtime_version": emulator.runtime_version(runtime),
-    }

@@ -1,6 +1,6 @@
 """Measurements of an artifact, each made in its runtime, and their statistics."""
 
-from sepdeploy.measure.accuracy import adversarial_accuracy, clean_accuracy, images_digest
+from sepdeploy.measure.accuracy import images_digest
 from sepdeploy.measure.calibration import collect_ranges
 from sepdeploy.measure.child import run_job, run_logits, scratch
 from sepdeploy.measure.host import host_facts
@@ -13,11 +13,9 @@ from sepdeploy.measure.proof.ways import has_bodies
 
 __all__ = [
     "Timing",
-    "adversarial_accuracy",
     "check_evaluator",
     "check_parity",
     "check_residency",
-    "clean_accuracy",
     "collect_ranges",
     "compare_latency",
     "has_bodies",

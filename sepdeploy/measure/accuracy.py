@@ -11,80 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sepdeploy.errors import BadInput
-from sepdeploy.measure.child import run_logits
 from sepdeploy.measure.summary import wilson_interval
 from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
-from sepdeploy.threat import Attack, check_norm
+from sepdeploy.threat import check_norm
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 EPS_SLACK = 1e-6  # float32 rounding of image + perturbation
-
-
-def clean_accuracy(
-    path: str | os.PathLike[str],
-    runtime: str,
-    images: Images,
-    labels: Labels,
-    *,
-    batch: int = 32,
-    details: Mapping[str, Any] | None = None,
-) -> Measurement:
-    """Measure ``clean_accuracy``: the fraction of images that the artifact labels rightly.
-
-    Args:
-        path: The artifact.
-        runtime: A name of ``runtimes.RUNTIMES``.
-        images: float32 (N, *shape) in [0, 1], NCHW or NF.
-        labels: (N,), class numbers.
-        batch: Samples per run.
-        details: Further fields of the measurement.
-
-    Raises:
-        BadInput: The file or the arrays are not usable.
-        Missing: The runtime is not installed.
-    """
-    labels = _checked(images, labels)
-    logits, _ = run_logits(path, runtime, images, batches=(batch,))
-    known = {**(details or {}), "batch": batch, "threads": 1}
-    return accuracy("clean_accuracy", logits[0], images, labels, Kind.HOST, known, where=path)
-
-
-def adversarial_accuracy(
-    path: str | os.PathLike[str],
-    runtime: str,
-    images: Images,
-    adversarial: Images,
-    labels: Labels,
-    *,
-    attack: Attack,
-    batch: int = 32,
-    details: Mapping[str, Any] | None = None,
-) -> Measurement:
-    """Measure ``adversarial_accuracy`` on examples that were made for the artifact's twin.
-
-    Args:
-        path: The artifact.
-        runtime: A name of ``runtimes.RUNTIMES``.
-        images: The clean images: their digest pairs results by image, and the examples must lie
-            within the attack's radius of them.
-        adversarial: The examples, as ``images``.
-        labels: (N,), class numbers.
-        attack: What made them.
-        batch: Samples per run.
-        details: Further fields of the measurement.
-
-    Raises:
-        BadInput: The file or the arrays are not usable, or an example is further away than that.
-        Missing: The runtime is not installed.
-    """
-    labels = _checked(images, labels)
-    _checked(adversarial, labels)
-    check_distance(images, adversarial, attack.eps, attack.norm)
-    logits, _ = run_logits(path, runtime, adversarial, batches=(batch,))
-    known = {**(details or {}), **attack.details(), "batch": batch, "threads": 1}
-    return accuracy("adversarial_accuracy", logits[0], images, labels, Kind.HOST, known, where=path)
 
 
 def accuracy(
@@ -112,8 +46,9 @@ def accuracy(
         where: The artifact.
 
     Raises:
-        BadInput: The artifact has fewer classes than the labels name.
+        BadInput: The artifact has fewer classes than the labels name, or the arrays do not fit.
     """
+    labels = _checked(images, labels)
     classes = logits.shape[-1]
     if logits.ndim != 2 or int(labels.max()) >= classes:
         raise BadInput(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sepdeploy.errors import BadInput
+from sepdeploy.jobs import Job
 from sepdeploy.measure.child import run_job, scratch
 from sepdeploy.measure.proof.looks import look
 
@@ -45,11 +46,11 @@ def collect_ranges(
         shown = look(path).show(Path(path), names, folder)
         source = folder / "inputs.npy"
         np.save(source, np.asarray(images, dtype=np.float32), allow_pickle=False)
-        files = {"model": str(shown.path), "inputs": str(source)}
-        job = {"mode": "ranges", "runtime": runtime, "names": list(names), "batch": BATCH}
-        found = run_job(job | files)["ranges"]
+        settings = {"names": list(names), "batch": BATCH}
+        job = Job("ranges", runtime, {"artifact": shown.path}, settings, inputs=source)
+        found = dict(run_job(job).ranges)
     if shown.given in names:
-        found[shown.given] = [float(images.min()), float(images.max())]
+        found[shown.given] = float(images.min()), float(images.max())
     if lacking := [name for name in names if name not in found]:
         raise BadInput(f"{path}: has no activation '{lacking[0]}' to calibrate")
-    return {name: (low, high) for name, (low, high) in found.items()}
+    return found

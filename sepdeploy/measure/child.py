@@ -10,14 +10,23 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.jobs import (
+    Answer,
+    Job,
+    NoAnswer,
+    Refused,
+    logits_job,
+    read_answer,
+    read_logits,
+)
 from sepdeploy.runtimes import packing
 from sepdeploy.runtimes.runner.contract import one_line
 
@@ -26,52 +35,56 @@ LEAST_MEMORY = 4 << 30  # bytes of address space that a runtime needs in any cas
 KEPT_VARIABLES = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")
 
 
-def run_job(job: Mapping[str, Any], *, timeout: float = TIMEOUT_S) -> dict[str, Any]:
-    """Run one job in a fresh child process and return its result.
+def run_job(job: Job, *, timeout: float = TIMEOUT_S) -> Answer:
+    """Run one job in a fresh child process and return its answer.
 
     The child gets a small fixed environment, a limit of memory (unless the job names its own) and
     ``timeout`` seconds; it is ended when the caller is interrupted. Custom nodes run in native
     kernels, where those are built and fit the file, unless the job says what runs them
-    (``native``); the result's ``native_calls`` tells whether they did.
+    (``native``); the answer's ``native_calls`` tells whether they did.
 
     Args:
-        job: See ``sepdeploy.runtimes.runner``; paths may be relative to the current folder.
+        job: Its paths may be relative to the current folder.
         timeout: Seconds.
 
     Raises:
         BadInput: A file is not usable, crashes the runtime, needs too much memory or time.
         Missing: The runtime is not installed.
     """
-    job = {"memory_limit": memory_limit(), "threads": 1, **job}
-    if "native" not in job:
-        job["native"] = native_libraries(_paths(job), str(job.get("runtime")))
+    sent = {"memory_limit": memory_limit(), **job.wire()}
+    if "native" not in sent:
+        sent["native"] = native_libraries(list(map(str, job.models.values())), job.runtime)
     with scratch() as folder:
-        return _in_child(job, packing.write_runner(folder), timeout)
+        return _in_child(job, json.dumps(sent).encode(), packing.write_runner(folder), timeout)
 
 
-def _in_child(job: Mapping[str, Any], program: Path, timeout: float) -> dict[str, Any]:
-    subject = _subject(job)
+def _in_child(job: Job, text: bytes, program: Path, timeout: float) -> Answer:
     process = subprocess.Popen(
         [sys.executable, "-P", str(program)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment(int(job["threads"])),
+        env=environment(job.threads or 1),
         start_new_session=True,  # the parent decides what Ctrl-C means
     )
     try:
         with contextlib.suppress(BrokenPipeError):
-            out, err = process.communicate(json.dumps(job).encode(), timeout=timeout)
+            out, err = process.communicate(text, timeout=timeout)
     except subprocess.TimeoutExpired as error:
         raise BadInput(
-            f"{subject}: did not finish within {timeout:.0f} s in {job.get('runtime')}",
+            f"{job.subject}: did not finish within {timeout:.0f} s in {job.runtime}",
             hint="is the file what it should be? else try a smaller batch or fewer samples",
         ) from error
     finally:
         if process.poll() is None:
             process.kill()
             process.communicate()
-    return _result(job, subject, process.returncode, out, err)
+    try:
+        return read_answer(out, job)
+    except NoAnswer:
+        raise _crash(job, process.returncode, err) from None
+    except Refused as refused:
+        raise _refusal(job, refused) from None
 
 
 def native_libraries(paths: Sequence[str], runtime: str) -> dict[str, str]:
@@ -95,7 +108,7 @@ def run_logits(
     batches: Sequence[int] = (32,),
     threads: int = 1,
     native: Mapping[str, str] | None = None,
-) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+) -> tuple[npt.NDArray[np.float32], Answer]:
     """Run samples through an artifact in a child process.
 
     Args:
@@ -107,28 +120,20 @@ def run_logits(
         native: What runs its custom nodes (``runner``); by default the best there is.
 
     Returns:
-        Logits (len(batches), N, classes), and the runner's result with its facts.
+        Logits (len(batches), N, classes), and the runner's answer.
 
     Raises:
         BadInput: The artifact or the inputs are not usable.
         Missing: The runtime is not installed.
     """
     with scratch() as folder:
-        source, target = folder / "inputs.npy", folder / "logits.npy"
-        np.save(source, np.asarray(inputs, dtype=np.float32), allow_pickle=False)
-        job = {
-            "mode": "run",
-            "runtime": runtime,
-            "threads": threads,
-            "model": os.fspath(path),
-            "inputs": str(source),
-            "batches": list(batches),
-            "output": str(target),
-            **({} if native is None else {"native": dict(native)}),
-        }
-        result = run_job(job)
-        logits: npt.NDArray[np.float32] = np.load(target, allow_pickle=False)
-    return logits, result
+        job = logits_job(
+            Path(path), runtime, np.asarray(inputs), folder, batches=batches, threads=threads
+        )
+        if native is not None:
+            job = replace(job, settings={**job.settings, "native": dict(native)})
+        answer = run_job(job)
+        return read_logits(job, len(batches), len(inputs)), answer
 
 
 @contextlib.contextmanager
@@ -156,41 +161,18 @@ def memory_limit() -> int:
     return max(LEAST_MEMORY, int(line.split()[1]) * 1024 * 4 // 5)
 
 
-def _paths(job: Mapping[str, Any]) -> list[str]:
-    """Return the files that a job loads."""
-    if "model" in job:
-        return [str(job["model"])]
-    return [str(m.get("path")) for m in job.get("models", ())]
+def _refusal(job: Job, refused: Refused) -> SepdeployError:
+    """Return the error for what the child could not do."""
+    message, hint = refused.message, refused.hint
+    if refused.kind == "missing":
+        return Missing(message, hint=hint)
+    if refused.kind == "bad-input":
+        named = any(str(path) in message for path in job.models.values())
+        return BadInput(message if named else f"{job.subject}: {message}", hint=hint)
+    return SepdeployError(f"{job.subject}: the runner failed: {message}", hint=hint)
 
 
-def _subject(job: Mapping[str, Any]) -> str:
-    """Return the file or files that a job is about."""
-    return ", ".join(_paths(job)) or "job"
-
-
-def _result(
-    job: Mapping[str, Any], subject: str, code: int, out: bytes, err: bytes
-) -> dict[str, Any]:
-    """Return the result that a finished child wrote, or raise what its end means."""
-    lines = out.decode(errors="replace").strip().splitlines()
-    try:
-        result = json.loads(lines[-1])
-        if not isinstance(result, dict) or "ok" not in result:
-            raise ValueError
-    except (IndexError, ValueError):
-        raise _crash(job, subject, code, err) from None
-    if result["ok"]:
-        return result
-    message, hint, kind = str(result["error"]), str(result.get("hint", "")), result.get("kind")
-    if kind == "missing":
-        raise Missing(message, hint=hint)
-    if kind == "bad-input":
-        where = "" if any(p in message for p in subject.split(", ")) else f"{subject}: "
-        raise BadInput(f"{where}{message}", hint=hint)
-    raise SepdeployError(f"{subject}: the runner failed: {message}", hint=hint)
-
-
-def _crash(job: Mapping[str, Any], subject: str, code: int, err: bytes) -> SepdeployError:
+def _crash(job: Job, code: int, err: bytes) -> SepdeployError:
     """Return the error for a child that ended without an answer."""
     if code < 0:
         try:
@@ -202,7 +184,7 @@ def _crash(job: Mapping[str, Any], subject: str, code: int, err: bytes) -> Sepde
         how, why = f"exit code {code}", ""
     last = one_line(err.decode(errors="replace").strip().splitlines()[-1:] or "")
     return BadInput(
-        f"{subject}: {job.get('runtime')} broke down on it, {how}{why}",
+        f"{job.subject}: {job.runtime} broke down on it, {how}{why}",
         hint="the file is damaged or hostile, or its runtime has a bug"
         + (f"; it said: {last}" if last else ""),
     )

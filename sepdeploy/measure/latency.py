@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sepdeploy.errors import BadInput
 from sepdeploy.files import sha256_file
+from sepdeploy.jobs import Clocked, Job
 from sepdeploy.measure.child import run_job
 from sepdeploy.measure.summary import ratio_interval, summarize
 from sepdeploy.metrics import measured
@@ -51,7 +51,7 @@ class Timing:
 
 def time_models(
     models: Mapping[str, PathLike], runtime: str, timing: Timing | None = None
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
+) -> Clocked:
     """Time several artifacts of one input shape in turns, in one child process.
 
     Args:
@@ -60,23 +60,23 @@ def time_models(
         timing: How; by default batch 1, one thread.
 
     Returns:
-        Name to samples in milliseconds per run, in time order, as many for each model; and the
-        runner's result with its facts.
+        Samples in milliseconds per run, in time order, as many for each model.
 
     Raises:
         BadInput: A file is not usable, or they take different inputs.
         Missing: The runtime is not installed.
     """
     timing = timing or Timing()
-    job = {
-        "mode": "latency",
-        "runtime": runtime,
-        "models": [{"name": name, "path": os.fspath(path)} for name, path in models.items()],
-        **vars(timing),
-    }
-    result = run_job(job)
-    samples = {m["name"]: [float(s) for s in m["samples_ms"]] for m in result["models"]}
-    return samples, result
+    times = run_job(latency_job(models, runtime, timing)).times
+    assert times is not None  # this machine has a clock
+    return times
+
+
+def latency_job(models: Mapping[str, PathLike], runtime: str, timing: Timing) -> Job:
+    """Return the job that times several artifacts in turns."""
+    how = {key: value for key, value in vars(timing).items() if key != "threads"}
+    paths = {name: Path(path) for name, path in models.items()}
+    return Job("latency", runtime, paths, how, timing.threads)
 
 
 def measure_latency(
@@ -102,13 +102,12 @@ def measure_latency(
     """
     timing = timing or Timing()
     models = {"artifact": path} | ({} if dense is None else {"dense": dense})
-    samples, result = time_models(models, runtime, timing)
-    return latency_pair(samples, result, timing, Kind.HOST, why_no_dense=why_no_dense)
+    times = time_models(models, runtime, timing)
+    return latency_pair(times, timing, Kind.HOST, why_no_dense=why_no_dense)
 
 
 def latency_pair(
-    samples: Mapping[str, Sequence[float]],
-    result: Mapping[str, Any],
+    times: Clocked,
     timing: Timing,
     kind: Kind,
     *,
@@ -117,13 +116,12 @@ def latency_pair(
     """Return ``latency_ms`` and ``latency_vs_dense`` from timed samples.
 
     Args:
-        samples: Milliseconds of "artifact" and, where there is one, of "dense".
-        result: The runner's result they came with.
+        times: Of "artifact" and, where there is one, of "dense".
         timing: How they were timed.
         kind: HOST, or MEASURED on a real device.
         why_no_dense: The reason given where "dense" is absent.
     """
-    own = latency_measurement(samples["artifact"], result, timing, kind)
+    own, samples = latency_measurement(times, timing, kind), times.samples()
     shared = {"batch": timing.batch, "threads": timing.threads}
     if "dense" not in samples:
         none = {**shared, "reason": why_no_dense}
@@ -139,25 +137,24 @@ def latency_pair(
             **shared,
             "dense_ms": reference.median,
             "dense_mad": reference.mad,
-            "rounds": result["rounds"],
-            **_kernels(result),
+            "rounds": times.rounds,
+            **_kernels(times),
         },
     )
     return own, ratio
 
 
-def latency_measurement(
-    samples: Sequence[float], result: Mapping[str, Any], timing: Timing, kind: Kind
-) -> Measurement:
-    """Return ``latency_ms`` from samples in milliseconds and the runner's result they came with."""
-    own = summarize(samples)
+def latency_measurement(times: Clocked, timing: Timing, kind: Kind) -> Measurement:
+    """Return ``latency_ms`` of the first model."""
+    first = times.models[0]
+    own = summarize(first.samples_ms)
     return measured(
         "latency_ms",
         own.median,
         kind,
         n=own.n,
         ci=own.interval,
-        samples=tuple(samples),
+        samples=first.samples_ms,
         details={
             "mad": own.mad,
             "p90": own.p90,
@@ -165,17 +162,16 @@ def latency_measurement(
             "batch": timing.batch,
             "threads": timing.threads,
             "warmup": timing.warmup,
-            "rounds": result["rounds"],
-            "block_runs": result["models"][0]["block_runs"],
-            **_kernels(result),
+            "rounds": times.rounds,
+            "block_runs": first.block_runs,
+            **_kernels(times),
         },
     )
 
 
-def _kernels(result: Mapping[str, Any]) -> dict[str, str]:
+def _kernels(times: Clocked) -> dict[str, str]:
     """Return what ran the custom nodes of the first model, nothing where no kernels did."""
-    first = result["models"][0]
-    return {"kernels": str(first["kernels"])} if "kernels" in first else {}
+    return {"kernels": times.models[0].kernels} if times.models[0].kernels else {}
 
 
 def compare_latency(
@@ -191,13 +187,13 @@ def compare_latency(
         Missing: The runtime is not installed.
     """
     timing = timing or Timing()
-    samples, result = time_models({"new": new, "old": old}, runtime, timing)
-    plain = latency_measurement(samples["new"], result, timing, Kind.HOST)
+    times = time_models({"new": new, "old": old}, runtime, timing)
+    plain, samples = latency_measurement(times, timing, Kind.HOST), times.samples()
     details = {
         **plain.details,
         "interleaved": True,
         "against": {"path": Path(old).name, "sha256": sha256_file(Path(old))},
-        "old_samples": samples["old"],
-        "new_samples": samples["new"],
+        "old_samples": list(samples["old"]),
+        "new_samples": list(samples["new"]),
     }
     return replace(plain, details=details)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from sepdeploy.jobs import Answer, Job
 from sepdeploy.measure.child import run_job
 from sepdeploy.measure.summary import summarize
 from sepdeploy.metrics import measured
@@ -35,38 +38,51 @@ def measure_memory(
         BadInput: The file is not usable.
         Missing: The runtime is not installed.
     """
-    job = {
-        "mode": "memory",
-        "runtime": runtime,
-        "threads": threads,
-        "model": os.fspath(path),
-        "batch": batch,
-    }
-    results = [run_job(job) for _ in range(max(1, repeats))]
-    shared = {"batch": batch, "threads": threads}
-    peaks = [float(r["peak_rss_bytes"]) for r in results]
-    loads = [float(r["load_ms"]) for r in results]
-    middle = results[sorted(range(len(peaks)), key=peaks.__getitem__)[len(peaks) // 2]]
+    job = Job("memory", runtime, {"artifact": Path(path)}, {"batch": batch}, threads)
+    answers = [run_job(job) for _ in range(max(1, repeats))]
+    peak, load = memory_pair(answers, Kind.HOST, {"batch": batch, "threads": threads})
+    return peak, load
+
+
+def memory_pair(
+    answers: Sequence[Answer], kind: Kind, shared: Mapping[str, int] | None
+) -> tuple[Measurement, Measurement]:
+    """Return ``peak_rss_bytes`` and ``load_ms`` from answers of a place with a clock.
+
+    Args:
+        answers: Of one process each.
+        kind: How they were obtained.
+        shared: Details of both; None gives the plain numbers of a single process.
+    """
+    peaks = [float(a.memory["peak"]) for a in answers]
+    times = [a.times for a in answers if a.times is not None]
+    loads = [t.load_ms for t in times]
+    at = sorted(range(len(peaks)), key=peaks.__getitem__)[len(peaks) // 2]
+    middle = answers[at].memory
+    if shared is None:
+        return measured("peak_rss_bytes", middle["peak"], kind), measured(
+            "load_ms", loads[at], kind
+        )
     peak = measured(
         "peak_rss_bytes",
-        int(middle["peak_rss_bytes"]),
-        Kind.HOST,
+        middle["peak"],
+        kind,
         n=len(peaks),
         samples=tuple(peaks),
         details={
             **shared,
-            "before_bytes": int(middle["rss_before_bytes"]),
-            "loaded_bytes": int(middle["rss_loaded_bytes"]),
-            "after_bytes": int(middle["rss_after_bytes"]),
+            "before_bytes": middle["before"],
+            "loaded_bytes": middle["loaded"],
+            "after_bytes": middle["after"],
         },
     )
     load = summarize(loads)
     loading = measured(
         "load_ms",
         load.median,
-        Kind.HOST,
+        kind,
         n=load.n,
         samples=tuple(loads),
-        details={**shared, "mad": load.mad, "first_run_ms": float(middle["first_run_ms"])},
+        details={**shared, "mad": load.mad, "first_run_ms": times[at].first_run_ms},
     )
     return peak, loading

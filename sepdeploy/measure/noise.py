@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from sepdeploy.measure.latency import Timing, time_models
 from sepdeploy.measure.statistics import noise_floor
@@ -28,9 +29,9 @@ def measure_noise(
     timing = timing or Timing(samples_per_round=10)
     runs = []
     for _ in range(RUNS):
-        samples, result = time_models({"a": path, "b": path}, runtime, timing)
-        rounds = int(result["rounds"])
-        runs.append((_in_rounds(samples["a"], rounds), _in_rounds(samples["b"], rounds)))
+        times = time_models({"a": path, "b": path}, runtime, timing)
+        a, b = (_in_rounds(m.samples_ms, times.rounds) for m in times.models)
+        runs.append((a, b))
     floor = noise_floor(runs)
     return measured(
         "noise_floor",
@@ -46,6 +47,6 @@ def measure_noise(
     )
 
 
-def _in_rounds(samples: list[float], rounds: int) -> list[list[float]]:
+def _in_rounds(samples: Sequence[float], rounds: int) -> list[Sequence[float]]:
     size = len(samples) // rounds
     return [samples[i * size : (i + 1) * size] for i in range(rounds)]

@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from sepdeploy.devices.transports import (
     Replay,
 )
 from sepdeploy.errors import BadInput, Missing, SepdeployError, Unstable
+from sepdeploy.jobs import Job, logits_job
 from sepdeploy.records import Kind
 from sepdeploy.runtimes import packing
 
@@ -49,29 +50,18 @@ def launcher(python: str = sys.executable) -> Launcher:
     return python_launcher(packing.write_runner(Path(folder)), python)
 
 
-def run_job(model: Path, folder: Path, inputs: Array) -> dict[str, Any]:
-    np.save(folder / "inputs.npy", inputs)
-    return {
-        "mode": "run",
-        "runtime": "onnxruntime",
-        "threads": 1,
-        "model": str(model),
-        "inputs": str(folder / "inputs.npy"),
-        "batches": [2, 3],
-        "output": str(folder / "logits.npy"),
-        "memory_limit": 1,
-    }
+def run_job(model: Path, folder: Path, inputs: Array) -> Job:
+    job = logits_job(model, "onnxruntime", inputs, folder, batches=[2, 3])
+    return replace(job, settings={**job.settings, "memory_limit": 1})
 
 
-def latency_job(model: Path, **changes: Any) -> dict[str, Any]:
-    return {
-        "mode": "latency",
-        "runtime": "onnxruntime",
-        "models": [{"name": "artifact", "path": str(model)}],
-        "min_seconds": 0.05,
-        "min_rounds": 5,
-        **changes,
-    }
+def latency_job(model: Path, **changes: Any) -> Job:
+    how = {"min_seconds": 0.05, "min_rounds": 5, **changes}
+    return Job("latency", "onnxruntime", {"artifact": model}, how)
+
+
+def memory_job(model: Path) -> Job:
+    return Job("memory", "onnxruntime", {"artifact": model})
 
 
 @pytest.fixture
@@ -79,12 +69,11 @@ def inputs() -> Array:
     return np.random.default_rng(1).random((6, 12), dtype=np.float32)
 
 
-def jobs(model: Path, folder: Path, inputs: Array) -> list[tuple[str, dict[str, Any]]]:
-    memory = {"mode": "memory", "runtime": "onnxruntime", "model": str(model)}
+def jobs(model: Path, folder: Path, inputs: Array) -> list[tuple[str, Job]]:
     return [
         ("logits", run_job(model, folder, inputs)),
         ("latency", latency_job(model)),
-        ("memory", memory),
+        ("memory", memory_job(model)),
     ]
 
 
@@ -97,11 +86,11 @@ def test_ssh_end_to_end(
     assert run.kind is Kind.MEASURED
     logits = np.load(tmp_path / "logits.npy")
     np.testing.assert_allclose(logits, np.stack([inputs @ weight] * 2), rtol=1e-5)
-    (timed,) = run.results["latency"]["models"]
-    assert timed["path"] == str(onnx_file)
-    assert len(timed["samples_ms"]) >= 5
-    assert min(timed["samples_ms"]) > 0
-    assert run.results["memory"]["peak_rss_bytes"] > 1 << 20
+    (timed,) = run.answers["latency"].times.models
+    assert timed.name == "artifact"
+    assert len(timed.samples_ms) >= 5
+    assert min(timed.samples_ms) > 0
+    assert run.answers["memory"].memory["peak"] > 1 << 20
     device_facts = run.device()
     assert device_facts["transport"] == "ssh"
     assert device_facts["machine"] == os.uname().machine
@@ -153,7 +142,7 @@ def test_a_connection_lost_during_a_job_is_tried_again_once(
         run = measure(device, launcher(), [("latency", job)], pause=0.2)
         breaker.join()
     assert run.error is None
-    assert run.results["latency"]["models"][0]["samples_ms"]
+    assert run.answers["latency"].times.models[0].samples_ms
     assert "the connection was lost and restored 1 time(s)" in run.notes
     assert not Path(f"/proc/{pids[0]}").exists()
 
@@ -162,7 +151,7 @@ def test_a_connection_lost_during_a_job_is_tried_again_once(
 def test_a_run_that_is_killed_keeps_what_was_finished(
     sshd: Sshd, tmp_path: Path, onnx_file: Path
 ) -> None:
-    memory = {"mode": "memory", "runtime": "onnxruntime", "model": str(onnx_file)}
+    memory = memory_job(onnx_file)
 
     def kill(name: str) -> None:
         if name == "long":
@@ -183,13 +172,13 @@ def test_a_run_that_is_killed_keeps_what_was_finished(
             [("memory", memory), ("long", latency_job(onnx_file, min_seconds=60)), ("x", memory)],
             on_job=kill,
         )
-    assert list(run.results) == ["memory"]
+    assert list(run.answers) == ["memory"]
     assert isinstance(run.error, Missing)
     assert "the run was killed there" in run.error.message
     assert run.after is not None
 
 
-def failing(transport: Any, start: Launcher, job: Mapping[str, Any]) -> SepdeployError:
+def failing(transport: Any, start: Launcher, job: Job) -> SepdeployError:
     with pytest.raises(SepdeployError) as error:
         DeviceRunner(transport, start).run_job(job)
     assert "\n" not in error.value.message
@@ -292,7 +281,7 @@ def test_a_connection_is_restored_once_not_for_ever(
     device = Flaky(tmp_path / "wd")
     device.drops = drops
     run = measure(device, launcher(), jobs(onnx_file, tmp_path, inputs)[1:], pause=0)
-    assert len(run.results) == finished
+    assert len(run.answers) == finished
     assert (run.error is None) == (finished == 2)
     if run.error is not None:
         assert run.error.exit_code == 4
@@ -315,7 +304,7 @@ def test_a_recorded_run_is_replayed_byte_for_byte(
         moved = measure(device, launcher(), jobs(elsewhere, tmp_path, inputs))
     assert second == first
     assert (tmp_path / "logits.npy").read_bytes() == logits
-    assert moved.results["memory"] == first.results["memory"]
+    assert moved.answers["memory"] == first.answers["memory"]
 
 
 def test_adb_end_to_end(
@@ -327,7 +316,7 @@ def test_adb_end_to_end(
     assert run.kind is Kind.MEASURED
     assert run.device()["board"] == "Google Pixel 6"
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy")[0], inputs @ weight, rtol=1e-5)
-    assert run.results["latency"]["models"][0]["samples_ms"]
+    assert run.answers["latency"].times.models[0].samples_ms
 
 
 def test_an_android_emulator_is_labelled(adb_world: AdbWorld, onnx_file: Path) -> None:
@@ -358,7 +347,7 @@ def test_a_throttled_run_is_void_and_kept(tmp_path: Path, onnx_file: Path) -> No
     assert isinstance(run.error, Unstable)
     assert run.error.exit_code == 5
     assert "under-voltage" in run.error.message
-    assert run.results["latency"]["ok"]
+    assert run.answers["latency"].times
     assert measure(Hot(tmp_path / "wd"), launcher(), work, steady=False).error is None
 
 

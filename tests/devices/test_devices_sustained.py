@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sepdeploy.devices.sustained import sample_times, sustained
 from sepdeploy.errors import Unstable
+from sepdeploy.jobs import Clocked, Timed
 
 
 def test_a_steady_device() -> None:
@@ -53,11 +54,8 @@ def test_too_few_samples(n: int) -> None:
 
 
 def test_the_times_follow_from_the_samples() -> None:
-    models = [
-        {"samples_ms": [1.0, 1.0], "block_runs": 100},
-        {"samples_ms": [2.0, 2.0], "block_runs": 50},
-    ]
-    first, second = sample_times({"models": models, "rounds": 2}, 0.418)
+    models = (Timed("a", (1.0, 1.0), 100), Timed("b", (2.0, 2.0), 50))
+    first, second = sample_times(Clocked(models, 2), 0.418)
     # 3 + 100, 6 + 100 | 6 + 100, 3 + 100 milliseconds: the order reverses
     assert first == pytest.approx((0.103, 0.418))
     assert second == pytest.approx((0.209, 0.315))
@@ -65,8 +63,7 @@ def test_the_times_follow_from_the_samples() -> None:
 
 @given(st.lists(st.floats(0.1, 50), min_size=4, max_size=40), st.floats(1, 900))
 def test_times_ascend_and_end_with_the_run(samples: list[float], seconds: float) -> None:
-    result = {"models": [{"samples_ms": samples, "block_runs": 7}], "rounds": len(samples)}
-    (times,) = sample_times(result, seconds)
+    (times,) = sample_times(Clocked((Timed("a", tuple(samples), 7),), len(samples)), seconds)
     assert list(times) == sorted(times)
     assert times[-1] == pytest.approx(seconds)
     assert min(samples) <= sustained(times, samples).last_ms <= max(samples)

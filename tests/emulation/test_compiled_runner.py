@@ -21,6 +21,7 @@ from sepdeploy.devices.bundle.tools import compile_c, find_compiler
 from sepdeploy.devices.measured import DeviceRunner
 from sepdeploy.devices.transports import LocalTransport
 from sepdeploy.errors import BadInput, Missing
+from sepdeploy.jobs import logits_job
 from sepdeploy.runtimes.runner.main import execute
 from sepdeploy.runtimes.runner.table import load
 
@@ -276,17 +277,9 @@ def test_the_bundle_does_a_devices_jobs(samples: dict[str, Any], tmp_path: Path)
     except (BadInput, Missing) as error:
         pytest.skip(f"{error.message}; {error.hint}")
     sample = samples["conv.onnx"]
-    np.save(tmp_path / "x.npy", sample.inputs)
-    job = {
-        "mode": "run",
-        "runtime": "onnxruntime",
-        "model": str(sample.path),
-        "inputs": str(tmp_path / "x.npy"),
-        "batches": [2],
-        "output": str(tmp_path / "y.npy"),
-    }
+    job = logits_job(sample.path, "onnxruntime", sample.inputs, tmp_path, batches=[2])
     with LocalTransport(tmp_path / "device") as device:
         result = DeviceRunner(device, bundle_launcher(bundle)).run_job(job)
-    assert result["runner"] == "compiled 1"
+    assert result.runner == "compiled 1"
     expected = load("onnxruntime", str(sample.path)).run(sample.inputs)
-    np.testing.assert_allclose(np.load(tmp_path / "y.npy")[0], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.load(job.output)[0], expected, rtol=1e-5, atol=1e-6)

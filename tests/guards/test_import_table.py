@@ -17,7 +17,7 @@ import sepdeploy
 ROOT = Path(__file__).resolve().parents[2]
 MAPPED = ("exporters", "runtimes", "devices")
 LEAVES = {
-    "cache", "codec", "errors", "files", "flatbuffer", "metrics", "programs", "records",
+    "cache", "codec", "errors", "files", "flatbuffer", "jobs", "metrics", "programs", "records",
     "settings", "threat",
 }  # fmt: skip
 
@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "programs": set(),
     "errors": set(),
     "files": set(),
+    "jobs": set(),
     "flatbuffer": set(),
     "records": set(),
     "metrics": set(),

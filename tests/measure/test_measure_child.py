@@ -1,18 +1,21 @@
 """Jobs in a child process: whatever the child does, the parent gets one line or the result."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sepdeploy import measure
+from sepdeploy import measure, runtimes
 from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.jobs import Job
 from sepdeploy.measure import child
 from sepdeploy.runtimes import packing
 
@@ -29,7 +32,7 @@ def fake_runner(monkeypatch):
     return replace
 
 
-JOB = {"mode": "memory", "runtime": "onnxruntime", "model": "some.onnx"}
+JOB = Job("memory", "onnxruntime", {"artifact": Path("some.onnx")})
 
 
 @pytest.mark.parametrize(
@@ -75,8 +78,10 @@ def test_an_interruption_ends_the_child(fake_runner, tmp_path):
     parent = textwrap.dedent(f"""
         from sepdeploy.runtimes import packing
         packing.runner_bytes = {text!r}.encode
-        from sepdeploy import measure
+        from sepdeploy import measure, runtimes
         try:
+            from pathlib import Path, PosixPath
+            from sepdeploy.jobs import Job
             measure.run_job({JOB!r})
         except KeyboardInterrupt:
             print("interrupted")
@@ -116,15 +121,18 @@ def test_answers_become_errors_of_their_kind(fake_runner):
     assert caught.value.exit_code == 70
 
 
-def test_the_environment_is_small_and_fixed(fake_runner, monkeypatch):
+def test_the_environment_is_small_and_fixed(fake_runner, monkeypatch, tmp_path):
     monkeypatch.setenv("SECRET_TOKEN", "1")
     monkeypatch.setenv("PYTHONHASHSEED", "random")
+    seen = tmp_path / "seen"
     fake_runner(
-        "print(json.dumps({'ok': True, 'env': dict(os.environ), 'argv0': sys.path[0],"
-        "'folder': os.path.dirname(os.path.abspath(__file__)),"
-        "'job': json.load(sys.stdin)}))"
+        f"open({str(seen)!r}, 'w').write(json.dumps({{"
+        "'env': dict(os.environ), 'argv0': sys.path[0],"
+        "'folder': os.path.dirname(os.path.abspath(__file__)), 'job': json.load(sys.stdin)}));"
+        "print(json.dumps({'ok': True, 'peak_rss_bytes': 1, 'load_ms': 1}))"
     )
-    result = measure.run_job({**JOB, "threads": 2})
+    measure.run_job(replace(JOB, threads=2))
+    result = json.loads(seen.read_text())
     env = result["env"]
     assert "SECRET_TOKEN" not in env
     assert env["PYTHONHASHSEED"] == "0"
@@ -160,9 +168,9 @@ def test_a_file_that_asks_for_terabytes_is_one_line(tmp_path):
 
 def test_nothing_is_left_behind(artifacts, images, tmp_path, monkeypatch):
     monkeypatch.setattr(child.tempfile, "tempdir", str(tmp_path))
-    logits, facts = measure.run_logits(artifacts["onnx"], "onnxruntime", images, batches=(1, 5))
+    logits, answer = measure.run_logits(artifacts["onnx"], "onnxruntime", images, batches=(1, 5))
     assert logits.shape == (2, 32, 10)
-    assert facts["machine"]
+    assert answer.version == runtimes.versions()["onnxruntime"]
     with pytest.raises(BadInput):
         measure.run_logits(tmp_path / "absent.onnx", "onnxruntime", images)
     assert list(tmp_path.iterdir()) == []
@@ -175,13 +183,11 @@ def test_memory_limit_without_proc(monkeypatch):
     assert child.memory_limit() == 100000000 * 1024 * 4 // 5
 
 
-def test_jobs_without_files_have_a_subject(fake_runner):
+def test_jobs_of_several_files_name_them_all(fake_runner):
     fake_runner("sys.exit(1)")
-    with pytest.raises(BadInput, match=r"^job: "):
-        measure.run_job({"mode": "latency", "runtime": "onnxruntime"})
-    models = [{"path": "a.onnx"}, {"path": "b.onnx"}]
+    models = {"a": Path("a.onnx"), "b": Path("b.onnx")}
     with pytest.raises(BadInput, match=r"^a\.onnx, b\.onnx: "):
-        measure.run_job({"mode": "latency", "runtime": "onnxruntime", "models": models})
+        measure.run_job(Job("latency", "onnxruntime", models))
 
 
 def test_a_harder_limit_of_the_shell_is_kept():

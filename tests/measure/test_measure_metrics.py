@@ -14,6 +14,10 @@ from sepdeploy.gate import evidence
 from sepdeploy.measure import accuracy, host
 from sepdeploy.records import Kind
 from sepdeploy.threat import Attack
+from sepdeploy.workflows.bench.judging import JudgingSet
+from sepdeploy.workflows.bench.measuring import Task, measure_at
+from sepdeploy.workflows.bench.options import BenchOptions
+from sepdeploy.workflows.bench.places import HostPlace
 
 QUICK = {"min_rounds": 4, "min_seconds": 0.0, "block_us": 50.0}
 
@@ -105,13 +109,26 @@ def test_a_larger_model_takes_more_memory(tmp_path):
 # --- accuracy
 
 
+class Judge(HostPlace):
+    """This machine, where nothing is timed."""
+
+    modes = frozenset({"run"})
+
+
+def judged(path, runtime, images, labels, moved=None, attack=None):
+    ids = np.arange(len(images))
+    faces = JudgingSet(images, labels, ids, "x", "data", moved, attack)
+    task = Task(path, runtime, (faces,), None, "", BenchOptions())
+    return {m.metric: m for m in measure_at(Judge(), task)[0]}
+
+
 def test_accuracy_is_counted_image_by_image(runtime_and_path, network, images):
     runtime, path = runtime_and_path
     predicted = network.logits(images).argmax(axis=1)
     labels = predicted.copy()
     wrong = [0, 5, 31]
     labels[wrong] = (labels[wrong] + 1) % 10
-    found = measure.clean_accuracy(path, runtime, images, labels, batch=5, details={"data": "x"})
+    found = judged(path, runtime, images, labels)["clean_accuracy"]
     assert (found.metric, found.unit, found.kind) == ("clean_accuracy", "fraction", Kind.HOST)
     assert found.value == pytest.approx(29 / 32)
     assert [i for i, s in enumerate(found.samples) if s == 0] == wrong
@@ -125,11 +142,10 @@ def test_accuracy_is_counted_image_by_image(runtime_and_path, network, images):
 def test_eps_zero_is_exactly_clean_accuracy(artifacts, network, images):
     labels = network.logits(images).argmax(axis=1)
     labels[:4] = (labels[:4] + 1) % 10
-    clean = measure.clean_accuracy(artifacts["onnx"], "onnxruntime", images, labels)
-    adversarial = measure.adversarial_accuracy(
-        artifacts["onnx"], "onnxruntime", images, images.copy(), labels,
-        attack=Attack("pgd-40", 0.0),
-    )  # fmt: skip
+    clean = judged(artifacts["onnx"], "onnxruntime", images, labels)["clean_accuracy"]
+    adversarial = judged(
+        artifacts["onnx"], "onnxruntime", images, labels, images.copy(), Attack("pgd-40", 0.0)
+    )["adversarial_accuracy"]
     assert adversarial.value == clean.value
     assert adversarial.samples == clean.samples
     assert adversarial.details["images_sha256"] == clean.details["images_sha256"]
@@ -139,14 +155,14 @@ def test_adversarial_accuracy_judges_the_examples(artifacts, network, images):
     labels = network.logits(images).argmax(axis=1)
     rng = np.random.default_rng(0)
     moved = np.clip(images + rng.choice([-0.1, 0.1], images.shape), 0, 1).astype(np.float32)
-    found = measure.adversarial_accuracy(
+    found = judged(
         artifacts["onnx"],
         "onnxruntime",
         images,
-        moved,
         labels,
-        attack=Attack("pgd-40", 0.1, restarts=2, seed=7),
-    )
+        moved,
+        Attack("pgd-40", 0.1, restarts=2, seed=7),
+    )["adversarial_accuracy"]
     expected = network.logits(moved).argmax(axis=1) == labels
     assert found.samples == tuple(int(e) for e in expected)
     names = ("attack", "eps", "norm", "steps", "restarts", "seed")
@@ -204,9 +220,10 @@ def test_labels_must_fit(artifacts, images):
         (np.full(32, 10), "gives 10 classes, the labels go up to 10"),
     ):
         with pytest.raises(BadInput, match=text):
-            measure.clean_accuracy(path, "onnxruntime", images, labels)
+            judged(path, "onnxruntime", images, labels)
+    logits, none = np.zeros((0, 10), np.float32), np.zeros(0, np.int64)
     with pytest.raises(BadInput, match="as many labels"):
-        measure.clean_accuracy(path, "onnxruntime", images[:0], np.zeros(0, np.int64))
+        accuracy.accuracy("clean_accuracy", logits, images[:0], none, Kind.HOST, {}, where=path)
 
 
 def test_the_digest_depends_on_images_labels_and_shape(images):

@@ -15,6 +15,7 @@ from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.exporters.quantize import scales
 from sepdeploy.exports.manifest import read_manifest
 from sepdeploy.exports.quantize import files as quantising
+from sepdeploy.jobs import Clocked, Timed
 
 needs_litert = pytest.mark.skipif(
     "litert" not in runtimes.installed("tflite"), reason="needs LiteRT"
@@ -147,7 +148,8 @@ class Clock:
         self.int8, self.slow = int8, slow
 
     def __call__(self, models: dict[str, Path], runtime: str, timing: Any) -> Any:
-        return {name: [self.time(Path(path))] * 5 for name, path in models.items()}, {}
+        times = {name: self.time(Path(path)) for name, path in models.items()}
+        return Clocked(tuple(Timed(name, (ms,) * 5, 1) for name, ms in times.items()), 5)
 
     def time(self, path: Path) -> float:
         import onnx

@@ -10,6 +10,7 @@ from sepdeploy.cli import run
 from sepdeploy.data import load
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.exporters.quantize import scales
+from sepdeploy.jobs import Clocked, Timed
 
 pytestmark = pytest.mark.skipif(
     "litert" not in runtimes.installed("tflite") or not runtimes.installed("onnx"),
@@ -173,8 +174,8 @@ def test_auto_keeps_the_layer_float_that_int8_makes_slower(source, tmp_path, mon
         for name, path in models.items():
             held = onnx.load(str(path)).graph.initializer
             sizes = [np.prod(t.dims) for t in held if t.data_type == TensorProto.INT8 and t.dims]
-            times[name] = [1.0 + sum(0.5 if n == hidden else -0.2 for n in sizes)] * 5
-        return times, {}
+            times[name] = 1.0 + sum(0.5 if n == hidden else -0.2 for n in sizes)
+        return Clocked(tuple(Timed(name, (ms,) * 5, 1) for name, ms in times.items()), 5)
 
     monkeypatch.setattr(measure, "time_models", stopwatch)
     out = tmp_path / "small"

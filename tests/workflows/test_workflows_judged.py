@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sepdeploy import measure
-from sepdeploy.devices.emulation import Outcome
 from sepdeploy.errors import BadInput
-from sepdeploy.records import Kind
+from sepdeploy.jobs import Answer
+from sepdeploy.measure.latency import Timing
+from sepdeploy.records import Kind, Measurement
 from sepdeploy.threat import Attack
-from sepdeploy.workflows.bench import emulating, remote
 from sepdeploy.workflows.bench.judging import JudgingSet
+from sepdeploy.workflows.bench.measuring import Jobs, Place, Taken, Task, measure_at
+from sepdeploy.workflows.bench.options import BenchOptions
 
 IMAGES = np.zeros((3, 4), np.float32)
 LOGITS = np.array([[1, 0], [1, np.nan], [0, 1]], np.float32)  # right, not finite, wrong
@@ -26,32 +28,37 @@ def judging(*, last_class: int = 0) -> JudgingSet:
     return JudgingSet(IMAGES, labels, np.arange(3), "digits", "pack", IMAGES + 0.1, attack)
 
 
-def emulated(judged: JudgingSet, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    answer = Outcome(LOGITS, {"core": "cortex-a72"})
-    monkeypatch.setattr(emulating, "measurements", lambda *_: ())
-    monkeypatch.setattr(emulating, "logits", lambda *_: answer)
-    monkeypatch.setattr(measure, "run_logits", lambda *_: (LOGITS[None], {}))
-    found = emulating.emulate(None, Path("net.tflite"), (judged,))
-    return [m for m in found if m.metric.endswith("accuracy")]
+class Fake:
+    """A place that answers every job with the same logits."""
+
+    name, modes, threads = "fake", frozenset({"run"}), 1
+
+    def __init__(self, kind: Kind, findings: tuple[str, ...] = ()) -> None:
+        self.kind, self.findings = kind, findings
+        self.details = {"core": "cortex-a72"}
+
+    def timing(self, options: BenchOptions) -> Timing:
+        return Timing()
+
+    def take(self, jobs: Jobs) -> Taken:
+        done = [(name, job) for name, job in jobs if name not in self.findings]
+        for _, job in done:
+            np.save(job.output, LOGITS[None])
+        answers = {name: Answer("1") for name, _ in done}
+        return Taken(self.kind, answers, findings=dict.fromkeys(self.findings, "no dot products"))
+
+    def own(self, task: Task, logits: object) -> tuple[()]:
+        return ()
 
 
-def measured(judged: JudgingSet, folder: Path) -> list[object]:
-    for name in ("clean", "attack0"):
-        np.save(folder / f"{name}-logits.npy", LOGITS[None])
-    run = SimpleNamespace(results={"clean": {}, "attack0": {}}, kind=Kind.MEASURED)
-    jobs = SimpleNamespace(path=Path("net.tflite"), judged=(judged,))
-    return list(remote._accuracies(run, jobs, folder))
+def found(place: Place, judged: JudgingSet) -> list[Measurement]:
+    task = Task(Path("net.tflite"), "litert", (judged,), None, "", BenchOptions())
+    return list(measure_at(place, task)[0])
 
 
-@pytest.mark.parametrize("kind", [Kind.EMULATED, Kind.MEASURED])
-def test_one_rule_and_the_same_details(
-    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def found(judged: JudgingSet) -> list[object]:
-        emulator = kind is Kind.EMULATED
-        return emulated(judged, monkeypatch) if emulator else measured(judged, tmp_path)
-
-    clean, attacked = found(judging())
+@pytest.mark.parametrize("kind", [Kind.HOST, Kind.EMULATED, Kind.MEASURED])
+def test_one_rule_and_the_same_details(kind: Kind) -> None:
+    clean, attacked = found(Fake(kind), judging())
     assert [m.metric for m in (clean, attacked)] == ["clean_accuracy", "adversarial_accuracy"]
     digest = measure.images_digest(IMAGES, judging().labels)
     for one in (clean, attacked):
@@ -62,10 +69,15 @@ def test_one_rule_and_the_same_details(
     assert attacked.details["attack"] == "fgsm"
     assert "attack" not in clean.details
     with pytest.raises(BadInput, match=r"net\.tflite: gives 2 classes, the labels go up to 2"):
-        found(judging(last_class=2))
+        found(Fake(kind), judging(last_class=2))
 
 
-def test_what_an_emulator_cannot_give_is_absent_with_its_reason() -> None:
-    found = Outcome(None, {"core": "cortex-a53"}, "no dot products").absent("instructions")
-    assert (found.value, found.n, found.kind) == (None, 0, Kind.EMULATED)
-    assert found.details == {"reason": "no dot products", "core": "cortex-a53"}
+def test_what_a_place_cannot_give_is_absent_with_its_reason() -> None:
+    _, attacked = found(Fake(Kind.EMULATED, ("attack0",)), judging())
+    assert (attacked.value, attacked.n, attacked.kind) == (None, 0, Kind.EMULATED)
+    assert attacked.details == {"reason": "no dot products", "core": "cortex-a72"}
+
+
+def test_examples_that_left_their_ball_are_refused_everywhere() -> None:
+    with pytest.raises(BadInput, match="from its original"):
+        found(Fake(Kind.MEASURED), replace(judging(), adversarial=IMAGES + 0.5))

@@ -135,5 +135,5 @@ class _Search:
 
         models = {**files, "float": self.maker.maker.float_path} if against_float else dict(files)
         timing = measure.Timing(min_rounds=20, min_seconds=0.2, max_seconds=10.0)
-        samples, _ = measure.time_models(models, self.maker.runtime, timing)
+        samples = measure.time_models(models, self.maker.runtime, timing).samples()
         return {name: sorted(s)[len(s) // 2] * 1000 for name, s in samples.items()}

@@ -80,8 +80,8 @@ def check_parity(
     certificates = []
     for way in (way for name in every_runtime(path, runtimes) for way in ways(path, name)):
         runtime = way.runtime
-        found, facts = run_logits(path, runtime, images, batches=batches, native=way.native)
-        if way.native and not facts["native_calls"]:
+        found, answer = run_logits(path, runtime, images, batches=batches, native=way.native)
+        if way.native and not answer.native_calls:
             raise BadInput(f"{path}: its custom nodes did not run in the kernels of {way.name}")
         found = found.reshape(*found.shape[:2], -1)
         if found.shape[1:] != reference.shape:
@@ -93,7 +93,7 @@ def check_parity(
             certificate = certify(
                 logits,
                 reference,
-                Parity(way.name, str(facts["version"]), int(batch), 0.0, 0.0, tolerance, inputs),
+                Parity(way.name, answer.version, int(batch), 0.0, 0.0, tolerance, inputs),
                 quantization=quantization,
             )
             if not (certificate.passed or MODES[quantization].integer) and canonical is not None:
@@ -124,12 +124,12 @@ def check_evaluator(
         BadInput: The file is not usable there.
     """
     batches = tuple(dict.fromkeys((1, len(images))))
-    found, facts = run_logits(path, REFERENCE_EVALUATOR, images, batches=batches, native={})
+    found, answer = run_logits(path, REFERENCE_EVALUATOR, images, batches=batches, native={})
     certificates = []
     for batch, logits in zip(batches, found, strict=True):
         error, agreement, same = compare(logits, reference)
         passed = error <= TOLERANCE and same
-        version = str(facts["version"])
+        version = answer.version
         certificates.append(
             Parity(
                 REFERENCE_EVALUATOR, version, batch, error, agreement, TOLERANCE, inputs, "", passed

@@ -6,11 +6,13 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from sepdeploy.exporters.tflite_file.format.reader import TensorInfo, TfliteFile, read_tflite
+from sepdeploy.jobs import Job
 from sepdeploy.measure.child import run_job, scratch
 
 UNKNOWN_SIZE = 1 << 62  # of a constant computed at run time whose shape is not recorded
@@ -58,8 +60,7 @@ def optimized_onnx(path: str | os.PathLike[str]) -> ResidentGraph:
     """
     with scratch() as folder:
         target = folder / "optimized.onnx"
-        job = {"mode": "optimize", "runtime": "onnxruntime", "model": os.fspath(path)}
-        run_job({**job, "output": str(target)})
+        run_job(Job("optimize", "onnxruntime", {"artifact": Path(path)}, output=target))
         model = onnx.load(str(target), load_external_data=False)
     return from_onnx(model)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sepdeploy.jobs import Job
 from sepdeploy.measure.child import run_job, scratch
 from sepdeploy.measure.proof.looks import look
 
@@ -25,15 +26,10 @@ def runtime_values(
     """
     with scratch() as folder:
         shown = look(path).show(Path(path), names, folder)
-        np.save(folder / "inputs.npy", images, allow_pickle=False)
-        job = {
-            "mode": "values",
-            "runtime": runtime,
-            "model": str(shown.path),
-            "inputs": str(folder / "inputs.npy"),
-            "names": names,
-            "output": str(folder / "values.npz"),
-        }
-        found = run_job(job)["found"]
-        with np.load(folder / "values.npz", allow_pickle=False) as arrays:
+        source, target = folder / "inputs.npy", folder / "values.npz"
+        np.save(source, images, allow_pickle=False)
+        files = {"artifact": shown.path}
+        job = Job("values", runtime, files, {"names": names}, inputs=source, output=target)
+        found = run_job(job).found
+        with np.load(target, allow_pickle=False) as arrays:
             return {name: arrays[f"value{names.index(name)}"] for name in found}

@@ -24,10 +24,15 @@ from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.measure.operations import artifact_operations
 from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement, Notify, Result, RuntimeRef
-from sepdeploy.workflows.bench.emulating import emulate
 from sepdeploy.workflows.bench.judging import JudgingSet
+from sepdeploy.workflows.bench.measuring import Place, Task, measure_at
 from sepdeploy.workflows.bench.options import BenchOptions
-from sepdeploy.workflows.bench.remote import RemoteJobs, measure_remotely
+from sepdeploy.workflows.bench.places import (
+    BENCHMARK_MODEL,
+    EmulatedPlace,
+    ProgramPlace,
+    RemotePlace,
+)
 
 EMULATOR = "qemu"  # name of the emulator's transport
 
@@ -119,17 +124,17 @@ class DeviceBench:
         found = list(host.measurements)
         facts: dict[str, Any] = {"id": self.device.id, "profile_sha256": self.device.digest}
         runtime = host.runtime.name
-        if self._transport is not None and self._transport.name == EMULATOR:
-            found += self._emulated(self._transport, path, runtime, judged, facts)
-        elif self._transport is not None:
-            jobs = RemoteJobs(path, runtime, judged, dense, why, self._options)
-            remote = measure_remotely(self._transport, self.device, jobs, self._notify)
-            found += remote.measurements
-            known = {**remote.device, **facts, "runtime_version": remote.version}
-            facts = dict(sorted(known.items()))
-            self.notes += remote.notes
-            self.error = self.error or remote.error
-            self._save_anchor(host, path, remote.version, remote.measurements)
+        task = Task(path, runtime, judged, dense, why, self._options)
+        place = self._place(path, runtime, facts)
+        if place is not None:
+            measurements, taken = measure_at(place, task)
+            found += measurements
+            self.notes += taken.notes
+            self.error = self.error or taken.error
+            if taken.kind is not Kind.EMULATED:
+                known = {**taken.facts, **facts, "runtime_version": taken.version}
+                facts = dict(sorted(known.items()))
+                self._save_anchor(host, path, taken.version, measurements)
         found += self._estimated(host, path)
         return Result(
             device=facts,
@@ -139,17 +144,21 @@ class DeviceBench:
             notes=tuple(dict.fromkeys((*host.notes, *self.notes))),
         )
 
-    def _emulated(
-        self,
-        transport: Transport,
-        path: Path,
-        runtime: str,
-        judged: tuple[JudgingSet, ...],
-        facts: dict[str, Any],
-    ) -> tuple[Measurement, ...]:
+    def _place(self, path: Path, runtime: str, facts: dict[str, Any]) -> Place | None:
+        """Return where the artifact is measured, None where only an estimate can be had."""
+        transport, program = self._transport, self._options.runner
+        if transport is None:
+            return None
+        if transport.name != EMULATOR:
+            if program is not None and program.name.startswith(BENCHMARK_MODEL):
+                return ProgramPlace(transport, self.device, program)
+            say = f"{self.device.id}: {path.name}: "
+            return RemotePlace(
+                transport, self.device, self._options, lambda name: self._notify(say + name)
+            )
         if runtime != runtime_for(path):
             self.notes.append(f"{runtime} is not emulated: its package holds no library for ARM")
-            return ()
+            return None
         emulator = Emulator(transport)
         if emulator.note:
             self.notes.append(emulator.note)
@@ -157,7 +166,7 @@ class DeviceBench:
         own = {key: str(emulator.facts.get(key, "")) for key in keys}
         facts["emulator"] = {"name": "qemu-user", "version": own.pop("qemu"), **own}
         self._notify(f"emulating {path.name} on {emulator.core}")
-        return emulate(emulator, path, judged)
+        return EmulatedPlace(emulator, path)
 
     def _estimated(self, host: Result, path: Path) -> list[Measurement]:
         """Return the estimated latency, or its absence with the reason."""

@@ -6,6 +6,7 @@ import math
 import pkgutil
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from sepdeploy.exporters.plan import plan
 from sepdeploy.metrics import METRICS, measured
 from sepdeploy.records import Kind, Measurement, Result, RuntimeRef
 from sepdeploy.workflows.bench.judging import JudgingSet
+from sepdeploy.workflows.bench.measuring import Task, measure_at
 from sepdeploy.workflows.bench.options import BenchOptions
+from sepdeploy.workflows.bench.places import HostPlace
 from sepdeploy.workflows.bench.subjects import Subject
 
 FLOAT = 1  # onnx.TensorProto.FLOAT
@@ -37,10 +40,11 @@ def host_result(
     for name in dict.fromkeys(row.taken_by for row in METRICS.values() if row.taken_by):
         take: Take = pkgutil.resolve_name(name)
         measurements += take(subject.path, runtime, options.threads)
-    measurements += _latency(subject, runtime, options)
-    measurements += _comparisons(subject, runtime, options)
-    for index, judging in enumerate(judged):
-        measurements += _accuracy(subject.path, runtime, judging, clean=index == 0)
+    with measure.scratch() as folder:
+        dense, why = dense_form(subject, options, folder)
+        here = replace(options, sustained=0.0)  # only a device is kept under load
+        task = Task(subject.path, runtime, judged, dense, why, here)
+        measurements += measure_at(HostPlace(), task)[0]
     return Result(
         device={"id": "host", "machine": platform.machine()},
         artifact=subject.ref,
@@ -91,29 +95,6 @@ def _factor_bytes(entry: Entry) -> int:
     return sum(math.prod(t.dims) * 4 for t in entry.graph.graph.initializer if t.data_type == FLOAT)
 
 
-def _latency(subject: Subject, runtime: str, options: BenchOptions) -> tuple[Measurement, ...]:
-    """Time the file, its dense form taking turns with it in the same process."""
-    timing = measure.Timing(batch=options.batch, threads=options.threads)
-    with measure.scratch() as folder:
-        dense, why = dense_form(subject, options, folder)
-        return measure.measure_latency(
-            subject.path, runtime, dense=dense, why_no_dense=why, timing=timing
-        )
-
-
-def _comparisons(subject: Subject, runtime: str, options: BenchOptions) -> list[Measurement]:
-    """Time the file against itself and against an older one, where that was asked for."""
-    timing = measure.Timing(
-        batch=options.batch, threads=options.threads, min_rounds=30, samples_per_round=10
-    )
-    found: list[Measurement] = []
-    if options.calibrate:
-        found.append(measure.measure_noise(subject.path, runtime, timing=timing))
-    if options.against is not None and options.against.suffix == subject.path.suffix:
-        found.append(measure.compare_latency(subject.path, options.against, runtime, timing=timing))
-    return found
-
-
 def dense_form(subject: Subject, options: BenchOptions, folder: Path) -> tuple[Path | None, str]:
     """Return the dense reference file, or why there is none."""
     if options.dense is not None:
@@ -131,19 +112,3 @@ def write_plain(graph: ModelProto, path: Path) -> None:
     """Write a canonical graph in the format of the path's suffix, with the same writers."""
     row = format_of(path)
     row.write(Order(graph, plan(graph, row.name)), path)
-
-
-def _accuracy(path: Path, runtime: str, judging: JudgingSet, *, clean: bool) -> list[Measurement]:
-    details = judging.origin()
-    images, labels = judging.images, judging.labels
-    found: list[Measurement] = []
-    if clean:
-        found.append(measure.clean_accuracy(path, runtime, images, labels, details=details))
-    if judging.adversarial is not None and judging.attack is not None:
-        found.append(
-            measure.adversarial_accuracy(
-                path, runtime, images, judging.adversarial, labels,
-                details=details, attack=judging.attack,
-            )
-        )  # fmt: skip
-    return found

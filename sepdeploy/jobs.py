@@ -1,0 +1,303 @@
+"""What a runner is asked for and what it answers: the records of both, and the one reader.
+
+The JSON is that of ``runtimes/runner`` and of the compiled runner. An answer may come from a
+device, or from a process that a hostile file has taken over, so nothing in it is believed: sizes
+are bounded, numbers finite, texts one line, and a place without a clock gets no times.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sepdeploy.errors import BadInput
+
+MOST_TEXT = 64 << 20  # bytes of an answer
+MOST_ITEMS = 1 << 22  # of one list in it
+MOST_LINE = 500  # characters of a message
+MOST_COUNT = 1 << 62
+MOST_ARRAY = 4 << 30  # bytes of a file of logits
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a runner.
+
+    Attributes:
+        mode: "run", "latency", "memory" and what else ``runtimes/runner`` can do.
+        runtime: The runtime that does it.
+        models: The files by name, which take turns in mode "latency"; else there is one.
+        settings: What the mode takes beside these.
+        threads: Threads of the runtime; None leaves it to the runner.
+        inputs: A .npy file that it reads.
+        output: The file that it writes.
+    """
+
+    mode: str
+    runtime: str
+    models: Mapping[str, Path]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = 1
+    inputs: Path | None = None
+    output: Path | None = None
+
+    def wire(self, name: Callable[[Path], str] = str, output: str | None = None) -> dict[str, Any]:
+        """Return the JSON object that a runner reads.
+
+        Args:
+            name: Gives a file its name at the place where the runner is.
+            output: Name of the output there; by default its own.
+        """
+        sent: dict[str, Any] = {"mode": self.mode, "runtime": self.runtime, **self.settings}
+        if self.threads is not None:
+            sent["threads"] = self.threads
+        if self.mode == "latency":
+            sent["models"] = [{"name": n, "path": name(p)} for n, p in self.models.items()]
+        else:
+            (sent["model"],) = map(name, self.models.values())
+        if self.inputs is not None:
+            sent["inputs"] = name(self.inputs)
+        if self.output is not None:
+            sent["output"] = output or str(self.output)
+        return sent
+
+    @property
+    def subject(self) -> str:
+        """The files that it is about."""
+        return ", ".join(map(str, self.models.values())) or "job"
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The samples of one model in milliseconds per run, and how many runs are one sample.
+
+    ``kernels`` says what ran its custom nodes, "" where it has none or they ran as bodies.
+    """
+
+    name: str
+    samples_ms: tuple[float, ...]
+    block_runs: int
+    kernels: str = ""
+
+
+@dataclass(frozen=True)
+class Clocked:
+    """What only a place with a clock can say: times."""
+
+    models: tuple[Timed, ...] = ()
+    rounds: int = 0
+    load_ms: float = 0.0
+    first_run_ms: float = 0.0
+
+    def samples(self) -> dict[str, tuple[float, ...]]:
+        """Return the samples by name."""
+        return {m.name: m.samples_ms for m in self.models}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a runner answered.
+
+    Attributes:
+        version: Of the runtime.
+        times: None from a place without a clock.
+        memory: Resident bytes of mode "memory": "peak", "before", "loaded", "after".
+        native_calls: How often native kernels ran in one run.
+        found: Names of the values that mode "values" wrote.
+        ranges: Smallest and largest value by name, of mode "ranges".
+        runner: What kind of runner it was.
+    """
+
+    version: str = "unknown"
+    times: Clocked | None = None
+    memory: Mapping[str, int] = field(default_factory=dict)
+    native_calls: int = 0
+    found: tuple[str, ...] = ()
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    runner: str = ""
+
+
+class NoAnswer(Exception):
+    """A runner ended without an answer; the place knows what its end means."""
+
+
+class Refused(Exception):
+    """A runner answered that it cannot do the job.
+
+    Attributes:
+        kind: "bad-input", "missing" or "internal".
+        message: One line.
+        hint: Next step, "" where there is none.
+    """
+
+    def __init__(self, kind: str, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.kind, self.message, self.hint = kind, message, hint
+
+
+def read_answer(text: bytes, job: Job, *, clock: bool = True) -> Answer:
+    """Return the answer that stands in the last line of what a runner wrote.
+
+    Args:
+        text: Its standard output.
+        job: What it was asked for.
+        clock: Whether the place has a clock; without one the answer holds no times.
+
+    Raises:
+        BadInput: The answer is not one to this job.
+        NoAnswer: There is none.
+        Refused: The runner could not do it.
+    """
+    lines = text[-MOST_TEXT:].decode(errors="replace").strip().splitlines()
+    try:
+        said = json.loads(lines[-1])
+        good = said["ok"]
+    except (IndexError, ValueError, KeyError, TypeError, RecursionError):
+        raise NoAnswer from None
+    if good is not True:
+        kind, hint = _text(said.get("kind")), _text(said.get("hint", ""))
+        raise Refused(kind, _text(said.get("error")), hint)
+    try:
+        return _answer(said, job, clock)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BadInput(
+            f"{job.subject}: the runner's answer to '{job.mode}' is broken: "
+            f"{_text(f'{type(error).__name__} {error}')}",
+            hint="is it our runner, and did the file take it over?",
+        ) from error
+
+
+def _answer(said: dict[str, Any], job: Job, clock: bool) -> Answer:
+    memory = {}
+    if job.mode == "memory":
+        memory = {"peak": _count(said["peak_rss_bytes"])}
+        for key in ("before", "loaded", "after"):
+            memory[key] = _count(said.get(f"rss_{key}_bytes", 0))
+    return Answer(
+        version=_text(said.get("version", "unknown")),
+        times=_times(said, job) if clock else None,
+        memory=memory,
+        native_calls=_count(said.get("native_calls", 0)),
+        found=_asked(job, _items(said["found"])) if job.mode == "values" else (),
+        ranges=_ranges(said["ranges"], job) if job.mode == "ranges" else {},
+        runner=_text(said.get("runner", "")),
+    )
+
+
+def _asked(job: Job, said: list[Any] | dict[str, Any]) -> tuple[str, ...]:
+    """Return the names that were asked for and are there."""
+    return tuple(name for name in job.settings["names"] if name in said)
+
+
+def _ranges(said: dict[str, Any], job: Job) -> dict[str, tuple[float, float]]:
+    # Not bounded: an activation may well be infinite.
+    return {name: (float(said[name][0]), float(said[name][1])) for name in _asked(job, said)}
+
+
+def _times(said: dict[str, Any], job: Job) -> Clocked:
+    if job.mode == "memory":
+        first = _time(said.get("first_run_ms", 0))
+        return Clocked(load_ms=_time(said["load_ms"]), first_run_ms=first)
+    if job.mode != "latency":
+        return Clocked()
+    models = tuple(
+        Timed(
+            name,
+            tuple(map(_time, _items(row["samples_ms"]))),
+            _count(row["block_runs"]),
+            _text(row.get("kernels", "")),
+        )
+        for name, row in zip(job.models, _items(said["models"]), strict=True)
+    )
+    rounds = _count(said["rounds"])
+    if rounds < 1 or {len(m.samples_ms) for m in models} != {len(models[0].samples_ms)}:
+        raise ValueError("rounds and samples do not go together")
+    if not models[0].samples_ms or len(models[0].samples_ms) % rounds:
+        raise ValueError("rounds and samples do not go together")
+    return Clocked(models, rounds)
+
+
+def _text(value: Any) -> str:
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+    return text if len(text) <= MOST_LINE else text[: MOST_LINE - 1] + "…"
+
+
+def _items(value: Any) -> list[Any]:
+    if not isinstance(value, list) or len(value) > MOST_ITEMS:
+        raise TypeError("expected a list of bearable length")
+    return value
+
+
+def _count(value: Any) -> int:
+    number = _number(value)
+    if not 0 <= number <= MOST_COUNT:
+        raise ValueError("a count out of range")
+    return int(value)
+
+
+def _time(value: Any) -> float:
+    number = _number(value)
+    if number < 0:
+        raise ValueError("a negative time")
+    return number
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError("expected a finite number")
+    return float(value)
+
+
+def read_logits(job: Job, sizes: int, samples: int) -> npt.NDArray[np.float32]:
+    """Return the logits (sizes, samples, …) that a job of mode "run" wrote.
+
+    Raises:
+        BadInput: They are not what was asked for.
+    """
+    assert job.output is not None
+    try:
+        if job.output.stat().st_size > MOST_ARRAY:
+            raise ValueError("too large")
+        found: npt.NDArray[np.float32] = np.load(job.output, allow_pickle=False)
+        if found.dtype != np.float32 or found.ndim < 2 or found.shape[:2] != (sizes, samples):
+            raise ValueError(f"{found.dtype} {found.shape}")
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(
+            f"{job.subject}: expected float32 logits ({sizes}, {samples}, …): {_text(error)}",
+            hint="is the file what it should be?",
+        ) from error
+    return found
+
+
+def logits_job(
+    path: Path,
+    runtime: str,
+    images: npt.NDArray[np.float32],
+    folder: Path,
+    *,
+    batches: Sequence[int] = (32,),
+    threads: int | None = 1,
+    name: str = "logits",
+) -> Job:
+    """Return the job that runs images through a file.
+
+    Args:
+        path: The artifact.
+        runtime: The runtime to use.
+        images: float32 (N, *shape); written into ``folder``.
+        folder: Where inputs and logits lie on this machine.
+        batches: All N images are run once for each of these sizes.
+        threads: Threads of the runtime.
+        name: Keeps the files of several jobs in one folder apart.
+    """
+    source, target = folder / f"{name}-images.npy", folder / f"{name}.npy"
+    np.save(source, np.ascontiguousarray(images, dtype=np.float32), allow_pickle=False)
+    settings = {"batches": list(batches)}
+    return Job("run", runtime, {"artifact": path}, settings, threads, source, target)
