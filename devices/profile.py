@@ -10,6 +10,7 @@ Every figure has its source in ``[sources]``, by its key (``"cluster.ghz"``) or 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -289,6 +290,7 @@ def _packaged() -> dict[str, str]:
     }
 
 
+@functools.cache
 def _bases() -> dict[str, dict[str, Any]]:
     raw = (parse_toml(text, where=name) for name, text in _packaged().items())
     return {str(data["id"]): data for data in raw}
