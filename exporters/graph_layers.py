@@ -11,6 +11,7 @@ from sepdeploy.exporters.domain import DOMAIN, node_spec
 from sepdeploy.exporters.onnx_graph.graph import attributes, value_dims
 from sepdeploy.exporters.onnx_graph.shapes import record_shapes
 from sepdeploy.exporters.onnx_graph.weights import detach
+from sepdeploy.exporters.operations import operator_macs
 from sepdeploy.records import LayerRecord
 from sepdeploy.structures import DenseSpec
 
@@ -93,14 +94,4 @@ def node_macs(node: NodeProto, sizes: Sizes) -> int:
     if node.domain == DOMAIN:
         spec = node_spec(node, sizes)
         return math.prod(sizes.get(node.input[0], (0,))) // spec.in_features * spec.macs
-    out = math.prod(sizes.get(node.output[0], (0,)))
-    if node.op_type == "Conv":
-        return out * math.prod(sizes.get(node.input[1], (0, 0))[1:])
-    if node.op_type == "ConvTranspose":
-        places = math.prod(sizes.get(node.input[0], (0, 0))[2:])
-        return places * math.prod(sizes.get(node.input[1], (0,)))
-    if node.op_type in ("Gemm", "MatMul"):
-        left = sizes.get(node.input[0]) or (0,)  # a scalar has no rows
-        inner = left[0] if attributes(node).get("transA", 0) else left[-1]
-        return out * inner
-    return 0
+    return operator_macs(node, sizes.get)

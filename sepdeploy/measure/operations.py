@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto
 from sepdeploy.devices.estimate import Op
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.formats import ONNX, TFLITE, format_of
+from sepdeploy.exporters.operations import CONVOLUTIONS, PRODUCTS, operator_macs
 from sepdeploy.exporters.tflite_file import OpInfo, TensorInfo, TfliteFile, read_tflite
 
 Shape = tuple[int, ...]
@@ -111,29 +112,26 @@ def _onnx_operations(graph: GraphProto) -> Iterable[Op]:
         )
 
 
-def _onnx_kind(node: NodeProto, shape: object) -> tuple[str, int]:
+def _onnx_kind(node: NodeProto, shape: Callable[[str], Shape]) -> tuple[str, int]:
     """Return the kind of an ONNX node and its multiply-accumulates."""
-    assert callable(shape)
-    out = math.prod(shape(node.output[0]))
-    if node.op_type in ("Conv", "ConvTranspose", "QLinearConv", "ConvInteger"):
-        weight: Shape = shape(node.input[3 if node.op_type == "QLinearConv" else 1])
-        return _convolution(weight[1], weight[2:], out)
-    if node.op_type in ("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"):
-        left: Shape = shape(node.input[0])
-        return "matmul", out * (left[-1] if left else 1)
+    macs = operator_macs(node, shape)
+    if node.op_type in CONVOLUTIONS or node.op_type == "ConvTranspose":
+        weight = shape(node.input[CONVOLUTIONS.get(node.op_type, 1)])
+        return _convolution_kind(weight[1], weight[2:]), macs
+    if node.op_type in PRODUCTS:
+        return "matmul", macs
     if node.op_type in MOVES:
         return "move", 0
     return "elementwise", 0
 
 
-def _convolution(channels: int, kernel: Shape, out: int) -> tuple[str, int]:
-    """Return kind and MACs of a convolution with that many input channels per output value."""
-    macs = out * channels * math.prod(kernel)
+def _convolution_kind(channels: int, kernel: Shape) -> str:
+    """Return the kind of a convolution with that many input channels per output value."""
     if channels == 1 and math.prod(kernel) > 1:
-        return "depthwise", macs
+        return "depthwise"
     names = {1: "conv1x1", 3: "conv3x3"}
     square = len(set(kernel)) == 1
-    return (names.get(kernel[0], "conv") if kernel and square else "conv"), macs
+    return names.get(kernel[0], "conv") if kernel and square else "conv"
 
 
 def _tflite_operations(file: TfliteFile) -> Iterable[Op]:
@@ -164,7 +162,7 @@ def _tflite_kind(
         return "matmul", out * _known(inputs[0])[-1]
     if op.kind == "CONV_2D":
         weight = _known(inputs[1])  # out, height, width, in
-        return _convolution(weight[3], weight[1:3], out)
+        return _convolution_kind(weight[3], weight[1:3]), out * math.prod(weight[1:])
     if op.kind == "DEPTHWISE_CONV_2D":
         return "depthwise", out * math.prod(_known(inputs[1])[1:3])
     if op.kind == "TRANSPOSE_CONV":
