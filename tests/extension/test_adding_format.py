@@ -16,7 +16,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sepdeploy import runtimes
-from sepdeploy.exporters import plan
 from sepdeploy.exporters.formats import FORMATS, ONNX, Format, Order
 from sepdeploy.measure.operations import OPERATIONS
 from sepdeploy.measure.proof.looks import LOOKS
@@ -70,7 +69,6 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Format:
         reduced=lambda path: own.reduced(unwrapped(path)),
     )
     engine = Runtime("toy-engine", "toy", "toy_format_adapter", "onnxruntime", "onnxruntime", "-")
-    monkeypatch.setitem(plan.FORMATS, "toy", plan.FORMATS["onnx"])
     monkeypatch.setitem(FORMATS, "toy", row)
     monkeypatch.setitem(RUNTIMES, "toy-engine", engine)
     monkeypatch.setitem(KINDS, "toy", kind)
