@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sepdeploy.exports.options import EvaluationOptions, ExportOptions, JudgingOptions
+from sepdeploy.exports.options import EvaluationOptions as EvaluationOptions
+from sepdeploy.exports.options import ExportOptions as ExportOptions
+from sepdeploy.exports.options import JudgingOptions as JudgingOptions
 from sepdeploy.records import BenchReport, Manifest, Notify
 from sepdeploy.settings import filled, takes
-from sepdeploy.training.recipe.fields import Recipe
-from sepdeploy.workflows.bench.options import BenchOptions
-from sepdeploy.workflows.compress_options import CompressOptions
+from sepdeploy.training.recipe.fields import Recipe as Recipe
+from sepdeploy.workflows.bench.options import BenchOptions as BenchOptions
+from sepdeploy.workflows.compress_options import CompressOptions as CompressOptions
 
 if TYPE_CHECKING:
     from sepdeploy.gate import Baseline, Verdict
@@ -27,32 +29,15 @@ if TYPE_CHECKING:
     from sepdeploy.workflows.training import TrainSummary
     from sepdeploy.workflows.verifying import VerifyReport
 
-__all__ = [
-    "BenchOptions",
-    "CompressOptions",
-    "EvaluationOptions",
-    "ExportOptions",
-    "JudgingOptions",
-    "Recipe",
-    "attack",
-    "bench",
-    "check",
-    "compare_artifacts",
-    "compress",
-    "demo",
-    "diagnose",
-    "export",
-    "inspect",
-    "setup_device",
-    "train",
-    "update_baseline",
-    "verify",
-    "verify_layers",
-]
-
 
 def _ignore(_: Any) -> None:
     """Nobody watches."""
+
+
+def _require_torch(what: str) -> None:
+    from sepdeploy.exports.requirements import require_torch
+
+    require_torch(what)
 
 
 @takes(Recipe)
@@ -79,9 +64,7 @@ def train(
         BadInput: An unknown or impossible setting, missing data, or a diverged loss.
         Missing: torch is not installed.
     """
-    from sepdeploy.exports.requirements import require_torch
-
-    require_torch("train")
+    _require_torch("train")
     from sepdeploy.workflows.training import train_model
 
     path = None if recipe is None else Path(recipe)
@@ -115,9 +98,7 @@ def compress(
             reachable), or a file or recipe that cannot be used.
         Missing: torch is not installed.
     """
-    from sepdeploy.exports.requirements import require_torch
-
-    require_torch("compress a model")
+    _require_torch("compress a model")
     from sepdeploy.workflows.compressing import compress_file
 
     wanted = filled(options or CompressOptions(), overrides, "compress")
@@ -161,15 +142,13 @@ def export(
     """
     from sepdeploy.workflows.exporting import export_any
 
-    how = filled(ExportOptions(), options, "export", besides=EvaluationOptions)
-    evaluation = filled(EvaluationOptions(), options, "export", besides=ExportOptions)
     return export_any(
         model,
         stem,
         None if out_dir is None else Path(out_dir),
         arch=arch,
-        options=how,
-        evaluation=evaluation,
+        options=filled(ExportOptions(), options, "export", besides=EvaluationOptions),
+        evaluation=filled(EvaluationOptions(), options, "export", besides=ExportOptions),
         seed=seed,
         notify=notify,
     )
@@ -371,9 +350,7 @@ def attack(
         BadInput: A file, name or data set that cannot be used.
         Missing: torch is not installed.
     """
-    from sepdeploy.exports.requirements import require_torch
-
-    require_torch("attack a model")
+    _require_torch("attack a model")
     from sepdeploy.workflows.attacking import attack_model
 
     wanted = filled(JudgingOptions(), options, "attack")
@@ -417,9 +394,7 @@ def demo(
         Missing: torch is not installed.
         ArtifactCheckFailed: An exported file failed its checks.
     """
-    from sepdeploy.exports.requirements import require_torch
-
-    require_torch("run the demo")
+    _require_torch("run the demo")
     from sepdeploy.workflows.demonstration import run_demo
 
     return run_demo(Path(out), seed=seed, notify=notify, on_progress=on_progress)

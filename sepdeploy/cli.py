@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import typer
 
 from sepdeploy import __version__
-from sepdeploy.commands import (
-    attack,
-    baseline,
-    bench,
-    check,
-    compress,
-    demo,
-    devices,
-    doctor,
-    export,
-    inspect,
-    train,
-    verify,
-)
-from sepdeploy.commands.panels import PanelledCommand
-from sepdeploy.commands.shell import command
 from sepdeploy.exits import INTERRUPTED, USAGE, Interruption, explain, interrupted
 
 EXIT_CODES = (
@@ -35,27 +22,56 @@ EXIT_CODES = (
 
 COMPLETION = frozenset({"--install-completion", "--show-completion"})
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "demo": demo.demo,
-    "train": train.train,
-    "compress": compress.compress,
-    "export": export.export,
-    "verify": verify.verify,
-    "bench": bench.bench,
-    "check": check.check,
-    "inspect": inspect.inspect,
-    "attack": attack.attack,
-    "doctor": doctor.doctor,
+
+@dataclass(frozen=True)
+class Command:
+    """One command: "module:function" in ``commands``, imported late; its line in the list."""
+
+    function: str
+    help: str
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
+        found: Callable[..., Any] = pkgutil.resolve_name(f"sepdeploy.commands.{self.function}")
+        return found
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("demo:demo", "Train, export, verify and bench two nets on the digits."),
+    "train": Command("train:train", "Train a robust (separable) model."),
+    "compress": Command(
+        "compress:compress",
+        "Project a trained dense model onto a structure, under a budget.",
+    ),
+    "export": Command("export:export", "Write .onnx and .tflite, proven equal to the model."),
+    "verify": Command("verify:verify", "Check that an export is still what its manifest says."),
+    "bench": Command("bench:bench", "Measure size, speed and accuracy of exported files."),
+    "check": Command("check:check", "Compare a result with the baseline."),
+    "inspect": Command("inspect:inspect", "Show the layers of a .pt, .onnx or .tflite file."),
+    "attack": Command("attack:attack", "Make an adversarial set against a model."),
+    "doctor": Command("doctor:doctor", "Show what is installed and how to get the rest."),
 }
 
-GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
-    "baseline": ("The baseline of `check`.", {"update": baseline.update_baseline}),
+GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
+    "baseline": (
+        "The baseline of `check`.",
+        {
+            "update": Command(
+                "baseline:update_baseline",
+                "Write or refresh the baseline from a result; review the diff before you "
+                "commit it.",
+            )
+        },
+    ),
     "devices": (
         "Device profiles and what emulating them needs.",
         {
-            "list": devices.list_devices,
-            "show": devices.show_device,
-            "setup": devices.setup_device,
+            "list": Command("devices:list_devices", "List the known devices."),
+            "show": Command("devices:show_device", "Show one device profile."),
+            "setup": Command(
+                "devices:setup_device",
+                "Fetch and build what emulating a device needs; says first what it will download.",
+            ),
         },
     ),
 }
@@ -67,8 +83,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def build() -> typer.Typer:
-    """Return the application with every command of the tables above."""
+def build(called: str = "") -> typer.Typer:
+    """Return the application; of commands that are not ``called`` it has the names alone."""
+    whole = not called or any(name.endswith("_COMPLETE") for name in os.environ)
     app = typer.Typer(
         name="sepdeploy",
         help="Train, export and bench small robust networks that keep their factors.",
@@ -85,14 +102,24 @@ def build() -> typer.Typer:
     ) -> None:
         """Train, export and bench small robust networks that keep their factors."""
 
-    for name, function in COMMANDS.items():
-        app.command(name, cls=PanelledCommand)(command(function))
+    for name, row in COMMANDS.items():
+        _add(app, name, row, whole=whole or name == called)
     for group, (text, members) in GROUPS.items():
         sub = typer.Typer(help=text, rich_markup_mode=None)
-        for name, function in members.items():
-            sub.command(name)(command(function))
+        for name, row in members.items():
+            _add(sub, name, row, whole=whole or group == called)
         app.add_typer(sub, name=group)
     return app
+
+
+def _add(app: typer.Typer, name: str, row: Command, *, whole: bool) -> None:
+    if not whole:
+        app.command(name, help=row.help)(lambda: None)
+        return
+    from sepdeploy.commands.panels import PanelledCommand
+    from sepdeploy.commands.shell import command
+
+    app.command(name, cls=PanelledCommand)(command(row.load()))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -114,7 +141,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _call(words: list[str]) -> int:
     try:
-        code = build()(args=words, standalone_mode=False, prog_name="sepdeploy")
+        code = build(words[0])(args=words, standalone_mode=False, prog_name="sepdeploy")
     except typer.Exit as stop:
         code = stop.exit_code
     except SystemExit as stop:  # shell completion, or a reader of our output that went away

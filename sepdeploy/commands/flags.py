@@ -32,25 +32,29 @@ def taking(*classes: type[Options], only_given: bool = False) -> Callable[[F], F
     """
 
     def changed(function: F) -> F:
-        signature = inspect.signature(function, eval_str=True)
-        own = [
-            p.replace(kind=p.KEYWORD_ONLY)
-            for p in signature.parameters.values()
-            if p.kind is not p.VAR_KEYWORD
-        ]
-        made = [p for cls in classes for p in _parameters(cls, only_given=only_given)]
         off = {name for cls in classes for name, s in settings(cls).items() if s.off}
 
         @functools.wraps(function)
         def wrapped(**values: Any) -> Any:
             return function(**{n: not v if n in off else v for n, v in values.items()})
 
-        wrapped.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*own[:1], *made, *own[1:]]
-        )
+        wrapped.options = (classes, only_given)  # type: ignore[attr-defined]
         return cast(F, wrapped)
 
     return changed
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Return a command's signature with its flags, as the tables of choices are now."""
+    signature = inspect.signature(function, eval_str=True)
+    own = [
+        p.replace(kind=p.KEYWORD_ONLY)
+        for p in signature.parameters.values()
+        if p.kind is not p.VAR_KEYWORD
+    ]
+    classes, only_given = getattr(function, "options", ((), False))
+    made = [p for cls in classes for p in _parameters(cls, only_given=only_given)]
+    return signature.replace(parameters=[*own[:1], *made, *own[1:]])
 
 
 def _parameters(cls: type[Options], *, only_given: bool) -> Iterator[inspect.Parameter]:

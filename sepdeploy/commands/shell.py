@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sepdeploy import console
+from sepdeploy.commands.flags import signature_of
 
 VERBOSE = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")]
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Say only errors on standard error.")]
@@ -40,7 +41,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     A command that draws nothing at random accepts ``--seed`` and has no use for it, so that
     scripts can give it everywhere.
     """
-    signature = inspect.signature(function, eval_str=True)
+    signature = signature_of(function)
     takes_seed = "seed" in signature.parameters
     extra = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind)
@@ -60,11 +61,9 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
             _check_target(target)
         return function(*args, **kwargs)
 
-    parameters = [
-        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()
-    ]
-    wrapped.__signature__ = signature.replace(parameters=[*parameters, *extra])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in [*parameters, *extra]}
+    parameters = [*signature.parameters.values(), *extra]
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapped
 
 

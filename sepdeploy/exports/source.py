@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepdeploy.errors import BadInput
-from sepdeploy.records import InputSpec, LayerRecord
+from sepdeploy.records import InputSpec, LayerRecord, Notify
 
 if TYPE_CHECKING:
     from onnx import ModelProto

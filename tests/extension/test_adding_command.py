@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import pytest
 import typer
 
-from sepdeploy import cli, console
+from sepdeploy import cli, commands, console
 from sepdeploy.commands.flags import taking
 from sepdeploy.errors import Missing
 from sepdeploy.settings import Options, filled, setting
@@ -38,7 +39,10 @@ def greet(name: Annotated[str, typer.Argument(help="Whom.")], **options: Any) ->
 
 @pytest.fixture(autouse=True)
 def command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli.COMMANDS, "greet", greet)
+    monkeypatch.setitem(sys.modules, "sepdeploy.commands.toy", sys.modules[__name__])
+    monkeypatch.setattr(commands, "toy", sys.modules[__name__], raising=False)
+    row = cli.Command("toy:greet", "Greet somebody.")
+    monkeypatch.setitem(cli.COMMANDS, "greet", row)
 
 
 def test_a_command_runs_and_ends_with_its_code(call: Callable) -> None:
@@ -70,3 +74,13 @@ def test_it_is_in_the_help_with_choices_and_defaults(call: Callable) -> None:
     text = " ".join(call("greet", "--help").out.split())
     assert "--tone <str> Of the voice. [warm | cold] [default: warm]" in text
     assert "Greetings. [default: 1; x>=1]" in text
+
+
+@pytest.mark.parametrize(
+    "row",
+    [*cli.COMMANDS.values(), *(r for _, rows in cli.GROUPS.values() for r in rows.values())],
+    ids=lambda row: row.function,
+)
+def test_the_list_says_what_the_command_says_of_itself(row: cli.Command) -> None:
+    said = row.load().__doc__ or ""
+    assert row.help == " ".join(said.split("\n\n")[0].split())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import time
@@ -94,15 +93,43 @@ def test_measuring_needs_no_torch() -> None:
     assert "torch" not in _imported(code)
 
 
-def test_help_is_within_three_times_importing_typer() -> None:
+def test_help_is_within_twice_importing_typer() -> None:
+    """By the quickest of interleaved runs: what else the machine does lengthens both."""
+
     def once(*command: str) -> float:
         start = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True, cwd="/")
         return time.perf_counter() - start
 
     help_, typer_ = [], []
-    for _ in range(5):
+    for _ in range(30):
         help_.append(once(sys.executable, "-m", "sepdeploy", "--help"))
         typer_.append(once(sys.executable, "-c", "import typer"))
-    ratio = statistics.median(a / b for a, b in zip(help_, typer_, strict=True))
-    assert ratio <= 3.0, f"--help takes {ratio:.2f} times as long as importing typer"
+        if len(help_) >= 3 and min(help_) <= 2 * min(typer_):
+            return
+    ratio = min(help_) / min(typer_)
+    raise AssertionError(f"--help takes {ratio:.2f} times as long as importing typer")
+
+
+@pytest.mark.parametrize(
+    ("code", "own"),
+    [
+        ("import sepdeploy", {"sepdeploy"}),
+        (
+            "from sepdeploy.cli import run; run(['--help'])",
+            {"sepdeploy", "sepdeploy.cli", "sepdeploy.errors", "sepdeploy.exits"},
+        ),
+    ],
+)
+def test_what_a_first_look_imports(code: str, own: set[str]) -> None:
+    """No clock: the parts of ours that are loaded before anything is asked for."""
+    probe = f"{code}\nimport sys; print(*[m for m in sys.modules if m.startswith('sepdeploy')])"
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert set(done.stdout.splitlines()[-1].split()) == own
+
+
+@pytest.mark.parametrize("command", ["train", "bench", "export", "compress", "attack"])
+def test_the_help_of_a_command_needs_no_torch(command: str) -> None:
+    assert "torch" not in _imported(f"from sepdeploy.cli import run; run([{command!r}, '--help'])")
