@@ -1,4 +1,4 @@
-"""Devices: what they are (profiles) and, later, how they are reached (transports)."""
+"""Devices: what they are (profiles), how they are reached (transports), measured or emulated."""
 
 from sepdeploy.devices.profile import DeviceProfile, load_profiles, parse_profile, profile
 

@@ -6,8 +6,9 @@ their class) plus a fixed cost a node::
     t = Σ macs · 2 / peak · c(class)  +  activation bytes / BW · c_a  +  weight bytes / BW · c_w
         + nodes · instructions a node / (clock · width)
 
-The coefficients are fitted to published latencies (``published.toml``) by ``fit``. They are at
-least 1 where a smaller one would beat the machine (every multiply-add at its peak rate, every
+The coefficients are fitted to published latencies (``published.toml``) by
+``benchmarks.estimates``. They are at least 1 where a smaller one would beat
+the machine (every multiply-add at its peak rate, every
 weight read once). ``c_a`` is large because activations stand for everything that scales with them:
 packing, padding and cache misses.
 """

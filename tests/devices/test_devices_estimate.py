@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.estimates.fit import Published, calibration_text, fit, published
+from benchmarks.estimates.networks import NETWORKS
 from sepdeploy.devices import profile
 from sepdeploy.devices.estimate import (
     Anchor,
@@ -23,7 +25,6 @@ from sepdeploy.devices.estimate import (
     save_anchor,
 )
 from sepdeploy.devices.estimate.anchors import anchor_path
-from sepdeploy.devices.estimate.fit import Published, calibration_text, fit, published
 from sepdeploy.devices.estimate.model import (
     FEATURES,
     LEAST,
@@ -32,7 +33,6 @@ from sepdeploy.devices.estimate.model import (
     coefficients,
     machine,
 )
-from sepdeploy.devices.estimate.networks import NETWORKS
 from sepdeploy.errors import BadInput, Incomparable
 
 TABLE = published()

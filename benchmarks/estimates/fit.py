@@ -1,6 +1,6 @@
 """Fits the coefficients of the cost model to published latencies.
 
-``python -m sepdeploy.devices.estimate.fit`` prints the text of ``calibration.toml``; the tests
+``python -m benchmarks.estimates.fit`` prints the text of ``calibration.toml``; the tests
 hold that the packaged file is what the packaged table gives.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.estimates.networks import NETWORKS
 from sepdeploy.devices.estimate.model import (
     FEATURES,
     LEAST,
@@ -25,7 +26,6 @@ from sepdeploy.devices.estimate.model import (
     read_table,
     total_features,
 )
-from sepdeploy.devices.estimate.networks import NETWORKS
 from sepdeploy.devices.estimate.op import DTYPES, Op
 from sepdeploy.devices.profile import DeviceProfile, profile
 
@@ -127,7 +127,7 @@ def fit(entries: Sequence[Published]) -> Coefficients:
 def calibration_text() -> str:
     """Return the text of ``calibration.toml``."""
     lines = [
-        "# Written by `python -m sepdeploy.devices.estimate.fit` from published.toml.",
+        "# Written by `python -m benchmarks.estimates.fit` from published.toml.",
         f'model = "{MODEL}"',
     ]
     table = published()
