@@ -9,7 +9,7 @@ from sepdeploy import models, runtimes
 from sepdeploy.exporters.capture.trace import trace
 from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.plan import plan
-from sepdeploy.exporters.tflite_file import write_tflite
+from sepdeploy.exporters.tflite_file.write import write_tflite
 
 GUARDS = (1e-6, 1e-8, 1e-12, 1e-30)
 
