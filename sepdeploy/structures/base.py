@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sepdeploy.codec import to_json
 from sepdeploy.errors import BadInput
 from sepdeploy.records import MAX_FEATURES
 
@@ -65,13 +66,13 @@ class Form(Protocol):
         """Multiply-accumulates of a sample with so many places before and after the layer."""
         ...
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain JSON values."""
         ...
 
 
-class Structure(Form, Protocol):
-    """A family's description of one linear map y = x Wᵀ + b, W of shape (n_out, n_in).
+class Linear(Form, Protocol):
+    """What follows for a spec from its other properties, unless the family says otherwise.
 
     Attributes:
         structure: The family's name, its key in ``STRUCTURES``.
@@ -81,34 +82,64 @@ class Structure(Form, Protocol):
         planned_head: Structure of the classifier where a budget leaves no room for a dense one.
     """
 
-    grammar: ClassVar[tuple[str, ...]]
-    open_rank: ClassVar[bool]
-    takes_modes: ClassVar[bool]
-    planned_head: ClassVar[str]
-
-    @classmethod
-    def parse(cls, options: str, in_shape: Sequence[int], out_features: int) -> Self:
-        """Read what stands behind the name in a structure string, "" where nothing does."""
-        ...
+    grammar: ClassVar[tuple[str, ...]] = ()
+    open_rank: ClassVar[bool] = False
+    takes_modes: ClassVar[bool] = False
+    planned_head: ClassVar[str] = ""
 
     @classmethod
     def written_width(cls, options: str) -> int:
-        """n_out where the options spell it out, else 0."""
-        ...
+        """n_out where the options behind the name spell it out, else 0."""
+        return 0
 
     @property
-    def in_modes(self) -> tuple[int, ...]:
-        """Shape of a sample as the layer likes it best."""
-        ...
+    def in_modes(self: Structure) -> tuple[int, ...]:
+        """Shape of a sample as the layer likes it best: flat."""
+        return (self.in_features,)
 
     @property
-    def out_modes(self) -> tuple[int, ...]:
-        """Shape of a result for a sample of ``in_modes``."""
-        ...
+    def out_modes(self: Structure) -> tuple[int, ...]:
+        """Shape of a result for a sample of ``in_modes``: flat."""
+        return (self.out_features,)
 
     @property
     def exact_spectrum(self) -> bool:
         """Whether ``spectrum`` is exact, and cheap."""
+        return True
+
+    @property
+    def macs(self: Structure) -> int:
+        """Multiply-accumulates per sample in the cheapest contraction order: one a weight."""
+        return self.weight_params
+
+    def macs_at(self: Structure, inputs: int, outputs: int) -> int:
+        """Once per place of the result."""
+        return outputs * self.macs
+
+    @property
+    def dense_macs(self: Structure) -> int:
+        """Multiply-accumulates per sample of the dense layer of the same size, n_in · n_out."""
+        return self.in_features * self.out_features
+
+    def params(self: Structure, bias: bool) -> int:
+        """Weights, plus n_out with a bias."""
+        return self.weight_params + (self.out_features if bias else 0)
+
+    def dense_params(self: Structure, bias: bool) -> int:
+        """Weights of the dense layer of the same size, plus n_out with a bias."""
+        return self.dense_macs + (self.out_features if bias else 0)
+
+    def to_json(self) -> dict[str, object]:
+        """The name and the fields as plain JSON values."""
+        return {"structure": self.structure, **to_json(self)}
+
+
+class Structure(Linear, Protocol):
+    """A family's description of one linear map y = x Wᵀ + b, W of shape (n_out, n_in)."""
+
+    @classmethod
+    def parse(cls, options: str, in_shape: Sequence[int], out_features: int) -> Self:
+        """Read what stands behind the name in a structure string, "" where nothing does."""
         ...
 
     @property
@@ -131,20 +162,6 @@ class Structure(Form, Protocol):
         """Numbers stored, bias left out."""
         ...
 
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates per sample in the cheapest contraction order."""
-        ...
-
-    @property
-    def dense_macs(self) -> int:
-        """Multiply-accumulates per sample of the dense layer of the same size."""
-        ...
-
-    def dense_params(self, bias: bool) -> int:
-        """Numbers stored by the dense layer of the same size."""
-        ...
-
     def dense_matrix(self, factors: Sequence[Array]) -> Array:
         """The (n_out, n_in) matrix the factors stand for."""
         ...
@@ -160,52 +177,6 @@ class Structure(Form, Protocol):
     def spectrum(self, factors: Sequence[Array]) -> Spectrum:
         """Extreme singular values from the factors."""
         ...
-
-
-class Linear:
-    """What follows for a spec from its other properties, unless the family says otherwise."""
-
-    grammar: ClassVar[tuple[str, ...]] = ()
-    open_rank: ClassVar[bool] = False
-    takes_modes: ClassVar[bool] = False
-    planned_head: ClassVar[str] = ""
-
-    @classmethod
-    def written_width(cls, options: str) -> int:
-        """0: the options do not say."""
-        return 0
-
-    @property
-    def in_modes(self: Structure) -> tuple[int, ...]:
-        """A flat sample."""
-        return (self.in_features,)
-
-    @property
-    def out_modes(self: Structure) -> tuple[int, ...]:
-        """A flat result."""
-        return (self.out_features,)
-
-    @property
-    def exact_spectrum(self) -> bool:
-        """True."""
-        return True
-
-    def macs_at(self: Structure, inputs: int, outputs: int) -> int:
-        """Once per place of the result."""
-        return outputs * self.macs
-
-    @property
-    def dense_macs(self: Structure) -> int:
-        """n_in · n_out."""
-        return self.in_features * self.out_features
-
-    def params(self: Structure, bias: bool) -> int:
-        """Weights, plus n_out with a bias."""
-        return self.weight_params + (self.out_features if bias else 0)
-
-    def dense_params(self: Structure, bias: bool) -> int:
-        """Weights of the dense layer, plus n_out with a bias."""
-        return self.dense_macs + (self.out_features if bias else 0)
 
 
 def check_count(value: Any, what: str, limit: int = MAX_FEATURES) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -56,19 +56,6 @@ class DenseSpec(Linear):
     def weight_params(self) -> int:
         """n_in · n_out."""
         return self.in_features * self.out_features
-
-    @property
-    def macs(self) -> int:
-        """n_in · n_out."""
-        return self.weight_params
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "structure": self.structure,
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-        }
 
     def dense_matrix(self, factors: Sequence[Array]) -> Array:
         """W itself."""

@@ -159,15 +159,6 @@ class KronSpec(Linear):
         """Per sample, in ``order``; each term costs as much as one."""
         return self.terms * contraction_macs(self.in_shape, self.out_shape, self.order)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "structure": self.structure,
-            "in_shape": list(self.in_shape),
-            "out_shape": list(self.out_shape),
-            "terms": self.terms,
-        }
-
     def dense_matrix(self, factors: Sequence[Array]) -> Array:
         """Σ_k A_1k ⊗ … ⊗ A_dk, shape (n_out, n_in)."""
         first, *others = check_factors(self, factors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -70,20 +70,6 @@ class LowRankSpec(Linear):
     def weight_params(self) -> int:
         """The rank times n_in + n_out."""
         return self.rank * (self.in_features + self.out_features)
-
-    @property
-    def macs(self) -> int:
-        """The rank times n_in + n_out."""
-        return self.weight_params
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "structure": self.structure,
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "rank": self.rank,
-        }
 
     def dense_matrix(self, factors: Sequence[Array]) -> Array:
         """V Uᵀ."""

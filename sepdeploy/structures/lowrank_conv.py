@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
+from sepdeploy.codec import to_json
 from sepdeploy.errors import BadInput
 
 
@@ -61,11 +62,6 @@ class LowRankConvSpec:
         first, *others = self._weights
         return inputs * first + outputs * sum(others)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "in_channels": self.in_channels,
-            "out_channels": self.out_channels,
-            "kernel": list(self.kernel),
-            "ranks": list(self.ranks),
-        }
+    def to_json(self) -> dict[str, object]:
+        """The fields as plain JSON values."""
+        return dict(to_json(self))
