@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from sepdeploy.layers import make_linear
 from sepdeploy.models.architectures.lenet import lenet
 from sepdeploy.models.architectures.mlp import mlp
 from sepdeploy.models.architectures.resnet import resnet18, resnet20
-from sepdeploy.models.architectures.vgg import vgg11, vgg16, vgg16_bn
-from sepdeploy.models.architectures.vit import vit_b_16, vit_tiny
+from sepdeploy.models.architectures.vgg import vgg
+from sepdeploy.models.architectures.vit import vit
 from sepdeploy.models.model import Model
 from sepdeploy.models.placement import StructureMap, resolve_structures
 from sepdeploy.records import InputSpec
@@ -33,11 +34,9 @@ ARCHITECTURES: dict[str, Factory] = {
     "mlp": mlp,
     "resnet18": resnet18,
     "resnet20": resnet20,
-    "vgg11": vgg11,
-    "vgg16": vgg16,
-    "vgg16_bn": vgg16_bn,
-    "vit_b_16": vit_b_16,
-    "vit_tiny": vit_tiny,
+    **{name: partial(vgg, name) for name in ("vgg11", "vgg16", "vgg16_bn")},
+    "vit_b_16": partial(vit, "vit_b_16", width=768, heads=12),
+    "vit_tiny": partial(vit, "vit_tiny"),
 }
 
 

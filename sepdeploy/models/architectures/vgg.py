@@ -91,37 +91,8 @@ def _convolution(inputs: int, outputs: int, batch_norm: bool) -> list[nn.Module]
     return [layer, *([nn.BatchNorm2d(outputs)] if batch_norm else []), nn.ReLU(inplace=True)]
 
 
-def _vgg(
+def vgg(
     name: str,
-    input: InputSpec,
-    classes: int,
-    structure: StructureMap,
-    hidden: Sequence[int],
-    pool: int | None,
-    base: int,
-    *,
-    batch_norm: bool,
-) -> nn.Module:
-    if len(input.shape) != 3 or min(input.shape[1:]) < 16:
-        raise BadInput(
-            f"{name} needs images of at least 16x16 pixels (C, H, W), the input is {input.shape}",
-            hint="use lenet or mlp for smaller inputs",
-        )
-    small = min(input.shape[1:]) < SMALL_IMAGE
-    return VGG(
-        STAGES[name.removesuffix("_bn")],
-        input.shape,
-        classes,
-        structure,
-        hidden=check_widths(hidden, "hidden"),
-        pool=check_count(pool if pool is not None else 2 if small else 7, "pool", 64),
-        base=check_count(base, "base", 1024),
-        batch_norm=batch_norm,
-        last_pool=not small,
-    )
-
-
-def vgg11(
     input: InputSpec,
     classes: int,
     structure: StructureMap = None,
@@ -129,9 +100,11 @@ def vgg11(
     pool: int | None = None,
     base: int = 64,
 ) -> nn.Module:
-    """VGG-11 (configuration A): 132 863 336 parameters dense on 3×224×224 with 1000 classes.
+    """A VGG; parameters when dense, on 3×224×224 with 1000 classes, behind the names.
 
     Args:
+        name: "vgg11" (configuration A, 132 863 336), "vgg16" (configuration D, 138 357 544) or
+            "vgg16_bn" (the same with batch normalisation, 138 365 992).
         input: What one sample looks like, (C, H, W) of at least 16×16.
         classes: Number of logits.
         structure: One structure string for fc1 … fcN, or one per layer name (fc1 …, head);
@@ -146,40 +119,20 @@ def vgg11(
     Raises:
         BadInput: The input is no image, or too small; options that make no sense.
     """
-    return _vgg("vgg11", input, classes, structure, hidden, pool, base, batch_norm=False)
-
-
-def vgg16(
-    input: InputSpec,
-    classes: int,
-    structure: StructureMap = None,
-    hidden: Sequence[int] = (4096, 4096),
-    pool: int | None = None,
-    base: int = 64,
-) -> nn.Module:
-    """VGG-16 (configuration D): 138 357 544 parameters dense on 3×224×224 with 1000 classes.
-
-    See ``vgg11`` for the options.
-
-    Raises:
-        BadInput: The input is no image, or too small; options that make no sense.
-    """
-    return _vgg("vgg16", input, classes, structure, hidden, pool, base, batch_norm=False)
-
-
-def vgg16_bn(
-    input: InputSpec,
-    classes: int,
-    structure: StructureMap = None,
-    hidden: Sequence[int] = (4096, 4096),
-    pool: int | None = None,
-    base: int = 64,
-) -> nn.Module:
-    """VGG-16 with batch normalisation: 138 365 992 parameters dense on 3×224×224, 1000 classes.
-
-    See ``vgg11`` for the options.
-
-    Raises:
-        BadInput: The input is no image, or too small; options that make no sense.
-    """
-    return _vgg("vgg16_bn", input, classes, structure, hidden, pool, base, batch_norm=True)
+    if len(input.shape) != 3 or min(input.shape[1:]) < 16:
+        raise BadInput(
+            f"{name} needs images of at least 16x16 pixels (C, H, W), the input is {input.shape}",
+            hint="use lenet or mlp for smaller inputs",
+        )
+    small = min(input.shape[1:]) < SMALL_IMAGE
+    return VGG(
+        STAGES[name.removesuffix("_bn")],
+        input.shape,
+        classes,
+        structure,
+        hidden=check_widths(hidden, "hidden"),
+        pool=check_count(pool if pool is not None else 2 if small else 7, "pool", 64),
+        base=check_count(base, "base", 1024),
+        batch_norm=name.endswith("_bn"),
+        last_pool=not small,
+    )

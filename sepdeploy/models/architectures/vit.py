@@ -138,17 +138,35 @@ def default_patch(shape: tuple[int, ...]) -> int:
     return 16 if side >= 128 else 4 if side >= 64 else 2
 
 
-def _vit(
+def vit(
     name: str,
     input: InputSpec,
     classes: int,
-    structure: StructureMap,
-    patch: int | None,
-    depth: int,
-    width: int,
-    heads: int,
-    modes: str,
+    structure: StructureMap = None,
+    patch: int | None = None,
+    depth: int = 12,
+    width: int = 192,
+    heads: int = 3,
+    modes: str = "paper",
 ) -> nn.Module:
+    """A vision transformer; parameters when dense on 3×224×224 with 1000 classes.
+
+    Args:
+        name: "vit_tiny" (ViT-Ti, 5 717 416), or "vit_b_16" (ViT-B/16, 86 567 656) of width 768
+            and 12 heads.
+        input: What one sample looks like, (C, H, W).
+        classes: Number of logits.
+        structure: One structure string for all layers of the blocks, or one per layer name or
+            pattern (``blocks.*.fc1``, ``blocks.0.q``, ``head``); None is dense.
+        patch: Pixels per side of a patch; None: 16 from 128 pixels on, 4 from 64 on, else 2.
+        depth: Number of blocks.
+        width: Features of a token.
+        heads: Attention heads; they divide the width.
+        modes: "paper" or "aligned", the modes of ``kron``; see ``block_modes``.
+
+    Raises:
+        BadInput: The input is no image, or patches do not tile it; options that make no sense.
+    """
     if len(input.shape) != 3:
         raise BadInput(
             f"{name} needs images (C, H, W), the input is {input.shape}",
@@ -176,52 +194,3 @@ def _vit(
         heads=heads,
         modes=modes,
     )
-
-
-def vit_tiny(
-    input: InputSpec,
-    classes: int,
-    structure: StructureMap = None,
-    patch: int | None = None,
-    depth: int = 12,
-    width: int = 192,
-    heads: int = 3,
-    modes: str = "paper",
-) -> nn.Module:
-    """ViT-Ti: 5 717 416 parameters dense on 3×224×224 with 1000 classes and patches of 16.
-
-    Args:
-        input: What one sample looks like, (C, H, W).
-        classes: Number of logits.
-        structure: One structure string for all layers of the blocks, or one per layer name or
-            pattern (``blocks.*.fc1``, ``blocks.0.q``, ``head``); None is dense.
-        patch: Pixels per side of a patch; None: 16 from 128 pixels on, 4 from 64 on, else 2.
-        depth: Number of blocks.
-        width: Features of a token.
-        heads: Attention heads; they divide the width.
-        modes: "paper" or "aligned", the modes of ``kron``; see ``block_modes``.
-
-    Raises:
-        BadInput: The input is no image, or patches do not tile it; options that make no sense.
-    """
-    return _vit("vit_tiny", input, classes, structure, patch, depth, width, heads, modes)
-
-
-def vit_b_16(
-    input: InputSpec,
-    classes: int,
-    structure: StructureMap = None,
-    patch: int | None = None,
-    depth: int = 12,
-    width: int = 768,
-    heads: int = 12,
-    modes: str = "paper",
-) -> nn.Module:
-    """ViT-B/16: 86 567 656 parameters dense on 3×224×224 with 1000 classes.
-
-    See ``vit_tiny`` for the options.
-
-    Raises:
-        BadInput: The input is no image, or patches do not tile it; options that make no sense.
-    """
-    return _vit("vit_b_16", input, classes, structure, patch, depth, width, heads, modes)
