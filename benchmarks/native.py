@@ -247,9 +247,10 @@ def main(arguments: list[str] | None = None) -> int:
         page.put("native", text, command, found["host"], given.write or page.PAGE)
         return 0
     names = given.runtime or [n for n in ("onnxruntime", "litert") if n in runtimes.versions()]
-    from sepdeploy.runtimes.native import native_library, native_status
+    from sepdeploy.runtimes.native import native_status
 
-    if missing := [n for n in names if native_library(n, runtimes.versions()[n]) is None]:
+    proven = native_status().runtimes
+    if missing := [n for n in names if proven.get(n) != runtimes.versions()[n]]:
         print(f"no native kernels for {', '.join(missing)}: sepdeploy devices setup host")
         return 4
     facts = host_facts()

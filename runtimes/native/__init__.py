@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sepdeploy.runtimes.native.build import build_native
 from sepdeploy.runtimes.native.claims import Claim, claim_onnx, claim_tflite
-from sepdeploy.runtimes.native.library import NativeStatus, native_library, native_status
+from sepdeploy.runtimes.native.library import NativeStatus, native_status
 
 __all__ = [
     "Claim",
@@ -17,6 +17,5 @@ __all__ = [
     "build_native",
     "claim_onnx",
     "claim_tflite",
-    "native_library",
     "native_status",
 ]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 from sepdeploy.cache import whole_folder
+from sepdeploy.codec import dump
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.files import sha256_file, write_text
 from sepdeploy.programs import processor_family
 from sepdeploy.records import Notify
 from sepdeploy.runtimes.native import library, proofs, toolchain
-from sepdeploy.runtimes.native.library import LIBRARY, RECORD, SCHEMA, NativeStatus
+from sepdeploy.runtimes.native.library import LIBRARY, RECORD, Build, NativeStatus
 
 
 def build_native(*, say: Notify = lambda line: None) -> NativeStatus:
@@ -52,14 +52,9 @@ def build_native(*, say: Notify = lambda line: None) -> NativeStatus:
 
 
 def _record(folder: Path, compiler: str, runtimes: dict[str, str]) -> None:
-    data = {
-        "schema": SCHEMA,
-        "sha256": sha256_file(folder / LIBRARY),
-        "digest": toolchain.digest(processor_family()),
-        "compiler": compiler,
-        "runtimes": runtimes,
-    }
-    write_text(folder / RECORD, json.dumps(data, indent=1) + "\n")
+    made_from = toolchain.digest(processor_family())
+    build = Build(sha256_file(folder / LIBRARY), made_from, compiler, runtimes)
+    write_text(folder / RECORD, dump(build))
     (folder / RECORD).chmod(0o644)
 
 

@@ -7,14 +7,13 @@ somebody else or that others may write is never loaded.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sepdeploy import cache
+from sepdeploy.codec import read
 from sepdeploy.errors import BadInput
 from sepdeploy.files import sha256_file
 from sepdeploy.programs import processor_family
@@ -26,6 +25,24 @@ SCHEMA = "sepdeploy.native/1"
 SWITCH = "SEPDEPLOY_NATIVE"  # "0" or "off": as if no library had been built
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 MAX_RECORD = 1 << 20
+
+
+@dataclass(frozen=True)
+class Build:
+    """The record of a build.
+
+    Attributes:
+        sha256: The library's digest.
+        digest: What the build was made from.
+        compiler: What built it.
+        runtimes: Runtime to version for which its self-test passed.
+    """
+
+    schema: str = field(default=SCHEMA, kw_only=True)
+    sha256: str
+    digest: str
+    compiler: str
+    runtimes: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -73,51 +90,19 @@ def native_status() -> NativeStatus:
     path = folder / LIBRARY
     if not path.is_file():
         return NativeStatus("not built", why="sepdeploy devices setup host builds them")
-    record = read_record(folder)
-    why = _refusal(path, record)
+    try:
+        build = read(Build, folder / RECORD, limit=MAX_RECORD)
+    except BadInput:
+        why = f"{path} was not built here: it has no record"
+        return NativeStatus("refused", str(path), why=why)
+    why = _refusal(path, build)
     if why:
         return NativeStatus("refused", str(path), why=why)
-    return NativeStatus(
-        "ready",
-        str(path),
-        str(record["sha256"]),
-        str(record.get("compiler", "")),
-        {str(k): str(v) for k, v in record.get("runtimes", {}).items()},
-    )
+    return NativeStatus("ready", str(path), build.sha256, build.compiler, build.runtimes)
 
 
-def native_library(runtime: str | None = None, version: str | None = None) -> Path | None:
-    """Return the library to load, None where there is none that may be loaded.
-
-    Args:
-        runtime: Only if its self-test passed in this runtime; a name of ``runtimes.RUNTIMES``.
-        version: Only if it passed in this version of the runtime.
-    """
-    found = native_status()
-    if found.state != "ready":
-        return None
-    if runtime is not None and runtime not in found.runtimes:
-        return None
-    if runtime is not None and version is not None and found.runtimes[runtime] != version:
-        return None
-    return Path(found.path)
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """Return the record of a build, {} where it is unreadable."""
-    try:
-        with (folder / RECORD).open("rb") as file:
-            data = json.loads(file.read(MAX_RECORD))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    fits = isinstance(data, dict) and data.get("schema") == SCHEMA
-    return data if fits and isinstance(data.get("runtimes", {}), dict) else {}
-
-
-def _refusal(path: Path, record: dict[str, Any]) -> str:
+def _refusal(path: Path, build: Build) -> str:
     """Return why a library must not be loaded, "" where it may be."""
-    if not record:
-        return f"{path} was not built here: it has no record"
     for place in (path.parent, path, path.parent / RECORD):
         try:
             info = place.lstat()
@@ -130,7 +115,7 @@ def _refusal(path: Path, record: dict[str, Any]) -> str:
         if info.st_mode & OTHERS_WRITE:
             return f"{place} can be written by other users"
     try:
-        same = sha256_file(path) == record.get("sha256")
+        same = sha256_file(path) == build.sha256
     except BadInput as error:
         return error.message
     return "" if same else f"{path} is not the file that was built (digest differs)"

@@ -13,8 +13,9 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
+from sepdeploy.codec import parse_json
 from sepdeploy.errors import BadInput
-from sepdeploy.files import write_text
+from sepdeploy.files import read_bytes, write_text
 from sepdeploy.programs import run
 from sepdeploy.runtimes.native.library import MAX_RECORD, cache_folder
 
@@ -59,11 +60,10 @@ def reference_works(runtime: str, version: str) -> bool:
 
 def _known(path: Path) -> dict[str, bool]:
     try:
-        with path.open("rb") as file:
-            data = json.loads(file.read(MAX_RECORD))
-    except (OSError, ValueError, RecursionError):
+        known = parse_json(read_bytes(path, limit=MAX_RECORD), where=str(path))
+    except BadInput:
         return {}
-    return {k: v is True for k, v in data.items()} if isinstance(data, dict) else {}
+    return {runtime: works is True for runtime, works in known.items()}
 
 
 def _reference_digest() -> str:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from pathlib import Path
 
 import pytest
 from custom_graphs import two_layers, write_custom
@@ -33,9 +34,9 @@ def built_cache(tmp_path_factory):
 def library(built_cache, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(built_cache))
     monkeypatch.delenv("SEPDEPLOY_NATIVE", raising=False)
-    path = native.native_library()
-    assert path is not None
-    return path
+    status = native.native_status()
+    assert status.state == "ready"
+    return Path(status.path)
 
 
 @pytest.fixture

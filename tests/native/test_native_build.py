@@ -40,10 +40,11 @@ def test_a_build_is_found_again_and_not_repeated(library, monkeypatch):
     assert status.compiler
 
 
-def test_a_library_for_another_version_of_the_runtime_is_not_used(library):
-    assert native.native_library("onnxruntime", runtimes.versions()["onnxruntime"]) == library
-    assert native.native_library("onnxruntime", "0.0.1") is None
-    assert native.native_library("another-runtime") is None
+def test_a_library_for_another_version_of_the_runtime_is_not_used(library, custom_file):
+    path, now = custom_file[0], runtimes.versions()["onnxruntime"]
+    assert native.claim_onnx(path, "onnxruntime", now).library == str(library)
+    assert native.claim_onnx(path, "onnxruntime", "0.0.1").library == ""
+    assert native.claim_onnx(path, "another-runtime", now).library == ""
 
 
 def _changed(folder):
@@ -95,7 +96,6 @@ def test_a_library_that_was_not_built_here_is_refused(copied, custom_file, harm,
     status = native.native_status()
     assert status.state == "refused"
     assert why in status.why
-    assert native.native_library() is None
     claim = runtimes.custom_nodes(custom_file[0], "onnxruntime")
     assert claim.library == ""
     assert why in claim.note

@@ -56,7 +56,7 @@ def test_native_kernels_can_be_declined(library, custom_file, monkeypatch):
         assert session.native_calls == 0
         assert session.note == "2 layers run as function bodies: as asked for"
     monkeypatch.setenv("SEPDEPLOY_NATIVE", "off")
-    assert native.native_library() is None
+    assert native.native_status().state == "off"
     assert "switched off" in runtimes.custom_nodes(path, "onnxruntime").note
 
 
