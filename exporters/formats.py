@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sepdeploy.errors import BadInput
 from sepdeploy.flatbuffer import is_tflite
@@ -94,55 +95,23 @@ class Format:
     runtimes: Callable[[Path], tuple[str, ...]]
 
 
-def _onnx_entry(path: Path) -> bytes | None:
-    from sepdeploy.exporters.containers import onnx_entry
+def _later(place: str) -> Callable[..., Any]:
+    """Return "module:function" of this room as a function that loads its module when called."""
+    module, _, name = place.partition(":")
 
-    return onnx_entry(path)
+    def called(*args: Any, **settings: Any) -> Any:
+        return getattr(import_module(f"sepdeploy.exporters.{module}"), name)(*args, **settings)
 
-
-def _tflite_entry(path: Path) -> bytes | None:
-    from sepdeploy.exporters.containers import tflite_entry
-
-    return tflite_entry(path)
+    return called
 
 
-def _write_onnx(order: Order, path: Path) -> None:
-    from sepdeploy.exporters.onnx_file import write
+def _writer(place: str, *settings: str) -> Callable[[Order, Path], None]:
+    """Return a writer that takes the canonical graph, a path and these fields of an order."""
 
-    write.write_onnx(
-        order.canonical,
-        path,
-        choices=order.choices,
-        entry=order.entry,
-        flavour=order.flavour,
-        simplify=order.simplify,
-    )
+    def write(order: Order, path: Path) -> None:
+        _later(place)(order.canonical, path, **{name: getattr(order, name) for name in settings})
 
-
-def _write_tflite(order: Order, path: Path) -> None:
-    from sepdeploy.exporters.tflite_file import write
-
-    write.write_tflite(
-        order.canonical,
-        path,
-        entry=order.entry,
-        target=order.target,
-        flavour=order.flavour,
-        choices=order.choices,
-        merge=order.merge,
-    )
-
-
-def _quantize_onnx(order: Order, folder: Path) -> Quantizer:
-    from sepdeploy.exporters.quantize.onnx_file import OnnxQuantizer
-
-    return OnnxQuantizer(order, folder)
-
-
-def _quantize_tflite(order: Order, folder: Path) -> Quantizer:
-    from sepdeploy.exporters.quantize.tflite_file import TfliteQuantizer
-
-    return TfliteQuantizer(order, folder)
+    return write
 
 
 def _tflite_runtimes(path: Path) -> tuple[str, ...]:
@@ -157,6 +126,8 @@ def _tflite_runtimes(path: Path) -> tuple[str, ...]:
     return ("litert",) if newer else ()
 
 
+_SETTINGS = ("choices", "entry", "flavour")
+
 ONNX = Format(
     name="onnx",
     suffix=".onnx",
@@ -164,9 +135,9 @@ ONNX = Format(
     article="an",
     image_layout="NCHW",
     head=None,
-    entry=_onnx_entry,
-    write=_write_onnx,
-    quantizer=_quantize_onnx,
+    entry=_later("containers:onnx_entry"),
+    write=_writer("onnx_file.write:write_onnx", *_SETTINGS, "simplify"),
+    quantizer=_later("quantize.onnx_file:OnnxQuantizer"),
     runtimes=lambda _: (),
 )
 TFLITE = Format(
@@ -176,9 +147,9 @@ TFLITE = Format(
     article="a",
     image_layout="NHWC",
     head=is_tflite,
-    entry=_tflite_entry,
-    write=_write_tflite,
-    quantizer=_quantize_tflite,
+    entry=_later("containers:tflite_entry"),
+    write=_writer("tflite_file.write:write_tflite", *_SETTINGS, "target", "merge"),
+    quantizer=_later("quantize.tflite_file:TfliteQuantizer"),
     runtimes=_tflite_runtimes,
 )
 FORMATS: dict[str, Format] = {row.name: row for row in (ONNX, TFLITE)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
@@ -39,16 +39,7 @@ def _attributes(spec: KronSpec) -> Attributes:
     return {**sides, "terms": spec.terms}
 
 
-class _Builder(Protocol):
-    def __call__(
-        self,
-        e: Emitter,
-        spec: KronSpec,
-        x: str,
-        factors: Sequence[Weight],
-        bias: Weight,
-        order: Sequence[int],
-    ) -> str: ...
+_Builder = Callable[[Emitter, KronSpec, str, Sequence[Weight], Weight, Sequence[int]], str]
 
 
 def _onnx(name: str, build: _Builder, note: str) -> Form[OnnxBuilder]:

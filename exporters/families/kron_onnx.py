@@ -16,14 +16,12 @@ from sepdeploy.structures import KronSpec
 BATCH = -1  # the axis of samples, in lists of axes
 TERM = -2  # the axis of summed terms
 
+Weights = Sequence[Weight]
+Order = Sequence[int] | None
+
 
 def gemm2d(
-    e: Emitter,
-    spec: KronSpec,
-    x: str,
-    factors: Sequence[Weight],
-    bias: Weight,
-    order: Sequence[int] | None = None,
+    e: Emitter, spec: KronSpec, x: str, factors: Weights, bias: Weight, order: Order = None
 ) -> str:
     """One flat GEMM per mode, the mode moved last before it.
 
@@ -132,12 +130,7 @@ class _State:
 
 
 def mm(
-    e: Emitter,
-    spec: KronSpec,
-    x: str,
-    factors: Sequence[Weight],
-    bias: Weight,
-    order: Sequence[int] | None = None,
+    e: Emitter, spec: KronSpec, x: str, factors: Weights, bias: Weight, order: Order = None
 ) -> str:
     """One product per mode in place: flat for the last mode, a shared left factor for others.
 
@@ -170,12 +163,7 @@ def mm(
 
 
 def tt(
-    e: Emitter,
-    spec: KronSpec,
-    x: str,
-    factors: Sequence[Weight],
-    bias: Weight,
-    order: Sequence[int] | None = None,
+    e: Emitter, spec: KronSpec, x: str, factors: Weights, bias: Weight, order: Order = None
 ) -> str:
     """Both constants on the right, a transpose after each product; two modes, one term."""
     value = e.reshape(x, -1, *(f.shape[2] for f in factors))
@@ -188,12 +176,7 @@ def tt(
 
 
 def conv2d(
-    e: Emitter,
-    spec: KronSpec,
-    x: str,
-    factors: Sequence[Weight],
-    bias: Weight,
-    order: Sequence[int] | None = None,
+    e: Emitter, spec: KronSpec, x: str, factors: Weights, bias: Weight, order: Order = None
 ) -> str:
     """B as a flat GEMM, A as a 1×1 convolution over its rows; two modes."""
     (terms, m1, n1), (_, m2, n2) = (f.shape for f in factors)

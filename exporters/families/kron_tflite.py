@@ -41,6 +41,8 @@ OPERATOR_COST = 8000
 
 MAX_MERGED_MODES = 6  # above, orders are too many to look at
 
+Arrays = Sequence[Array]
+
 
 @lru_cache(maxsize=4096)
 def best_groups(spec: KronSpec) -> Groups:
@@ -132,30 +134,18 @@ def _refuse_in_place(spec: KronSpec) -> str:
 
 
 def _layer(
-    ctx: Context,
-    spec: KronSpec,
-    x: Value,
-    factors: Sequence[Array],
-    bias: Array | None,
-    *,
-    in_place: bool,
+    in_place: bool, ctx: Context, spec: KronSpec, x: Value, factors: Arrays, bias: Array | None
 ) -> Value:
     rows = x.shape[:-1]
     modes = ctx.b.reshaped(x, (*rows, *spec.in_shape))
     whole = len(spec.in_shape) == 2 or spec.terms == 1
     write = _contract_modes if whole else _sum_of_terms
-    y = write(ctx, spec, modes, factors, bias, in_place=in_place)
+    y = write(in_place, ctx, spec, modes, factors, bias)
     return ctx.b.reshaped(y, (*rows, spec.out_features))
 
 
 def _contract_modes(
-    ctx: Context,
-    spec: KronSpec,
-    x: Value,
-    factors: Sequence[Array],
-    bias: Array | None,
-    *,
-    in_place: bool,
+    in_place: bool, ctx: Context, spec: KronSpec, x: Value, factors: Arrays, bias: Array | None
 ) -> Value:
     lead = len(x.shape) - len(spec.in_shape)
     order = contraction_order(spec, _memory_modes(x, lead))
@@ -198,21 +188,14 @@ def _contract_stacked(
 
 
 def _sum_of_terms(
-    ctx: Context,
-    spec: KronSpec,
-    x: Value,
-    factors: Sequence[Array],
-    bias: Array | None,
-    *,
-    in_place: bool,
+    in_place: bool, ctx: Context, spec: KronSpec, x: Value, factors: Arrays, bias: Array | None
 ) -> Value:
     """Three or more modes and K terms: K chains of products, added up."""
     one = dataclasses.replace(spec, terms=1)
     total: Value | None = None
     for k in range(spec.terms):
-        own_bias = bias if k == 0 else None
         term = [f[k : k + 1] for f in factors]
-        y = _contract_modes(ctx, one, x, term, own_bias, in_place=in_place)
+        y = _contract_modes(in_place, ctx, one, x, term, bias if k == 0 else None)
         total = y if total is None else binary(ctx.b, "ADD", total, y)
     assert total is not None, "at least one term"
     return total
@@ -229,18 +212,14 @@ def _memory_modes(x: Value, lead: int) -> list[int]:
     return runs if len(set(runs)) == len(runs) else []
 
 
-_fc_t = functools.partial(_layer, in_place=False)
-_fc_bmm = functools.partial(_layer, in_place=True)
-
 FORMS: tuple[Form[TfliteBuilder], ...] = (
-    Form("fc_t", never, _macs, _weights, _fc_t, "FULLY_CONNECTED and TRANSPOSE per factor"),
     Form(
-        "fc_bmm",
-        _refuse_in_place,
-        _in_place_macs,
-        _weights,
-        _fc_bmm,
-        "FULLY_CONNECTED, then BATCH_MATMUL in place",
+        *("fc_t", never, _macs, _weights, functools.partial(_layer, False)),
+        note="FULLY_CONNECTED and TRANSPOSE per factor",
+    ),
+    Form(
+        *("fc_bmm", _refuse_in_place, _in_place_macs, _weights, functools.partial(_layer, True)),
+        note="FULLY_CONNECTED, then BATCH_MATMUL in place",
         barred={
             "tflite-runtime-2.14": "up to 1.3× slower than moving in this runtime",
             QUANTIZED: "a constant on the left of a product has no safe integer form",

@@ -13,33 +13,13 @@ from sepdeploy.exporters.tflite_file.format.graph import MAX_ELEMENTS, Tensor, b
 # they refuse or abort the process (all probed).
 MAX_RANK = 6
 MAX_RANK_OF: dict[str, int] = {
-    "CONV_2D": 4,
-    "DEPTHWISE_CONV_2D": 4,
-    "STRIDED_SLICE": 5,
-    "PAD": 5,
-    "PADV2": 5,
-    "BATCH_MATMUL": 5,
+    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), 4),
+    **dict.fromkeys(("STRIDED_SLICE", "PAD", "PADV2", "BATCH_MATMUL"), 5),
 }
 MAX_BROADCAST_RANK = 4
-_BROADCASTING = {
-    "ADD",
-    "SUB",
-    "MUL",
-    "DIV",
-    "MAXIMUM",
-    "MINIMUM",
-    "POW",
-    "EQUAL",
-    "NOT_EQUAL",
-    "GREATER",
-    "GREATER_EQUAL",
-    "LESS",
-    "LESS_EQUAL",
-    "LOGICAL_AND",
-    "LOGICAL_OR",
-    "SELECT_V2",
-    "PRELU",
-}
+_BROADCASTING = {"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "POW", "SELECT_V2", "PRELU"}
+_BROADCASTING |= {"EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL"}
+_BROADCASTING |= {"LOGICAL_AND", "LOGICAL_OR"}
 # Up to this rank every kernel works; above it neighbouring dimensions are merged first.
 MAX_PLAIN_RANK = 4
 

@@ -66,154 +66,103 @@ class OpSchema:
     fields: tuple[tuple[str, Field], ...] = ()
 
 
-_ACTIVATION = Field(0, "activation", "NONE")
+# Flatbuffer type and default of each option, "i32" and 0 where it is not named.
+_TYPES: dict[str, tuple[str, Any]] = {
+    "activation": ("activation", "NONE"),
+    "padding": ("padding", "SAME"),
+    **dict.fromkeys(("dilation_w", "dilation_h"), ("i32", 1)),
+    **dict.fromkeys(("keep_dims", "keep_num_dims", "approximate"), ("bool", False)),
+    **dict.fromkeys(("align_corners", "half_pixel_centers", "adj_x", "adj_y"), ("bool", False)),
+    "new_shape": ("ints", ()),
+    **dict.fromkeys(("beta", "alpha"), ("f32", 0.0)),
+    **dict.fromkeys(("in_dtype", "out_dtype", "output_type"), ("dtype", "float32")),
+    "mode": ("i8", 0),
+}
+_POOL = "padding stride_w stride_h filter_w filter_h activation"
 
 
-def _fused(code: int, options: int) -> OpSchema:
-    return OpSchema(code, options, (("activation", _ACTIVATION),))
-
-
-def _reducer(code: int) -> OpSchema:
-    return OpSchema(code, 27, (("keep_dims", Field(0, "bool", False)),))
-
-
-def _pool(code: int) -> OpSchema:
-    fields = (
-        ("padding", Field(0, "padding", "SAME")),
-        ("stride_w", Field(1, "i32")),
-        ("stride_h", Field(2, "i32")),
-        ("filter_w", Field(3, "i32")),
-        ("filter_h", Field(4, "i32")),
-        ("activation", Field(5, "activation", "NONE")),
-    )
-    return OpSchema(code, 5, fields)
+def _op(code: int, options: int = 0, fields: str = "") -> OpSchema:
+    """Return a row; ``fields`` are the options slot by slot, "_" for one that is never written."""
+    named = [(name, i) for i, name in enumerate(fields.split()) if name != "_"]
+    return OpSchema(code, options, tuple((n, Field(i, *_TYPES.get(n, ("i32",)))) for n, i in named))
 
 
 OPS: dict[str, OpSchema] = {
-    "ADD": _fused(0, 11),
-    "AVERAGE_POOL_2D": _pool(1),
-    "CONCATENATION": OpSchema(
-        2, 10, (("axis", Field(0, "i32")), ("activation", Field(1, "activation", "NONE")))
+    "ADD": _op(0, 11, "activation"),
+    "AVERAGE_POOL_2D": _op(1, 5, _POOL),
+    "CONCATENATION": _op(2, 10, "axis activation"),
+    "CONV_2D": _op(3, 1, "padding stride_w stride_h activation dilation_w dilation_h"),
+    "DEPTHWISE_CONV_2D": _op(
+        4, 2, "padding stride_w stride_h depth_multiplier activation dilation_w dilation_h"
     ),
-    "CONV_2D": OpSchema(
-        3,
-        1,
-        (
-            ("padding", Field(0, "padding", "SAME")),
-            ("stride_w", Field(1, "i32")),
-            ("stride_h", Field(2, "i32")),
-            ("activation", Field(3, "activation", "NONE")),
-            ("dilation_w", Field(4, "i32", 1)),
-            ("dilation_h", Field(5, "i32", 1)),
-        ),
-    ),
-    "DEPTHWISE_CONV_2D": OpSchema(
-        4,
-        2,
-        (
-            ("padding", Field(0, "padding", "SAME")),
-            ("stride_w", Field(1, "i32")),
-            ("stride_h", Field(2, "i32")),
-            ("depth_multiplier", Field(3, "i32")),
-            ("activation", Field(4, "activation", "NONE")),
-            ("dilation_w", Field(5, "i32", 1)),
-            ("dilation_h", Field(6, "i32", 1)),
-        ),
-    ),
-    "DEQUANTIZE": OpSchema(6, 38),
-    "DEPTH_TO_SPACE": OpSchema(5, 94, (("block_size", Field(0, "i32")),)),
-    "FLOOR": OpSchema(8),
-    "FULLY_CONNECTED": OpSchema(
-        9, 8, (("activation", _ACTIVATION), ("keep_num_dims", Field(2, "bool", False)))
-    ),
-    "LOGISTIC": OpSchema(14),
-    "MAX_POOL_2D": _pool(17),
-    "MUL": _fused(18, 21),
-    "RELU": OpSchema(19),
-    "RELU6": OpSchema(21),
-    "RESHAPE": OpSchema(22, 17, (("new_shape", Field(0, "ints", ())),)),
-    "RESIZE_BILINEAR": OpSchema(
-        23,
-        15,
-        (
-            ("align_corners", Field(2, "bool", False)),
-            ("half_pixel_centers", Field(3, "bool", False)),
-        ),
-    ),
-    "SOFTMAX": OpSchema(25, 9, (("beta", Field(0, "f32", 0.0)),)),
-    "SPACE_TO_DEPTH": OpSchema(26, 19, (("block_size", Field(0, "i32")),)),
-    "TANH": OpSchema(28),
-    "CUSTOM": OpSchema(CUSTOM_CODE),
-    "PAD": OpSchema(34, 22),
-    "GATHER": OpSchema(36, 23, (("axis", Field(0, "i32")), ("batch_dims", Field(1, "i32")))),
-    "TRANSPOSE": OpSchema(39, 26),
-    "MEAN": _reducer(40),
-    "SUB": _fused(41, 28),
-    "DIV": _fused(42, 29),
-    "STRIDED_SLICE": OpSchema(
-        45,
-        32,
-        (("begin_mask", Field(0, "i32")), ("end_mask", Field(1, "i32"))),
-    ),
-    "EXP": OpSchema(47, 33),
-    "TOPK_V2": OpSchema(48, 34),
-    "SPLIT": OpSchema(49, 35, (("num_splits", Field(0, "i32")),)),
-    "LOG_SOFTMAX": OpSchema(50, 36),
-    "CAST": OpSchema(
-        53,
-        37,
-        (("in_dtype", Field(0, "dtype", "float32")), ("out_dtype", Field(1, "dtype", "float32"))),
-    ),
-    "PRELU": OpSchema(54),
-    "MAXIMUM": OpSchema(55, 39),
-    "ARG_MAX": OpSchema(56, 40, (("output_type", Field(0, "dtype", "float32")),)),
-    "MINIMUM": OpSchema(57, 39),
-    "LESS": OpSchema(58, 41),
-    "NEG": OpSchema(59, 42),
-    "PADV2": OpSchema(60, 43),
-    "GREATER": OpSchema(61, 44),
-    "GREATER_EQUAL": OpSchema(62, 45),
-    "LESS_EQUAL": OpSchema(63, 46),
-    "SIN": OpSchema(66),
-    "EQUAL": OpSchema(71, 53),
-    "NOT_EQUAL": OpSchema(72, 54),
-    "LOG": OpSchema(73),
-    "SUM": _reducer(74),
-    "SQRT": OpSchema(75),
-    "RSQRT": OpSchema(76),
-    "POW": OpSchema(78, 56),
-    "ARG_MIN": OpSchema(79, 57, (("output_type", Field(0, "dtype", "float32")),)),
-    "REDUCE_PROD": _reducer(81),
-    "REDUCE_MAX": _reducer(82),
-    "LOGICAL_OR": OpSchema(84, 60),
-    "LOGICAL_AND": OpSchema(86, 62),
-    "LOGICAL_NOT": OpSchema(87, 63),
-    "REDUCE_MIN": _reducer(89),
-    "RESIZE_NEAREST_NEIGHBOR": OpSchema(
-        97,
-        74,
-        (
-            ("align_corners", Field(0, "bool", False)),
-            ("half_pixel_centers", Field(1, "bool", False)),
-        ),
-    ),
-    "LEAKY_RELU": OpSchema(98, 75, (("alpha", Field(0, "f32", 0.0)),)),
-    "SQUARED_DIFFERENCE": OpSchema(99, 76),
-    "MIRROR_PAD": OpSchema(100, 77, (("mode", Field(0, "i8", 0)),)),
-    "ABS": OpSchema(101, 78),
-    "SPLIT_V": OpSchema(102, 79, (("num_splits", Field(0, "i32")),)),
-    "CEIL": OpSchema(104),
-    "COS": OpSchema(108, 84),
-    "ELU": OpSchema(111),
-    "ROUND": OpSchema(116),
-    "QUANTIZE": OpSchema(114, 89),
-    "HARD_SWISH": OpSchema(117, 91),
-    "SELECT_V2": OpSchema(123, 98),
-    "BATCH_MATMUL": OpSchema(
-        126, 101, (("adj_x", Field(0, "bool", False)), ("adj_y", Field(1, "bool", False)))
-    ),
-    "GELU": OpSchema(150, 116, (("approximate", Field(0, "bool", False)),)),
-    "SIGN": OpSchema(158, 124),
+    "DEQUANTIZE": _op(6, 38),
+    "DEPTH_TO_SPACE": _op(5, 94, "block_size"),
+    "FLOOR": _op(8),
+    "FULLY_CONNECTED": _op(9, 8, "activation _ keep_num_dims"),
+    "LOGISTIC": _op(14),
+    "MAX_POOL_2D": _op(17, 5, _POOL),
+    "MUL": _op(18, 21, "activation"),
+    "RELU": _op(19),
+    "RELU6": _op(21),
+    "RESHAPE": _op(22, 17, "new_shape"),
+    "RESIZE_BILINEAR": _op(23, 15, "_ _ align_corners half_pixel_centers"),
+    "SOFTMAX": _op(25, 9, "beta"),
+    "SPACE_TO_DEPTH": _op(26, 19, "block_size"),
+    "TANH": _op(28),
+    "CUSTOM": _op(CUSTOM_CODE),
+    "PAD": _op(34, 22),
+    "GATHER": _op(36, 23, "axis batch_dims"),
+    "TRANSPOSE": _op(39, 26),
+    "MEAN": _op(40, 27, "keep_dims"),
+    "SUB": _op(41, 28, "activation"),
+    "DIV": _op(42, 29, "activation"),
+    "STRIDED_SLICE": _op(45, 32, "begin_mask end_mask"),
+    "EXP": _op(47, 33),
+    "TOPK_V2": _op(48, 34),
+    "SPLIT": _op(49, 35, "num_splits"),
+    "LOG_SOFTMAX": _op(50, 36),
+    "CAST": _op(53, 37, "in_dtype out_dtype"),
+    "PRELU": _op(54),
+    "MAXIMUM": _op(55, 39),
+    "ARG_MAX": _op(56, 40, "output_type"),
+    "MINIMUM": _op(57, 39),
+    "LESS": _op(58, 41),
+    "NEG": _op(59, 42),
+    "PADV2": _op(60, 43),
+    "GREATER": _op(61, 44),
+    "GREATER_EQUAL": _op(62, 45),
+    "LESS_EQUAL": _op(63, 46),
+    "SIN": _op(66),
+    "EQUAL": _op(71, 53),
+    "NOT_EQUAL": _op(72, 54),
+    "LOG": _op(73),
+    "SUM": _op(74, 27, "keep_dims"),
+    "SQRT": _op(75),
+    "RSQRT": _op(76),
+    "POW": _op(78, 56),
+    "ARG_MIN": _op(79, 57, "output_type"),
+    "REDUCE_PROD": _op(81, 27, "keep_dims"),
+    "REDUCE_MAX": _op(82, 27, "keep_dims"),
+    "LOGICAL_OR": _op(84, 60),
+    "LOGICAL_AND": _op(86, 62),
+    "LOGICAL_NOT": _op(87, 63),
+    "REDUCE_MIN": _op(89, 27, "keep_dims"),
+    "RESIZE_NEAREST_NEIGHBOR": _op(97, 74, "align_corners half_pixel_centers"),
+    "LEAKY_RELU": _op(98, 75, "alpha"),
+    "SQUARED_DIFFERENCE": _op(99, 76),
+    "MIRROR_PAD": _op(100, 77, "mode"),
+    "ABS": _op(101, 78),
+    "SPLIT_V": _op(102, 79, "num_splits"),
+    "CEIL": _op(104),
+    "COS": _op(108, 84),
+    "ELU": _op(111),
+    "ROUND": _op(116),
+    "QUANTIZE": _op(114, 89),
+    "HARD_SWISH": _op(117, 91),
+    "SELECT_V2": _op(123, 98),
+    "BATCH_MATMUL": _op(126, 101, "adj_x adj_y"),
+    "GELU": _op(150, 116, "approximate"),
+    "SIGN": _op(158, 124),
 }
 
 

@@ -33,6 +33,12 @@ from sepdeploy.flatbuffer import IDENTIFIER
 DESCRIPTION = "sepdeploy"
 SIGNATURE_KEY = "serving_default"
 
+# What writes a field of each type, and the numbers behind names.
+_SLOTS = dict.fromkeys(("offset", "ints"), "PrependUOffsetTRelativeSlot")
+_SLOTS |= {"u32": "PrependUint32Slot", "u8": "PrependUint8Slot", "i8": "PrependInt8Slot"}
+_SLOTS |= {"i32": "PrependInt32Slot", "f32": "PrependFloat32Slot", "bool": "PrependBoolSlot"}
+_NAMED = {"activation": ACTIVATIONS, "padding": PADDINGS, "dtype": TENSOR_TYPES}
+
 
 class TableWriter:
     """Builds the tables back to front, as flatbuffers require."""
@@ -80,21 +86,7 @@ class TableWriter:
         b = self.b
         b.StartObject(slots)
         for kind, slot, value in fields:
-            match kind:
-                case "offset":
-                    b.PrependUOffsetTRelativeSlot(slot, value, 0)
-                case "u32":
-                    b.PrependUint32Slot(slot, value, 0)
-                case "u8":
-                    b.PrependUint8Slot(slot, value, 0)
-                case "i8":
-                    b.PrependInt8Slot(slot, value, 0)
-                case "i32":
-                    b.PrependInt32Slot(slot, value, 0)
-                case "f32":
-                    b.PrependFloat32Slot(slot, value, 0.0)
-                case "bool":
-                    b.PrependBoolSlot(slot, value, 0)
+            getattr(b, _SLOTS[kind])(slot, value, 0)
         return int(b.EndObject())
 
     def offsets(self, items: Sequence[int]) -> int:
@@ -123,22 +115,13 @@ class TableWriter:
 
     def _operator_code(self, kind: str, custom_name: str, version: int) -> int:
         code = OPS[kind].code
-        fields: list[tuple[str, int, Any]] = [
-            ("i8", 0, min(code, PLACEHOLDER_CODE)),
-            ("i32", 3, code),
-        ]
-        if custom_name:
-            fields.append(("offset", 1, self.b.CreateString(custom_name)))
+        name = self.b.CreateString(custom_name) if custom_name else 0
         self.b.StartObject(4)
         # The schema's default version is 1, so it is the one value that is not stored.
         self.b.PrependInt32Slot(2, version, 1)
-        for field_kind, slot, value in fields:
-            if field_kind == "offset":
-                self.b.PrependUOffsetTRelativeSlot(slot, value, 0)
-            elif field_kind == "i32":
-                self.b.PrependInt32Slot(slot, value, 0)
-            else:
-                self.b.PrependInt8Slot(slot, value, 0)
+        self.b.PrependInt8Slot(0, min(code, PLACEHOLDER_CODE), 0)
+        self.b.PrependInt32Slot(3, code, 0)
+        self.b.PrependUOffsetTRelativeSlot(1, name, 0)
         return int(self.b.EndObject())
 
     def subgraph(
@@ -189,11 +172,8 @@ class TableWriter:
         """Write an operator."""
         inputs = self.numbers([index[id(t)] for t in op.inputs])
         outputs = self.numbers([index[id(t)] for t in op.outputs])
-        fields: list[tuple[str, int, Any]] = [
-            ("u32", 0, code),
-            ("offset", 1, inputs),
-            ("offset", 2, outputs),
-        ]
+        fields: list[tuple[str, int, Any]] = [("u32", 0, code)]
+        fields += [("offset", 1, inputs), ("offset", 2, outputs)]
         schema = OPS[op.kind]
         if schema.options:
             fields += [("u8", 3, schema.options), ("offset", 4, self.options(op))]
@@ -217,24 +197,12 @@ class TableWriter:
         return int(self.b.EndObject())
 
     def _option(self, spec: Field, value: Any) -> None:
-        b, slot, default = self.b, spec.slot, spec.default
-        match spec.kind:
-            case "activation":
-                b.PrependInt8Slot(slot, ACTIVATIONS[value], ACTIVATIONS[default])
-            case "padding":
-                b.PrependInt8Slot(slot, PADDINGS[value], PADDINGS[default])
-            case "dtype":
-                b.PrependInt8Slot(slot, TENSOR_TYPES[value], TENSOR_TYPES[default])
-            case "i8":
-                b.PrependInt8Slot(slot, value, default)
-            case "i32":
-                b.PrependInt32Slot(slot, value, default)
-            case "f32":
-                b.PrependFloat32Slot(slot, value, default)
-            case "bool":
-                b.PrependBoolSlot(slot, value, default)
-            case "ints":
-                b.PrependUOffsetTRelativeSlot(slot, value, 0)
+        named = _NAMED.get(spec.kind)
+        if named:
+            self.b.PrependInt8Slot(spec.slot, named[value], named[spec.default])
+        else:
+            default = 0 if spec.kind == "ints" else spec.default
+            getattr(self.b, _SLOTS[spec.kind])(spec.slot, value, default)
 
     def signature_def(self, graph: Graph, index: Mapping[int, int]) -> int:
         """Write the names under which inputs and outputs are known."""

@@ -13,30 +13,18 @@ from sepdeploy.exporters.tflite_file.format.graph import Op
 
 # Highest version that tflite-runtime 2.14.0 accepts, where a rule below can exceed 1.
 _MAX_2_14: dict[str, int] = {
-    "FULLY_CONNECTED": 10,
-    "CONV_2D": 7,
-    "DEPTHWISE_CONV_2D": 7,
-    "TRANSPOSE": 6,
-    "ADD": 5,
-    "MUL": 7,
-    "SUB": 5,
-    "DIV": 2,
-    "PAD": 4,
-    "PADV2": 4,
-    "GATHER": 6,
-    "STRIDED_SLICE": 8,
-    "MAXIMUM": 4,
-    "MINIMUM": 4,
-    "RESIZE_BILINEAR": 4,
-    "RESIZE_NEAREST_NEIGHBOR": 4,
-    "SPLIT": 4,
-    "ABS": 5,
-    "TILE": 3,
-    "CAST": 5,
-    "QUANTIZE": 2,
-    "DEQUANTIZE": 5,
-    "MAX_POOL_2D": 2,
-    "AVERAGE_POOL_2D": 2,
+    kind: version
+    for version, kinds in (
+        (2, "DIV QUANTIZE MAX_POOL_2D AVERAGE_POOL_2D"),
+        (3, "TILE"),
+        (4, "PAD PADV2 MAXIMUM MINIMUM RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR SPLIT"),
+        (5, "ADD SUB ABS CAST DEQUANTIZE"),
+        (6, "TRANSPOSE GATHER"),
+        (7, "CONV_2D DEPTHWISE_CONV_2D MUL"),
+        (8, "STRIDED_SLICE"),
+        (10, "FULLY_CONNECTED"),
+    )
+    for kind in kinds.split()
 }
 
 # Versions from which on an operator takes int8 activations; DEQUANTIZE: int8, then float16.
