@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TOLERANCE = 1e-5  # of float32 logits, DESIGN §5
+TOLERANCE = 1e-5  # of float32 logits
 # 2^-11 is float16's rounding of one weight; a deep net of such weights was measured at 0.004.
 HALF_TOLERANCE = 1e-2
 

@@ -1,7 +1,7 @@
 """The records that flow between the parts: frozen dataclasses that ``codec`` reads and writes.
 
 A record holds no live object (no session, tensor or open file). Field names are the JSON keys;
-what scripts rely on is listed in DESIGN "Names that scripts rely on" and carries a schema version.
+what scripts rely on is listed in docs/names.md and carries a schema version.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class LoweringChoice:
 class Parity:
     """Numeric agreement of an artifact in one runtime with the model it was made from.
 
-    ``max_rel`` = max|Δlogit| / max|reference logit| over the batch (DESIGN §5).
+    ``max_rel`` = max|Δlogit| / max|reference logit| over the batch.
     ``inputs`` is "data" (real images) or "synthetic" (seeded uniform ones).
     ``tolerance`` bounds the measure that ``criterion`` names: "max_rel", or "rel_l2" for int8
     (see ``sepdeploy.measure.proof.int8_parity``); ``cosine`` is that of the logits centred over the

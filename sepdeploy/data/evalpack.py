@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sepdeploy.errors import BadInput
 from sepdeploy.files import atomic_path
 
-PACK_LIMIT = 16 << 20  # bytes; DESIGN "Names that scripts rely on"
+PACK_LIMIT = 16 << 20  # bytes
 READ_LIMIT = 64 << 20  # refuse to unpack more than this
 # Everything that zipfile, numpy and json answer damaged and hostile content with.
 _UNREADABLE = (

@@ -2,7 +2,7 @@
 
 A graph that builds the dense matrix from its factors is a trap: constant folding restores the
 matrix in full, the file stays small and the memory and time are those of the dense layer. So the
-graph is inspected as the runtime keeps it (DESIGN §5).
+graph is inspected as the runtime keeps it.
 """
 
 from __future__ import annotations
