@@ -1,12 +1,11 @@
-"""The session protocol, the description of a runtime, and what both adapters share."""
+"""A session, and what opening a file of either format shares."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,58 +19,18 @@ Logits = npt.NDArray[np.float32]
 ENTRY_KEY = "sepdeploy"  # name of the embedded entry, in ONNX and TFLite alike
 
 
-class Session(Protocol):
-    """A loaded artifact. Use it as a context manager; calls from several threads take turns.
-
-    ``input`` is what a sample looks like, ``runtime`` which runtime runs it, ``path`` the file.
-    ``note`` is one line on what runs the file's custom nodes, "" where it has none;
-    ``native_calls`` how often native kernels did in a run, counted in the first one (0 before).
-    """
-
-    path: Path
-    runtime: RuntimeRef
-    input: InputSpec
-    note: str
-
-    @property
-    def native_calls(self) -> int:
-        """Calls of native kernels in one run."""
-        ...
-
-    def run(self, batch: npt.NDArray[np.float32]) -> Logits:
-        """Return the logits (N, classes) of a float32 batch (N, *input.shape), NCHW or NF.
-
-        Raises:
-            BadInput: The batch has another shape or dtype (both are named), or the graph fails.
-        """
-        ...
-
-    def close(self) -> None:
-        """Free the model; a closed session cannot run."""
-        ...
-
-    def __enter__(self) -> Self:
-        """Return the session itself."""
-        ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the session."""
-        ...
-
-
 def translate(error: RunnerError) -> SepdeployError:
     """Return the runner's error as one of sepdeploy's own."""
     family = Missing if error.kind == "missing" else BadInput
     return family(str(error), hint=error.hint)
 
 
-class OpenSession:
-    """A session around one of the runner's adapters."""
+class Session:
+    """A loaded artifact. Use it as a context manager; calls from several threads take turns.
+
+    ``input`` is what a sample looks like, ``runtime`` which runtime runs it, ``path`` the file.
+    ``note`` is one line on what runs the file's custom nodes, "" where it has none.
+    """
 
     def __init__(
         self, path: Path, model: Model, threads: int, entry: str | None, note: str = ""
@@ -90,10 +49,11 @@ class OpenSession:
         return 0 if self._model is None else self._model.native_calls
 
     def run(self, batch: npt.NDArray[np.float32]) -> Logits:
-        """Return the logits (N, classes) of a float32 batch (N, *input.shape).
+        """Return the logits (N, classes) of a float32 batch (N, *input.shape), NCHW or NF.
 
         Raises:
-            BadInput: The batch has another shape or dtype, the graph fails, or it is closed.
+            BadInput: The batch has another shape or dtype (both are named), the graph fails, or
+                the session is closed.
         """
         with self._turn:
             run = self._run
@@ -108,19 +68,14 @@ class OpenSession:
             return logits
 
     def close(self) -> None:
-        """Free the model."""
+        """Free the model; a closed session cannot run."""
         with self._turn:
             self._run = self._model = None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

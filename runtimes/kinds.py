@@ -43,14 +43,10 @@ class FileKind:
     bodies: bool
 
 
-def _open_onnx(path: Path, threads: int, runtime: str, claimed: Claim) -> Session:
-    return open_onnx(path, threads, claimed, runtime)
-
-
 KINDS: dict[str, FileKind] = {
     k.name: k
     for k in (
         FileKind("tflite", ".tflite", is_tflite, open_tflite, claim_tflite, bodies=False),
-        FileKind("onnx", ".onnx", None, _open_onnx, claim_onnx, bodies=True),
+        FileKind("onnx", ".onnx", None, open_onnx, claim_onnx, bodies=True),
     )
 }

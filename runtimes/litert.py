@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sepdeploy.errors import BadInput
 from sepdeploy.flatbuffer import DamagedError, metadata
-from sepdeploy.runtimes.base import ENTRY_KEY, OpenSession, translate
+from sepdeploy.runtimes.base import ENTRY_KEY, Session, translate
 from sepdeploy.runtimes.native.claims import Claim
 from sepdeploy.runtimes.runner.contract import RunnerError
 from sepdeploy.runtimes.runner.table import load
@@ -15,7 +15,7 @@ from sepdeploy.runtimes.runner.table import load
 
 def open_tflite(
     path: Path, threads: int = 1, runtime: str = "litert", claimed: Claim | None = None
-) -> OpenSession:
+) -> Session:
     """Open a TFLite file on the CPU; the caller's batches stay NCHW and float32.
 
     Args:
@@ -37,4 +37,4 @@ def open_tflite(
         raise BadInput(f"{path}: its tables are damaged", hint="is the file complete?") from error
     except RunnerError as error:
         raise translate(error) from error
-    return OpenSession(path, model, threads, entry, claimed.note)
+    return Session(path, model, threads, entry, claimed.note)

@@ -9,25 +9,22 @@ from typing import Any
 
 from sepdeploy.errors import BadInput
 from sepdeploy.files import file_beside
-from sepdeploy.runtimes.base import ENTRY_KEY, OpenSession, translate
+from sepdeploy.runtimes.base import ENTRY_KEY, Session, translate
 from sepdeploy.runtimes.native.claims import Claim
 from sepdeploy.runtimes.runner.contract import RunnerError
 from sepdeploy.runtimes.runner.table import load
 
 
 def open_onnx(
-    path: Path,
-    threads: int = 1,
-    claimed: Claim | None = None,
-    runtime: str = "onnxruntime",
-) -> OpenSession:
+    path: Path, threads: int = 1, runtime: str = "onnxruntime", claimed: Claim | None = None
+) -> Session:
     """Open an ONNX file on the CPU.
 
     Args:
         path: The file.
         threads: How many threads the runtime may use.
-        claimed: What runs its custom nodes; by default their function bodies.
         runtime: A name of ``RUNTIMES`` for .onnx files.
+        claimed: What runs its custom nodes; by default their function bodies.
 
     Raises:
         BadInput: The file is damaged, refers to data outside its folder, or has several inputs.
@@ -39,7 +36,7 @@ def open_onnx(
         model = load(runtime, str(path), threads, claimed.library)
     except RunnerError as error:
         raise translate(error) from error
-    return OpenSession(
+    return Session(
         path, model, threads, getattr(model, "metadata", {}).get(ENTRY_KEY), claimed.note
     )
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import traceback
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 from sepdeploy.errors import SepdeployError, ToldElsewhere
@@ -34,12 +34,7 @@ class Interruption:
             self._taken = True
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._taken:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 

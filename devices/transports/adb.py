@@ -10,17 +10,10 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sepdeploy.devices.transports.base import (
-    RUN_TIMEOUT_S,
-    Completed,
-    Disconnected,
-    Transport,
-)
+from sepdeploy.devices.transports.base import Call, Completed, Disconnected, Transport
 from sepdeploy.devices.transports.process import (
     COPY_TIMEOUT_S,
     GRACE_S,
@@ -182,21 +175,13 @@ class AdbTransport(Transport):
         if moved.rc != 0:
             raise no_room(self.where, remote, size, moved)
 
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        timeout: float = RUN_TIMEOUT_S,
-        env: Mapping[str, str] | None = None,
-    ) -> Completed:
-        """Run a program on the device."""
-        line = remote_line(argv, folder=self.workdir, timeout=timeout, env=env)
+    def _run(self, call: Call) -> Completed:
+        line = remote_line(call.argv, folder=self.workdir, timeout=call.timeout, env=call.env)
         found = execute(
             [*self._command, "shell", "-T", line],
-            stdin=stdin,
-            timeout=timeout + GRACE_S,
-            subject=f"{self.where}: {argv[0]}",
+            stdin=call.stdin,
+            timeout=call.timeout + GRACE_S,
+            subject=f"{self.where}: {call.argv[0]}",
         )
         ended = unmark(found)
         if ended is None:
@@ -211,7 +196,7 @@ class AdbTransport(Transport):
                 hint="is the cable or network stable? then try again",
             )
         if ended.rc == 124:
-            raise timed_out(f"{self.where}: {argv[0]}", timeout)
+            raise timed_out(f"{self.where}: {call.argv[0]}", call.timeout)
         return ended
 
     def pull(self, remote: str, local: Path) -> None:
@@ -238,7 +223,7 @@ class AdbTransport(Transport):
             return Missing(f"{self.where}: {text}", hint="try: adb kill-server")
         return None
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return the serial and the client's version."""
         found = execute([self._adb, "version"], timeout=GRACE_S, subject="adb version")
         version = re.search(r"^Version (\S+)", found.text, re.MULTILINE)

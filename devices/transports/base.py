@@ -12,8 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from sepdeploy.errors import Missing
 
@@ -58,6 +57,16 @@ class Completed:
         return self.rc - 128 if 128 < self.rc < 128 + 65 else 0
 
 
+@dataclass(frozen=True)
+class Call:
+    """What ``Transport.run`` is asked for."""
+
+    argv: Sequence[str]
+    stdin: bytes = b""
+    timeout: float = RUN_TIMEOUT_S
+    env: Mapping[str, str] | None = None
+
+
 class Transport(ABC):
     """A way to a device; a context manager that closes itself.
 
@@ -84,7 +93,6 @@ class Transport(ABC):
             Missing: The device cannot be reached, or has no room or no permission for the file.
         """
 
-    @abstractmethod
     def run(
         self,
         argv: Sequence[str],
@@ -108,6 +116,11 @@ class Transport(ABC):
             Disconnected: The connection broke while it ran.
             Missing: The device cannot be reached.
         """
+        return self._run(Call(argv, stdin, timeout, env))
+
+    @abstractmethod
+    def _run(self, call: Call) -> Completed:
+        """Run a program; see ``run``."""
 
     @abstractmethod
     def pull(self, remote: str, local: Path) -> None:
@@ -120,7 +133,7 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return what is known about the connection itself, as plain JSON values.
 
         At least ``transport`` (the name) and ``address``; tool and server versions where known.
@@ -133,12 +146,7 @@ class Transport(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def shell(self, script: str, *, timeout: float = RUN_TIMEOUT_S) -> Completed:

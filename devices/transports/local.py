@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from sepdeploy.devices.transports.base import RUN_TIMEOUT_S, Completed
+from sepdeploy.devices.transports.base import Call, Completed
 from sepdeploy.devices.transports.folder import FolderTransport
 from sepdeploy.devices.transports.process import execute
 from sepdeploy.errors import BadInput
@@ -29,27 +27,19 @@ class LocalTransport(FolderTransport):
         except OSError as error:
             raise BadInput(f"cannot make the folder {workdir}: {error.strerror}") from error
 
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        timeout: float = RUN_TIMEOUT_S,
-        env: Mapping[str, str] | None = None,
-    ) -> Completed:
-        """Run a program in the folder."""
-        program = argv[0]
+    def _run(self, call: Call) -> Completed:
+        program = call.argv[0]
         if "/" in program:  # relative to the folder, not to the caller's
             program = str(self.workdir / program)
         return execute(
-            [program, *argv[1:]],
-            stdin=stdin,
-            timeout=timeout,
-            env=env,
+            [program, *call.argv[1:]],
+            stdin=call.stdin,
+            timeout=call.timeout,
+            env=call.env,
             folder=self.workdir,
-            subject=f"{self.where}: {argv[0]}",
+            subject=f"{self.where}: {call.argv[0]}",
         )
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return the name of the transport and of this machine's architecture."""
         return {"transport": self.name, "address": "", "machine": platform.machine()}

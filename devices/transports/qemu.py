@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.devices.transports.base import RUN_TIMEOUT_S, Completed
+from sepdeploy.devices.transports.base import Call, Completed
 from sepdeploy.devices.transports.folder import FolderTransport
 from sepdeploy.devices.transports.process import execute
 from sepdeploy.errors import BadInput, Missing
@@ -73,20 +73,13 @@ class QemuTransport(FolderTransport):
         self.workdir = Path(self._folder.name)
         (self.workdir / BUNDLE).symlink_to(machine.bundle)
 
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        timeout: float = RUN_TIMEOUT_S,
-        env: Mapping[str, str] | None = None,
-    ) -> Completed:
-        """Run an AArch64 program in the folder, on the emulated core."""
-        counting, program = argv[0] == COUNT, list(argv[1:] if argv[0] == COUNT else argv)
+    def _run(self, call: Call) -> Completed:
+        counting = call.argv[0] == COUNT
+        program = call.argv[1:] if counting else call.argv
         refused = self._refused(program[0])
         if refused is not None:
             return refused
-        variables = [f"{k}={v}" for k, v in {**ENVIRONMENT, **(env or {})}.items()]
+        variables = [f"{k}={v}" for k, v in {**ENVIRONMENT, **(call.env or {})}.items()]
         emulator = [self.machine.qemu, "-cpu", self.machine.core, "-L", str(self.machine.view)]
         if counting:
             if self.machine.plugin is None:
@@ -94,8 +87,8 @@ class QemuTransport(FolderTransport):
             emulator += ["-plugin", f"{_option(self.machine.plugin)},out={COUNTS}"]
         return execute(
             ["env", "-i", *variables, *emulator, *program],
-            stdin=stdin,
-            timeout=timeout,
+            stdin=call.stdin,
+            timeout=call.timeout,
             folder=self.workdir,
             subject=f"{self.where}: {program[0]}",
         )
@@ -111,7 +104,7 @@ class QemuTransport(FolderTransport):
             return Completed(126, b"", f"{program}: Exec format error (not AArch64)".encode())
         return None
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return what numbers from this transport depend on."""
         return {"transport": self.name, "address": self.address, **self.machine.facts}
 

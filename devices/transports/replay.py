@@ -13,25 +13,22 @@ import binascii
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sepdeploy import errors
 from sepdeploy.codec import parse, parse_json, to_json
-from sepdeploy.devices.transports.base import (
-    RUN_TIMEOUT_S,
-    Completed,
-    Disconnected,
-    Transport,
-)
+from sepdeploy.devices.transports.base import Call, Completed, Disconnected, Transport
 from sepdeploy.errors import BadInput, SepdeployError
 from sepdeploy.files import read_bytes, sha256_file, write_bytes, write_text
 
 RECORDING_SCHEMA = "sepdeploy.recording/1"
 MAX_RECORDING = 512 << 20
 MAX_UNPACKED = 256 << 20
+Line = dict[str, object]  # a request, its answer, or both
 
 ERRORS: dict[str, type[SepdeployError]] = {
     **{e.__name__: e for e in (errors.BadInput, errors.Missing, errors.Unstable)},
@@ -59,67 +56,48 @@ class Recorder(Transport):
             who play the recording back.
     """
 
-    def __init__(self, inner: Transport, path: Path, context: Mapping[str, Any]) -> None:
+    def __init__(self, inner: Transport, path: Path, context: Mapping[str, object]) -> None:
         self.name, self.address = inner.name, inner.address
         self.workdir = getattr(inner, "workdir", "")
         self._inner, self._path = inner, path
         self._context = dict(context)
-        self._lines: list[dict[str, Any]] = []
+        self._lines: list[Line] = []
         self._closed = False
 
-    def _record(self, request: dict[str, Any], answer: dict[str, Any]) -> None:
-        self._lines.append({**request, **answer})
-
-    def _failed(self, request: dict[str, Any], error: SepdeployError) -> None:
-        name = type(error).__name__ if type(error).__name__ in ERRORS else "Missing"
-        self._record(
-            request, {"error": {"type": name, "message": error.message, "hint": error.hint}}
-        )
+    @contextmanager
+    def _recorded(self, request: Line) -> Iterator[Line]:
+        """Record a request with what is put into the answer, or with the error that it ends in."""
+        answer: Line = {}
+        try:
+            yield answer
+        except SepdeployError as error:
+            name = type(error).__name__ if type(error).__name__ in ERRORS else "Missing"
+            wrong = {"type": name, "message": error.message, "hint": error.hint}
+            self._lines.append({**request, "error": wrong})
+            raise
+        self._lines.append(request | answer)
 
     def push(self, local: Path, remote: str, *, executable: bool = False) -> None:
         """Pass on and record the file's digest."""
-        request = _push(local, remote, executable)
-        try:
+        with self._recorded(_push(local, remote, executable)):
             self._inner.push(local, remote, executable=executable)
-        except SepdeployError as error:
-            self._failed(request, error)
-            raise
-        self._record(request, {})
 
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        timeout: float = RUN_TIMEOUT_S,
-        env: Mapping[str, str] | None = None,
-    ) -> Completed:
-        """Pass on and record what it answered."""
-        request = _run(argv, stdin, env)
-        try:
-            done = self._inner.run(argv, stdin=stdin, timeout=timeout, env=env)
-        except SepdeployError as error:
-            self._failed(request, error)
-            raise
-        self._record(
-            request, {"rc": done.rc, "stdout": _pack(done.stdout), "stderr": _pack(done.stderr)}
-        )
+    def _run(self, call: Call) -> Completed:
+        with self._recorded(_run(call)) as answer:
+            done = self._inner.run(call.argv, stdin=call.stdin, timeout=call.timeout, env=call.env)
+            answer |= {"rc": done.rc, "stdout": _pack(done.stdout), "stderr": _pack(done.stderr)}
         return done
 
     def pull(self, remote: str, local: Path) -> None:
         """Pass on and record the file."""
-        request = {"op": "pull", "remote": remote}
-        try:
+        with self._recorded({"op": "pull", "remote": remote}) as answer:
             self._inner.pull(remote, local)
-        except SepdeployError as error:
-            self._failed(request, error)
-            raise
-        self._record(request, {"content": _pack(read_bytes(local))})
+            answer["content"] = _pack(read_bytes(local))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Pass on and record."""
         found = self._inner.facts()
-        self._record({"op": "facts"}, {"facts": found})
+        self._lines.append({"op": "facts", "facts": found})
         return found
 
     def close(self) -> None:
@@ -156,7 +134,9 @@ class Replay(Transport):
         first, *rest = read_bytes(path, limit=MAX_RECORDING).splitlines() or [b""]
         try:
             header = parse(_Header, first, where="line 1")
-            self._lines = [parse_json(line, where=f"line {n}") for n, line in enumerate(rest, 2)]
+            self._lines: list[Line] = [
+                parse_json(line, where=f"line {n}") for n, line in enumerate(rest, 2)
+            ]
         except BadInput as error:
             raise BadInput(
                 f"{path} is not a recording of sepdeploy: {error.message}",
@@ -165,13 +145,13 @@ class Replay(Transport):
         self.name, self.address, self.context = header.transport, header.address, header.context
         self._next = 0
 
-    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, request: Line) -> Line:
         where = f"{self._path}:{self._next + 2}"
         if self._next >= len(self._lines):
             raise BadInput(
                 f"{where}: the recording ends before {_words(request)}", hint=RECORD_AGAIN
             )
-        line: dict[str, Any] = self._lines[self._next]
+        line = self._lines[self._next]
         if any(line.get(key) != value for key, value in request.items()):
             raise BadInput(
                 f"{where}: the recording has {_words(line)} where {_words(request)} is asked",
@@ -188,7 +168,7 @@ class Replay(Transport):
         except (KeyError, TypeError) as error:
             raise BadInput(f"{where}: the recording is damaged", hint=RECORD_AGAIN) from error
 
-    def _bytes(self, line: dict[str, Any], key: str) -> bytes:
+    def _bytes(self, line: Line, key: str) -> bytes:
         try:
             return _unpack(line[key])
         except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
@@ -201,26 +181,19 @@ class Replay(Transport):
         """Check that the same file was pushed."""
         self._answer(_push(local, remote, executable))
 
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        timeout: float = RUN_TIMEOUT_S,
-        env: Mapping[str, str] | None = None,
-    ) -> Completed:
-        """Return the recorded answer."""
-        line = self._answer(_run(argv, stdin, env))
-        if not isinstance(line.get("rc"), int):
+    def _run(self, call: Call) -> Completed:
+        line = self._answer(_run(call))
+        code = line.get("rc")
+        if not isinstance(code, int):
             raise BadInput(f"{self._path}: the recording is damaged (rc)", hint=RECORD_AGAIN)
-        return Completed(line["rc"], self._bytes(line, "stdout"), self._bytes(line, "stderr"))
+        return Completed(code, self._bytes(line, "stdout"), self._bytes(line, "stderr"))
 
     def pull(self, remote: str, local: Path) -> None:
         """Write the recorded file."""
         line = self._answer({"op": "pull", "remote": remote})
         write_bytes(local, self._bytes(line, "content"))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return the recorded facts."""
         found = self._answer({"op": "facts"}).get("facts")
         return dict(found) if isinstance(found, dict) else {}
@@ -229,25 +202,22 @@ class Replay(Transport):
 RECORD_AGAIN = "it was made with other files or options: record it again (--record FILE)"
 
 
-def _push(local: Path, remote: str, executable: bool) -> dict[str, Any]:
+def _push(local: Path, remote: str, executable: bool) -> Line:
     digest = sha256_file(local)
     return {"op": "push", "remote": remote, "sha256": digest, "executable": executable}
 
 
-def _run(argv: Sequence[str], stdin: bytes, env: Mapping[str, str] | None) -> dict[str, Any]:
-    return {
-        "op": "run",
-        "argv": list(argv),
-        "stdin_sha256": hashlib.sha256(stdin).hexdigest(),
-        "env": dict(sorted((env or {}).items())),
-    }
+def _run(call: Call) -> Line:
+    digest, env = hashlib.sha256(call.stdin).hexdigest(), dict(sorted((call.env or {}).items()))
+    return {"op": "run", "argv": list(call.argv), "stdin_sha256": digest, "env": env}
 
 
-def _words(request: Mapping[str, Any]) -> str:
+def _words(request: Mapping[str, object]) -> str:
     """Return a request in a few words."""
     op = request.get("op")
     if op == "run":
-        text = " ".join(str(a) for a in request.get("argv", ()))
+        argv = request.get("argv")
+        text = " ".join(map(str, argv if isinstance(argv, list) else ()))
         return f"run '{text[:60]}{'…' if len(text) > 60 else ''}'"
     return f"{op} {request.get('remote', '')}".strip()
 

@@ -12,16 +12,10 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from sepdeploy.devices.transports.base import (
-    RUN_TIMEOUT_S,
-    Completed,
-    Disconnected,
-    Transport,
-)
+from sepdeploy.devices.transports.base import Call, Completed, Disconnected, Transport
 from sepdeploy.devices.transports.process import (
     COPY_TIMEOUT_S,
     GRACE_S,
@@ -104,29 +98,23 @@ class SshTransport(Transport):
         parts = [line.partition(" ") for line in found.text.splitlines()]
         return {key: value for key, _, value in parts}
 
-    def _call(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes | IO[bytes] = b"",
-        stdout: IO[bytes] | None = None,
-        timeout: float,
-        env: Mapping[str, str] | None = None,
+    def _run(
+        self, call: Call, source: IO[bytes] | None = None, target: IO[bytes] | None = None
     ) -> Completed:
-        line = remote_line(argv, folder=self.workdir, timeout=timeout, env=env)
+        line = remote_line(call.argv, folder=self.workdir, timeout=call.timeout, env=call.env)
         found = execute(
             [*self._command, line],
-            stdin=stdin,
-            stdout=stdout,
-            timeout=timeout + GRACE_S,
-            subject=f"{self.where}: {argv[0]}",
+            stdin=source or call.stdin,
+            stdout=target,
+            timeout=call.timeout + GRACE_S,
+            subject=f"{self.where}: {call.argv[0]}",
         )
         ended = unmark(found)
         if ended is None:
             raise self._failed(found)
         self._used = True
         if ended.rc == 124:
-            raise timed_out(f"{self.where}: {argv[0]}", timeout)
+            raise timed_out(f"{self.where}: {call.argv[0]}", call.timeout)
         return ended
 
     def _failed(self, found: Completed) -> SepdeployError:
@@ -166,30 +154,19 @@ class SshTransport(Transport):
             f"{{ rm -f {part}; exit 1; }}"
         )
         with stream:
-            done = self._call(["sh", "-c", script], stdin=stream, timeout=COPY_TIMEOUT_S)
+            done = self._run(Call(["sh", "-c", script], timeout=COPY_TIMEOUT_S), stream)
         if done.rc != 0:
             raise no_room(self.where, remote, size, done)
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        timeout: float = RUN_TIMEOUT_S,
-        env: Mapping[str, str] | None = None,
-    ) -> Completed:
-        """Run a program on the device."""
-        return self._call(argv, stdin=stdin, timeout=timeout, env=env)
 
     def pull(self, remote: str, local: Path) -> None:
         """Fetch a file through the connection."""
         with atomic_path(local) as temporary:
             with temporary.open("wb") as stream:
-                done = self._call(["cat", remote], stdout=stream, timeout=COPY_TIMEOUT_S)
+                done = self._run(Call(["cat", remote], timeout=COPY_TIMEOUT_S), target=stream)
             if done.rc != 0:
                 raise Missing(f"{self.where}: cannot read {remote}: {done.error_line}")
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return address, port and the client's version."""
         found = execute([self._ssh[0], "-V"], timeout=GRACE_S, subject="ssh -V")
         version = found.stderr.decode(errors="replace").strip().split(",")[0]

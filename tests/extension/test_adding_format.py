@@ -59,7 +59,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Format:
     )  # fmt: skip
     kind = replace(
         KINDS["onnx"], name="toy", suffix=".toy", head=row.head,
-        open=lambda path, threads, _, claim: open_onnx(unwrapped(path), threads, claim),
+        open=lambda path, threads, _, claim: open_onnx(unwrapped(path), threads, claimed=claim),
         claim=lambda path, runtime, version, *, wanted: Claim(),
     )  # fmt: skip
     own = LOOKS["onnx"]

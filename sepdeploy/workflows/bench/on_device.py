@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from sepdeploy.codec import from_json
@@ -85,12 +84,7 @@ class DeviceBench:
             self._stack.enter_context(transport)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the way to the device."""
         self._stack.close()
 
