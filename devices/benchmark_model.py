@@ -22,17 +22,13 @@ TIMEOUT_S = 300.0
 class BenchmarkModelTimes:
     """What ``benchmark_model`` printed, in milliseconds.
 
-    ``mean_ms`` is the average of ``runs`` inferences; ``least_ms``, ``most_ms`` and ``std_ms`` are
-    None in versions that do not print them.
+    ``mean_ms`` is the average of ``runs`` inferences, 0 where the version does not count them.
     """
 
     mean_ms: float
     first_ms: float
     init_ms: float
     runs: int
-    least_ms: float | None = None
-    most_ms: float | None = None
-    std_ms: float | None = None
 
 
 def parse_benchmark_model(text: str) -> BenchmarkModelTimes | None:
@@ -46,16 +42,8 @@ def parse_benchmark_model(text: str) -> BenchmarkModelTimes | None:
     if summary is None:
         return None
     init, first, _, mean = (float(value) / 1000 for value in summary.groups())
-    counts = re.findall(r"\bcount=(\d+)\b(.*)", text)  # warm-up first, the measurement last
-    runs, rest = counts[-1] if counts else ("0", "")
-
-    def detail(name: str) -> float | None:
-        match = re.search(rf"\b{name}={number}", rest)
-        return float(match[1]) / 1000 if match else None
-
-    return BenchmarkModelTimes(
-        mean, first, init, int(runs), detail("min"), detail("max"), detail("std")
-    )
+    counts = re.findall(r"\bcount=(\d+)\b", text)  # warm-up first, the measurement last
+    return BenchmarkModelTimes(mean, first, init, int(counts[-1]) if counts else 0)
 
 
 def run_benchmark_model(

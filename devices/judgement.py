@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sepdeploy.devices.facts import DeviceFacts, integer
 from sepdeploy.devices.profile import DeviceProfile
 from sepdeploy.errors import BadInput, Missing, Unstable
@@ -129,9 +127,9 @@ def require_target(
         )
 
 
-def summary(before: DeviceFacts, after: DeviceFacts | None) -> dict[str, Any]:
+def summary(before: DeviceFacts, after: DeviceFacts | None) -> dict[str, object]:
     """Return the facts of a run as the flat JSON object that results carry."""
-    cores: dict[str, Any] = {"parts": before.parts} if before.parts else {}
+    cores: dict[str, object] = {"parts": before.parts} if before.parts else {}
     ends = [before] if after is None else [before, after]
     return {
         "board": before.board,

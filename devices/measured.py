@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from sepdeploy.devices import facts as device_facts
 from sepdeploy.devices import judgement
@@ -236,14 +235,14 @@ class DeviceRun:
     """
 
     kind: Kind
-    connection: Mapping[str, Any]
+    connection: Mapping[str, object]
     before: DeviceFacts
     after: DeviceFacts | None
     answers: Mapping[str, Answer]
     notes: tuple[str, ...] = ()
     error: SepdeployError | None = None
 
-    def device(self) -> dict[str, Any]:
+    def device(self) -> dict[str, object]:
         """Return the facts as the flat JSON object that results carry."""
         return {**self.connection, **judgement.summary(self.before, self.after)}
 

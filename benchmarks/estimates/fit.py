@@ -18,16 +18,20 @@ import numpy.typing as npt
 from benchmarks.estimates.networks import NETWORKS
 from sepdeploy.devices.estimate.model import (
     FEATURES,
-    LEAST,
     MODEL,
     Coefficients,
+    Machine,
+    features,
     machine,
     overhead_ms,
     read_table,
-    total_features,
 )
 from sepdeploy.devices.estimate.op import DTYPES, Op
 from sepdeploy.devices.profile import DeviceProfile, profile
+
+# The least value that each coefficient may take. 3×3 convolutions may fall to a quarter of their
+# multiplications (Winograd F(4×4, 3×3), Lavin and Gray 2016).
+LEAST = (1.0, 0.25, 1.0, 0.0, 1.0)
 
 Array = npt.NDArray[np.float64]
 
@@ -54,6 +58,12 @@ class Published:
         """Return the model's latency in milliseconds."""
         terms = zip(coefficients, self.features, strict=True)
         return self.overhead + sum(c * x for c, x in terms)
+
+
+def total_features(ops: Sequence[Op], on: Machine, *, winograd: bool) -> Coefficients:
+    """Return the sums of ``features`` over a network."""
+    rows = [features(op, on, winograd=winograd) for op in ops]
+    return tuple(sum(column) for column in zip(*rows, strict=True))
 
 
 def published() -> tuple[Published, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from sepdeploy.devices.bundle.pins import (
 )
 from sepdeploy.devices.bundle.tools import compile_c, find_compiler
 from sepdeploy.errors import Missing, unknown_name
-from sepdeploy.files import atomic_path, sha256_file
+from sepdeploy.files import sha256_file
 from sepdeploy.programs import run
 from sepdeploy.records import Notify
 
@@ -63,28 +62,6 @@ class Bundle:
     def command(self, folder: str) -> list[str]:
         """Return how the runner is started where the bundle lies in ``folder``."""
         return [f"{folder}/{self.loader}", "--library-path", folder, f"{folder}/runner"]
-
-    def version(self, runtime: str) -> str:
-        """Return a runtime's version.
-
-        Raises:
-            Missing: The bundle does not hold it.
-        """
-        if runtime not in self.versions:
-            raise Missing(f"the compiled runner has no {runtime}", hint="use onnxruntime or litert")
-        return self.versions[runtime]
-
-    def archive(self) -> Path:
-        """Return the bundle as one compressed file, made at the first call."""
-        path = self.folder.parent / f"{self.folder.name}.tar.gz"
-        if not path.is_file():
-            with (
-                atomic_path(path) as temporary,
-                tarfile.open(temporary, "w:gz", compresslevel=6) as tar,
-            ):
-                for name in sorted(self.files):
-                    tar.add(self.folder / name, arcname=name)
-        return path
 
 
 def _abi(name: str) -> Abi:

@@ -1,7 +1,7 @@
 """The real ARM runtimes on an emulated core: numerics, instruction counts, memory; never a time.
 
 ``setup_device`` fetches and builds what is needed, ``device_transport`` opens it without a network;
-``logits``, ``count_instructions``, ``peak_memory`` and ``measurements`` take an ``Emulator`` of it.
+``count_instructions``, ``peak_memory`` and ``measurements`` take an ``Emulator`` of it.
 """
 
 from sepdeploy.devices.emulation.cores import CORES, EmulatedCore, emulated_core
@@ -10,7 +10,6 @@ from sepdeploy.devices.emulation.measure import (
     Counts,
     Outcome,
     count_instructions,
-    logits,
     measurements,
     peak_memory,
     runtime_for,
@@ -43,7 +42,6 @@ __all__ = [
     "count_instructions",
     "device_transport",
     "emulated_core",
-    "logits",
     "measurements",
     "peak_memory",
     "qemu_transport",

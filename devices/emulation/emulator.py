@@ -72,7 +72,7 @@ class Emulator:
             )
         return str(versions[runtime])
 
-    def details(self, runtime: str) -> dict[str, Any]:
+    def details(self, runtime: str) -> dict[str, object]:
         """Return what a number in this runtime depends on.
 
         Raises:

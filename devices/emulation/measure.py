@@ -1,4 +1,4 @@
-"""EMULATED measurements: logits, instructions, memory. Never a time.
+"""EMULATED measurements: instructions and memory. Never a time.
 
 The emulator's clock says nothing about the device, so nothing that depends on it leaves this
 module.
@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sepdeploy.devices.emulation.emulator import Emulator, IllegalInstruction, exchange
 from sepdeploy.errors import BadInput, Unstable, unknown_name
-from sepdeploy.jobs import Job, logits_job, read_logits
+from sepdeploy.jobs import Job
 from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
 
@@ -35,7 +35,7 @@ class Outcome(Generic[T]):
     """A value, or the finding that stands in its place: what cannot be had, and why."""
 
     value: T | None
-    facts: dict[str, Any]
+    facts: dict[str, object]
     finding: str = ""
 
     def absent(self, metric: str) -> Measurement:
@@ -79,34 +79,6 @@ def runtime_for(path: Path) -> str:
     return RUNTIME_OF[path.suffix]
 
 
-def logits(emulator: Emulator, path: Path, inputs: Floats, *, batch: int = 32) -> Outcome[Floats]:
-    """Run samples through an artifact in the ARM runtime.
-
-    Args:
-        emulator: Of ``qemu_transport`` or ``device_transport``.
-        path: ``.onnx`` (ONNX Runtime) or ``.tflite`` (LiteRT).
-        inputs: float32 (N, C, H, W) or (N, features).
-        batch: Samples at a time.
-
-    Returns:
-        float32 logits (N, classes), or a finding.
-
-    Raises:
-        BadInput: The file or the inputs are not usable, or it takes too long.
-        Missing: The emulator or its bundle is damaged.
-    """
-
-    def work(runtime: str) -> Floats:
-        with exchange() as folder:
-            sizes = [max(1, min(batch, len(inputs)))]
-            job = logits_job(path, runtime, inputs, folder, batches=sizes)
-            emulator.run_job(job)
-            found: Floats = read_logits(job, 1, len(inputs))[0]
-            return found
-
-    return _found(emulator, path, work)
-
-
 def count_instructions(
     emulator: Emulator, path: Path, *, sample: Floats | None = None, optimize: bool = True
 ) -> Outcome[Counts]:
@@ -117,7 +89,7 @@ def count_instructions(
 
     Args:
         emulator: Of ``qemu_transport`` or ``device_transport``.
-        path: As in ``logits``.
+        path: ``.onnx`` (ONNX Runtime) or ``.tflite`` (LiteRT).
         sample: float32 (1, ...) to run; a fixed random one when None.
         optimize: Whether the runtime optimises the graph (ONNX Runtime only).
 

@@ -15,7 +15,6 @@ packing, padding and cache misses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -28,9 +27,6 @@ from sepdeploy.errors import BadInput, Incomparable
 
 MODEL = "kernel-roofline-1"
 FEATURES = ("pointwise", "spatial", "depthwise", "activations", "weights")
-# The least value that each coefficient may take. 3×3 convolutions may fall to a quarter of their
-# multiplications (Winograd F(4×4, 3×3), Lavin and Gray 2016).
-LEAST = (1.0, 0.25, 1.0, 0.0, 1.0)
 # Instructions that a runtime spends on a node beside its loops: what a two-layer perceptron takes
 # in ONNX Runtime under emulation (64,472 for 784-128-10) less its 25,440 vector multiply-adds and
 # as many loads, over its nodes.
@@ -148,9 +144,3 @@ def read_table(name: str) -> dict[str, Any]:
     """Return one of the packaged tables."""
     folder = resources.files("sepdeploy.devices") / "estimate"
     return parse_toml((folder / name).read_text(encoding="utf-8"), where=name)
-
-
-def total_features(ops: Sequence[Op], on: Machine, *, winograd: bool) -> Coefficients:
-    """Return the sums of ``features`` over a network."""
-    rows = [features(op, on, winograd=winograd) for op in ops]
-    return tuple(sum(column) for column in zip(*rows, strict=True))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sepdeploy.devices.estimate.anchors import Anchor
 from sepdeploy.devices.estimate.model import (
@@ -84,15 +83,7 @@ class Estimate:
     layers: tuple[LayerEstimate, ...]
     notes: tuple[str, ...] = ()
 
-    @property
-    def text(self) -> str:
-        """The estimate in one line, never without its interval."""
-        return (
-            f"{_digits(self.ms)} ms ({_digits(self.low)}–{_digits(self.high)} ms, {self.model}, "
-            f"{self.calibration} ×/÷{self.factor:g})"
-        )
-
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, object]:
         """Return what stands beside the value in a measurement."""
         return {
             "low": self.low,
@@ -110,11 +101,6 @@ class Estimate:
             ],
             "notes": list(self.notes),
         }
-
-
-def _digits(ms: float) -> str:
-    """Return a time with two digits: an estimate has no more."""
-    return f"{float(f'{ms:.2g}'):.12g}"
 
 
 def estimate(

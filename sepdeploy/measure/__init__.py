@@ -4,7 +4,7 @@ from sepdeploy.measure.accuracy import images_digest
 from sepdeploy.measure.calibration import collect_ranges
 from sepdeploy.measure.child import run_job, run_logits, scratch
 from sepdeploy.measure.host import host_facts
-from sepdeploy.measure.latency import Timing, compare_latency, measure_latency, time_models
+from sepdeploy.measure.latency import Timing, compare_latency, time_models
 from sepdeploy.measure.memory import measure_memory
 from sepdeploy.measure.noise import measure_noise
 from sepdeploy.measure.proof.parity import check_evaluator, check_parity
@@ -21,7 +21,6 @@ __all__ = [
     "has_bodies",
     "host_facts",
     "images_digest",
-    "measure_latency",
     "measure_memory",
     "measure_noise",
     "measure_resident",

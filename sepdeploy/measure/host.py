@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sepdeploy import runtimes
 
 
-def host_facts() -> dict[str, Any]:
+def host_facts() -> dict[str, object]:
     """Return what is needed to judge a HOST number: processor, memory, system, load, versions.
 
     What a system does not tell is None.

@@ -79,33 +79,6 @@ def latency_job(models: Mapping[str, PathLike], runtime: str, timing: Timing) ->
     return Job("latency", runtime, paths, how, timing.threads)
 
 
-def measure_latency(
-    path: PathLike,
-    runtime: str,
-    *,
-    dense: PathLike | None = None,
-    why_no_dense: str = "no dense reference",
-    timing: Timing | None = None,
-) -> tuple[Measurement, Measurement]:
-    """Measure ``latency_ms`` and ``latency_vs_dense`` of an artifact.
-
-    Args:
-        path: The artifact.
-        runtime: A name of ``runtimes.RUNTIMES``.
-        dense: The same network with dense layers, same format and input; timed in turns.
-        why_no_dense: The reason given where there is none.
-        timing: How; by default batch 1, one thread.
-
-    Raises:
-        BadInput: A file is not usable.
-        Missing: The runtime is not installed.
-    """
-    timing = timing or Timing()
-    models = {"artifact": path} | ({} if dense is None else {"dense": dense})
-    times = time_models(models, runtime, timing)
-    return latency_pair(times, timing, Kind.HOST, why_no_dense=why_no_dense)
-
-
 def latency_pair(
     times: Clocked,
     timing: Timing,

@@ -28,16 +28,13 @@ def test_the_last_lines_count() -> None:
     assert times.first_ms == pytest.approx(18.535)
     assert times.init_ms == pytest.approx(5.685)
     assert times.runs == 69
-    assert times.least_ms == pytest.approx(14.2)
-    assert times.most_ms == pytest.approx(15.1)
-    assert times.std_ms == pytest.approx(0.15)
 
 
 def test_a_version_that_prints_the_summary_only() -> None:
     line = next(line for line in OUTPUT.splitlines() if "timings" in line)
     times = parse_benchmark_model(line)
     assert times is not None
-    assert (times.runs, times.least_ms, times.std_ms) == (0, None, None)
+    assert times.runs == 0
     assert parse_benchmark_model("ERROR: nothing") is None
 
 

@@ -264,7 +264,7 @@ def test_the_bundle_of_this_machine_starts_with_its_own_loader(samples: dict[str
             timeout=60,
             check=True,
         )
-        assert json.loads(done.stdout)["version"] == bundle.version(job["runtime"])
+        assert json.loads(done.stdout)["version"] == bundle.versions[job["runtime"]]
 
 
 @pytest.mark.slow

@@ -139,14 +139,6 @@ def test_the_bundle_is_the_same_wherever_it_lies(copied_cache: Path) -> None:
     assert bundle_plan("aarch64") == ([], 0)
 
 
-@pytest.mark.slow
-def test_the_bundle_packs_small(copied_cache: Path) -> None:
-    bundle = open_bundle("aarch64")
-    archive = bundle.archive()
-    assert 5 * MB < archive.stat().st_size < 25 * MB
-    assert bundle.archive() == archive
-
-
 def test_a_changed_plugin_is_not_loaded(copied_cache: Path) -> None:
     try:
         qemu = find_qemu()
@@ -286,9 +278,7 @@ def test_the_manifest_lists_every_file() -> None:
     data = json.loads((bundle.folder / "bundle.json").read_text())
     names = {p.name for p in bundle.folder.iterdir()} - {"bundle.json"}
     assert names == set(data["files"])
-    assert bundle.version("onnxruntime") == "1.31.1"
-    with pytest.raises(Missing, match="tflite-runtime"):
-        bundle.version("tflite-runtime")
+    assert bundle.versions["onnxruntime"] == "1.31.1"
 
 
 def test_every_device_with_arm_cores_has_one_to_emulate() -> None:

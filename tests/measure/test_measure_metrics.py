@@ -12,6 +12,7 @@ from sepdeploy.codec import to_json
 from sepdeploy.errors import BadInput
 from sepdeploy.gate import evidence
 from sepdeploy.measure import accuracy, host
+from sepdeploy.measure.latency import latency_pair
 from sepdeploy.records import Kind
 from sepdeploy.threat import Attack
 from sepdeploy.workflows.bench.judging import JudgingSet
@@ -29,7 +30,8 @@ def test_latency_and_its_ratio_to_dense(tmp_path):
     small = matmul_model(tmp_path / "small.onnx", 64, 8)
     large = matmul_model(tmp_path / "large.onnx", 64, 65536)
     timing = measure.Timing(batch=2, samples_per_round=2, **QUICK)
-    own, ratio = measure.measure_latency(small, "onnxruntime", dense=large, timing=timing)
+    times = measure.time_models({"artifact": small, "dense": large}, "onnxruntime", timing)
+    own, ratio = latency_pair(times, timing, Kind.HOST)
     assert (own.metric, own.unit, own.kind, own.n) == ("latency_ms", "ms", Kind.HOST, 8)
     assert own.value == pytest.approx(np.median(own.samples))
     assert own.details["batch"] == 2
@@ -45,12 +47,9 @@ def test_latency_and_its_ratio_to_dense(tmp_path):
 
 
 def test_without_a_dense_form_the_reason_stands_there(artifacts):
-    own, ratio = measure.measure_latency(
-        artifacts["onnx"],
-        "onnxruntime",
-        why_no_dense="the file is dense itself",
-        timing=measure.Timing(**QUICK),
-    )
+    timing = measure.Timing(**QUICK)
+    times = measure.time_models({"artifact": artifacts["onnx"]}, "onnxruntime", timing)
+    own, ratio = latency_pair(times, timing, Kind.HOST, why_no_dense="the file is dense itself")
     assert own.kind is Kind.HOST
     assert ratio.value is None
     assert ratio.details["reason"] == "the file is dense itself"

@@ -97,11 +97,9 @@ def test_both_kernels_are_proven_by_themselves(library, custom_tflite, runtime):
 def test_timing_says_which_kernels_ran(library, custom_tflite, runtime, monkeypatch):
     path, _ = custom_tflite
     timing = measure.Timing(min_rounds=1, min_seconds=0)
-    latency, _ = measure.measure_latency(path, runtime, timing=timing)
-    assert latency.details["kernels"] == "native"
+    assert measure.time_models({"a": path}, runtime, timing).models[0].kernels == "native"
     monkeypatch.setenv("SEPDEPLOY_NATIVE", "off")
-    latency, _ = measure.measure_latency(path, runtime, timing=timing)
-    assert latency.details["kernels"] == "reference"
+    assert measure.time_models({"a": path}, runtime, timing).models[0].kernels == "reference"
 
 
 def test_where_no_kernel_loads_the_standard_sibling_runs_and_it_says_so(

@@ -8,7 +8,7 @@ an error when an attack was asked for and a notice when not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +41,11 @@ class JudgingSet:
     adversarial: NDArray[np.float32] | None = None
     attack: Attack | None = None
 
-    def origin(self) -> dict[str, Any]:
+    def origin(self) -> dict[str, object]:
         """Return where the images come from, as details of a measurement."""
         return {"data": self.data, "images_from": self.source}
 
-    def attacked_origin(self) -> dict[str, Any]:
+    def attacked_origin(self) -> dict[str, object]:
         """Return the same for the attacked images, with the attack."""
         return self.origin() | ({} if self.attack is None else self.attack.details())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from sepdeploy.codec import from_json
 from sepdeploy.devices import DeviceProfile
@@ -57,7 +57,7 @@ class DeviceBench:
         options: BenchOptions,
         notify: Notify,
         *,
-        context: dict[str, Any] | None = None,
+        context: dict[str, object] | None = None,
         replay: Replay | None = None,
     ) -> None:
         self.device = device
@@ -116,7 +116,7 @@ class DeviceBench:
             why: Why there is no dense form.
         """
         found = list(host.measurements)
-        facts: dict[str, Any] = {"id": self.device.id, "profile_sha256": self.device.digest}
+        facts: dict[str, object] = {"id": self.device.id, "profile_sha256": self.device.digest}
         runtime = host.runtime.name
         task = Task(path, runtime, judged, dense, why, self._options)
         place = self._place(path, runtime, facts)
@@ -138,7 +138,7 @@ class DeviceBench:
             notes=tuple(dict.fromkeys((*host.notes, *self.notes))),
         )
 
-    def _place(self, path: Path, runtime: str, facts: dict[str, Any]) -> Place | None:
+    def _place(self, path: Path, runtime: str, facts: dict[str, object]) -> Place | None:
         """Return where the artifact is measured, None where only an estimate can be had."""
         transport, program = self._transport, self._options.runner
         if transport is None:
