@@ -275,11 +275,6 @@ def _faults(profile: DeviceProfile) -> Iterator[tuple[KeyPath, str]]:
         yield ("memory",), "ram_mib and bw_gbs must be positive"
 
 
-def user_folder() -> Path:
-    """Return the folder of the user's own profiles (``XDG_CONFIG_HOME`` is honoured)."""
-    return config_folder() / "devices"
-
-
 def _packaged() -> dict[str, str]:
     """Return the texts of the packaged profiles by file name, in the order of their names."""
     folder = resources.files("sepdeploy.devices") / "profiles"
@@ -307,7 +302,7 @@ def load_profiles() -> dict[str, DeviceProfile]:
         _add(found, parse_profile(text, where=name), name)
     own: dict[str, DeviceProfile] = {}
     bases = _bases()
-    folder = user_folder()
+    folder = config_folder() / "devices"  # ``XDG_CONFIG_HOME`` is honoured
     for path in sorted(folder.glob("*.toml")) if folder.is_dir() else ():
         _add(own, _read(path, bases), str(path))
     return {**found, **own}

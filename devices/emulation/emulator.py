@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import json
 import signal
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -162,10 +159,3 @@ class Emulator:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-@contextmanager
-def exchange() -> Iterator[Path]:
-    """Give a folder on this machine for files on their way; removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="sepdeploy-") as folder:
-        yield Path(folder)

@@ -6,6 +6,7 @@ module.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from sepdeploy.devices.emulation.emulator import Emulator, IllegalInstruction, exchange
+from sepdeploy.devices.emulation.emulator import Emulator, IllegalInstruction
 from sepdeploy.errors import BadInput, Unstable, unknown_name
 from sepdeploy.jobs import Job
 from sepdeploy.metrics import measured
@@ -79,9 +80,7 @@ def runtime_for(path: Path) -> str:
     return RUNTIME_OF[path.suffix]
 
 
-def count_instructions(
-    emulator: Emulator, path: Path, *, sample: Floats | None = None, optimize: bool = True
-) -> Outcome[Counts]:
+def count_instructions(emulator: Emulator, path: Path, *, optimize: bool = True) -> Outcome[Counts]:
     """Count the instructions of one inference at batch 1.
 
     A count stands when two processes agree on it to the last instruction: on an overloaded host
@@ -90,7 +89,6 @@ def count_instructions(
     Args:
         emulator: Of ``qemu_transport`` or ``device_transport``.
         path: ``.onnx`` (ONNX Runtime) or ``.tflite`` (LiteRT).
-        sample: float32 (1, ...) to run; a fixed random one when None.
         optimize: Whether the runtime optimises the graph (ONNX Runtime only).
 
     Raises:
@@ -100,13 +98,9 @@ def count_instructions(
     """
 
     def once(runtime: str) -> Counts:
-        with exchange() as folder:
-            source, counts = None, folder / "counts.txt"
-            how = {"runs": LAST, "optimize": optimize}
-            if sample is not None:
-                source = folder / "inputs.npy"
-                np.save(source, np.ascontiguousarray(sample[:1], dtype=np.float32))
-            job = Job("count", runtime, {"artifact": path}, how, inputs=source)
+        with tempfile.TemporaryDirectory(prefix="sepdeploy-") as folder:
+            counts = Path(folder) / "counts.txt"
+            job = Job("count", runtime, {"artifact": path}, {"runs": LAST, "optimize": optimize})
             emulator.run_job(job, counts=counts)
             return parse_counts(counts.read_text(encoding="ascii"))
 

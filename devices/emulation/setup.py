@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sepdeploy.devices.bundle import build_bundle, bundle_plan, open_bundle
-from sepdeploy.devices.bundle.build import Bundle
 from sepdeploy.devices.bundle.pins import RUNTIMES
 from sepdeploy.devices.bundle.tools import find_compiler
 from sepdeploy.devices.emulation.cores import emulated_core
@@ -124,15 +123,11 @@ def qemu_transport(
         "plugin": PLUGIN_VERSION if qemu.plugins else "",
         "libc": bundle.versions.get("libc6", ""),
         "compiler": bundle.compiler,
-        "runtimes": _runtimes(bundle),
+        "runtimes": {name: bundle.versions[name] for name in RUNTIMES if name in bundle.versions},
     }
     view = board_view(target.core, board)
     plugin = counting_plugin(qemu) if qemu.plugins else None
     return QemuTransport(Machine(qemu.path, target.core.name, view, plugin, bundle.folder, facts))
-
-
-def _runtimes(bundle: Bundle) -> dict[str, str]:
-    return {name: bundle.versions[name] for name in RUNTIMES if name in bundle.versions}
 
 
 def can_emulate(profile: DeviceProfile) -> bool:

@@ -218,7 +218,8 @@ class AdbTransport(Transport):
         if re.search(r"device .*not found|device offline|no devices/emulators|error: closed", text):
             return Disconnected(f"{self.where}: the device is gone: {text}", hint=PLUG_IN)
         if "unauthorized" in text:
-            return _unauthorized(self.where)
+            what = f"{self.where}: the device is unauthorized"
+            return Missing(what, hint=NOT_READY["unauthorized"])
         if "cannot connect to daemon" in text or "failed to start daemon" in text:
             return Missing(f"{self.where}: {text}", hint="try: adb kill-server")
         return None
@@ -232,10 +233,6 @@ class AdbTransport(Transport):
             "address": self.address,
             "client": f"adb {version[1] if version else 'unknown'}",
         }
-
-
-def _unauthorized(where: str) -> Missing:
-    return Missing(f"{where}: the device is unauthorized", hint=NOT_READY["unauthorized"])
 
 
 def _words(done: Completed) -> str:

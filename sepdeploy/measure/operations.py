@@ -38,10 +38,6 @@ def artifact_operations(path: Path) -> tuple[Op, ...]:
     return tuple(OPERATIONS[format_of(path).name](path))
 
 
-def _of_tflite(path: Path) -> Iterable[Op]:
-    return _tflite_operations(read_tflite(path))
-
-
 def _of_onnx(path: Path) -> Iterable[Op]:
     try:
         model = onnx.load(path, load_external_data=False)
@@ -55,7 +51,7 @@ def _of_onnx(path: Path) -> Iterable[Op]:
 
 OPERATIONS: dict[str, Callable[[Path], Iterable[Op]]] = {
     ONNX.name: _of_onnx,
-    TFLITE.name: _of_tflite,
+    TFLITE.name: lambda path: _tflite_operations(read_tflite(path)),
 }
 
 

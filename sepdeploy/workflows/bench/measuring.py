@@ -7,10 +7,11 @@ says which modes it can do; one without a clock does no "latency", and its answe
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +75,7 @@ class Taken:
         return next(known, "unknown")
 
 
-class Place(Protocol):
+class Place(ABC):
     """Where a file is measured.
 
     ``name`` and ``modes`` say where, and which modes of the runner it can do; ``details`` stand
@@ -83,20 +84,20 @@ class Place(Protocol):
 
     name: str
     modes: frozenset[str]
-    details: Mapping[str, Any]
-    threads: int
+    details: Mapping[str, object] = {}
+    threads = 1
 
     def timing(self, options: BenchOptions) -> Timing:
-        """Return how long is timed there."""
-        ...
+        """Return how long is timed there; here the batch and threads alone."""
+        return Timing(options.batch, options.threads)
 
+    @abstractmethod
     def take(self, jobs: Jobs) -> Taken:
         """Do the jobs in turn."""
-        ...
 
     def own(self, task: Task, logits: NDArray[np.float32] | None) -> Iterator[Measurement]:
         """Give what only this place can say; ``logits`` are those of the clean images."""
-        ...
+        return iter(())
 
 
 def measure_at(place: Place, task: Task) -> tuple[tuple[Measurement, ...], Taken]:

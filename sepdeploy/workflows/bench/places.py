@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,24 +27,19 @@ from sepdeploy.metrics import measured
 from sepdeploy.programs import processor_family
 from sepdeploy.records import Kind, Measurement
 from sepdeploy.runtimes.packing import write_runner
-from sepdeploy.workflows.bench.measuring import ACCURACY_BATCH, Jobs, Taken, Task
+from sepdeploy.workflows.bench.measuring import ACCURACY_BATCH, Jobs, Place, Taken, Task
 from sepdeploy.workflows.bench.options import BenchOptions
 
 Floats = NDArray[np.float32]
 BENCHMARK_MODEL = "benchmark_model"  # Google's program, recognised by its name
 
 
-class HostPlace:
+class HostPlace(Place):
     """This machine: every job in a child process; an error ends the bench."""
 
     name = "host"
     modes = frozenset({"latency", "run"})  # memory has a row of its own, see ``metrics``
-    details: Mapping[str, Any] = {"batch": ACCURACY_BATCH, "threads": 1}
-    threads = 1
-
-    def timing(self, options: BenchOptions) -> Timing:
-        """Return how long is timed here."""
-        return Timing(batch=options.batch, threads=options.threads)
+    details: Mapping[str, object] = {"batch": ACCURACY_BATCH, "threads": 1}
 
     def take(self, jobs: Jobs) -> Taken:
         """Do the jobs in turn."""
@@ -61,7 +55,7 @@ class HostPlace:
             yield measure.compare_latency(task.path, against, task.runtime, timing=timing)
 
 
-class RemotePlace:
+class RemotePlace(Place):
     """A device behind a transport: the jobs between two looks at it.
 
     Args:
@@ -72,7 +66,6 @@ class RemotePlace:
     """
 
     modes = frozenset({"memory", "latency", "run"})
-    details: Mapping[str, Any] = {}
 
     def __init__(
         self,
@@ -107,12 +100,8 @@ class RemotePlace:
             )
         return Taken(run.kind, run.answers, to_json(run.device()), run.notes, run.error)
 
-    def own(self, task: Task, logits: Floats | None) -> Iterator[Measurement]:
-        """Nothing beside what the jobs say."""
-        return iter(())
 
-
-class EmulatedPlace:
+class EmulatedPlace(Place):
     """The real ARM runtime on a device's core: it counts, and has no clock.
 
     Args:
@@ -121,16 +110,11 @@ class EmulatedPlace:
     """
 
     modes = frozenset({"run"})  # instructions and memory are counted in ``own``
-    threads = 1
 
     def __init__(self, emulator: Emulator, path: Path) -> None:
         self.name = emulator.core
-        self.details: Mapping[str, Any] = emulator.details(runtime_for(path))
+        self.details = emulator.details(runtime_for(path))
         self._emulator = emulator
-
-    def timing(self, options: BenchOptions) -> Timing:
-        """Return the batch and threads alone: nothing is timed."""
-        return Timing(options.batch, options.threads)
 
     def take(self, jobs: Jobs) -> Taken:
         """Do the jobs; an instruction that the core lacks is a finding about the device."""
@@ -159,7 +143,7 @@ class EmulatedPlace:
         yield measured("parity_max_rel", error, Kind.EMULATED, n=len(images), details=details)
 
 
-class ProgramPlace:
+class ProgramPlace(Place):
     """A device where Google's program times a TFLite file: an average and nothing else.
 
     Args:
@@ -169,8 +153,6 @@ class ProgramPlace:
     """
 
     modes: frozenset[str] = frozenset()
-    details: Mapping[str, Any] = {}
-    threads = 1
 
     def __init__(self, transport: Transport, profile: DeviceProfile, program: Path) -> None:
         self.name = profile.id
@@ -179,10 +161,6 @@ class ProgramPlace:
         self._before = read_facts(transport)
         where = transport.where
         require_target(self._before, runtime="litert", where=where, profile=profile)
-
-    def timing(self, options: BenchOptions) -> Timing:
-        """Return the batch and threads alone: the program times in its own way."""
-        return Timing(options.batch, options.threads)
 
     def take(self, jobs: Jobs) -> Taken:
         """Do nothing: the program knows no jobs."""
