@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import onnx
+import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto
 
 from sepdeploy.devices.estimate import Op
