@@ -12,7 +12,7 @@ from sepdeploy.exporters.families.emit import Emitter, Weight
 from sepdeploy.exporters.tflite_file.format.graph import Array
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.affine import Scaled
-from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.layout import Value
 
 B = TypeVar("B")
@@ -25,7 +25,7 @@ OnnxBuilder = Callable[[Emitter, Any, str, Sequence[Weight], Weight], str]
 TfliteBuilder = Callable[[Context, Any, Value, Sequence[Array], Array], Value]
 """(ctx, spec, x of shape (…, n_in), factors, bias) → the value of shape (…, n_out)."""
 
-Absorber = Callable[[Context, Node, Scaled, Sequence[Item | None]], list[Item | None] | None]
+Absorber = Callable[[Context, Node, Scaled, Inputs], list[Item | None] | None]
 """What ``passes.absorb.absorb`` does for the nodes of one operator."""
 
 Merged = tuple[Any, Callable[[Emitter, Sequence[Weight]], list[Weight]]]

@@ -21,7 +21,7 @@ from sepdeploy.exporters.families.kron_tflite import FORMS, merge
 from sepdeploy.exporters.onnx_graph.graph import attributes, initializers, tensor
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.affine import Scaled, by_feature, data_of, known
-from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.structures import KronSpec
 
 # Weights of one factor, from where on a batch of samples is not faster any more in native kernels.
@@ -69,9 +69,7 @@ def _refuse_fused(spec: KronSpec, format: str) -> str:
     return ""
 
 
-def _absorb(
-    ctx: Context, node: Node, held: Scaled, rest: Sequence[Item | None]
-) -> list[Item | None] | None:
+def _absorb(ctx: Context, node: Node, held: Scaled, rest: Inputs) -> list[Item | None] | None:
     """Only a scale that is one number keeps the Kronecker form."""
     modes = ctx.ints(node, "in_shape")
     factors = [data_of(rest, i) for i in range(len(modes))]

@@ -13,7 +13,7 @@ from sepdeploy.exporters.families.family import Family, Form, Shape, never
 from sepdeploy.exporters.tflite_file.format.graph import Array
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.affine import Scaled, by_feature, data_of, known
-from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.contract import contract
 from sepdeploy.exporters.tflite_file.values.layout import Value
 from sepdeploy.structures import LowRankSpec
@@ -58,9 +58,7 @@ def _refuse_fused(spec: LowRankSpec, format: str) -> str:
     return ""
 
 
-def _absorb(
-    ctx: Context, node: Node, held: Scaled, rest: Sequence[Item | None]
-) -> list[Item | None] | None:
+def _absorb(ctx: Context, node: Node, held: Scaled, rest: Inputs) -> list[Item | None] | None:
     u, v, bias = (data_of(rest, i) for i in range(3))
     columns = None if u is None else by_feature(held, u.shape[0])
     if u is None or v is None or bias is None or columns is None:

@@ -90,8 +90,8 @@ def write_model(
 
 def chunks(model: ModelProto, weights: Mapping[str, TensorProto]) -> Iterator[bytes]:
     """The bytes of a complete model in order, no more than one weight at a time."""
-    before, after = _split_model(model)
-    graph_before, graph_after = _split_graph(model.graph)
+    before, after = _split(model, _MODEL_GRAPH)
+    graph_before, graph_after = _split(model.graph, _GRAPH_INITIALIZER)
     sizes = [_tensor_size(item) for item in model.graph.initializer]
     length = len(graph_before) + len(graph_after) + sum(1 + len(_varint(n)) + n for n in sizes)
     yield before + _tag(_MODEL_GRAPH) + _varint(length) + graph_before
@@ -101,7 +101,7 @@ def chunks(model: ModelProto, weights: Mapping[str, TensorProto]) -> Iterator[by
             yield _bare(item) + _tag(_TENSOR_RAW_DATA) + _varint(tensor_bytes(item))
             yield raw_bytes(weights[item.name])
         else:
-            yield item.SerializeToString(deterministic=True)
+            yield serialize(item)
     yield graph_after + after
 
 
@@ -123,49 +123,26 @@ def _write_apart(
         stream.write(bytes(padding))
         stream.write(data)
         item.ClearField("external_data")
-        for key, value in (
-            ("location", name),
-            ("offset", str(position + padding)),
-            ("length", str(len(data))),
-        ):
+        place = {"location": name, "offset": str(position + padding), "length": str(len(data))}
+        for key, value in place.items():
             item.external_data.add(key=key, value=value)
         position += padding + len(data)
 
 
-def _split_model(model: ModelProto) -> tuple[bytes, bytes]:
-    """What a serialized model has before and behind its graph."""
-    before, after = ModelProto(), ModelProto()
-    for field, value in model.ListFields():
-        if field.number == _MODEL_GRAPH:
-            continue
-        part = before if field.number < _MODEL_GRAPH else after
+def _split(message: ModelProto | GraphProto, number: int) -> tuple[bytes, bytes]:
+    """What a serialized message has before and behind one of its fields."""
+    before, after = type(message)(), type(message)()
+    for field, value in message.ListFields():
+        part = before if field.number < number else after
         if isinstance(value, (int, str)):
             setattr(part, field.name, value)
-        else:
+        elif field.number != number:
             getattr(part, field.name).extend(value)
     return serialize(before), serialize(after)
 
 
-def _split_graph(graph: GraphProto) -> tuple[bytes, bytes]:
-    """What a serialized graph has before and behind its constants."""
-    before, after = GraphProto(), GraphProto()
-    for field, value in graph.ListFields():
-        if field.number == _GRAPH_INITIALIZER:
-            continue
-        part = before if field.number < _GRAPH_INITIALIZER else after
-        if isinstance(value, str):
-            setattr(part, field.name, value)
-        else:
-            getattr(part, field.name).extend(value)
-    return (
-        bytes(before.SerializeToString(deterministic=True)),
-        bytes(after.SerializeToString(deterministic=True)),
-    )
-
-
 def _bare(item: TensorProto) -> bytes:
-    bare = TensorProto(name=item.name, data_type=item.data_type, dims=item.dims)
-    return bytes(bare.SerializeToString(deterministic=True))
+    return serialize(TensorProto(name=item.name, data_type=item.data_type, dims=item.dims))
 
 
 def _tensor_size(item: TensorProto) -> int:

@@ -224,9 +224,9 @@ def float_bytes(graph: GraphProto) -> int:
     return sum(tensor_bytes(t) for t in graph.initializer if t.data_type in kinds)
 
 
-def serialize(model: ModelProto) -> bytes:
-    """The same model gives the same bytes, in every process."""
-    return bytes(model.SerializeToString(deterministic=True))
+def serialize(message: ModelProto | GraphProto | TensorProto) -> bytes:
+    """The same message gives the same bytes, in every process."""
+    return bytes(message.SerializeToString(deterministic=True))
 
 
 def copy_model(model: ModelProto) -> ModelProto:

@@ -42,7 +42,7 @@ def store_half(model: ModelProto, scheme: Scheme) -> tuple[ModelProto, tuple[Lay
         layer = scheme.layer(name if scheme.knows(name) else readers.get(name, name))
         reason = scheme.keep_float.get(layer, "")
         if values.ndim > 1:
-            ledger.add(layer, values.size, 4, lower=not reason, reason=reason)
+            ledger.add(layer, values.size, 4, reason)
         if reason:
             kept.append(item)
             continue

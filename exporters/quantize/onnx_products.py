@@ -128,17 +128,10 @@ def _plain(attrs: dict[str, object]) -> bool:
 
 def book(ledger: Ledger, product: Product, reason: str) -> None:
     """Note in the ledger how a product's weight is stored; no reason means int8."""
-    width = 4 if reason else 1
     axis = channel_axis(product, ledger.scheme)
     channels = 1 if axis is None else product.values.shape[axis]
-    ledger.add(
-        product.layer,
-        product.values.size,
-        width,
-        lower=not reason,
-        reason=reason,
-        scale_bytes=0 if reason else channels * SCALE_BYTES,
-    )
+    width, scale_bytes = (4, 0) if reason else (1, channels * SCALE_BYTES)
+    ledger.add(product.layer, product.values.size, width, reason, scale_bytes)
 
 
 def channel_axis(product: Product, scheme: Scheme) -> int | None:

@@ -68,30 +68,20 @@ class Ledger:
         self.scheme = scheme
         self._layers: dict[str, _Tally] = {name: _Tally() for name in scheme.structures}
 
-    def add(
-        self,
-        layer: str,
-        values: int,
-        width: int,
-        *,
-        lower: bool,
-        reason: str = "",
-        scale_bytes: int = 0,
-    ) -> None:
+    def add(self, layer: str, values: int, width: int, reason: str, scale_bytes: int = 0) -> None:
         """Note that a layer keeps ``values`` weights of ``width`` bytes each.
 
         Args:
             layer: Its name.
             values: Number of weights.
             width: Bytes that the runtime keeps per weight.
-            lower: Whether they are stored at a lower precision than float32.
-            reason: Why not, where they are not.
+            reason: Why they stay float32, "" where they do not.
             scale_bytes: What the runtime keeps for their scales.
         """
         tally = self._layers.setdefault(layer, _Tally())
         tally.values += values
         tally.stored += values * width + scale_bytes
-        tally.integer += values if lower else 0
+        tally.integer += 0 if reason else values
         tally.reason = tally.reason or reason
 
     def precisions(self) -> tuple[LayerPrecision, ...]:

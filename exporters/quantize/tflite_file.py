@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from onnx import ModelProto
@@ -14,7 +15,7 @@ from sepdeploy.exporters.quantize.scheme import Ledger, Scheme, check_any
 from sepdeploy.exporters.quantize.tflite_layers import Layers, half_weight
 from sepdeploy.exporters.quantize.tflite_static import StaticPass
 from sepdeploy.exporters.tflite_file.convert import convert
-from sepdeploy.exporters.tflite_file.format.graph import Graph, Op
+from sepdeploy.exporters.tflite_file.format.graph import Graph
 from sepdeploy.exporters.tflite_file.format.serialize import write_file
 from sepdeploy.exporters.tflite_file.format.versions import check_target
 from sepdeploy.exporters.tflite_file.write import METADATA_NAME
@@ -122,14 +123,7 @@ def write_tflite_graph(
 def _copy(graph: Graph) -> Graph:
     """Return a graph whose operators can be changed; tensors are shared and never changed."""
     ops = [
-        Op(
-            o.kind,
-            list(o.inputs),
-            list(o.outputs),
-            dict(o.options),
-            o.custom_name,
-            o.custom_options,
-        )
+        replace(o, inputs=list(o.inputs), outputs=list(o.outputs), options=dict(o.options))
         for o in graph.ops
     ]
     return Graph(ops, dict(graph.inputs), dict(graph.outputs))

@@ -41,7 +41,7 @@ class Layers:
             reason = reason or GROUPED
         # A float16 weight is kept beside its float32 copy, which the file unpacks.
         width = 4 if reason else 6 if self.scheme.mode == "fp16" else 1
-        self.ledger.add(layer, _data(weight).size, width, lower=not reason, reason=reason)
+        self.ledger.add(layer, _data(weight).size, width, reason)
         return not reason
 
     def int8(self, op: Op, input_scale: float | None = None) -> None:

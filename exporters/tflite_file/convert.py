@@ -16,7 +16,7 @@ from sepdeploy.exporters.tflite_file.passes.rewrite import rewrite
 from sepdeploy.exporters.tflite_file.source import Node, Source, layer_name, read_model
 from sepdeploy.exporters.tflite_file.values import affine, layout
 from sepdeploy.exporters.tflite_file.values.affine import Converter, Lazy, Scaled
-from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 NHWC = (0, 2, 3, 1)
@@ -97,9 +97,7 @@ def _results(ctx: Context, node: Node, inputs: Sequence[Lazy | None]) -> Sequenc
     return converter(ctx, node, [affine.settle(ctx.b, i) for i in inputs])
 
 
-def _relabelled(
-    ctx: Context, node: Node, held: Scaled, rest: Sequence[Item | None]
-) -> Scaled | None:
+def _relabelled(ctx: Context, node: Node, held: Scaled, rest: Inputs) -> Scaled | None:
     """Let a reshape or transpose pass under what is held back."""
     (moved,) = _converter(node)(ctx, node, [held.value, *rest])
     assert isinstance(moved, Value), "reshaping a computed value gives one"

@@ -114,6 +114,19 @@ class Graph:
         return uses
 
 
+class Links:
+    """Who computes each tensor, by the tensor's ``id``, and whether one operator alone reads it."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.uses = graph.consumers()
+        self.outputs = {id(t) for t in graph.outputs.values()}
+        self.producer = {id(t): op for op in graph.ops for t in op.outputs}
+
+    def alone(self, tensor: Tensor) -> bool:
+        """Whether a tensor has one reader and is no output of the graph."""
+        return len(self.uses.get(id(tensor), [])) == 1 and id(tensor) not in self.outputs
+
+
 def runtime_shape(shape: Sequence[int], where: str) -> Array:
     """Return the int32 operand of RESHAPE: -1 for the batch, which may stand in one place only.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.ops.arithmetic import scalar
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.builder import Builder
-from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.elementwise import binary, unary
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
@@ -20,7 +19,7 @@ _ERF_P = 0.3275911
 _ERF_A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 
-def clip(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def clip(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Clip with bounds known at export; RELU and RELU6 where that is what they mean."""
     x = ctx.value(node, inputs, 0)
     low = _bound(ctx, node, inputs, 1, "min", -math.inf)
@@ -31,7 +30,7 @@ def clip(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
 def _bound(
     ctx: Context,
     node: Node,
-    inputs: Sequence[Item | None],
+    inputs: Inputs,
     index: int,
     name: str,
     default: float,
@@ -57,13 +56,13 @@ def clipped(b: Builder, x: Value, low: float, high: float) -> Value:
     return x
 
 
-def leaky_relu(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def leaky_relu(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Return x where positive, alpha x elsewhere."""
     alpha = ctx.number(node, "alpha", 0.01)
     return [unary(ctx.b, "LEAKY_RELU", ctx.value(node, inputs, 0), alpha=alpha)]
 
 
-def prelu(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def prelu(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """max(x, 0) + slope * min(x, 0), with a slope per element or channel."""
     x = ctx.value(node, inputs, 0)
     slope = ctx.array(node, inputs, 1)
@@ -72,7 +71,7 @@ def prelu(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]
     return [binary(ctx.b, "PRELU", x, Constant(slope, slope.shape))]
 
 
-def elu(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def elu(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Return x where positive, alpha (exp(x) - 1) elsewhere."""
     x = ctx.value(node, inputs, 0)
     return [_scaled_elu(ctx.b, x, ctx.number(node, "alpha", 1.0))]
@@ -85,7 +84,7 @@ def _scaled_elu(b: Builder, x: Value, alpha: float) -> Value:
     return binary(b, "ADD", unary(b, "RELU", x), negative)
 
 
-def selu(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def selu(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Return gamma times ELU with another alpha; defaults as in the ONNX specification."""
     alpha = ctx.number(node, "alpha", 1.6732632423543772)
     gamma = ctx.number(node, "gamma", 1.0507009873554805)
@@ -93,7 +92,7 @@ def selu(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
     return [binary(ctx.b, "MUL", y, scalar(gamma))]
 
 
-def celu(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def celu(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """max(0, x) + min(0, alpha (exp(x / alpha) - 1))."""
     x = ctx.value(node, inputs, 0)
     alpha = ctx.number(node, "alpha", 1.0)
@@ -104,7 +103,7 @@ def celu(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
     return [binary(ctx.b, "ADD", unary(ctx.b, "RELU", x), negative)]
 
 
-def hard_sigmoid(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def hard_sigmoid(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """min(max(alpha x + beta, 0), 1)."""
     alpha, beta = ctx.number(node, "alpha", 0.2), ctx.number(node, "beta", 0.5)
     return [_hard_sigmoid(ctx.b, ctx.value(node, inputs, 0), alpha, beta)]
@@ -117,18 +116,18 @@ def _hard_sigmoid(b: Builder, x: Value, alpha: float, beta: float) -> Value:
     return binary(b, "MUL", y, scalar(1 / 6))
 
 
-def hard_swish(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def hard_swish(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Return x relu6(x + 3) / 6."""
     return [unary(ctx.b, "HARD_SWISH", ctx.value(node, inputs, 0))]
 
 
-def gelu(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def gelu(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Return x times the normal distribution function of x, exact or by tanh."""
     approximate = ctx.text(node, "approximate", "none") == "tanh"
     return [unary(ctx.b, "GELU", ctx.value(node, inputs, 0), approximate=approximate)]
 
 
-def swish(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def swish(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Return x sigmoid(alpha x)."""
     x = ctx.value(node, inputs, 0)
     alpha = ctx.number(node, "alpha", 1.0)
@@ -136,7 +135,7 @@ def swish(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]
     return [binary(ctx.b, "MUL", x, unary(ctx.b, "LOGISTIC", scaled))]
 
 
-def softplus(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def softplus(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """log(1 + exp(x)), written so that large x do not overflow."""
     return [_softplus(ctx.b, ctx.value(node, inputs, 0))]
 
@@ -148,19 +147,19 @@ def _softplus(b: Builder, x: Value) -> Value:
     )
 
 
-def mish(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def mish(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Return x tanh(softplus(x))."""
     x = ctx.value(node, inputs, 0)
     return [binary(ctx.b, "MUL", x, unary(ctx.b, "TANH", _softplus(ctx.b, x)))]
 
 
-def softsign(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def softsign(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Return x / (1 + |x|)."""
     x = ctx.value(node, inputs, 0)
     return [binary(ctx.b, "DIV", x, binary(ctx.b, "ADD", unary(ctx.b, "ABS", x), scalar(1)))]
 
 
-def erf(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def erf(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """The error function by a rational approximation (see the constants)."""
     b = ctx.b
     x = ctx.value(node, inputs, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.affine import Converter
-from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.elementwise import align, binary, unary
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
@@ -31,7 +30,7 @@ def binary_op(kind: str, *, dtype: DTypeLike = None) -> Converter:
         dtype: Type of the result, where it is not that of the operands.
     """
 
-    def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    def convert(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
         x, y = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
         return [binary(ctx.b, kind, x, y, dtype=dtype)]
 
@@ -41,13 +40,13 @@ def binary_op(kind: str, *, dtype: DTypeLike = None) -> Converter:
 def unary_op(kind: str) -> Converter:
     """Return the converter to a TFLite operator of one operand without options."""
 
-    def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    def convert(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
         return [unary(ctx.b, kind, ctx.value(node, inputs, 0))]
 
     return convert
 
 
-def divide(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def divide(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """X / y; a constant divisor becomes a factor, which every runtime has a fast kernel for."""
     x, y = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
     if not np.issubdtype(_dtype(x), np.floating):
@@ -71,7 +70,7 @@ def _dtype(item: Item) -> np.dtype[Any]:
     return item.tensor.dtype if isinstance(item, Value) else item.data.dtype
 
 
-def power(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def power(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Return x to the power y; common constant powers become multiplications and roots."""
     x, y = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
     if isinstance(x, Value) and isinstance(y, Constant) and y.data.size == 1:
@@ -88,7 +87,7 @@ def power(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]
     return [binary(ctx.b, "POW", x, y)]
 
 
-def reciprocal(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def reciprocal(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """1 / x."""
     return [binary(ctx.b, "DIV", scalar(1.0), ctx.value(node, inputs, 0))]
 
@@ -96,7 +95,7 @@ def reciprocal(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[
 def variadic_op(kind: str, *, mean: bool = False) -> Converter:
     """Return the converter of an operator that joins any number of operands."""
 
-    def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    def convert(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
         total = ctx.item(node, inputs, 0)
         for index in range(1, len(inputs)):
             total = binary(ctx.b, kind, total, ctx.item(node, inputs, index))
@@ -107,7 +106,7 @@ def variadic_op(kind: str, *, mean: bool = False) -> Converter:
     return convert
 
 
-def where(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def where(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Choose from two operands element by element."""
     items = [ctx.item(node, inputs, i) for i in range(3)]
     tensors, result = align(ctx.b, items)
@@ -115,13 +114,13 @@ def where(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]
     return [result.with_tensor(out)]
 
 
-def is_nan(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def is_nan(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """True where x differs from itself."""
     x = ctx.value(node, inputs, 0)
     return [binary(ctx.b, "NOT_EQUAL", x, x, dtype=bool)]
 
 
-def cast(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def cast(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Change the element type; floats of any width are float32 in the file."""
     x = ctx.value(node, inputs, 0)
     code = ctx.integer(node, "to")

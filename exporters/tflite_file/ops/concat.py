@@ -14,12 +14,12 @@ from sepdeploy.exporters.tflite_file.ops.select import padded
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
 from sepdeploy.exporters.tflite_file.values.affine import Lazy, hold
-from sepdeploy.exporters.tflite_file.values.context import Context, Item, axis_of
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item, axis_of
 from sepdeploy.exporters.tflite_file.values.elementwise import binary
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 
-def concat(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
+def concat(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:
     """Join items along a dimension."""
     items = [ctx.item(node, inputs, i) for i in range(len(inputs))]
     rank = len(items[0].shape)

@@ -14,7 +14,7 @@ from sepdeploy.exporters.tflite_file.ops.linear import batched_product
 from sepdeploy.exporters.tflite_file.ops.reduce import reduce_value
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
-from sepdeploy.exporters.tflite_file.values.context import Context, Item, whole
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.contract import contract
 from sepdeploy.exporters.tflite_file.values.elementwise import binary
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
@@ -28,7 +28,7 @@ class _Term:
     item: Item
 
 
-def einsum(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def einsum(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Contract operands from left to right; each letter at most once per operand."""
     terms, result = _parse(ctx, node, inputs)
     first, *rest = terms
@@ -42,7 +42,7 @@ def einsum(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item
     return [layout.transpose(value, [letters.index(letter) for letter in result])]
 
 
-def _parse(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> tuple[list[_Term], str]:
+def _parse(ctx: Context, node: Node, inputs: Inputs) -> tuple[list[_Term], str]:
     equation = ctx.text(node, "equation", "").replace(" ", "")
     left, arrow, result = equation.partition("->")
     names = left.split(",")
@@ -56,7 +56,7 @@ def _parse(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> tuple[lis
     sizes: dict[str, int] = {}
     for term in terms:
         if isinstance(term.item, Constant):
-            whole(node, term.item)
+            term.item.whole(node)
         if len(term.item.shape) != len(term.letters):
             raise BadInput(f"{node}: '{term.letters}' does not fit {describe(term.item.shape)}")
         for letter, size in zip(term.letters, term.item.shape, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,13 +11,13 @@ from sepdeploy.exporters.tflite_file.format.graph import bounded, describe, is_b
 from sepdeploy.exporters.tflite_file.ops.select import picked_along
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
-from sepdeploy.exporters.tflite_file.values.context import Context, Item, axis_of
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item, axis_of
 from sepdeploy.exporters.tflite_file.values.contract import contract
 from sepdeploy.exporters.tflite_file.values.elementwise import align, unary
 from sepdeploy.exporters.tflite_file.values.layout import Constant
 
 
-def gather_nd(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def gather_nd(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Pick by several leading coordinates at once, known at export."""
     x = ctx.value(node, inputs, 0)
     indices = ctx.array(node, inputs, 1)
@@ -39,7 +38,7 @@ def gather_nd(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[I
     return [picked_along(ctx, node, merged, np.asarray(flat), 0)]
 
 
-def tile(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def tile(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Repeat along dimensions."""
     x = ctx.value(node, inputs, 0)
     repeats = [int(r) for r in ctx.array(node, inputs, 1).reshape(-1)]
@@ -55,7 +54,7 @@ def tile(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
     return [x]
 
 
-def top_k(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def top_k(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Return the largest values along a dimension, sorted, and where they stood."""
     x = ctx.value(node, inputs, 0)
     count = int(ctx.array(node, inputs, 1).reshape(-1)[0])
@@ -81,7 +80,7 @@ def top_k(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]
 _CAST_INDEX = {"in_dtype": "int32", "out_dtype": "int64"}
 
 
-def triangle(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def triangle(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Keep the upper or lower triangle of the last two dimensions."""
     x = ctx.value(node, inputs, 0)
     offset = ctx.optional_array(node, inputs, 1)
@@ -97,7 +96,7 @@ def triangle(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[It
     return [result.with_tensor(out)]
 
 
-def cumulative_sum(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def cumulative_sum(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Sum up along a dimension: a product with a triangle of ones."""
     x = ctx.value(node, inputs, 0)
     axis = axis_of(node, int(ctx.array(node, inputs, 1).reshape(-1)[0]), len(x.shape))

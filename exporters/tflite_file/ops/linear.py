@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, describe
+from sepdeploy.exporters.tflite_file.ops.arithmetic import scalar
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
 from sepdeploy.exporters.tflite_file.values.builder import FLOAT
-from sepdeploy.exporters.tflite_file.values.context import Context, Item, whole
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.contract import contract
 from sepdeploy.exporters.tflite_file.values.elementwise import binary, broadcast
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 
-def gemm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def gemm(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Y = alpha A' B' + beta C, with B known at export."""
     x = ctx.value(node, inputs, 0)
     if ctx.integer(node, "transA", 0):
@@ -37,7 +37,7 @@ def gemm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
     return [_plus(ctx, y, rest, beta)]
 
 
-def _computed_gemm(ctx: Context, node: Node, x: Value, inputs: Sequence[Item | None]) -> Value:
+def _computed_gemm(ctx: Context, node: Node, x: Value, inputs: Inputs) -> Value:
     """Gemm of two computed matrices."""
     y = ctx.value(node, inputs, 1)
     if ctx.integer(node, "transB", 0):
@@ -46,7 +46,7 @@ def _computed_gemm(ctx: Context, node: Node, x: Value, inputs: Sequence[Item | N
     out = batched_product(ctx, node, x, y)
     alpha, beta = ctx.number(node, "alpha", 1.0), ctx.number(node, "beta", 1.0)
     if alpha != 1.0:
-        out = binary(ctx.b, "MUL", out, Constant(np.array([alpha], np.float32), (1,)))
+        out = binary(ctx.b, "MUL", out, scalar(alpha))
     return _plus(ctx, out, ctx.optional(inputs, 2) if beta else None, beta)
 
 
@@ -54,7 +54,7 @@ def _plus(ctx: Context, y: Value, rest: Item | None, beta: float) -> Value:
     if rest is None:
         return y
     if beta != 1.0:
-        rest = binary(ctx.b, "MUL", rest, Constant(np.array([beta], np.float32), (1,)))
+        rest = binary(ctx.b, "MUL", rest, scalar(beta))
     return binary(ctx.b, "ADD", y, rest)
 
 
@@ -69,13 +69,13 @@ def _split_bias(bias: Item | None, beta: float, units: int) -> tuple[Array | Non
     return None, bias
 
 
-def matmul(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def matmul(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Batched matrix product; one of the two may be a constant."""
     first, second = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
     _check(node, first, second)
     for item in (first, second):
         if isinstance(item, Constant):
-            whole(node, item)
+            item.whole(node)
     if isinstance(first, Value) and isinstance(second, Constant) and second.data.ndim <= 2:
         return [_times_constant(ctx, first, second, ctx.optional_array(node, inputs, 2))]
     if isinstance(first, Constant) and isinstance(second, Value) and first.data.ndim <= 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -13,12 +13,12 @@ from sepdeploy.exporters.tflite_file.ops.arithmetic import scalar
 from sepdeploy.exporters.tflite_file.ops.reduce import reduce_value
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.affine import Lazy, hold
-from sepdeploy.exporters.tflite_file.values.context import Context, Item, axis_of
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, axis_of
 from sepdeploy.exporters.tflite_file.values.elementwise import binary, unary
 from sepdeploy.exporters.tflite_file.values.layout import Value
 
 
-def batch_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
+def batch_norm(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:
     """Batch normalisation at inference that could not be folded: one product and one sum."""
     x = ctx.value(node, inputs, 0)
     if ctx.integer(node, "training_mode", 0):
@@ -27,7 +27,7 @@ def batch_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[
     return [_held(ctx, x, per_channel(scale, x), per_channel(shift, x))]
 
 
-def affine_of(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> tuple[Array, Array]:
+def affine_of(ctx: Context, node: Node, inputs: Inputs) -> tuple[Array, Array]:
     """Return (scale, shift) of a BatchNormalization node: y = scale x + shift per channel."""
     gamma, beta, mean, variance = (
         ctx.array(node, inputs, i).astype(np.float64) for i in range(1, 5)
@@ -59,7 +59,7 @@ def normalized(ctx: Context, x: Value, axes: Iterable[int], epsilon: float) -> V
     return binary(b, "MUL", centred, inverse)
 
 
-def layer_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
+def layer_norm(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:
     """Normalise over all dimensions from ``axis`` on."""
     x = ctx.value(node, inputs, 0)
     first = axis_of(node, ctx.integer(node, "axis", -1), len(x.shape))
@@ -71,7 +71,7 @@ def layer_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[
     return [_held(ctx, y, scale, shift)]
 
 
-def rms_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
+def rms_norm(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:
     """Return x / sqrt(mean(x²) + epsilon) times a scale."""
     x = ctx.value(node, inputs, 0)
     first = axis_of(node, ctx.integer(node, "axis", -1), len(x.shape))
@@ -82,7 +82,7 @@ def rms_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[La
     return [_held(ctx, y, ctx.optional_array(node, inputs, 1), None)]
 
 
-def instance_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
+def instance_norm(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:
     """Normalise every channel of every sample over its spatial dimensions."""
     x = ctx.value(node, inputs, 0)
     y = normalized(ctx, x, range(2, len(x.shape)), ctx.number(node, "epsilon", 1e-5))
@@ -90,7 +90,7 @@ def instance_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> li
     return [_held(ctx, y, per_channel(scale, x), per_channel(shift, x))]
 
 
-def group_norm(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Lazy]:
+def group_norm(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:
     """Normalise groups of channels over group and space; scale per channel or per group."""
     x = ctx.value(node, inputs, 0)
     groups = ctx.integer(node, "num_groups")

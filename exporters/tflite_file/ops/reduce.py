@@ -14,7 +14,7 @@ from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
 from sepdeploy.exporters.tflite_file.values.affine import Converter
 from sepdeploy.exporters.tflite_file.values.builder import FLOAT
-from sepdeploy.exporters.tflite_file.values.context import Context, Item, axis_of
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item, axis_of
 from sepdeploy.exporters.tflite_file.values.elementwise import binary, unary
 from sepdeploy.exporters.tflite_file.values.layout import Value
 
@@ -22,7 +22,7 @@ from sepdeploy.exporters.tflite_file.values.layout import Value
 def reduce_op(kind: str) -> Converter:
     """Return the converter of a reduction (axes as attribute or as input)."""
 
-    def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    def convert(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
         x, axes, keep = _operands(ctx, node, inputs)
         if axes is None:
             return [x]
@@ -39,7 +39,7 @@ def composed_reduce(before: str, after: str) -> Converter:
         after: What follows the sum: "SQRT", "LOG" or "".
     """
 
-    def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    def convert(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
         x, axes, keep = _operands(ctx, node, inputs)
         if axes is None:
             raise BadInput(f"{node} reduces nothing", hint="name the axes to reduce over")
@@ -57,9 +57,7 @@ def composed_reduce(before: str, after: str) -> Converter:
     return convert
 
 
-def _operands(
-    ctx: Context, node: Node, inputs: Sequence[Item | None]
-) -> tuple[Value, list[int] | None, bool]:
+def _operands(ctx: Context, node: Node, inputs: Inputs) -> tuple[Value, list[int] | None, bool]:
     """Return what is reduced, the axes (None for none of them), and whether they stay as size 1."""
     x = ctx.value(node, inputs, 0)
     axes = _axes(ctx, node, inputs, len(x.shape))
@@ -67,7 +65,7 @@ def _operands(
     return x, axes, ctx.integer(node, "keepdims", 1) == 1
 
 
-def _axes(ctx: Context, node: Node, inputs: Sequence[Item | None], rank: int) -> list[int] | None:
+def _axes(ctx: Context, node: Node, inputs: Inputs, rank: int) -> list[int] | None:
     """Return the axes to reduce; None for "none", which an empty list may mean."""
     raw = ctx.optional_array(node, inputs, 1)
     given = node.attributes.get("axes", []) if raw is None else raw.reshape(-1)
@@ -113,7 +111,7 @@ def reduce_value(ctx: Context, kind: str, x: Value, axes: Iterable[int], *, keep
 def softmax_op(kind: str) -> Converter:
     """Return the converter of SOFTMAX or LOG_SOFTMAX along any axis."""
 
-    def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    def convert(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
         x = ctx.value(node, inputs, 0)
         if ctx.opset < 13:
             return [_over_the_rest(ctx, node, kind, x)]
@@ -152,7 +150,7 @@ def _rows(rows: Sequence[int], width: int) -> tuple[int, ...]:
 def arg_op(kind: str) -> Converter:
     """Return the converter of ARG_MAX or ARG_MIN; the index is int64 as in ONNX."""
 
-    def convert(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+    def convert(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
         if ctx.integer(node, "select_last_index", 0):
             raise BadInput(
                 f"{node}: the last of equal values has no TFLite form",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +11,12 @@ from sepdeploy.exporters.tflite_file.format.graph import Array, bounded, describ
 from sepdeploy.exporters.tflite_file.format.limits import MAX_PLAIN_RANK
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
-from sepdeploy.exporters.tflite_file.values.context import Context, Item, axis_of, whole
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item, axis_of
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.values.slices import emit_slice
 
 
-def slice_(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def slice_(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Slice with starts, ends, axes and steps known at export."""
     x = ctx.value(node, inputs, 0)
     starts, ends = (_list(ctx, node, inputs, i) for i in (1, 2))
@@ -37,7 +36,7 @@ def slice_(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item
     return [x]
 
 
-def _list(ctx: Context, node: Node, inputs: Sequence[Item | None], index: int) -> list[int]:
+def _list(ctx: Context, node: Node, inputs: Inputs, index: int) -> list[int]:
     array = ctx.optional_array(node, inputs, index)
     return [] if array is None else [int(v) for v in array.reshape(-1)]
 
@@ -72,7 +71,7 @@ def _sliced(
     return layout.resize_axis(merged, axis, count, out)
 
 
-def split(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def split(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Cut a dimension into parts."""
     x = ctx.value(node, inputs, 0)
     axis = axis_of(node, ctx.integer(node, "axis", 0), len(x.shape))
@@ -104,12 +103,12 @@ def split(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]
     return [layout.resize_axis(merged, axis, s, o) for s, o in zip(sizes, outs, strict=True)]
 
 
-def gather(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def gather(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Pick entries along a dimension by index."""
     data, indices = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
     axis = axis_of(node, ctx.integer(node, "axis", 0), len(data.shape))
     if isinstance(indices, Constant):
-        return [picked_along(ctx, node, ctx.b.runtime(data), whole(node, indices), axis)]
+        return [picked_along(ctx, node, ctx.b.runtime(data), indices.whole(node), axis)]
     table = ctx.b.row_major(ctx.b.runtime(data, "weight"))
     places = ctx.b.row_major(indices)
     if is_batch(table.shape[axis]):
@@ -153,7 +152,7 @@ def picked_along(ctx: Context, node: Node, x: Value, indices: Array, axis: int) 
     return ctx.b.reshaped(layout.resize_axis(merged, axis, flat.size, out), shape)
 
 
-def pad(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def pad(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Pad with a constant or by reflection; negative padding cuts off."""
     x = ctx.value(node, inputs, 0)
     rank = len(x.shape)

@@ -11,17 +11,17 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.format.graph import bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
-from sepdeploy.exporters.tflite_file.values.context import Context, Item, axis_of, whole
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item, axis_of
 from sepdeploy.exporters.tflite_file.values.elementwise import binary, broadcast
 from sepdeploy.exporters.tflite_file.values.layout import Constant
 
 
-def identity(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def identity(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Identity, Dropout at inference, Cast from float to float."""
     return [ctx.item(node, inputs, 0)]
 
 
-def reshape(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def reshape(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Reshape with a shape known at export (up to the batch)."""
     target = [int(d) for d in ctx.array(node, inputs, 1).reshape(-1)]
     return [to_shape(ctx, node, ctx.item(node, inputs, 0), target)]
@@ -46,11 +46,11 @@ def to_shape(ctx: Context, node: Node, item: Item, target: Sequence[int]) -> Ite
             hint="if the batch size is part of the shape, export with a dynamic batch",
         )
     if isinstance(item, Constant):
-        return Constant(whole(node, item).reshape(dims), tuple(dims))
+        return Constant(item.whole(node).reshape(dims), tuple(dims))
     return ctx.b.reshaped(item, dims)
 
 
-def flatten(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def flatten(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Flatten to two dimensions."""
     item = ctx.item(node, inputs, 0)
     rank = len(item.shape)
@@ -62,7 +62,7 @@ def flatten(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Ite
     return [to_shape(ctx, node, item, dims)]
 
 
-def squeeze(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def squeeze(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Drop dimensions of size 1."""
     item = ctx.item(node, inputs, 0)
     rank = len(item.shape)
@@ -75,7 +75,7 @@ def squeeze(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Ite
     return [to_shape(ctx, node, item, dims)]
 
 
-def unsqueeze(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def unsqueeze(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Insert dimensions of size 1."""
     item = ctx.item(node, inputs, 0)
     raw = ctx.optional_array(node, inputs, 1)
@@ -88,13 +88,13 @@ def unsqueeze(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[I
     return [to_shape(ctx, node, item, [1 if a in axes else next(rest) for a in range(rank)])]
 
 
-def _axes(ctx: Context, node: Node, inputs: Sequence[Item | None], rank: int) -> list[int] | None:
+def _axes(ctx: Context, node: Node, inputs: Inputs, rank: int) -> list[int] | None:
     raw = ctx.optional_array(node, inputs, 1)
     given = node.attributes.get("axes") if raw is None else raw.reshape(-1)
     return None if given is None else [axis_of(node, int(a), rank) for a in given]
 
 
-def transpose(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def transpose(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Permute dimensions; memory moves later, and only if somebody needs it to."""
     item = ctx.item(node, inputs, 0)
     rank = len(item.shape)
@@ -108,7 +108,7 @@ def transpose(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[I
     return [layout.transpose(item, axes)]
 
 
-def expand(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def expand(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Repeat dimensions of size 1, by adding zeros of the wanted shape."""
     x = ctx.value(node, inputs, 0)
     target = tuple(int(d) for d in ctx.array(node, inputs, 1).reshape(-1))

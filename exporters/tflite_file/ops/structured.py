@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.exporters.domain import known_op, read_structure
 from sepdeploy.exporters.plan import FUSED
 from sepdeploy.exporters.tflite_file.custom import custom_layer
 from sepdeploy.exporters.tflite_file.source import Node
-from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 
 
-def structured_linear(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def structured_linear(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Emit y = x Wᵀ + bias for rows x of (M, n_in)."""
     family = known_op(node.op, node.name)
     x = ctx.value(node, inputs, 0)

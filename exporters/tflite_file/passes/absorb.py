@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sepdeploy.exporters.families import family_of_op
 from sepdeploy.exporters.families.family import Absorber
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.affine import Scaled, along, by_feature, data_of, known
-from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.elementwise import binary
 from sepdeploy.exporters.tflite_file.values.layout import Constant
 from sepdeploy.records import DOMAIN
 
 
-def absorb(
-    ctx: Context, node: Node, held: Scaled, rest: Sequence[Item | None]
-) -> list[Item | None] | None:
+def absorb(ctx: Context, node: Node, held: Scaled, rest: Inputs) -> list[Item | None] | None:
     """Return a linear node's inputs with the held back arrays moved into weight and bias.
 
     Args:
@@ -35,9 +31,7 @@ def absorb(
     return None if absorber is None else absorber(ctx, node, held, rest)
 
 
-def _gemm(
-    ctx: Context, node: Node, held: Scaled, rest: Sequence[Item | None]
-) -> list[Item | None] | None:
+def _gemm(ctx: Context, node: Node, held: Scaled, rest: Inputs) -> list[Item | None] | None:
     weight = data_of(rest, 0)
     plain = node.attributes.get("alpha", 1.0) == 1.0 == node.attributes.get("beta", 1.0)
     has_bias = len(rest) > 1 and rest[1] is not None
@@ -54,9 +48,7 @@ def _gemm(
     return [held.value, known(new), known(shifted)]
 
 
-def _matmul(
-    ctx: Context, node: Node, held: Scaled, rest: Sequence[Item | None]
-) -> list[Item | None] | None:
+def _matmul(ctx: Context, node: Node, held: Scaled, rest: Inputs) -> list[Item | None] | None:
     weight = data_of(rest, 0)
     if weight is None or weight.ndim != 2:
         return None
@@ -67,9 +59,7 @@ def _matmul(
     return [held.value, known(weight * columns[0][:, None]), known(columns[1] @ weight)]
 
 
-def _conv(
-    ctx: Context, node: Node, held: Scaled, rest: Sequence[Item | None]
-) -> list[Item | None] | None:
+def _conv(ctx: Context, node: Node, held: Scaled, rest: Inputs) -> list[Item | None] | None:
     """Channels scale the weight; a shift is absorbed only where nothing is padded with zeros."""
     weight, bias = data_of(rest, 0), data_of(rest, 1)
     scale, shift = along(held.scale, 1), along(held.shift, 1)
@@ -80,12 +70,8 @@ def _conv(
     channels = held.shape[1]
     if weight.ndim < 3 or groups < 1 or weight.shape[1] * groups != channels:
         return None
-    padded = any(node.attributes.get("pads", [])) or node.attributes.get(
-        "auto_pad", "NOTSET"
-    ) not in (
-        "NOTSET",
-        "VALID",
-    )
+    unpadded = node.attributes.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    padded = any(node.attributes.get("pads", [])) or not unpadded
     value = held.value
     if padded and np.any(shift != 0):
         if np.any(scale == 0) or not np.all(np.isfinite(held.shift / held.scale)):

@@ -13,11 +13,11 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.onnx_graph.folding import promised_bytes
 from sepdeploy.exporters.tflite_file.format.graph import MAX_ELEMENTS, Array, is_batch
 from sepdeploy.exporters.tflite_file.source import Node, as_float32
-from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.layout import Constant
 
 
-def fold(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item] | None:
+def fold(ctx: Context, node: Node, inputs: Inputs) -> list[Item] | None:
     """Return a node's outputs if they are known at export, else None."""
     if node.domain:
         return None
@@ -46,7 +46,7 @@ def _whole(array: Array) -> Constant:
     return Constant(array, array.shape)
 
 
-def _shape_of(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> Constant:
+def _shape_of(ctx: Context, node: Node, inputs: Inputs) -> Constant:
     shape = ctx.item(node, inputs, 0).shape
     if node.op == "Size":
         return _whole(np.array(math.prod(shape), np.int64))

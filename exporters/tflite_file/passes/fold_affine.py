@@ -5,12 +5,11 @@ Looks through operators that only move memory, as long as the channel stays the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from sepdeploy.exporters.tflite_file.format.graph import Array, Graph, Op, Tensor
+from sepdeploy.exporters.tflite_file.format.graph import Array, Graph, Links, Op, Tensor
 
 _MOVING = {"RESHAPE", "STRIDED_SLICE", "TRANSPOSE"}
 _LAYERS = {"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"}
@@ -24,13 +23,7 @@ class _Found:
 
 def fold_affine(graph: Graph) -> None:
     """Fold MUL, ADD and SUB with per-channel constants into the layer before them."""
-    uses = graph.consumers()
-    outputs = {id(t) for t in graph.outputs.values()}
-    producer = {id(t): op for op in graph.ops for t in op.outputs}
-
-    def alone(tensor: Tensor) -> bool:
-        return len(uses.get(id(tensor), [])) == 1 and id(tensor) not in outputs
-
+    links = Links(graph)
     folded: set[int] = set()
     for op in graph.ops:
         operands = _operands(op)
@@ -39,15 +32,15 @@ def fold_affine(graph: Graph) -> None:
         value, constant = operands
         vector = _per_channel(constant, value)
         uniform = constant.size == 1
-        found = None if vector is None else _layer(value, producer, alone, uniform=uniform)
+        found = None if vector is None else _layer(value, links, uniform=uniform)
         if vector is None or found is None or "activation" in found.layer.options:
             continue
         if uniform:
             vector, found = vector[:1], _Found(found.layer, found.layer.inputs[2].shape[0])
         _apply(op.kind, found, vector)
-        before = producer[id(value)]
+        before = links.producer[id(value)]
         before.outputs = [op.outputs[0] if t is value else t for t in before.outputs]
-        producer[id(op.outputs[0])] = before
+        links.producer[id(op.outputs[0])] = before
         folded.add(id(op))
     graph.ops = [op for op in graph.ops if id(op) not in folded]
 
@@ -73,26 +66,23 @@ def _per_channel(constant: Array, value: Tensor) -> Array | None:
     return np.broadcast_to(constant.reshape(-1), (value.shape[-1],)).astype(np.float32)
 
 
-def _layer(
-    value: Tensor, producer: dict[int, Op], alone: Callable[[Tensor], bool], *, uniform: bool
-) -> _Found | None:
+def _layer(value: Tensor, links: Links, *, uniform: bool) -> _Found | None:
     """Return the layer that computes a value's channels, if nobody else reads on the way.
 
     ``uniform``: the constant is one number, so that channels may move.
     """
     repeats = 1
-    while alone(value):
-        op = producer.get(id(value))
+    while links.alone(value):
+        op = links.producer.get(id(value))
         if op is None:
             return None
         if op.kind in _LAYERS:
             return _Found(op, repeats)
-        source = op.inputs[0]
         if op.kind == "DEPTH_TO_SPACE":
             repeats *= op.options["block_size"] ** 2
         elif not _keeps_channels(op) and not (uniform and op.kind in _MOVING):
             return None
-        value = source
+        value = op.inputs[0]
     return None
 
 

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from sepdeploy.exporters.tflite_file.format.graph import Graph, Op, Tensor
+from sepdeploy.exporters.tflite_file.format.graph import Graph, Links, Op, Tensor
 from sepdeploy.exporters.tflite_file.passes.fold_affine import fold_affine
 from sepdeploy.exporters.tflite_file.passes.split_layers import split_layers
 from sepdeploy.exporters.tflite_file.values.slices import merge_slices
 
 _ACTIVATIONS = {"RELU", "RELU6"}
-_FUSING = {
-    "ADD",
-    "SUB",
-    "MUL",
-    "DIV",
-    "FULLY_CONNECTED",
-    "CONV_2D",
-    "DEPTHWISE_CONV_2D",
-    "AVERAGE_POOL_2D",
-    "MAX_POOL_2D",
-}
+_FUSING = {"ADD", "SUB", "MUL", "DIV", "FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"}
+_FUSING |= {"AVERAGE_POOL_2D", "MAX_POOL_2D"}
 _MOVING = {"RESHAPE", "TRANSPOSE", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "STRIDED_SLICE"}
 _REDUCTIONS = {"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"}
 
@@ -51,24 +39,9 @@ def drop_dead(graph: Graph) -> None:
     graph.ops = kept[::-1]
 
 
-@dataclass(frozen=True)
-class _Links:
-    """Who computes each tensor, and whether one operator alone reads it."""
-
-    producer: dict[int, Op]
-    alone: Callable[[Tensor], bool]
-
-
-def _links(graph: Graph) -> _Links:
-    uses = graph.consumers()
-    outputs = {id(t) for t in graph.outputs.values()}
-    producer = {id(t): op for op in graph.ops for t in op.outputs}
-    return _Links(producer, lambda t: len(uses.get(id(t), [])) == 1 and id(t) not in outputs)
-
-
 def fuse_activations(graph: Graph) -> None:
     """Let an operator apply the RELU or RELU6 behind it, looking through moves of memory."""
-    links = _links(graph)
+    links = Links(graph)
     fused: set[int] = set()
     for op in graph.ops:
         if op.kind not in _ACTIVATIONS:
@@ -93,22 +66,21 @@ def fuse_activations(graph: Graph) -> None:
 
 def chain_reshapes(graph: Graph) -> None:
     """Let a RESHAPE of a RESHAPE read what the first one reads."""
-    links = _links(graph)
+    links = Links(graph)
     replaced: dict[int, Tensor] = {}
-    outputs = {id(t) for t in graph.outputs.values()}
     for op in graph.ops:
         op.inputs = [replaced.get(id(t), t) for t in op.inputs]
         if op.kind != "RESHAPE":
             continue
         while (before := links.producer.get(id(op.inputs[0]))) and before.kind == "RESHAPE":
             op.inputs[0] = before.inputs[0]
-        if op.inputs[0].shape == op.outputs[0].shape and id(op.outputs[0]) not in outputs:
+        if op.inputs[0].shape == op.outputs[0].shape and id(op.outputs[0]) not in links.outputs:
             replaced[id(op.outputs[0])] = op.inputs[0]
 
 
 def chain_slices(graph: Graph) -> None:
     """Let a slice of a slice read what the first one reads."""
-    links = _links(graph)
+    links = Links(graph)
     for op in graph.ops:
         while op.kind == "STRIDED_SLICE" and links.alone(op.inputs[0]):
             before = links.producer.get(id(op.inputs[0]))
@@ -118,7 +90,7 @@ def chain_slices(graph: Graph) -> None:
 
 def squeeze_reductions(graph: Graph) -> None:
     """Let a reduction drop its dimensions itself where a RESHAPE right behind it does."""
-    links = _links(graph)
+    links = Links(graph)
     removed: set[int] = set()
     for op in graph.ops:
         before = links.producer.get(id(op.inputs[0])) if op.kind == "RESHAPE" else None

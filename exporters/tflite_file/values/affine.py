@@ -16,7 +16,7 @@ import numpy as np
 from sepdeploy.exporters.tflite_file.format.graph import BATCH, Array, Shape, is_batch
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.builder import Builder
-from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.elementwise import binary
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
@@ -40,7 +40,7 @@ class Scaled:
 
 
 Lazy = Item | Scaled
-Converter = Callable[[Context, Node, Sequence[Item | None]], Sequence[Lazy]]
+Converter = Callable[[Context, Node, Inputs], Sequence[Lazy]]
 
 
 def settle(b: Builder, item: Lazy | None) -> Item | None:
@@ -145,7 +145,7 @@ def _follow(array: Array, old: Shape, new: Shape, axes: Sequence[int] | None) ->
     return np.broadcast_to(array, (1, *rest)).reshape((1, *new[1:]))
 
 
-def data_of(rest: Sequence[Item | None], index: int) -> Array | None:
+def data_of(rest: Inputs, index: int) -> Array | None:
     """Return a known input of a node behind its first one, None where it is none."""
     item = rest[index] if index < len(rest) else None
     return item.data if isinstance(item, Constant) and item.data.shape == item.shape else None

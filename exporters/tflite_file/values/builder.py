@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.format.graph import (
     Array,
     Graph,
@@ -200,12 +199,7 @@ class Builder:
         """
         if isinstance(item, Value):
             return item
-        if item.data.shape != item.shape:
-            raise BadInput(
-                f"{self.scope}: a constant repeated for every sample has no TFLite form here",
-                hint="let it broadcast instead of expanding it to the batch size",
-            )
-        return layout.plain(self.constant(item.data, role))
+        return layout.plain(self.constant(item.whole(self.scope), role))
 
     def _arranged(self, value: Value, order: tuple[int, ...], shape: Shape | None) -> Tensor:
         if order == value.order:

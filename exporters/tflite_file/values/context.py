@@ -13,6 +13,7 @@ from sepdeploy.exporters.tflite_file.values.builder import Builder
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 Item = Value | Constant
+Inputs = Sequence[Item | None]
 
 
 @dataclass
@@ -24,22 +25,22 @@ class Context:
     opset: int = 20
     custom: bool = False  # structured layers as CUSTOM operators
 
-    def item(self, node: Node, inputs: Sequence[Item | None], index: int) -> Item:
+    def item(self, node: Node, inputs: Inputs, index: int) -> Item:
         """Return an input that must be there."""
         found = self.optional(inputs, index)
         if found is None:
             raise BadInput(f"{node}: input {index} is missing")
         return found
 
-    def optional(self, inputs: Sequence[Item | None], index: int) -> Item | None:
+    def optional(self, inputs: Inputs, index: int) -> Item | None:
         """Return an input, or None where it is absent."""
         return inputs[index] if index < len(inputs) else None
 
-    def value(self, node: Node, inputs: Sequence[Item | None], index: int) -> Value:
+    def value(self, node: Node, inputs: Inputs, index: int) -> Value:
         """Return an input as a run-time value (a constant becomes a constant tensor)."""
         return self.b.runtime(self.item(node, inputs, index))
 
-    def array(self, node: Node, inputs: Sequence[Item | None], index: int) -> Array:
+    def array(self, node: Node, inputs: Inputs, index: int) -> Array:
         """Return an input that must be known at export.
 
         Raises:
@@ -51,9 +52,9 @@ class Context:
                 f"{node}: input {index} is computed at run time; TFLite needs it as a constant",
                 hint="export the model with its weights as initializers and fixed sizes",
             )
-        return whole(node, found)
+        return found.whole(node)
 
-    def optional_array(self, node: Node, inputs: Sequence[Item | None], index: int) -> Array | None:
+    def optional_array(self, node: Node, inputs: Inputs, index: int) -> Array | None:
         """Return an optional input that must be known at export."""
         return None if self.optional(inputs, index) is None else self.array(node, inputs, index)
 
@@ -78,20 +79,6 @@ class Context:
         if value is None:
             raise BadInput(f"{node} has no attribute '{name}'")
         return value
-
-
-def whole(node: Node, item: Constant) -> Array:
-    """Return the data of a constant that is not repeated over the batch.
-
-    Raises:
-        BadInput: It is, so that it has no data of its own shape.
-    """
-    if item.data.shape != item.shape:
-        raise BadInput(
-            f"{node}: a constant repeated for every sample has no TFLite form here",
-            hint="let it broadcast instead of expanding it to the batch size",
-        )
-    return item.data
 
 
 def axis_of(node: Node, axis: int, rank: int) -> int:

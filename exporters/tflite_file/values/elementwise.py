@@ -35,8 +35,7 @@ def unary(b: Builder, kind: str, value: Value, **options: Any) -> Value:
 def binary(b: Builder, kind: str, x: Item, y: Item, *, dtype: Any = None, **options: Any) -> Value:
     """Emit an operator of two operands with ONNX's broadcasting; ``dtype`` is the result's."""
     tensors, result = align(b, [x, y])
-    out = b.op(kind, tensors, result.tensor.shape, dtype=dtype, **options)
-    return result.with_tensor(out)
+    return result.with_tensor(b.op(kind, tensors, result.tensor.shape, dtype=dtype, **options))
 
 
 def add_constant(b: Builder, value: Value, data: Array, role: str) -> Value:
@@ -171,12 +170,7 @@ def _expanded_size(plan: _Plan, present: Sequence[bool]) -> int:
 
 
 def _constant(
-    b: Builder,
-    item: Constant,
-    plan: _Plan,
-    present: Sequence[bool],
-    dims: Sequence[Sequence[int]],
-    role: str,
+    b: Builder, item: Constant, plan: _Plan, present: list[bool], dims: list[list[int]], role: str
 ) -> Tensor:
     fine = plan.leader
     data = item.data.reshape(_pad(item.data.shape, len(plan.groups)))
@@ -217,13 +211,8 @@ def _align_row_major(
     tensors = []
     for item in items:
         if isinstance(item, Constant):
-            if item.data.shape != item.shape:
-                raise BadInput(
-                    f"{b.scope}: a constant repeated for every sample has no TFLite form here",
-                    hint="let it broadcast instead of expanding it to the batch size",
-                )
-            data = item.data.reshape(item.data.shape or (1,))
-            tensors.append(b.constant(data, role))
+            data = item.whole(b.scope)
+            tensors.append(b.constant(data.reshape(data.shape or (1,)), role))
             continue
         padded = layout.reshape(item, _pad(item.shape, len(shape)))
         assert padded is not None, "only leading ones were added"

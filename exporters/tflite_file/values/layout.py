@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, Shape, Tensor, is_batch
 
 
@@ -30,6 +31,19 @@ class Constant:
 
     data: Array
     shape: Shape
+
+    def whole(self, where: object) -> Array:
+        """Return the data of a constant that is not repeated over the batch.
+
+        Raises:
+            BadInput: It is, so that it has no data of its own shape; ``where`` is named.
+        """
+        if self.data.shape != self.shape:
+            raise BadInput(
+                f"{where}: a constant repeated for every sample has no TFLite form here",
+                hint="let it broadcast instead of expanding it to the batch size",
+            )
+        return self.data
 
 
 @dataclass(frozen=True)

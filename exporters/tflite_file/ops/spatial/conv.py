@@ -12,12 +12,12 @@ from sepdeploy.exporters.tflite_file.ops.spatial.window import NHWC, Axis, apply
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
 from sepdeploy.exporters.tflite_file.values.builder import FLOAT
-from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.contract import contract
 from sepdeploy.exporters.tflite_file.values.layout import Value
 
 
-def conv(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def conv(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Conv over one or two spatial axes, grouped, depthwise, dilated, strided."""
     x, weight, bias = read_operands(ctx, node, inputs, out_axis=0)
     groups = ctx.integer(node, "group", 1)
@@ -34,7 +34,7 @@ def conv(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
 
 
 def read_operands(
-    ctx: Context, node: Node, inputs: Sequence[Item | None], *, out_axis: int
+    ctx: Context, node: Node, inputs: Inputs, *, out_axis: int
 ) -> tuple[Value, Array, Array]:
     """Return image, weight and bias (zeros where absent) of a convolution of either direction."""
     x = ctx.value(node, inputs, 0)

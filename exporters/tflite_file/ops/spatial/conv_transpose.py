@@ -16,15 +16,19 @@ import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, Tensor, bounded, describe
-from sepdeploy.exporters.tflite_file.ops.spatial.conv import convolve, read_operands
+from sepdeploy.exporters.tflite_file.ops.spatial.conv import (
+    as_channels_first,
+    convolve,
+    read_operands,
+)
 from sepdeploy.exporters.tflite_file.ops.spatial.window import NHWC, Axis
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
-from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.slices import emit_slice
 
 
-def conv_transpose(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def conv_transpose(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """ConvTranspose over one or two spatial axes."""
     x, weight, bias = read_operands(ctx, node, inputs, out_axis=1)
     groups = ctx.integer(node, "group", 1)
@@ -38,14 +42,11 @@ def conv_transpose(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> l
         x = ctx.b.reshaped(x, (*x.shape[:2], 1, x.shape[2]))
         weight = weight[:, :, None, :]
         strides, before, out = [1, *strides], [0, *before], [1, *out]
-    units = bias.shape[0]
     kernel = _as_forward(weight, groups)
     kernel = _lengthened(kernel, x.shape[2:], strides, before, out)
     tensor = ctx.b.arranged(x, NHWC)
     full = _phases(ctx, tensor, kernel, bias, strides, groups)
-    crop = _crop(ctx, full, before, out)
-    value = layout.permuted(crop, (x.shape[0], units, *out), NHWC)
-    return [value if spatial == 2 else ctx.b.reshaped(value, (x.shape[0], units, out[1]))]
+    return [as_channels_first(ctx, _crop(ctx, full, before, out), spatial)]
 
 
 def _dilated(node: Node, weight: Array, dilations: Sequence[int]) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,10 +9,11 @@ import numpy as np
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, Tensor, describe
 from sepdeploy.exporters.tflite_file.ops.reduce import reduce_value
+from sepdeploy.exporters.tflite_file.ops.spatial.conv import as_channels_first
 from sepdeploy.exporters.tflite_file.ops.spatial.window import NHWC, Axis, apply_padding, read_axes
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
-from sepdeploy.exporters.tflite_file.values.context import Context, Item
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.elementwise import binary
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
@@ -21,7 +21,7 @@ LOWEST = float(np.finfo(np.float32).min)
 _NOT_NEGATIVE = {"RELU", "RELU6", "LOGISTIC", "SOFTMAX", "EXP", "ABS", "SQRT"}
 
 
-def max_pool(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def max_pool(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """MaxPool over one or two spatial axes."""
     if len(node.outputs) > 1 and node.outputs[1]:
         raise BadInput(
@@ -35,10 +35,11 @@ def max_pool(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[It
     if not all(a.is_same for a in axes) and ctx.b.producer(tensor) in _NOT_NEGATIVE:
         fill = 0.0
     tensor, padding = apply_padding(ctx.b, tensor, axes, fill)
-    return [_result(ctx, _pool(ctx, "MAX_POOL_2D", tensor, axes, padding), node, inputs)]
+    out = _pool(ctx, "MAX_POOL_2D", tensor, axes, padding)
+    return [as_channels_first(ctx, out, len(ctx.item(node, inputs, 0).shape) - 2)]
 
 
-def average_pool(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def average_pool(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """AveragePool; where border windows count fewer elements, their averages are scaled up."""
     image, axes = _image(ctx, node, inputs)
     counted = bool(ctx.integer(node, "count_include_pad", 0))
@@ -46,14 +47,15 @@ def average_pool(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> lis
     factors = _border_factors(axes, counted)
     plain = bool(np.all(factors == 1))
     tensor, padding = apply_padding(ctx.b, tensor, axes, None if counted else 0.0)
-    out = _result(ctx, _pool(ctx, "AVERAGE_POOL_2D", tensor, axes, padding), node, inputs)
+    pooled = _pool(ctx, "AVERAGE_POOL_2D", tensor, axes, padding)
+    out = as_channels_first(ctx, pooled, len(ctx.item(node, inputs, 0).shape) - 2)
     if plain or padding == "SAME":  # TFLite's SAME average leaves padding out of the count
         return [out]
     factors = factors.reshape(factors.shape[-(len(out.shape) - 2) :])
     return [binary(ctx.b, "MUL", out, Constant(factors, factors.shape))]
 
 
-def _image(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> tuple[Value, list[Axis]]:
+def _image(ctx: Context, node: Node, inputs: Inputs) -> tuple[Value, list[Axis]]:
     x = ctx.value(node, inputs, 0)
     if len(x.shape) not in (3, 4):
         raise BadInput(
@@ -84,14 +86,6 @@ def _pool(ctx: Context, kind: str, tensor: Tensor, axes: Sequence[Axis], padding
     return ctx.b.op(kind, [tensor], shape, **options)
 
 
-def _result(ctx: Context, out: Tensor, node: Node, inputs: Sequence[Item | None]) -> Value:
-    n, height, width, channels = out.shape
-    value = layout.permuted(out, (n, channels, height, width), NHWC)
-    if len(ctx.item(node, inputs, 0).shape) == 3:
-        return ctx.b.reshaped(value, (n, channels, width))
-    return value
-
-
 def _border_factors(axes: Sequence[Axis], counted: bool) -> Array:
     """Return (out_h, out_w): kernel size over the number of elements that each window counts."""
     per_axis = []
@@ -104,13 +98,13 @@ def _border_factors(axes: Sequence[Axis], counted: bool) -> Array:
     return np.asarray(np.multiply.outer(rows, columns), np.float32)
 
 
-def global_average_pool(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def global_average_pool(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Mean over all spatial axes, kept as size 1."""
     x = ctx.value(node, inputs, 0)
     return [reduce_value(ctx, "MEAN", x, range(2, len(x.shape)), keep=True)]
 
 
-def global_max_pool(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def global_max_pool(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Maximum over all spatial axes, kept as size 1."""
     x = ctx.value(node, inputs, 0)
     if len(x.shape) != 4:
@@ -118,5 +112,4 @@ def global_max_pool(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> 
     axes = [Axis(d, d, 1, 1, 0, 0, 1) for d in x.shape[2:]]
     tensor = ctx.b.arranged(x, NHWC)
     out = _pool(ctx, "MAX_POOL_2D", tensor, axes, "VALID")
-    assert math.prod(out.shape[1:3]) == 1
     return [layout.permuted(out, (*x.shape[:2], 1, 1), NHWC)]

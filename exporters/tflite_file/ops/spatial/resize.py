@@ -15,7 +15,7 @@ from sepdeploy.exporters.tflite_file.ops.select import gather
 from sepdeploy.exporters.tflite_file.ops.spatial.window import NHWC
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
-from sepdeploy.exporters.tflite_file.values.context import Context, Item, axis_of
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item, axis_of
 from sepdeploy.exporters.tflite_file.values.contract import contract
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
@@ -24,7 +24,7 @@ _VARIANTS = ((False, False), (False, True), (True, False))
 _TOLERANCE = 1e-6
 
 
-def resize(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def resize(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Resize any dimensions but the batch.
 
     ONNX has dozens of variants, TFLite three. What a variant does along one dimension is a fixed
@@ -62,7 +62,7 @@ def resize(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item
     return [x]
 
 
-def _sizes(ctx: Context, node: Node, inputs: Sequence[Item | None], x: Value) -> tuple[int, ...]:
+def _sizes(ctx: Context, node: Node, inputs: Inputs, x: Value) -> tuple[int, ...]:
     _refuse_unusual(ctx, node)
     axes = [axis_of(node, a, len(x.shape)) for a in ctx.ints(node, "axes", range(len(x.shape)))]
     sizes = list(x.shape)
@@ -93,7 +93,7 @@ def _refuse_unusual(ctx: Context, node: Node) -> None:
 
 
 def _scales(
-    ctx: Context, node: Node, inputs: Sequence[Item | None], x: Value, sizes: Sequence[int]
+    ctx: Context, node: Node, inputs: Inputs, x: Value, sizes: Sequence[int]
 ) -> list[float]:
     """Return the factor per dimension, which may differ from new / old size by rounding."""
     given = ctx.optional_array(node, inputs, 2)
@@ -222,7 +222,7 @@ def _by_operator(
     return layout.permuted(out, sizes, NHWC)
 
 
-def depth_to_space(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def depth_to_space(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Spread blocks of channels over space; one operator in "DCR" mode, a transpose in "CRD"."""
     x, block = ctx.value(node, inputs, 0), ctx.integer(node, "blocksize")
     if len(x.shape) != 4 or block < 1 or x.shape[1] % (block * block):
@@ -239,7 +239,7 @@ def depth_to_space(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> l
     return [ctx.b.reshaped(layout.transpose(split, (0, 1, 4, 2, 5, 3)), logical)]
 
 
-def space_to_depth(ctx: Context, node: Node, inputs: Sequence[Item | None]) -> list[Item]:
+def space_to_depth(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Gather blocks of space into channels."""
     x, block = ctx.value(node, inputs, 0), ctx.integer(node, "blocksize")
     if len(x.shape) != 4 or block < 1 or x.shape[2] % block or x.shape[3] % block:
