@@ -198,7 +198,7 @@ def put_top(**values):
         (drop("state_dict"), "'state_dict' is missing"),
         (drop("input"), "'input' is missing"),
         (drop("layers"), "'layers' is missing"),
-        (put_top(input={"shape": "x"}), "input.shape"),
+        (put_top(input={"shape": "x"}), "input: shape"),
         (put_top(input={"shape": [1, 8, 0]}), "positive"),
         (put_top(input={"shape": [1, 8, 8], "std": [0.0]}), "positive"),
         (put_top(input={"shape": [1, 8, 8], "mean": [0.0, 1.0]}), "channels"),

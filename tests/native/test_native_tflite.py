@@ -1,6 +1,5 @@
 """Custom nodes in TFLite: the plug-in delegate, the kernels in Python, the standard sibling."""
 
-import json
 import shutil
 
 import numpy as np
@@ -9,11 +8,13 @@ from custom_graphs import relative_error, two_layers, write_custom
 
 import sepdeploy as sd
 from sepdeploy import measure, runtimes
+from sepdeploy.codec import dump
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exporters.tflite_file import read_tflite
 from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.files import sha256_file
 from sepdeploy.measure.proof.ways import ways
+from sepdeploy.records import ArtifactRecord, FileRef, InputSpec, Manifest
 from sepdeploy.runtimes.native import claims, proofs
 from sepdeploy.runtimes.native.tiny_tflite import two_nodes
 from sepdeploy.runtimes.runner.contract import RunnerError
@@ -42,14 +43,15 @@ def exported(custom_tflite):
     model, _ = two_layers()
     standard = path.with_name("net.tflite")
     write_tflite(model, standard, target="tflite-runtime-2.14")
-    rows = [
-        {"path": p.name, "flavour": flavour, "sha256": sha256_file(p), "sibling": sibling}
-        for p, flavour, sibling in (
-            (standard, "standard", ""),
-            (path, "custom", standard.name),
+    rows = tuple(
+        ArtifactRecord(
+            p.name, "tflite", flavour, "none", sha256_file(p), p.stat().st_size, "NF", "float32",
+            sibling=sibling,
         )
-    ]
-    path.with_name("net.manifest.json").write_text(json.dumps({"artifacts": rows}))
+        for p, flavour, sibling in ((standard, "standard", ""), (path, "custom", standard.name))
+    )  # fmt: skip
+    manifest = Manifest("net", FileRef("net.pt", "0" * 64), InputSpec((36,)), (), rows)
+    path.with_name("net.manifest.json").write_text(dump(manifest))
     return path, reference
 
 
