@@ -262,7 +262,7 @@ def show(when):
     print(f"{when}: {sum('gloo' in name for name in names)} gloo threads", file=sys.stderr)
 
 atexit.register(show, "last")
-from sepdeploy.training import team
+from sepdeploy.training.machine import team
 part = team._part
 team._part = lambda: (show("first"), part())
 from sepdeploy.cli import run
