@@ -20,8 +20,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -44,6 +43,7 @@ WIDTH_PER_RANK = 24
 FAMILY = "kron"  # planned where a budget is given and no structure
 
 StructureMap = str | dict[str, str]
+Widths = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -52,28 +52,33 @@ class NetworkPlan:
 
     Attributes:
         structure: One structure, or one per layer.
-        options: Options of the architecture (``hidden``).
+        hidden: Widths, () = the architecture's own.
         message: What was planned, one line; "" where nothing was.
         params: Parameters as deployed, 0 where they were not counted.
     """
 
     structure: StructureMap
-    options: dict[str, Any] = field(default_factory=dict)
+    hidden: Widths = ()
     message: str = ""
     params: int = 0
+
+    @property
+    def options(self) -> dict[str, Widths]:
+        """Options of the architecture."""
+        return {"hidden": self.hidden} if self.hidden else {}
 
 
 @dataclass(frozen=True)
 class _Candidate:
     structure: StructureMap
-    options: dict[str, Any]
+    hidden: Widths
     params: int
     macs: int  # of linear layers
     linear: int  # layers, the classifier among them
 
 
-_Lever = tuple[StructureMap, dict[str, Any]]
-_Counter = Callable[[StructureMap, dict[str, Any]], _Candidate]
+_Lever = tuple[StructureMap, Widths]
+_Counter = Callable[[StructureMap, Widths], _Candidate]
 
 
 def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
@@ -93,11 +98,10 @@ def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
     hidden = recipe.hidden
     if not hidden and _default_widths(recipe.arch):  # only networks that have such an option
         hidden = _written_widths(structure)
-    options = {"hidden": hidden} if hidden else {}
     if budget is None:
         _check_written_out(structure)
-        return NetworkPlan(structure, options)
-    dense = _counter(recipe, input, classes, conv_rank=0)("dense", {})
+        return NetworkPlan(structure, hidden)
+    dense = _counter(recipe, input, classes, conv_rank=0)("dense", ())
     kind, value = budget
     limit = math.floor(dense.params / value) if kind == "ratio" else int(value)
     if dense.linear < 2 and (not recipe.structure or _open_rank(recipe.structure)):
@@ -108,16 +112,15 @@ def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
             )
         structure = "dense"  # its convolutions alone have to be small enough
     search = _Search(_counter(recipe, input, classes, conv_rank=recipe.conv_rank), limit, dense)
-    chosen = _chosen(recipe, structure, options, search)
+    chosen = _chosen(recipe, structure, hidden, search)
     ratio = dense.params / chosen.params
-    widths = chosen.options.get("hidden")
     message = (
         f"planned {_describe(chosen.structure)}"
-        + (f", hidden {list(widths)}" if widths else "")
+        + (f", hidden {list(chosen.hidden)}" if chosen.hidden else "")
         + (f", conv_rank {recipe.conv_rank}" if recipe.conv_rank else "")
         + f": {chosen.params:,} parameters, {ratio:.1f}x fewer than dense {dense.params:,}"
     )
-    return NetworkPlan(chosen.structure, chosen.options, message, chosen.params)
+    return NetworkPlan(chosen.structure, chosen.hidden, message, chosen.params)
 
 
 @dataclass(frozen=True)
@@ -160,20 +163,18 @@ class _TooLarge(Exception):
         self.params = params
 
 
-def _chosen(
-    recipe: Recipe, structure: StructureMap, options: dict[str, Any], search: _Search
-) -> _Candidate:
+def _chosen(recipe: Recipe, structure: StructureMap, hidden: Widths, search: _Search) -> _Candidate:
     """Return the largest candidate, with a factored classifier only where nothing else fits."""
     arch = recipe.arch
     try:
-        return _planned(arch, structure, options, search)
+        return _planned(arch, structure, hidden, search)
     except _TooLarge as error:
         smallest = error.params
     open_text = structure if isinstance(structure, str) else ""
     head = family_of(open_text).planned_head if open_text.isalnum() else ""
     if head:
         try:
-            return _planned(arch, {"*": open_text, "head": head}, options, search)
+            return _planned(arch, {"*": open_text, "head": head}, hidden, search)
         except _TooLarge as error:
             smallest = min(smallest, error.params)
     raise BadInput(
@@ -184,32 +185,28 @@ def _chosen(
     )
 
 
-def _planned(
-    arch: str, structure: StructureMap, options: dict[str, Any], search: _Search
-) -> _Candidate:
+def _planned(arch: str, structure: StructureMap, hidden: Widths, search: _Search) -> _Candidate:
     default = _default_widths(arch)
     texts = _texts(structure)
     written_out = any(re.search(r":\d", text) for text in texts)
-    open_widths = bool(default) and not options and not written_out
+    open_widths = bool(default) and not hidden and not written_out
     squares = any(family_of(text).takes_modes for text in texts)
     widths = list(_widths(default, squares=squares)) if open_widths else []
     if not any(_open_rank(text) for text in texts):
-        return search.largest(
-            [(structure, {"hidden": w}) for w in widths] or [(structure, options)]
-        )
+        return search.largest([(structure, w) for w in widths] or [(structure, hidden)])
     narrower = [w for w in widths if max(w) < max(default)]
     if open_widths:
-        balanced = [(_with_rank(structure, _rank(w)), {"hidden": w}) for w in [*narrower, default]]
-        options = search.largest(balanced).options
+        balanced = [(_with_rank(structure, _rank(w)), w) for w in [*narrower, default]]
+        hidden = search.largest(balanced).hidden
     ranks = range(1, MAX_RANK + 1)
-    return search.largest([(_with_rank(structure, rank), options) for rank in ranks])
+    return search.largest([(_with_rank(structure, rank), hidden) for rank in ranks])
 
 
-def _rank(widths: tuple[int, ...]) -> int:
+def _rank(widths: Widths) -> int:
     return max(1, round(max(widths) / WIDTH_PER_RANK))
 
 
-def _widths(default: tuple[int, ...], *, squares: bool) -> Iterator[tuple[int, ...]]:
+def _widths(default: Widths, *, squares: bool) -> Iterator[Widths]:
     """Yield hidden widths in the proportions of the default ones.
 
     For layers with modes the widths are squares, so that both modes are equal.
@@ -225,14 +222,15 @@ def _widths(default: tuple[int, ...], *, squares: bool) -> Iterator[tuple[int, .
 
 
 def _counter(recipe: Recipe, input: InputSpec, classes: int, *, conv_rank: int) -> _Counter:
-    def count(structure: StructureMap, options: dict[str, Any]) -> _Candidate:
+    def count(structure: StructureMap, hidden: Widths) -> _Candidate:
+        options = NetworkPlan(structure, hidden).options
         with torch.device("meta"):  # shapes only: nothing is allocated or drawn
             model = create(recipe.arch, input, classes, structure=structure, **options)
         if conv_rank:
             factorize_convolutions(model.net, conv_rank)
         specs = linear_specs(model.net).values()
         macs = sum(spec.macs for spec in specs)
-        return _Candidate(structure, options, model.params, macs, len(specs))
+        return _Candidate(structure, hidden, model.params, macs, len(specs))
 
     return count
 
@@ -252,14 +250,14 @@ def _open_rank(text: str) -> bool:
     return name == text and name in STRUCTURES and STRUCTURES[name].open_rank
 
 
-def _default_widths(arch: str) -> tuple[int, ...]:
+def _default_widths(arch: str) -> Widths:
     parameter = inspect.signature(find_factory(arch)).parameters.get("hidden")
     if parameter is None or not isinstance(parameter.default, tuple):
         return ()
     return parameter.default
 
 
-def _written_widths(structure: StructureMap) -> tuple[int, ...]:
+def _written_widths(structure: StructureMap) -> Widths:
     """Return the widths that explicit shapes of fc1, fc2, … spell out, () unless all do."""
     if isinstance(structure, str):
         return ()

@@ -35,9 +35,9 @@ RANKS: Needs = {"rank_tolerance": ()}
 PRUNED: Needs = {"prune": ()}
 
 
-SCALE: dict[str, Any] = {"low": 0, "high": 1e6}
-EPOCHS: dict[str, Any] = {"low": 0, "high": 1_000_000}
-SIZE: dict[str, Any] = {"low": 0, "high": 1 << 20}
+SCALE: dict[str, float] = {"low": 0, "high": 1e6}
+EPOCHS: dict[str, float] = {"low": 0, "high": 1_000_000}
+SIZE: dict[str, float] = {"low": 0, "high": 1 << 20}
 
 # One heading of ``--help`` and one row of docs/training.md each.
 network = partial(setting, panel="Network")
