@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sepdeploy.exports.options import EvaluationOptions as EvaluationOptions
 from sepdeploy.exports.options import ExportOptions as ExportOptions
 from sepdeploy.exports.options import JudgingOptions as JudgingOptions
+from sepdeploy.exports.requirements import require_torch
 from sepdeploy.records import BenchReport, Manifest, Notify
 from sepdeploy.settings import filled, takes
 from sepdeploy.training.recipe.fields import Recipe as Recipe
@@ -22,6 +23,7 @@ from sepdeploy.workflows.compress_options import CompressOptions as CompressOpti
 if TYPE_CHECKING:
     from sepdeploy.gate import Baseline, Verdict
     from sepdeploy.models import Model
+    from sepdeploy.workflows.attacking import AttackSummary
     from sepdeploy.workflows.comparing import LayersReport
     from sepdeploy.workflows.compressing import CompressSummary
     from sepdeploy.workflows.diagnosing import Finding
@@ -32,12 +34,6 @@ if TYPE_CHECKING:
 
 def _ignore(_: Any) -> None:
     """Nobody watches."""
-
-
-def _require_torch(what: str) -> None:
-    from sepdeploy.exports.requirements import require_torch
-
-    require_torch(what)
 
 
 @takes(Recipe)
@@ -64,7 +60,7 @@ def train(
         BadInput: An unknown or impossible setting, missing data, or a diverged loss.
         Missing: torch is not installed.
     """
-    _require_torch("train")
+    require_torch("train")
     from sepdeploy.workflows.training import train_model
 
     path = None if recipe is None else Path(recipe)
@@ -98,7 +94,7 @@ def compress(
             reachable), or a file or recipe that cannot be used.
         Missing: torch is not installed.
     """
-    _require_torch("compress a model")
+    require_torch("compress a model")
     from sepdeploy.workflows.compressing import compress_file
 
     wanted = filled(options or CompressOptions(), overrides, "compress")
@@ -245,7 +241,7 @@ def bench(
         artifacts: .onnx, .tflite or manifest files; default: every manifest of the folder.
         options: What is asked for; its fields are taken one by one too, as below.
         notify: Told what goes on.
-        on_report: Given what was measured, even where a device failed or a kind is missing.
+        on_report: Given what was measured, even where a device failed.
         **overrides: Fields of ``BenchOptions``.
 
     Raises:
@@ -335,8 +331,8 @@ def attack(
     seed: int = 0,
     notify: Notify = _ignore,
     **options: Any,
-) -> str:
-    """Write an adversarial set (an evaluation pack) against a model; return one line about it.
+) -> AttackSummary:
+    """Write an adversarial set (an evaluation pack) against a model; say what came of it.
 
     Args:
         model: A model file.
@@ -350,7 +346,7 @@ def attack(
         BadInput: A file, name or data set that cannot be used.
         Missing: torch is not installed.
     """
-    _require_torch("attack a model")
+    require_torch("attack a model")
     from sepdeploy.workflows.attacking import attack_model
 
     wanted = filled(JudgingOptions(), options, "attack")
@@ -394,7 +390,7 @@ def demo(
         Missing: torch is not installed.
         ArtifactCheckFailed: An exported file failed its checks.
     """
-    _require_torch("run the demo")
+    require_torch("run the demo")
     from sepdeploy.workflows.demonstration import run_demo
 
     return run_demo(Path(out), seed=seed, notify=notify, on_progress=on_progress)

@@ -239,7 +239,8 @@ def _listed(cls: type[Options], name: str, value: Any, kind: type) -> tuple[Any,
         if not isinstance(value, str) and any(type(part) is not int for part in parts):
             raise ValueError
         return tuple(int(part) for part in parts if part != "")
-    names = tuple(part.strip() for part in (value.split(",") if isinstance(value, str) else value))
+    given = [value] if isinstance(value, str) else list(value)  # repeated, with commas, or both
+    names = tuple(part.strip() for text in given for part in text.split(","))
     if not all(names):
         raise BadInput(f"{cls.said(name)} has an empty name", hint=settings(cls)[name].help)
     return names

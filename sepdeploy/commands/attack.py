@@ -10,7 +10,7 @@ import typer
 from sepdeploy import console
 from sepdeploy.api import JudgingOptions
 from sepdeploy.commands.flags import taking
-from sepdeploy.commands.shell import ARCH, SEED
+from sepdeploy.commands.shell import ARCH, JSON, SEED, give
 
 
 @taking(JudgingOptions)
@@ -19,10 +19,11 @@ def attack(
     out: Annotated[Path, typer.Option("-o", "--out", help="Adversarial set (.npz).")],
     arch: ARCH = None,
     seed: SEED = 0,
+    json: JSON = None,
     **options: Any,
 ) -> None:
     """Make an adversarial set against a model."""
     from sepdeploy import api
 
     summary = api.attack(model, out, arch=arch, seed=seed, notify=console.notice, **options)
-    console.write(summary + "\n")
+    give(summary, json, lambda: str(summary))

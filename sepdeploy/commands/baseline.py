@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sepdeploy import console
+from sepdeploy.commands.shell import JSON, give
 
 
 def update_baseline(
@@ -18,9 +19,12 @@ def update_baseline(
     replace: Annotated[
         bool, typer.Option("--replace", help="Drop what the result does not hold.")
     ] = False,
+    json: JSON = None,
 ) -> None:
     """Write or refresh the baseline from a result; review the diff before you commit it."""
     from sepdeploy import api
 
     path, entries = api.update_baseline(result, baseline, replace=replace)
     console.notice(f"{path}: {entries} results; review the diff and commit it")
+    document = {"schema": "sepdeploy.update/1", "path": str(path), "entries": entries}
+    give(document, json)

@@ -10,7 +10,7 @@ import typer
 from sepdeploy import console
 from sepdeploy.api import BenchOptions
 from sepdeploy.commands.flags import taking
-from sepdeploy.commands.shell import JSON_FILE, write_json
+from sepdeploy.commands.shell import JSON, give
 
 if TYPE_CHECKING:
     from sepdeploy.records import BenchReport
@@ -21,17 +21,14 @@ def bench(
     artifacts: Annotated[
         list[Path] | None, typer.Argument(help="Files; default: every manifest of this folder.")
     ] = None,
-    json: JSON_FILE = None,
+    json: JSON = None,
     **options: Any,
 ) -> None:
     """Measure size, speed and accuracy of exported files."""
     from sepdeploy import api
-    from sepdeploy.codec import dump
     from sepdeploy.reports import terminal
 
     def show(report: BenchReport) -> None:
-        if json != "-":
-            console.show(terminal.bench_table(report))
-        write_json(dump(report), json)
+        give(report, json, lambda: terminal.bench_table(report))
 
     api.bench(artifacts or (), notify=console.notice, on_report=show, **options)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sepdeploy import console
-from sepdeploy.commands.shell import JSON_FLAG
+from sepdeploy.commands.shell import JSON, give
 from sepdeploy.reports import REPORTS, View, render
 
 
@@ -40,7 +40,7 @@ def check(
     config: Annotated[
         Path | None, typer.Option("--config", help="Rules (TOML); default: pyproject.toml.")
     ] = None,
-    json: JSON_FLAG = False,
+    json: JSON = None,
     **wanted: Any,
 ) -> int:
     """Compare a result with the baseline.
@@ -48,19 +48,17 @@ def check(
     Exit code 1 on a real regression and only then.
     """
     from sepdeploy import api
-    from sepdeploy.codec import dump
     from sepdeploy.files import write_text
     from sepdeploy.gate import DEFAULT_BASELINE
 
     verdict = api.check(result, baseline, config=config)
     source = (baseline or Path(DEFAULT_BASELINE)).as_posix()
     view = View(source, verbose=console.VERBOSITY.level > 0)
-    printed = [dump(verdict) if json else render("terminal", verdict, view)]
+    give(verdict, json, lambda: render("terminal", verdict, view).rstrip("\n"))
     for name, target in wanted.items():
         text = render(name, verdict, view) if target else ""
         if isinstance(target, Path):
             write_text(target, text)
         else:
-            printed.append(text)
-    console.write("".join(printed))
+            console.write(text)
     return verdict.exit_code

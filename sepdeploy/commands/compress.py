@@ -10,7 +10,7 @@ import typer
 from sepdeploy import console
 from sepdeploy.api import CompressOptions
 from sepdeploy.commands.flags import taking
-from sepdeploy.commands.shell import ARCH, JSON_FILE, write_json
+from sepdeploy.commands.shell import ARCH, JSON, give
 
 if TYPE_CHECKING:
     from sepdeploy.training import Event
@@ -21,12 +21,11 @@ def compress(
     model: Annotated[Path, typer.Argument(help="model.pt, trained.")],
     arch: ARCH = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Model file.")] = None,
-    json: JSON_FILE = None,
+    json: JSON = None,
     **options: Any,
 ) -> None:
     """Project a trained dense model onto a structure, under a budget."""
     from sepdeploy import api
-    from sepdeploy.codec import dump
     from sepdeploy.reports.compress_terminal import render_compression
 
     progress = console.Progress()
@@ -48,4 +47,4 @@ def compress(
         return
     for line in summary.lines():
         console.notice(line)
-    write_json(dump(summary), json)
+    give(summary, json)

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from sepdeploy import console
-from sepdeploy.commands.shell import SEED
+from sepdeploy.commands.shell import JSON, SEED, give
 
 
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the results.")] = Path("demo"),
     seed: SEED = 0,
+    json: JSON = None,
 ) -> None:
     """Train, export, verify and bench two nets on the digits.
 
@@ -32,5 +33,5 @@ def demo(
         )
     finally:
         progress.clear()
-    console.show(terminal.bench_table(report))
+    give(report, json, lambda: terminal.bench_table(report))
     console.notice(f"everything is in {out}/: start with {out}/bench.json")

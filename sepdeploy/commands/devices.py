@@ -7,35 +7,30 @@ from typing import Annotated
 import typer
 
 from sepdeploy import console
-from sepdeploy.commands.shell import JSON_FLAG
+from sepdeploy.commands.shell import JSON, give
 
 
-def list_devices(json: JSON_FLAG = False) -> None:
+def list_devices(json: JSON = None) -> None:
     """List the known devices."""
     from sepdeploy import devices
-    from sepdeploy.codec import dump
     from sepdeploy.reports import terminal
 
     profiles = devices.load_profiles()
-    if json:
-        console.write(dump({"schema": "sepdeploy.devices/1", "devices": list(profiles.values())}))
-    else:
-        console.show(terminal.devices_table(profiles.values()))
+    document = {"schema": "sepdeploy.devices/1", "devices": list(profiles.values())}
+    give(document, json, lambda: terminal.devices_table(profiles.values()))
 
 
 def show_device(
-    device: Annotated[str, typer.Argument(help="Device id.")], json: JSON_FLAG = False
+    device: Annotated[str, typer.Argument(help="Device id.")], json: JSON = None
 ) -> None:
     """Show one device profile."""
     from sepdeploy import devices
-    from sepdeploy.codec import dump
+    from sepdeploy.codec import to_json
     from sepdeploy.reports import terminal
 
     profile = devices.profile(device)
-    if json:
-        console.write(dump(profile))
-    else:
-        console.show(terminal.profile_table(profile))
+    document = to_json(profile) | {"schema": devices.PROFILE_SCHEMA}
+    give(document, json, lambda: terminal.profile_table(profile))
 
 
 def setup_device(

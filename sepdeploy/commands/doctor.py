@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from sepdeploy import console
-from sepdeploy.commands.shell import JSON_FLAG
+from sepdeploy.commands.shell import JSON, give
 
 
-def doctor(json: JSON_FLAG = False) -> None:
+def doctor(json: JSON = None) -> None:
     """Show what is installed and how to get the rest."""
     from sepdeploy import api
-    from sepdeploy.codec import dump
     from sepdeploy.reports import terminal
 
     findings = api.diagnose()
-    if json:
-        console.write(dump({"schema": "sepdeploy.doctor/1", "findings": findings}))
-    else:
-        console.show(terminal.doctor_table(findings))
+    document = {"schema": "sepdeploy.doctor/1", "findings": findings}
+    give(document, json, lambda: terminal.doctor_table(findings))

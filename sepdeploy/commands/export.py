@@ -10,7 +10,7 @@ import typer
 from sepdeploy import console
 from sepdeploy.api import EvaluationOptions, ExportOptions
 from sepdeploy.commands.flags import taking
-from sepdeploy.commands.shell import ARCH, JSON_FILE, SEED, write_json
+from sepdeploy.commands.shell import ARCH, JSON, SEED, give
 
 
 @taking(ExportOptions, EvaluationOptions)
@@ -21,7 +21,7 @@ def export(
     ] = None,
     arch: ARCH = None,
     seed: SEED = 0,
-    json: JSON_FILE = None,
+    json: JSON = None,
     **options: Any,
 ) -> None:
     """Write .onnx and .tflite, proven equal to the model.
@@ -29,12 +29,9 @@ def export(
     Beside them a manifest and an evaluation pack.
     """
     from sepdeploy import api
-    from sepdeploy.codec import dump
     from sepdeploy.reports import terminal
 
     manifest = api.export(
         model, out_dir=out, arch=arch, seed=seed, notify=console.notice, **options
     )
-    if json != "-":
-        console.show(terminal.manifest_table(manifest))
-    write_json(dump(manifest), json)
+    give(manifest, json, lambda: terminal.manifest_table(manifest))

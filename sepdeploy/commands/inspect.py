@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
-from sepdeploy import console
-from sepdeploy.commands.shell import ARCH, JSON_FLAG
+from sepdeploy.commands.shell import ARCH, JSON, give
 
 
 def inspect(
     file: Annotated[Path, typer.Argument(help=".pt, .onnx or .tflite")],
     arch: ARCH = None,
-    json: JSON_FLAG = False,
+    json: JSON = None,
 ) -> None:
     """Show the layers of a .pt, .onnx or .tflite file.
 
@@ -22,11 +21,7 @@ def inspect(
     numbers from the factors, and a Lipschitz bound of the whole network (docs/spectra.md).
     """
     from sepdeploy import api
-    from sepdeploy.codec import dump
     from sepdeploy.reports import terminal
 
     report = api.inspect(file, arch=arch)
-    if json:
-        console.write(dump(report))
-    else:
-        console.show(terminal.inspect_table(report))
+    give(report, json, lambda: terminal.inspect_table(report))

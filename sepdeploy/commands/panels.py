@@ -1,16 +1,23 @@
-"""``--help`` in plain text with options under headings, for commands that have many."""
+"""Commands as the parser knows them: ``--help`` with headings, and a bare ``--json``."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from typer.core import TyperCommand
 
 REST = "Options"
+INPUTS = (".pt", ".onnx", ".tflite", ".manifest.json")
 
 
 class PanelledCommand(TyperCommand):
     """A command whose help lists options under the headings that ``rich_help_panel`` names."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words, in which a bare ``--json`` means ``--json -``."""
+        return super().parse_args(ctx, list(_with_targets(args)))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then the headed options, then the rest."""
@@ -31,3 +38,18 @@ class PanelledCommand(TyperCommand):
             if records:
                 with formatter.section(heading):
                     formatter.write_dl(records)
+
+
+def _with_targets(words: Sequence[str]) -> Iterator[str]:
+    """Give each bare ``--json`` its target, standard output.
+
+    It is bare before another flag, at the end, and before the first plain word where that names
+    a model or an export, as in ``inspect --json net.onnx``.
+    """
+    plain = False
+    for word, following in itertools.pairwise([*words, "--"]):
+        yield word
+        flag = following.startswith("-") and following != "-"
+        if word == "--json" and (flag or (not plain and following.endswith(INPUTS))):
+            yield "-"
+        plain = plain or not word.startswith("-")

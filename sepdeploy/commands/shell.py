@@ -1,4 +1,4 @@
-"""What every command shares: common flags, their effect, and JSON output."""
+"""What every command shares: common flags, their effect, and how its result is given."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Say only errors on s
 DEBUG = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 SEED = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 
-JSON_FILE = Annotated[
-    str | None, typer.Option("--json", metavar="FILE", help="Write JSON to FILE ('-' = stdout).")
+JSON = Annotated[
+    str | None,
+    typer.Option(
+        "--json", metavar="[FILE]", help="Write JSON to FILE; '-' or nothing: standard output."
+    ),
 ]
-JSON_FLAG = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 ARCH = Annotated[
     str | None, typer.Option("--arch", help="package.module:factory of your own network.")
@@ -75,13 +77,22 @@ def _check_target(target: str) -> None:
         check_writable(Path(target))
 
 
-def write_json(text: str, target: str | None) -> None:
-    """Write a JSON document where ``--json`` asked for it."""
-    if target is None:
+def give(record: Any, json: str | None, draw: Callable[[], Any] | None = None) -> None:
+    """Give a command's result: drawn on standard output unless JSON goes there, and as JSON.
+
+    Args:
+        record: The result, with its schema.
+        json: What ``--json`` said: a file, "-" for standard output, or None.
+        draw: Returns what is shown to people.
+    """
+    if json != "-" and draw is not None:
+        console.show(draw())
+    if json is None:
         return
-    if target == "-":
-        console.write(text)
-        return
+    from sepdeploy.codec import dump
     from sepdeploy.files import write_text
 
-    write_text(Path(target), text)
+    if json == "-":
+        console.write(dump(record))
+    else:
+        write_text(Path(json), dump(record))

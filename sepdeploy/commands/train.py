@@ -11,7 +11,7 @@ import typer
 from sepdeploy import console
 from sepdeploy.api import Recipe
 from sepdeploy.commands.flags import taking
-from sepdeploy.commands.shell import JSON_FILE, write_json
+from sepdeploy.commands.shell import JSON, give
 from sepdeploy.errors import BadInput
 from sepdeploy.settings import settings, unknown_key
 
@@ -31,7 +31,7 @@ def train(
         bool, typer.Option("--resume", help="Continue an interrupted training.")
     ] = False,
     out: Annotated[Path, typer.Option("-o", "--out", help="Model file.")] = Path("model.pt"),
-    json: JSON_FILE = None,
+    json: JSON = None,
     set: SET = None,
     **flags: Any,
 ) -> None:
@@ -41,7 +41,6 @@ def train(
     with: torchrun --nproc-per-node 2 -m sepdeploy train recipe.toml
     """
     from sepdeploy import api
-    from sepdeploy.codec import dump
 
     overrides = recipe_values(flags, set or ())
     progress = console.Progress()
@@ -59,7 +58,7 @@ def train(
         return
     for line in summary.lines():
         console.notice(line)
-    write_json(dump(summary), json)
+    give(summary, json)
 
 
 def recipe_values(flags: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:

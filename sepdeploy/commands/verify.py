@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sepdeploy import console
-from sepdeploy.commands.shell import ARCH, JSON_FLAG, SEED
+from sepdeploy.commands.shell import ARCH, JSON, SEED, give
 
 
 def verify(
@@ -25,7 +25,7 @@ def verify(
     ] = None,
     arch: ARCH = None,
     seed: SEED = 0,
-    json: JSON_FLAG = False,
+    json: JSON = None,
 ) -> int:
     """Check that an export is still what its manifest says.
 
@@ -34,7 +34,7 @@ def verify(
     With --against: compare two files (or the files of two manifests) instead, layer by layer.
     """
     from sepdeploy import api
-    from sepdeploy.codec import dump, to_json
+    from sepdeploy.codec import to_json
     from sepdeploy.reports import terminal
     from sepdeploy.reports.layers import render_layers
 
@@ -44,21 +44,19 @@ def verify(
     by_layer = None
     if layers:
         by_layer = api.verify_layers(manifest, arch=arch, seed=seed, notify=console.notice)
-    if json:
-        own = to_json(report)
-        console.write(dump(own if by_layer is None else {**own, "layers": to_json(by_layer)}))
-    else:
-        console.show(terminal.verify_table(report))
-        if by_layer is not None:
-            console.write(render_layers(by_layer))
+    document = to_json(report)
+    if by_layer is not None:
+        document["layers"] = to_json(by_layer)
+    give(document, json, lambda: terminal.verify_table(report))
+    if by_layer is not None and json != "-":
+        console.write(render_layers(by_layer))
     return report.exit_code or (0 if by_layer is None else by_layer.exit_code)
 
 
 def _against(
-    path: Path | None, other: Path, arch: str | None, *, layers: bool, seed: int, json: bool
+    path: Path | None, other: Path, arch: str | None, *, layers: bool, seed: int, json: str | None
 ) -> int:
     from sepdeploy import api
-    from sepdeploy.codec import dump
     from sepdeploy.errors import BadInput
     from sepdeploy.reports.layers import render_layers
 
@@ -68,8 +66,5 @@ def _against(
             hint="sepdeploy verify NEW.onnx --against OLD.onnx",
         )
     report = api.compare_artifacts(path, other, seed=seed)
-    if json:
-        console.write(dump(report))
-    else:
-        console.write(render_layers(report))
+    give(report, json, lambda: render_layers(report).rstrip("\n"))
     return report.exit_code

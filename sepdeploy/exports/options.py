@@ -30,7 +30,7 @@ class ExportOptions(Options):
 
     formats: tuple[str, ...] = setting(
         tuple(FORMATS),
-        "Repeatable.",
+        "Repeatable, or several: onnx,tflite.",
         flags=("-f", "--format"),
         choices=FORMATS,
         what="format",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from sepdeploy.data.evalpack import write_pack
@@ -12,6 +13,27 @@ from sepdeploy.files import check_writable, sha256_file
 from sepdeploy.models import load
 from sepdeploy.records import Notify
 
+ATTACK_SCHEMA = "sepdeploy.attack/1"
+
+
+@dataclass(frozen=True)
+class AttackSummary:
+    """An adversarial set and what it did to the model; accuracies are fractions in [0, 1]."""
+
+    set: str
+    images: int
+    attack: str
+    clean_accuracy: float
+    adversarial_accuracy: float
+    schema: str = ATTACK_SCHEMA
+
+    def __str__(self) -> str:
+        return (
+            f"{self.set}: {self.images} images, {self.attack}; the model has "
+            f"{100 * self.clean_accuracy:.1f} % clean, "
+            f"{100 * self.adversarial_accuracy:.1f} % under attack"
+        )
+
 
 def attack_model(
     model_path: Path,
@@ -21,8 +43,8 @@ def attack_model(
     arch: str | None,
     seed: int,
     notify: Notify,
-) -> str:
-    """Attack a model's test images and write them; return one line saying what came of it.
+) -> AttackSummary:
+    """Attack a model's test images and write them; return what came of it.
 
     Raises:
         BadInput: No data at hand, no attack radius known, or a file that cannot be used.
@@ -50,7 +72,4 @@ def attack_model(
     assert pack.adversarial_logits is not None
     clean = float((pack.logits.argmax(1) == pack.labels).mean())
     robust = float((pack.adversarial_logits.argmax(1) == pack.labels).mean())
-    return (
-        f"{out}: {len(pack)} images, {attacks[0]}; "
-        f"the model has {100 * clean:.1f} % clean, {100 * robust:.1f} % under attack"
-    )
+    return AttackSummary(str(out), len(pack), str(attacks[0]), clean, robust)

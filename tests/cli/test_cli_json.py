@@ -1,0 +1,63 @@
+"""``--json`` means the same in every command: a file, or standard output."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from sepdeploy.cli import COMMANDS, GROUPS, build
+
+RESULTLESS = {"setup"}
+
+
+def commands() -> dict[str, object]:
+    app = typer.main.get_command(build())
+    found = dict(app.commands.items())  # type: ignore[attr-defined]
+    for group in GROUPS:
+        found |= {f"{group} {name}": c for name, c in found.pop(group).commands.items()}
+    return found
+
+
+def test_every_command_with_a_result_has_it() -> None:
+    found = commands()
+    assert len(found) == len(COMMANDS) + sum(len(members) for _, members in GROUPS.values())
+    metavars = {
+        name: [p.metavar for p in command.params if "--json" in p.opts]
+        for name, command in found.items()
+        if name.split()[-1] not in RESULTLESS
+    }
+    assert {name: m for name, m in metavars.items() if m != ["[FILE]"]} == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "schema"),
+    [
+        (["doctor"], "sepdeploy.doctor/1"),
+        (["devices", "list"], "sepdeploy.devices/1"),
+        (["devices", "show", "rpi4"], "sepdeploy.device/1"),
+        (["inspect", "{folder}/tiny.onnx"], "sepdeploy.inspect/1"),
+        (["attack", "{folder}/tiny.pt", "-o", "a.npz", "--attack", "fgsm", "--samples", "9"],
+         "sepdeploy.attack/1"),
+    ],
+)  # fmt: skip
+def test_a_file_standard_output_and_nothing(
+    exported: Path, call, words: list[str], schema: str, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [word.format(folder=exported) for word in words]
+    drawn = call(*words)
+    assert drawn.code == 0, drawn.err
+    filed = call(*words, "--json", "found.json")
+    assert filed.out == drawn.out
+    document = json.loads((tmp_path / "found.json").read_text())
+    assert document["schema"] == schema
+    for target in (["--json", "-"], ["--json"], ["--json", "--seed", "0"]):
+        assert json.loads(call(*words, *target).out) == document
+
+
+def test_a_bare_one_may_stand_before_the_file(exported: Path, call) -> None:
+    got = call("inspect", "--json", exported / "tiny.onnx")
+    assert json.loads(got.out)["schema"] == "sepdeploy.inspect/1", got.err
