@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from typing import Any
 import typer
 
 from sepdeploy import __version__
-from sepdeploy.exits import INTERRUPTED, USAGE, Interruption, explain, interrupted
+from sepdeploy.exits import INTERRUPTED, USAGE, explain, interrupted
+from sepdeploy.signals import Interruption
 
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 regression (nothing else ever), 2 usage or bad input, "
     "3 incomparable or nothing measured, 4 device, tool or runtime missing, "
-    "5 measurement unstable, 6 artifact check failed, 70 internal error, 130 interrupted."
+    "5 measurement unstable, 6 artifact check failed, 70 internal error, 130 interrupted "
+    "(Ctrl-C), 143 ended by SIGTERM, 129 by SIGHUP."
 )
 
 COMPLETION = frozenset({"--install-completion", "--show-completion"})
@@ -131,12 +134,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         try:
             code = _call(words)
         except (KeyboardInterrupt, typer.Abort):
-            return interrupted(words[0])
+            return interrupted(words[0], interruption.seen or signal.SIGINT)
         except Exception as failure:
             if interruption.seen:
-                return interrupted(words[0])
+                return interrupted(words[0], interruption.seen)
             return explain(failure, debug="--debug" in words)
-        return interrupted(words[0]) if interruption.seen else code
+        return interrupted(words[0], interruption.seen) if interruption.seen else code
 
 
 def _call(words: list[str]) -> int:

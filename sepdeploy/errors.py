@@ -7,8 +7,8 @@
     ├── Unstable                  5    measurement too noisy or throttled
     └── ArtifactCheckFailed       6    parity, digest or re-densification check failed
 
-Exit code 1 is kept for a regression found by ``sepdeploy check``, 70 for an internal error and
-130 for an interruption; neither is an exception of this tree.
+Exit code 1 is kept for a regression found by ``sepdeploy check``, 70 for an internal error,
+130, 143 and 129 for Ctrl-C, SIGTERM and SIGHUP; none of them is an exception of this tree.
 """
 
 from __future__ import annotations

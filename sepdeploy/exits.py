@@ -5,52 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import traceback
-from types import FrameType
-from typing import Self
 
 from sepdeploy.errors import SepdeployError, ToldElsewhere
+from sepdeploy.signals import ENDING, is_launched
 
 USAGE, INTERNAL, INTERRUPTED = 2, 70, 130
 
 
-class Interruption:
-    """Remembers Ctrl-C while it is open; a second one ends the process at once.
-
-    A library that is interrupted while it loads may hide the interruption behind an error of its
-    own, a destructor may lose it, and a runtime in a child process may die of the same Ctrl-C;
-    ``seen`` tells.
-    """
-
-    def __init__(self) -> None:
-        self.seen = False
-        self._taken = False
-
-    def __enter__(self) -> Self:
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._note)
-            self._taken = True
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._taken:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.seen = True
-        if not _is_launched():  # torchrun passes on the Ctrl-C that its processes had as well
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.default_int_handler(number, frame)
-
-
-def _is_launched() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def interrupted(command: str = "") -> int:
-    """Say that the command was interrupted and return 130.
+def interrupted(command: str = "", number: int = signal.SIGINT) -> int:
+    """Say that a signal ended the command and return 128 + its number.
 
     Of several processes that ``torchrun`` started, only the first one says it.
     """
@@ -61,9 +25,9 @@ def interrupted(command: str = "") -> int:
         "compress": "nothing half-written was left behind; a fine-tuning that had begun continues "
         "with --resume",
     }.get(command, "nothing half-written was left behind")
-    if not _is_launched() or os.environ.get("RANK", "0") == "0":
-        console.error("interrupted", hint)
-    return INTERRUPTED
+    if not is_launched() or os.environ.get("RANK", "0") == "0":
+        console.error(ENDING[number], hint)
+    return 128 + number
 
 
 def explain(failure: Exception, *, debug: bool = False) -> int:

@@ -6,7 +6,6 @@ module.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from sepdeploy.devices.emulation.emulator import Emulator, IllegalInstruction
 from sepdeploy.errors import BadInput, Unstable, unknown_name
+from sepdeploy.files import scratch
 from sepdeploy.jobs import Job
 from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
@@ -98,8 +98,8 @@ def count_instructions(emulator: Emulator, path: Path, *, optimize: bool = True)
     """
 
     def once(runtime: str) -> Counts:
-        with tempfile.TemporaryDirectory(prefix="sepdeploy-") as folder:
-            counts = Path(folder) / "counts.txt"
+        with scratch() as folder:
+            counts = folder / "counts.txt"
             job = Job("count", runtime, {"artifact": path}, {"runs": LAST, "optimize": optimize})
             emulator.run_job(job, counts=counts)
             return parse_counts(counts.read_text(encoding="ascii"))

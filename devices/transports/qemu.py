@@ -9,8 +9,8 @@ its own.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from typing import Any
 from sepdeploy.devices.transports.base import Call, Completed
 from sepdeploy.devices.transports.folder import FolderTransport
 from sepdeploy.devices.transports.process import execute
-from sepdeploy.errors import BadInput, Missing
+from sepdeploy.errors import Missing
+from sepdeploy.files import scratch
 
 ENVIRONMENT = {"HOME": "/", "LC_ALL": "C", "PATH": "/usr/bin:/bin", "TF_CPP_MIN_LOG_LEVEL": "3"}
 AARCH64 = (183).to_bytes(2, "little")  # the machine field of an ELF header
@@ -61,16 +62,11 @@ class QemuTransport(FolderTransport):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.address = machine.core
-        try:
-            # Always of the same length: runtimes keep the model's whole path, and how long it is
-            # shifts their heap and with it a few instructions of an inference.
-            place = SHORT_PLACE if os.access(SHORT_PLACE, os.W_OK) else None
-            self._folder = tempfile.TemporaryDirectory(prefix="sepdeploy-", dir=place)
-        except OSError as error:
-            raise BadInput(
-                f"cannot make a temporary folder: {error.strerror}", hint="free some space"
-            ) from error
-        self.workdir = Path(self._folder.name)
+        # Always of the same length: runtimes keep the model's whole path, and how long it is
+        # shifts their heap and with it a few instructions of an inference.
+        place = SHORT_PLACE if os.access(SHORT_PLACE, os.W_OK) else None
+        self._stack = ExitStack()
+        self.workdir = self._stack.enter_context(scratch(place))
         (self.workdir / BUNDLE).symlink_to(machine.bundle)
 
     def _run(self, call: Call) -> Completed:
@@ -110,7 +106,7 @@ class QemuTransport(FolderTransport):
 
     def close(self) -> None:
         """Remove the folder."""
-        self._folder.cleanup()
+        self._stack.close()
 
 
 def _option(path: Path) -> str:

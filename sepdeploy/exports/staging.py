@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from sepdeploy.errors import BadInput
+from sepdeploy.files import atomic_path, check_writable, temporary_folder
+from sepdeploy.signals import uninterrupted
 
 
 @contextmanager
 def staging(out_dir: Path, stem: str) -> Iterator[Path]:
     """Give a hidden folder inside ``out_dir`` that is gone afterwards, whatever happens.
 
+    What an export of the same name that was killed left of its own goes too.
+
     Raises:
         BadInput: The folder cannot be made or written.
     """
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=out_dir, prefix=f".{stem}.export-"))
-    except OSError as error:
-        raise BadInput(
-            f"cannot write into {out_dir}: {error.strerror}", hint="choose another folder with -o"
-        ) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            out_dir.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(temporary_folder(out_dir, f".{stem}.export-"))
+        except OSError as error:
+            raise _unwritable(out_dir, error) from error
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def move_all(folder: Path, out_dir: Path, *, last: str) -> None:
@@ -47,30 +43,21 @@ def move_all(folder: Path, out_dir: Path, *, last: str) -> None:
     """
     names = sorted((p.name for p in folder.iterdir()), key=lambda n: (n == last, n))
     for name in names:
-        if (out_dir / name).is_dir():
-            raise BadInput(
-                f"cannot write {out_dir / name}: it is a folder", hint="choose another -o"
-            )
-    with _uninterrupted():
+        check_writable(out_dir / name)
+    with uninterrupted():
         try:
             for name in names:
-                (folder / name).replace(out_dir / name)
+                place = out_dir / name
+                if place.is_symlink():  # what it leads to may lie in another file system
+                    with atomic_path(place) as temporary:
+                        shutil.copyfile(folder / name, temporary)
+                else:
+                    (folder / name).replace(place)
         except OSError as error:
-            raise BadInput(
-                f"cannot write {out_dir}: {error.strerror}", hint="choose another folder with -o"
-            ) from error
+            raise _unwritable(out_dir, error) from error
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[Any] = []
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        signal.raise_signal(signal.SIGINT)
+def _unwritable(out_dir: Path, error: OSError) -> BadInput:
+    return BadInput(
+        f"cannot write into {out_dir}: {error.strerror}", hint="choose another folder with -o"
+    )

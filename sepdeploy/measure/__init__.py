@@ -2,7 +2,7 @@
 
 from sepdeploy.measure.accuracy import images_digest
 from sepdeploy.measure.calibration import collect_ranges
-from sepdeploy.measure.child import run_job, run_logits, scratch
+from sepdeploy.measure.child import run_job, run_logits
 from sepdeploy.measure.host import host_facts
 from sepdeploy.measure.latency import Timing, compare_latency, time_models
 from sepdeploy.measure.memory import measure_memory
@@ -26,6 +26,5 @@ __all__ = [
     "measure_resident",
     "run_job",
     "run_logits",
-    "scratch",
     "time_models",
 ]

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sepdeploy.errors import BadInput
+from sepdeploy.files import scratch
 from sepdeploy.jobs import Job
-from sepdeploy.measure.child import run_job, scratch
+from sepdeploy.measure.child import run_job
 from sepdeploy.measure.proof.looks import look
 
 BATCH = 16  # images at a time: activations of all of them are in memory together

@@ -8,8 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.files import scratch
 from sepdeploy.jobs import (
     Answer,
     Job,
@@ -134,13 +134,6 @@ def run_logits(
             job = replace(job, settings={**job.settings, "native": dict(native)})
         answer = run_job(job)
         return read_logits(job, len(batches), len(inputs)), answer
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """Give a temporary folder that is removed afterwards, whatever happens."""
-    with tempfile.TemporaryDirectory(prefix="sepdeploy-") as folder:
-        yield Path(folder)
 
 
 def environment(threads: int) -> dict[str, str]:

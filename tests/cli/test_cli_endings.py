@@ -16,7 +16,8 @@ import pytest
 
 from sepdeploy import __main__, api, cli
 from sepdeploy.errors import BadInput, Missing
-from sepdeploy.exits import Interruption, explain
+from sepdeploy.exits import explain
+from sepdeploy.signals import Interruption
 
 TOOL = (sys.executable, "-m", "sepdeploy")
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAPPED = ("exporters", "runtimes", "devices")
 LEAVES = {
     "cache", "codec", "errors", "files", "flatbuffer", "jobs", "metrics", "programs", "records",
-    "settings", "threat",
+    "settings", "signals", "threat",
 }  # fmt: skip
 
 # part -> parts of sepdeploy it may import (besides itself and the leaves)
@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "metrics": set(),
     "settings": set(),
+    "signals": set(),
     "threat": set(),
     "structures": set(),
     "data": set(),

@@ -117,7 +117,13 @@ def test_help_is_within_twice_importing_typer() -> None:
         ("import sepdeploy", {"sepdeploy"}),
         (
             "from sepdeploy.cli import run; run(['--help'])",
-            {"sepdeploy", "sepdeploy.cli", "sepdeploy.errors", "sepdeploy.exits"},
+            {
+                "sepdeploy",
+                "sepdeploy.cli",
+                "sepdeploy.errors",
+                "sepdeploy.exits",
+                "sepdeploy.signals",
+            },
         ),
     ],
 )

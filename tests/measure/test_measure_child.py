@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from dataclasses import replace
@@ -167,7 +168,7 @@ def test_a_file_that_asks_for_terabytes_is_one_line(tmp_path):
 
 
 def test_nothing_is_left_behind(artifacts, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(child.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     logits, answer = measure.run_logits(artifacts["onnx"], "onnxruntime", images, batches=(1, 5))
     assert logits.shape == (2, 32, 10)
     assert answer.version == runtimes.versions()["onnxruntime"]

@@ -170,7 +170,7 @@ def test_a_file_larger_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     (tmp_path / "a").write_bytes(b"1")
     handle = os.open(tmp_path / "a", os.O_RDONLY)
-    monkeypatch.setattr("sepdeploy.files.open_plain", lambda path: NoRoom())
+    monkeypatch.setattr("sepdeploy.files.reading.open_plain", lambda path: NoRoom())
     try:
         for limit in (None, 5):
             with pytest.raises(BadInput, match="does not fit in memory"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exporters.formats import Format, Order, Quantizer
 from sepdeploy.exporters.modes import Mode
+from sepdeploy.files import scratch
 from sepdeploy.records import LayerPrecision, LayerRecord, Notify
 
 if TYPE_CHECKING:
@@ -128,8 +128,7 @@ def write_quantized(
         )
     structures = {layer.name: layer.structure for layer in layers}
     notes: tuple[str, ...] = ()
-    with tempfile.TemporaryDirectory(prefix="sepdeploy-") as scratch:
-        folder = Path(scratch)
+    with scratch() as folder:
         maker = Calibrated(row.quantizer(order, folder), able[0] if able else "", calibration)
         if mode.name == "auto":
             from sepdeploy.exports.quantize.fastest import write_fastest

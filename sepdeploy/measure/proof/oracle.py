@@ -24,7 +24,7 @@ from sepdeploy.exporters.onnx_graph.graph import (
     to_array,
 )
 from sepdeploy.exporters.plan import plan
-from sepdeploy.measure.child import scratch
+from sepdeploy.files import scratch
 from sepdeploy.measure.proof.looks import declare_outputs
 from sepdeploy.measure.proof.values import runtime_values
 

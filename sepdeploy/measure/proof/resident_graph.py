@@ -12,8 +12,9 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from sepdeploy.exporters.tflite_file.format.reader import TensorInfo, TfliteFile, read_tflite
+from sepdeploy.files import scratch
 from sepdeploy.jobs import Job
-from sepdeploy.measure.child import run_job, scratch
+from sepdeploy.measure.child import run_job
 
 UNKNOWN_SIZE = 1 << 62  # of a constant computed at run time whose shape is not recorded
 ONNX_INDEX_TYPES = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sepdeploy.files import scratch
 from sepdeploy.jobs import Job
-from sepdeploy.measure.child import run_job, scratch
+from sepdeploy.measure.child import run_job
 from sepdeploy.measure.proof.looks import look
 
 Array = npt.NDArray[np.float32]

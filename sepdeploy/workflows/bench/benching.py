@@ -18,6 +18,7 @@ from sepdeploy.codec import from_json, parse_json, to_json
 from sepdeploy.devices import DeviceProfile, profile
 from sepdeploy.devices.transports import Replay
 from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError
+from sepdeploy.files import scratch
 from sepdeploy.records import BenchReport, Kind, Notify, Result
 from sepdeploy.workflows.bench.judging import JudgingSet, judging_sets
 from sepdeploy.workflows.bench.on_device import DeviceBench, open_replay
@@ -167,7 +168,7 @@ def _on_device(
     }
     results = []
     with (
-        measure.scratch() as folder,
+        scratch() as folder,
         DeviceBench(device.profile, options, notify, context=context, replay=device.replay) as own,
     ):
         for number, benched in enumerate(found.benched):

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sepdeploy import measure
 from sepdeploy.codec import to_json
 from sepdeploy.devices.sustained import sample_times, sustained
 from sepdeploy.errors import SepdeployError
+from sepdeploy.files import scratch
 from sepdeploy.jobs import Answer, Job, logits_job, read_logits
 from sepdeploy.measure.accuracy import accuracy, check_distance
 from sepdeploy.measure.latency import Timing, latency_job, latency_pair
@@ -112,7 +112,7 @@ def measure_at(place: Place, task: Task) -> tuple[tuple[Measurement, ...], Taken
         if judging.adversarial is not None and judging.attack is not None:
             eps, norm = judging.attack.eps, judging.attack.norm
             check_distance(judging.images, judging.adversarial, eps, norm)
-    with measure.scratch() as folder:
+    with scratch() as folder:
         jobs = dict(_jobs(place, task, timing, folder))
         taken = place.take(list(jobs.items()))
         clean = _logits(taken, jobs, "clean", task)

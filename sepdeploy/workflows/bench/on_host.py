@@ -12,12 +12,13 @@ from typing import Any
 
 from onnx import ModelProto
 
-from sepdeploy import measure, runtimes
+from sepdeploy import runtimes
 from sepdeploy.exporters.dense import dense_reference
 from sepdeploy.exporters.entry import Entry
 from sepdeploy.exporters.formats import Order, format_of
 from sepdeploy.exporters.onnx_file.disk import file_bytes
 from sepdeploy.exporters.plan import plan
+from sepdeploy.files import scratch
 from sepdeploy.metrics import METRICS, measured
 from sepdeploy.records import Kind, Measurement, Result, RuntimeRef
 from sepdeploy.workflows.bench.judging import JudgingSet
@@ -40,7 +41,7 @@ def host_result(
     for name in dict.fromkeys(row.taken_by for row in METRICS.values() if row.taken_by):
         take: Take = pkgutil.resolve_name(name)
         measurements += take(subject.path, runtime, options.threads)
-    with measure.scratch() as folder:
+    with scratch() as folder:
         dense, why = dense_form(subject, options, folder)
         here = replace(options, sustained=0.0)  # only a device is kept under load
         task = Task(subject.path, runtime, judged, dense, why, here)

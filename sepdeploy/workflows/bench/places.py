@@ -20,6 +20,7 @@ from sepdeploy.devices.judgement import big_cores, require_target
 from sepdeploy.devices.measured import Launcher, kind_of, program_launcher, python_launcher
 from sepdeploy.devices.measured import measure as run_jobs
 from sepdeploy.devices.transports.base import Transport
+from sepdeploy.files import scratch
 from sepdeploy.jobs import Answer
 from sepdeploy.measure.latency import Timing
 from sepdeploy.measure.proof.parity import compare
@@ -89,7 +90,7 @@ class RemotePlace(Place):
 
     def take(self, jobs: Jobs) -> Taken:
         """Do the jobs; what was finished before a failure is kept."""
-        with measure.scratch() as folder:
+        with scratch() as folder:
             run = run_jobs(
                 self._transport,
                 choose_launcher(self._transport, self._profile, self._options.runner, folder),

@@ -1,13 +1,10 @@
-"""Files on disk: atomic writes, digests, and errors that say what to do."""
+"""Reading what may be damaged, hostile, or no file at all."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +13,6 @@ from sepdeploy.errors import BadInput
 CHUNK = 1 << 20
 # Without O_NONBLOCK the opening of a pipe itself waits for a writer; Windows knows O_BINARY only.
 READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-WRITE_HINT = "is the folder there, writable, and not full? else choose another path"
 
 
 def sha256_file(path: Path) -> str:
@@ -122,76 +118,3 @@ def file_beside(path: Path, location: str, *, what: str = "it") -> Path:
         f"{path}: {what} keeps its data in '{location}', {why}",
         hint="only plain files in the model's own folder are read",
     )
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary file in the same folder that becomes ``path`` only if the block succeeds.
-
-    The folder is created when missing. Whatever happens in the block, ``path`` holds either its
-    old content or the complete new one, and no temporary file stays behind.
-
-    Raises:
-        BadInput: The folder cannot be written or the disk is full.
-    """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise BadInput(f"{path} is a folder, not a file", hint="add a file name to it")
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        _settle(temporary, path)
-    except OSError as error:
-        raise BadInput(
-            f"cannot write {path}: {error.strerror or error}", hint=WRITE_HINT
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def check_writable(path: Path) -> None:
-    """Check that a file could be written, before the work whose result it is to hold.
-
-    Raises:
-        BadInput: The path is a folder, or its folder cannot be made or written.
-    """
-    if path.is_dir():
-        raise BadInput(f"{path} is a folder, not a file", hint="add a file name to it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}", hint=WRITE_HINT) from error
-
-
-def _settle(temporary: Path, path: Path) -> None:
-    with temporary.open("rb") as stream:
-        os.fsync(stream.fileno())
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o666 & ~mask)
-    temporary.replace(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically (UTF-8).
-
-    Raises:
-        BadInput: The folder cannot be written or the disk is full.
-    """
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a binary file atomically.
-
-    Raises:
-        BadInput: The folder cannot be written or the disk is full.
-    """
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
