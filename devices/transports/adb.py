@@ -8,20 +8,21 @@ once.
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from sepdeploy.devices.transports.base import Call, Completed, Disconnected, Transport
-from sepdeploy.devices.transports.process import (
-    COPY_TIMEOUT_S,
-    GRACE_S,
-    execute,
-    no_room,
-    remote_line,
-    timed_out,
-    unmark,
+from sepdeploy.devices.transports.process import COPY_TIMEOUT_S, GRACE_S, execute, no_room
+from sepdeploy.devices.transports.remote import (
+    CutOff,
+    check_size,
+    last_line,
+    no_shell,
+    run_marked,
+    stored_size,
 )
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.files import atomic_path
@@ -161,47 +162,45 @@ class AdbTransport(Transport):
         folder = self.run(["mkdir", "-p", str(Path(target).parent)])
         if folder.rc != 0:
             raise no_room(self.where, remote, size, folder)
+        part = f"{target}.{secrets.token_hex(6)}.part"
         done = execute(
-            [*self._command, "push", str(local), f"{target}.part"],
+            [*self._command, "push", str(local), part],
             timeout=COPY_TIMEOUT_S,
             subject=f"{self.where}: push {local.name}",
         )
+        part, quoted = shlex.quote(part), shlex.quote(target)
         if done.rc != 0:
-            self.shell(f"rm -f {shlex.quote(target + '.part')}")
+            self.shell(f"rm -f {part}")
             raise self._refused(done) or no_room(self.where, remote, size, done)
-        part, quoted = shlex.quote(f"{target}.part"), shlex.quote(target)
         mode = "700" if executable else "600"
-        moved = self.shell(f"chmod {mode} {part} && mv -f {part} {quoted}")
+        moved = self.shell(
+            f'[ "$(wc -c < {part})" -eq {size} ] && chmod {mode} {part} && '
+            f"mv -f {part} {quoted} || {{ rm -f {part}; exit 1; }}"
+        )
         if moved.rc != 0:
             raise no_room(self.where, remote, size, moved)
 
     def _run(self, call: Call) -> Completed:
-        line = remote_line(call.argv, folder=self.workdir, timeout=call.timeout, env=call.env)
-        found = execute(
-            [*self._command, "shell", "-T", line],
-            stdin=call.stdin,
-            timeout=call.timeout + GRACE_S,
-            subject=f"{self.where}: {call.argv[0]}",
-        )
-        ended = unmark(found)
-        if ended is None:
-            if found.rc == 73:
-                raise Missing(
-                    f"{self.where}: cannot make the folder {self.workdir}: {found.error_line}",
-                    hint="set transport.workdir in the device profile",
-                )
-            raise self._refused(found) or Disconnected(
+        try:
+            command = [*self._command, "shell", "-T"]
+            return run_marked(command, call, folder=self.workdir, where=self.where)
+        except CutOff as cut:
+            gone = self._refused(Completed(cut.rc, b"", cut.text.encode()))
+            if gone is None and cut.last and not cut.begun:
+                gone = no_shell(self.where, cut.last)
+            raise gone or Disconnected(
                 f"{self.where}: the connection was lost"
-                + (f": {found.error_line}" if found.error_line else ""),
+                + (f": {last_line(cut.text)}" if cut.text.strip() else ""),
                 hint="is the cable or network stable? then try again",
-            )
-        if ended.rc == 124:
-            raise timed_out(f"{self.where}: {call.argv[0]}", call.timeout)
-        return ended
+            ) from None
 
     def pull(self, remote: str, local: Path) -> None:
         """Fetch a file."""
         source = f"{self.workdir}/{remote}" if not remote.startswith("/") else remote
+        asked = self.shell(f"wc -c < {shlex.quote(source)}")
+        size = stored_size(asked)
+        if size is None:
+            raise Missing(f"{self.where}: cannot read {remote}: {asked.error_line}")
         with atomic_path(local) as temporary:
             done = execute(
                 [*self._command, "pull", source, str(temporary)],
@@ -211,6 +210,7 @@ class AdbTransport(Transport):
             if done.rc != 0:
                 text = _words(done)
                 raise self._refused(done) or Missing(f"{self.where}: cannot read {remote}: {text}")
+            check_size(self.where, remote, temporary, size)
 
     def _refused(self, done: Completed) -> SepdeployError | None:
         """Return the error when adb itself says that the device is gone, else None."""

@@ -1,31 +1,40 @@
-"""Programs of this machine: the clients transports start, and the remote line they carry."""
+"""Programs of this machine: the clients that transports start, bounded in time and in words."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
-import re
-import shlex
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
-from sepdeploy.devices.transports.base import Completed, command_line
+from sepdeploy.devices.transports.base import Completed
 from sepdeploy.errors import BadInput, Missing
 
 COPY_TIMEOUT_S = 600.0
 GRACE_S = 10.0  # a client may live this much longer than the program it started on the device
-MARK = "sepdeploy-exit:"
-_MARKED = re.compile(rb"\n?" + MARK.encode() + rb"(\d+)\s*\Z")
+MOST_SAID = 64 << 20  # bytes of one stream
+
+
+class Sink(Protocol):
+    """Takes what a program says."""
+
+    def write(self, data: bytes, /) -> int:
+        """Take the next bytes."""
 
 
 def execute(
     argv: Sequence[str],
     *,
     stdin: bytes | IO[bytes] = b"",
-    stdout: IO[bytes] | None = None,
+    stdout: Sink | None = None,
+    stderr: Sink | None = None,
+    most: int = MOST_SAID,
     timeout: float,
     env: Mapping[str, str] | None = None,
     folder: str | Path | None = None,
@@ -37,6 +46,8 @@ def execute(
         argv: The program and its arguments.
         stdin: What it reads: bytes, or an open file.
         stdout: Where its output goes instead of into the result.
+        stderr: The same for its standard error.
+        most: Bytes of a stream after which it is ended: what a device says is not bounded.
         timeout: Seconds after which the whole group is killed.
         env: Variables added to this process's own.
         folder: Where it starts.
@@ -46,14 +57,13 @@ def execute(
         Its end; ``rc`` is negative when a signal ended it, 127 when there is no such program.
 
     Raises:
-        BadInput: It did not end within ``timeout``.
+        BadInput: It did not end within ``timeout``, or says more than ``most`` bytes.
     """
-    data, source = (stdin, subprocess.PIPE) if isinstance(stdin, bytes) else (None, stdin)
     try:
         process = subprocess.Popen(
             list(argv),
-            stdin=source,
-            stdout=subprocess.PIPE if stdout is None else stdout,
+            stdin=subprocess.PIPE if isinstance(stdin, bytes) else stdin,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, **env} if env else None,
             cwd=folder,
@@ -63,17 +73,76 @@ def execute(
         return Completed(127, b"", f"{argv[0]}: not found ({error.filename})".encode())
     except OSError as error:
         return Completed(126, b"", f"{argv[0]}: {error.strerror}".encode())
-    out, err = b"", b""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    kept = io.BytesIO(), io.BytesIO()
+    flows = (
+        _Flow(process, process.stdout, stdout or kept[0], most),
+        _Flow(process, process.stderr, stderr or kept[1], most),
+    )
+    end = time.monotonic() + timeout
     try:
-        out, err = process.communicate(data, timeout=timeout)
+        if isinstance(stdin, bytes):
+            threading.Thread(target=_feed, args=(process, stdin), daemon=True).start()
+        for flow in flows:
+            flow.join(max(end - time.monotonic(), 0))
+        process.wait(max(end - time.monotonic(), 0))
     except subprocess.TimeoutExpired as error:
         raise timed_out(subject, timeout) from error
     finally:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    return Completed(process.returncode, out or b"", err or b"")
+        _kill(process)
+        for flow in flows:
+            flow.join(GRACE_S)
+        process.wait()
+    for flow in flows:
+        if flow.failure is not None:
+            raise flow.failure
+        if flow.size > most:
+            raise BadInput(
+                f"{subject}: says more than {most >> 20} MiB",
+                hint="is that device what you think it is?",
+            )
+    return Completed(process.returncode, kept[0].getvalue(), kept[1].getvalue())
+
+
+class _Flow(threading.Thread):
+    """Passes one stream of a program on, to its end or to a limit that ends the program."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], source: IO[bytes], sink: Sink, most: int
+    ) -> None:
+        super().__init__(daemon=True)
+        self.size = 0
+        self.failure: OSError | None = None
+        self._process, self._source, self._sink, self._most = process, source, sink, most
+        self.start()
+
+    def run(self) -> None:
+        """Read until nothing comes any more."""
+        with self._source:
+            while data := os.read(self._source.fileno(), 1 << 16):
+                self.size += len(data)
+                try:
+                    if self.size <= self._most:
+                        self._sink.write(data)
+                        continue
+                except OSError as error:  # the disk is full
+                    self.failure = error
+                _kill(self._process)
+                break
+
+
+def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError), process.stdin as stream:
+        stream.write(data)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a program's whole group unless the program has ended by itself."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def timed_out(subject: str, timeout: float) -> BadInput:
@@ -82,46 +151,6 @@ def timed_out(subject: str, timeout: float) -> BadInput:
         f"{subject}: did not finish within {timeout:.0f} s",
         hint="is the device busy? try again, or measure a smaller model or fewer samples",
     )
-
-
-def remote_line(
-    argv: Sequence[str],
-    *,
-    folder: str,
-    timeout: float,
-    env: Mapping[str, str] | None = None,
-) -> str:
-    """Return the one line of shell that a remote client hands to its device.
-
-    It makes and enters ``folder``, ends the program itself after ``timeout`` seconds where the
-    device has ``timeout`` (so that nothing keeps running there), and ends standard error with the
-    program's exit status: a client's own status of 255 or 1 can otherwise mean two things.
-    """
-    program = command_line(argv, env)
-    limit = f"timeout -k 5 {max(1, round(timeout + 0.5))}"
-    script = (
-        f"umask 077; mkdir -p {shlex.quote(folder)} && cd {shlex.quote(folder)} || exit 73; "
-        f"if timeout -k 5 9 true 2>/dev/null; then {limit} {program}; else {program}; fi; "
-        f"r=$?; printf '\\n{MARK}%d\\n' $r >&2; exit $r"
-    )
-    return shlex.join(["sh", "-c", script])
-
-
-def unmark(found: Completed) -> Completed | None:
-    """Return what a ``remote_line`` said, without its mark; None when the mark never came.
-
-    Very old daemons mix standard error into standard output, so the mark may stand in either.
-    """
-    for stream in (found.stderr, found.stdout):
-        match = _MARKED.search(stream)
-        if match is None:
-            continue
-        rest = stream[: match.start()]
-        code = int(match.group(1))
-        if stream is found.stderr:
-            return Completed(code, found.stdout, rest)
-        return Completed(code, rest, found.stderr)
-    return None
 
 
 def no_room(where: str, remote: str, size: int, done: Completed) -> Missing:

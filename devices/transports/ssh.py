@@ -2,13 +2,14 @@
 
 One connection is opened and shared by all calls (ControlMaster). Files travel through the same
 channel (``cat`` on the device), so that nothing but a shell is needed there and a full disk says
-so; a file gets its name only when its size is right.
+so; a file gets its name only when its size is right, at both ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 import shlex
 import shutil
 import tempfile
@@ -19,16 +20,24 @@ from sepdeploy.devices.transports.base import Call, Completed, Disconnected, Tra
 from sepdeploy.devices.transports.process import (
     COPY_TIMEOUT_S,
     GRACE_S,
+    MOST_SAID,
     execute,
     no_room,
-    remote_line,
-    timed_out,
-    unmark,
+)
+from sepdeploy.devices.transports.remote import (
+    MOST_BEFORE,
+    CutOff,
+    check_size,
+    last_line,
+    no_shell,
+    run_marked,
+    stored_size,
 )
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.files import atomic_path
 
 CONNECT_TIMEOUT_S = 5
+CLIENT_FAILED = 255  # exit code of ssh when ssh itself failed
 WORKDIR = ".cache/sepdeploy"  # under the home folder, where ssh starts
 _ADDRESS = re.compile(r"(?:[\w.+-]+@)?[\w.:%-]+\Z")
 
@@ -99,45 +108,45 @@ class SshTransport(Transport):
         return {key: value for key, _, value in parts}
 
     def _run(
-        self, call: Call, source: IO[bytes] | None = None, target: IO[bytes] | None = None
+        self,
+        call: Call,
+        source: IO[bytes] | None = None,
+        target: IO[bytes] | None = None,
+        most: int = MOST_SAID,
     ) -> Completed:
-        line = remote_line(call.argv, folder=self.workdir, timeout=call.timeout, env=call.env)
-        found = execute(
-            [*self._command, line],
-            stdin=source or call.stdin,
-            stdout=target,
-            timeout=call.timeout + GRACE_S,
-            subject=f"{self.where}: {call.argv[0]}",
-        )
-        ended = unmark(found)
-        if ended is None:
-            raise self._failed(found)
-        self._used = True
-        if ended.rc == 124:
-            raise timed_out(f"{self.where}: {call.argv[0]}", call.timeout)
-        return ended
-
-    def _failed(self, found: Completed) -> SepdeployError:
-        """Return the error for a call whose program never reported its end."""
-        if found.rc == 73:
-            return Missing(
-                f"{self.where}: cannot make the folder {self.workdir}: {found.error_line}",
-                hint="free some space there, or set transport.workdir in the device profile",
+        try:
+            done = run_marked(
+                self._command,
+                call,
+                folder=self.workdir,
+                where=self.where,
+                source=source,
+                target=target,
+                most=most,
             )
-        text = found.stderr.decode(errors="replace")
+        except CutOff as cut:
+            raise self._failed(cut) from None
+        self._used = True
+        return done
+
+    def _failed(self, cut: CutOff) -> SepdeployError:
+        """Return the error for a call whose program never reported its end."""
+        if cut.rc != CLIENT_FAILED and not cut.begun:
+            return no_shell(self.where, cut.last)
+        text = cut.text
         for pattern, what, hint in REFUSALS:
             if re.search(pattern, text):
                 return Missing(
-                    f"{self.where}: {what}: {_last_words(text)}",
+                    f"{self.where}: {what}: {last_line(text)}",
                     hint=hint.format(address=self.address, host=self.address.rpartition("@")[2]),
                 )
         if self._used or re.search(DROPS, text) or not text.strip():
             return Disconnected(
                 f"{self.where}: the connection was lost"
-                + (f": {_last_words(text)}" if text.strip() else ""),
+                + (f": {last_line(text)}" if text.strip() else ""),
                 hint="is the device still on, and its network stable? then try again",
             )
-        return Missing(f"{self.where}: {_last_words(text)}", hint=f"try: ssh {self.address} true")
+        return Missing(f"{self.where}: {cut.last}", hint=f"try: ssh {self.address} true")
 
     def push(self, local: Path, remote: str, *, executable: bool = False) -> None:
         """Send a file through the connection."""
@@ -146,7 +155,7 @@ class SshTransport(Transport):
             stream = local.open("rb")
         except OSError as error:
             raise BadInput(f"cannot read {local}: {error.strerror}") from error
-        target, part = shlex.quote(remote), shlex.quote(f"{remote}.part")
+        target, part = shlex.quote(remote), shlex.quote(f"{remote}.{secrets.token_hex(6)}.part")
         mode = f" && chmod 700 {part}" if executable else ""
         script = (
             f'mkdir -p "$(dirname {target})" && cat > {part} && '
@@ -160,11 +169,18 @@ class SshTransport(Transport):
 
     def pull(self, remote: str, local: Path) -> None:
         """Fetch a file through the connection."""
+        quoted = shlex.quote(remote)
+        asked = self.shell(f"wc -c < {quoted}")
+        size = stored_size(asked)
+        if size is None:
+            raise Missing(f"{self.where}: cannot read {remote}: {asked.error_line}")
         with atomic_path(local) as temporary:
             with temporary.open("wb") as stream:
-                done = self._run(Call(["cat", remote], timeout=COPY_TIMEOUT_S), target=stream)
+                call = Call(["sh", "-c", f"cat < {quoted}"], timeout=COPY_TIMEOUT_S)
+                done = self._run(call, target=stream, most=size + MOST_BEFORE)
             if done.rc != 0:
                 raise Missing(f"{self.where}: cannot read {remote}: {done.error_line}")
+            check_size(self.where, remote, temporary, size)
 
     def facts(self) -> dict[str, object]:
         """Return address, port and the client's version."""
@@ -250,9 +266,3 @@ def _options(folder: Path, checking: str) -> list[str]:
 
 def _short_folder() -> str | None:
     return None if len(tempfile.gettempdir()) < 40 else "/tmp"
-
-
-def _last_words(text: str) -> str:
-    """Return the last line of a client's message, as one line."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return " ".join(lines[-1].split())[:200] if lines else "no reason given"

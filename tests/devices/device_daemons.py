@@ -66,6 +66,13 @@ class Sshd:
     def transport(self, workdir: Path, config: Path | None = None) -> SshTransport:
         return SshTransport("pi", config=config or self.config(), workdir=str(workdir))
 
+    def behind(self, shell: str, workdir: Path) -> SshTransport:
+        """Return the way to an account whose login shell is this script."""
+        (self.folder / "shell").write_text(f"#!/bin/bash\n{shell}\n")
+        (self.folder / "shell").chmod(0o755)
+        key = str(self.folder / "talker")
+        return self.transport(workdir, self.config("talking", IdentityFile=key))
+
     def drop(self) -> None:
         """End every connection, as a device does that loses its power."""
         for pid in children(self.process.pid):
@@ -88,11 +95,12 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     root = os.geteuid() == 0
     if root:
         Path("/run/sshd").mkdir(exist_ok=True)  # the daemon insists on it
-    for name in ("host", "key", "stranger"):
+    for name in ("host", "key", "stranger", "talker"):
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True
         )
-    (folder / "authorized").write_text((folder / "key.pub").read_text())
+    talker = f'command="{folder}/shell" {(folder / "talker.pub").read_text()}'
+    (folder / "authorized").write_text((folder / "key.pub").read_text() + talker)
     port, small = free_port(), folder / "small"
     small.mkdir()
     (folder / "sshd_config").write_text(
