@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-MIN_WIDTH = 72  # columns; squeezed further, a table breaks its names letter by letter
+MIN_WIDTH = 40  # columns
 PLAIN_INTERVAL_S = 5.0  # between two progress lines where there is no terminal
 
 
@@ -35,7 +35,11 @@ def _console(stream: TextIO) -> Console:
     width = None if stream.isatty() else 80
     if "COLUMNS" in os.environ and os.environ["COLUMNS"].isdigit():
         width = int(os.environ["COLUMNS"])
-    console = Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())
+    # Names of files and layers are never markup, whoever prints them.
+    console = Console(
+        file=stream, width=width, highlight=False, markup=False, emoji=False,
+        soft_wrap=not stream.isatty(),
+    )  # fmt: skip
     console.width = max(console.width, MIN_WIDTH)
     return console
 

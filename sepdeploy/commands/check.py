@@ -20,11 +20,10 @@ def with_report_flags(function: Callable[..., int]) -> Callable[..., int]:
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     flags = []
     for name, report in REPORTS.items():
-        if report.help:
-            kind: Any = bool if report.printed else Path | None
-            flag = Annotated[kind, typer.Option(f"--{name}", help=report.help)]
-            default = False if report.printed else None
-            flags.append(own[-1].replace(name=name, default=default, annotation=flag))
+        kind: Any = bool if report.printed else Path | None
+        flag = Annotated[kind, typer.Option(f"--{name}", help=report.help)]
+        default = False if report.printed else None
+        flags.append(own[-1].replace(name=name, default=default, annotation=flag))
     function.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[p.replace(kind=p.KEYWORD_ONLY) for p in (*own[:-1], *flags, own[-1])]
     )
@@ -50,11 +49,12 @@ def check(
     from sepdeploy import api
     from sepdeploy.files import write_text
     from sepdeploy.gate import DEFAULT_BASELINE
+    from sepdeploy.reports.check_terminal import verdict_table
 
     verdict = api.check(result, baseline, config=config)
     source = (baseline or Path(DEFAULT_BASELINE)).as_posix()
     view = View(source, verbose=console.VERBOSITY.level > 0)
-    give(verdict, json, lambda: render("terminal", verdict, view).rstrip("\n"))
+    give(verdict, json, lambda: verdict_table(verdict, view))
     for name, target in wanted.items():
         text = render(name, verdict, view) if target else ""
         if isinstance(target, Path):

@@ -26,7 +26,7 @@ def compress(
 ) -> None:
     """Project a trained dense model onto a structure, under a budget."""
     from sepdeploy import api
-    from sepdeploy.reports.compress_terminal import render_compression
+    from sepdeploy.reports.compress_terminal import compression_table
 
     progress = console.Progress()
 
@@ -35,7 +35,7 @@ def compress(
 
     def show(plan: Any) -> None:
         if json != "-":
-            console.write(render_compression(plan))
+            console.show(compression_table(plan))
 
     try:
         summary = api.compress(model, arch=arch, out=out, on_plan=show, on_progress=draw, **options)

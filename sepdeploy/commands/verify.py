@@ -36,7 +36,7 @@ def verify(
     from sepdeploy import api
     from sepdeploy.codec import to_json
     from sepdeploy.reports import terminal
-    from sepdeploy.reports.layers import render_layers
+    from sepdeploy.reports.layers import layers_table
 
     if against is not None:
         return _against(manifest, against, arch, layers=layers, seed=seed, json=json)
@@ -49,7 +49,7 @@ def verify(
         document["layers"] = to_json(by_layer)
     give(document, json, lambda: terminal.verify_table(report))
     if by_layer is not None and json != "-":
-        console.write(render_layers(by_layer))
+        console.show(layers_table(by_layer))
     return report.exit_code or (0 if by_layer is None else by_layer.exit_code)
 
 
@@ -58,7 +58,7 @@ def _against(
 ) -> int:
     from sepdeploy import api
     from sepdeploy.errors import BadInput
-    from sepdeploy.reports.layers import render_layers
+    from sepdeploy.reports.layers import layers_table
 
     if path is None or layers or arch is not None:
         raise BadInput(
@@ -66,5 +66,5 @@ def _against(
             hint="sepdeploy verify NEW.onnx --against OLD.onnx",
         )
     report = api.compare_artifacts(path, other, seed=seed)
-    give(report, json, lambda: render_layers(report).rstrip("\n"))
+    give(report, json, lambda: layers_table(report))
     return report.exit_code

@@ -30,17 +30,16 @@ class Report:
 
     Args:
         renderer: "module:function" of (verdict, view), imported when used.
-        help: Of its flag; "" = it has none.
+        help: Of its flag.
         printed: On standard output, else into the file that its flag names.
     """
 
     renderer: str
-    help: str = ""
+    help: str
     printed: bool = False
 
 
 REPORTS: dict[str, Report] = {
-    "terminal": Report(f"{__name__}.check_terminal:render_terminal", printed=True),
     "junit": Report(f"{__name__}.junit:render_junit", "Write JUnit XML."),
     "sarif": Report(f"{__name__}.sarif:render_sarif", "Write SARIF 2.1.0."),
     "markdown": Report(f"{__name__}.markdown:render_markdown", "Write Markdown for a comment."),

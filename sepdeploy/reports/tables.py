@@ -1,18 +1,24 @@
-"""What a table is, wherever it is drawn: headed columns, rows, and notes below rows."""
+"""What a page is, wherever it is drawn: lines, and tables of headed columns, rows and notes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+Cell = str | tuple[str, ...]  # one line, or several that stand below each other
+
 
 @dataclass(frozen=True)
 class Row:
-    """Cells, and a note that stands below them; ``ruled``: a line stands above them."""
+    """Cells, and a note that stands below them.
 
-    cells: tuple[str, ...]
+    ``ruled``: a line stands above them. ``title``: a heading instead of cells.
+    """
+
+    cells: tuple[Cell, ...]
     note: str = ""
     ruled: bool = False
+    title: str = ""
 
 
 @dataclass
@@ -21,25 +27,37 @@ class Table:
 
     Args:
         heads: Of the columns.
-        right: Indices of the right-aligned columns.
-        widths: Of the columns, in characters, where they do not follow from the cells.
+        right: Indices of the right-aligned columns, which are never wrapped.
+        hides: Indices of columns in the order in which they go where a window is too narrow;
+            those that are not named follow, from the last to the second.
         indent: Of the rows, in characters.
         note_indent: Of the notes.
-        headed: Whether the headings are shown.
-        rows: Filled by ``add``.
+        rows: Filled by ``add`` and ``head``.
     """
 
-    heads: tuple[str, ...]
+    heads: tuple[Cell, ...]
     right: Sequence[int] = ()
-    widths: tuple[int, ...] = ()
+    hides: Sequence[int] = ()
     indent: int = 0
     note_indent: int = 2
-    headed: bool = True
     rows: list[Row] = field(default_factory=list)
 
-    def add(self, *cells: str, note: str = "", ruled: bool = False) -> None:
+    def add(self, *cells: Cell, note: str = "", ruled: bool = False) -> None:
         """Append a row."""
         self.rows.append(Row(cells, note, ruled))
+
+    def head(self, title: str) -> None:
+        """Begin a group of rows under a heading."""
+        self.rows.append(Row(("",) * len(self.heads), title=title))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of text; what does not fit a window goes on below, indented by ``hang``."""
+
+    text: str
+    style: str = ""
+    hang: int = 0
 
 
 def markdown(table: Table) -> list[str]:

@@ -1,17 +1,15 @@
-"""Tables for the terminal, 80 columns wide, every number beside its unit and kind."""
+"""What commands show, every number beside its unit and kind."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
-
 from sepdeploy.metrics import size
 from sepdeploy.records import Manifest, Parity
-from sepdeploy.reports.tables import Table
+from sepdeploy.reports.page import Page
+from sepdeploy.reports.tables import Line, Table
 from sepdeploy.reports.terminal_bench import bench_table
-from sepdeploy.reports.terminal_cells import house
 from sepdeploy.reports.terminal_inspect import inspect_table
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ __all__ = [
 ]
 
 
-def manifest_table(manifest: Manifest) -> RenderableType:
+def manifest_table(manifest: Manifest) -> Page:
     """Draw what an export wrote and how each layer was lowered."""
     files = Table(("file", "size", "runtime", "parity", "limit"), right=(1, 3, 4))
     for artifact in manifest.artifacts:
@@ -54,11 +52,8 @@ def manifest_table(manifest: Manifest) -> RenderableType:
             structures[choice.layer] = choice.structure
     for layer, forms in by_layer.items():
         lowered.add(layer, structures[layer], *forms)
-    parts: list[RenderableType] = [house(files)]
-    if by_layer:
-        parts.append(house(lowered))
-    parts += list(dict.fromkeys(note for a in manifest.artifacts for note in a.notes))
-    return Group(*parts)
+    notes = dict.fromkeys(note for a in manifest.artifacts for note in a.notes)
+    return Page((files, *([lowered] if by_layer else []), *notes))
 
 
 def parity_error(parity: Parity) -> float:
@@ -67,42 +62,42 @@ def parity_error(parity: Parity) -> float:
     return parity.max_rel if relative is None else relative
 
 
-def verify_table(report: VerifyReport) -> RenderableType:
+def verify_table(report: VerifyReport) -> Page:
     """Draw what was checked and what it gave."""
     table = Table(("file", "check", "result", "found"))
     for item in report.items:
         table.add(
             item.path, item.check, item.result if item.result != "failed" else "FAILED", item.found
         )
-    return house(table)
+    return Page((table,))
 
 
-def devices_table(profiles: Iterable[DeviceProfile]) -> RenderableType:
+def devices_table(profiles: Iterable[DeviceProfile]) -> Page:
     """Draw the known devices."""
     table = Table(("id", "name", "os", "abi", "note"))
     for p in profiles:
         table.add(p.id, p.name, p.os, p.abi, p.note)
-    return house(table)
+    return Page((table,))
 
 
-def profile_table(profile: DeviceProfile) -> RenderableType:
+def profile_table(profile: DeviceProfile) -> Page:
     """Draw one device profile: what it is, then every figure with its source."""
     core = f"emulated as {profile.emulate}" if profile.emulate else "cannot be emulated"
     head = f"{profile.id}: {profile.name} ({profile.os}, {profile.abi}), {core}"
-    parts: list[RenderableType] = [head, *([profile.note] if profile.note else [])]
+    parts: list[str | Line | Table] = [head, *([profile.note] if profile.note else [])]
     figures = profile.figures()
     if figures:
         table = Table(("figure", "value", "source"), right=(1,))
         for figure in figures:
             source = figure.source if figure.verified else f"unverified: {figure.source}"
             table.add(figure.key, f"{figure.value:g}", source)
-        parts.append(house(table))
-    return Group(*parts)
+        parts.append(table)
+    return Page(tuple(parts))
 
 
-def doctor_table(findings: Iterable[Finding]) -> RenderableType:
+def doctor_table(findings: Iterable[Finding]) -> Page:
     """Draw what is installed and how to get the rest."""
     table = Table(("what", "state", "for", "install"))
     for f in findings:
         table.add(f.name, f.version if f.present else "missing", f.purpose, f.install)
-    return house(table)
+    return Page((table,))

@@ -8,43 +8,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from rich.console import Group, RenderableType
-
 from sepdeploy.metrics import HERE, METRICS, THERE, micros, percent
 from sepdeploy.records import BenchReport, Kind, Result
-from sepdeploy.reports.tables import Table
-from sepdeploy.reports.terminal_cells import house
+from sepdeploy.reports.page import Page
+from sepdeploy.reports.tables import Line, Table
 
 HOST = (Kind.STATIC, Kind.HOST)
 # On a device the best that could be had: the earlier of these.
 DEVICE = (Kind.MEASURED, Kind.MEASURED_EMULATOR, Kind.EMULATED, Kind.ESTIMATED)
 
 
-def bench_table(report: BenchReport) -> RenderableType:
+def bench_table(report: BenchReport) -> Page:
     """Draw a bench report: one row per artifact and runtime, then what stands behind it."""
     here = {f"{r.artifact.path} {r.runtime.name}": r for r in reversed(report.results)}
     results = [r for r in report.results if here[f"{r.artifact.path} {r.runtime.name}"] is r]
-    parts: list[RenderableType] = [_table(results, HERE, HOST)]
+    parts: list[str | Line | Table] = [_table(results, HERE, HOST)]
     devices = dict.fromkeys(str(r.device.get("id", "host")) for r in report.results)
     for device in devices:
         own = [r for r in report.results if r.device.get("id", "host") == device]
         if any(m.kind in DEVICE for r in own for m in r.measurements):
             parts += [f"on {device}", _table(own, THERE, DEVICE), *_intervals(own)]
-    return Group(*parts, *_bench_notes(report))
+    return Page((*parts, *_bench_notes(report)))
 
 
-def _table(results: Sequence[Result], name: str, kinds: Sequence[Kind]) -> RenderableType:
+def _table(results: Sequence[Result], name: str, kinds: Sequence[Kind]) -> Table:
     """Draw a column per metric that has one in the table of that name."""
     columns = [(c, m) for m, row in METRICS.items() if (c := row.column) and name in c.tables]
     columns.sort(key=lambda column: not column[0].leads)
     chosen = [(c, metric, _kind(results, metric, kinds)) for c, metric in columns]
     taken = [c for c in chosen if c[2] is not None or name == HERE]
-    heads = [f"{c.title}\n{kind.value if kind else '-'}" for c, _, kind in taken]
-    table = Table(("artifact\nruntime", *heads), right=range(1, len(heads) + 1))
+    heads = [(c.title, kind.value if kind else "-") for c, _, kind in taken]
+    table = Table((("artifact", "runtime"), *heads), right=range(1, len(heads) + 1), hides=(1,))
     for result in results:
         cells = [c.draw(_value(result, metric, kind)) for c, metric, kind in taken]
-        table.add(f"{PurePath(result.artifact.path).name}\n{result.runtime.name}", *cells)
-    return house(table)
+        table.add((PurePath(result.artifact.path).name, result.runtime.name), *cells)
+    return table
 
 
 def _kind(results: Sequence[Result], metric: str, kinds: Sequence[Kind]) -> Kind | None:
@@ -78,7 +76,7 @@ def _intervals(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def _bench_notes(report: BenchReport) -> list[str]:
+def _bench_notes(report: BenchReport) -> list[Line]:
     notes = [*_attack_notes(report), *_latency_notes(report)]
     for result in report.results:
         name = PurePath(result.artifact.path).name
@@ -88,7 +86,7 @@ def _bench_notes(report: BenchReport) -> list[str]:
             for m in result.measurements
             if m.value is None and "reason" in m.details
         ]
-    return list(dict.fromkeys(notes))
+    return [Line(note, hang=7) for note in dict.fromkeys(notes)]
 
 
 def _attack_notes(report: BenchReport) -> list[str]:
@@ -105,18 +103,18 @@ def _attack_notes(report: BenchReport) -> list[str]:
             eps = float(m.details["eps"])
             line = (
                 f"adv %: {m.details['attack']}, {m.details['norm']} eps {eps:.4g} "
-                f"(= {255 * eps:.3g}/255), {m.n} images, made on the torch model,\n"
-                "       judged by the file in its runtime"
+                f"(= {255 * eps:.3g}/255), {m.n} images, made on the torch model, "
+                "judged by the file in its runtime"
             )
             half = 50 * (m.ci[1] - m.ci[0]) if m.ci else 0.0
             widest[line] = max(half, widest.get(line, 0.0))
             name = PurePath(result.artifact.path).name
             values.setdefault(line, []).append(
-                f"\n       {name} {result.runtime.name}: {percent(m.value)} {m.kind.value}"
+                f"{name} {result.runtime.name}: {percent(m.value)} {m.kind.value}"
             )
     lines = [f"{line}; 95 % interval ±{half:.1f} or less" for line, half in widest.items()]
-    others = [text + "".join(values[line]) for line, text in zip(widest, lines, strict=True)]
-    return [*lines[:1], *others[1:]]
+    own = [f"; {', '.join(values[line])}" for line in widest]
+    return [*lines[:1], *(f"{line}{end}" for line, end in zip(lines[1:], own[1:], strict=True))]
 
 
 def _latency_notes(report: BenchReport) -> list[str]:

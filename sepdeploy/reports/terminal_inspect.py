@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
-
 from sepdeploy.metrics import count, ratio
 from sepdeploy.records import LayerRecord
-from sepdeploy.reports.tables import Table
-from sepdeploy.reports.terminal_cells import house
+from sepdeploy.reports.page import Page
+from sepdeploy.reports.tables import Line, Table
 
 if TYPE_CHECKING:
     from sepdeploy.workflows.inspecting import InspectReport, Stretch
 
 
-def inspect_table(report: InspectReport) -> RenderableType:
+def inspect_table(report: InspectReport) -> Page:
     """Draw the layers of a file, then their singular values."""
     table = Table(("layer", "structure", "factors", "params", "MACs", "smaller"), right=(3, 4, 5))
     for layer in report.layers:
@@ -39,10 +37,10 @@ def inspect_table(report: InspectReport) -> RenderableType:
         ruled=True,
     )
     head = f"{report.path}  ({report.format}, input {'×'.join(map(str, report.input.shape))})"
-    parts: list[RenderableType] = [head, house(table)]
+    parts: list[str | Line | Table] = [head, table]
     if any(layer.sigma_max or layer.condition_number for layer in report.layers):
-        parts += ["", _spectra(report), *_explained(report)]
-    return Group(*parts, *report.notes)
+        parts += [_spectra(report), *_explained(report)]
+    return Page((*parts, *report.notes))
 
 
 def is_bound(layer: LayerRecord) -> bool:
@@ -50,7 +48,7 @@ def is_bound(layer: LayerRecord) -> bool:
     return any(math.prod(shape[2:]) > 1 for shape in layer.factors if layer.structure != "kron")
 
 
-def _spectra(report: InspectReport) -> RenderableType:
+def _spectra(report: InspectReport) -> Table:
     so_far = {} if report.stretch is None else report.stretch.so_far
     table = Table(("layer", "σ max", "σ min", "cond.", "Lipschitz so far"), right=(1, 2, 3, 4))
     for layer in report.layers:
@@ -62,7 +60,7 @@ def _spectra(report: InspectReport) -> RenderableType:
             _condition(layer),
             _number(so_far.get(layer.name)),
         )
-    return house(table)
+    return table
 
 
 def _condition(layer: LayerRecord) -> str:

@@ -43,11 +43,10 @@ def test_inspect_counts_what_the_model_has(exported: Path, call) -> None:
         assert report["total"]["params_dense"] == 2 * (64 * 64 + 64) + 650
 
 
-def test_inspect_prints_a_table_of_80_columns(exported: Path, call) -> None:
+def test_inspect_prints_a_table(exported: Path, call) -> None:
     got = call("inspect", exported / "tiny.onnx")
     assert got.code == 0
     assert "8×8 ⊗ 8×8" in got.out
-    assert max(len(line) for line in got.out.splitlines()) <= 80 + len(str(exported))
 
 
 def test_verify_passes_and_lists_every_check(exported: Path, call) -> None:
@@ -113,7 +112,6 @@ def test_bench_without_arguments_takes_the_manifests_of_the_folder(
     results = json.loads((copy / "out.json").read_text())["results"]
     assert {r["artifact"]["path"] for r in results} == {"tiny.onnx", "tiny.tflite"}
     assert re.search(r"HOST", got.out)
-    assert max(len(line) for line in got.out.splitlines()) <= 80
 
 
 @pytest.mark.slow

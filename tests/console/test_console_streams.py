@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Iterator
 
 import pytest
-from rich.table import Table
 
 from sepdeploy import console
+from sepdeploy.reports.page import Page
+from sepdeploy.reports.tables import Table
 
 
 class _Terminal(io.StringIO):
@@ -72,18 +74,39 @@ def test_colour_only_on_a_terminal_that_wants_it(monkeypatch: pytest.MonkeyPatch
     assert "[bold]no[/bold]" in terminal.getvalue()
 
 
-def test_a_table_is_80_columns_in_a_pipe_and_never_below_72(
+def page() -> Page:
+    table = Table(("name", "found"))
+    table.add("[bold]a[x].onnx", "FAILED")
+    table.add("b", "word " * 60)
+    return Page((table,))
+
+
+@pytest.mark.parametrize(
+    ("columns", "most"), [("60", 60), ("100", 100), ("200", 200), ("0", 40), ("wide", 80)]
+)
+def test_a_table_is_as_wide_as_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, columns: str, most: int
+) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", columns)
+    console.show(page())
+    text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+    assert most - 5 <= max(map(len, text.splitlines())) <= most
+    assert "[bold]a[x].onnx" in text
+    assert "\x1b[1;31mFAILED" in terminal.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    console.show(page())
+    assert terminal.getvalue().count("31mFAILED") == 1
+
+
+def test_a_table_in_a_pipe_is_plain(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def width() -> int:
-        table = Table("a", expand=True)
-        console.show(table)
-        return max(map(len, capsys.readouterr().out.splitlines()))
-
-    assert width() == 80
-    for columns, expected in (("60", 72), ("100", 100), ("0", 72), ("wide", 80)):
-        monkeypatch.setenv("COLUMNS", columns)
-        assert width() == expected
+    monkeypatch.setenv("COLUMNS", "60")
+    console.show(page())
+    assert capsys.readouterr().out == str(page())
+    assert str(page()).count("\n") == 3
 
 
 def test_progress_is_redrawn_in_place_on_a_terminal(

@@ -75,7 +75,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "tflite_runtime": (),
     "onnxsim": ("exporters",),
     "onnxscript": ("exporters",),
-    "rich": ("sepdeploy/console.py", "sepdeploy/reports/terminal"),
+    "rich": ("sepdeploy/console.py", "sepdeploy/reports/page.py"),
     "typer": ("sepdeploy/cli.py", "sepdeploy/commands"),
     "sklearn": ("sepdeploy/data",),
     "PIL": ("sepdeploy/data",),

@@ -21,10 +21,17 @@ from sepdeploy.codec import dump
 from sepdeploy.gate.verdict import Finding, Item, Outcome, Verdict, conclude
 from sepdeploy.records import Kind
 from sepdeploy.reports import REPORTS, View, render
+from sepdeploy.reports.check_terminal import verdict_table
 from sepdeploy.reports.markdown import MAX_ROWS
 from sepdeploy.reports.plain import headline, printable, shorten
 
-render_terminal = partial(render, "terminal")
+PLAIN = View()
+
+
+def render_terminal(verdict: Verdict, view: View = PLAIN) -> str:
+    return str(verdict_table(verdict, view))
+
+
 render_junit = partial(render, "junit")
 render_sarif = partial(render, "sarif")
 render_markdown = partial(render, "markdown")
@@ -86,6 +93,7 @@ JUNIT = {
 
 RENDERERS = {
     **{name: partial(render, name) for name in REPORTS},
+    "terminal": render_terminal,
     "verbose": lambda verdict: render_terminal(verdict, View(verbose=True)),
     "json": dump,
 }
@@ -166,9 +174,9 @@ def test_any_verdict_is_valid_in_every_output(found):
     check_junit(render_junit(verdict))
     for draw in RENDERERS.values():
         assert draw(verdict).encode("utf-8")
-    for line in render_terminal(verdict, View(verbose=True)).splitlines():
-        assert cell_len(line) <= 80
-        assert line.isprintable()
+    assert render_terminal(verdict, View(verbose=True)).replace("\n", "").isprintable()
+    for line in verdict_table(verdict, View(verbose=True)).lines(80):
+        assert cell_len(line.plain) <= 80
     for line in render_annotations(verdict).splitlines():
         assert line.startswith(("::error ", "::warning ", "::notice "))
 
@@ -219,9 +227,18 @@ def test_the_verdicts_agree():
 
 
 def test_a_long_headline_is_wrapped():
-    lines = render_terminal(conclude([make(o) for o in Outcome] * 11)).splitlines()
+    verdict = conclude([make(o) for o in Outcome] * 11)
+    lines = [line.plain for line in verdict_table(verdict, View()).lines(80)]
     assert max(len(line) for line in lines) <= 80
     assert lines[-1].endswith("(exit 1)")
+
+
+def test_a_reason_of_several_rows_stands_once():
+    rows = [make(Outcome.INCOMPARABLE, metric=f"m{i}", why="no such device") for i in range(12)]
+    text = render_terminal(conclude([*rows, make(why="grew")]))
+    assert text.count("no such device") == 1
+    assert "N/A, 12 rows: no such device" in text
+    assert text.count("grew") == 1
 
 
 def test_sarif_points_at_a_file_of_the_repository():
@@ -339,14 +356,14 @@ def test_the_terminal_shows_reasons_only_where_needed():
 
 
 GOLDEN = """\
-       metric               kind                    baseline            now
+        metric        kind       baseline        now
 
 kron.onnx on rpi4
-  FAIL instructions         EMULATED               9,744,942      9,891,117
-       +1.5 %, more than +1 %; layer fc2 (+1,024) [onnxruntime 1.31.1]
-  ok   file_bytes           STATIC                    50,001         50,001
-  N/A  latency_ms           MEASURED                      12              -
-       in the baseline but not measured now
+  FAIL  instructions  EMULATED  9,744,942  9,891,117
+        +1.5 %, more than +1 %; layer fc2 (+1,024) [onnxruntime 1.31.1]
+  ok    file_bytes    STATIC       50,001     50,001
+  N/A   latency_ms    MEASURED         12          -
+        in the baseline but not measured now
 
 regression: 2 compared, 1 worse, 1 not comparable (exit 1)
 """

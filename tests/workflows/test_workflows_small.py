@@ -145,6 +145,5 @@ def test_devices_and_doctor_draw_tables(call) -> None:
     for words in (("devices", "list"), ("devices", "show", "rpi4"), ("doctor",)):
         got = call(*words)
         assert got.code == 0
-        assert max(map(len, got.out.splitlines())) <= 80
     assert json.loads(call("devices", "show", "rpi4", "--json").out)["id"] == "rpi4"
     assert "closest: rpi" in call("devices", "show", "rpi").line
