@@ -23,7 +23,7 @@ from sepdeploy.devices.facts import DeviceFacts
 from sepdeploy.devices.failures import PYTHON, crash
 from sepdeploy.devices.profile import DeviceProfile
 from sepdeploy.devices.transports.base import Completed, Disconnected, Transport
-from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.errors import RUN_IT, BadInput, Missing, SepdeployError
 from sepdeploy.files import sha256_file
 from sepdeploy.jobs import Answer, Job, NoAnswer, Refused, read_answer
 from sepdeploy.records import Kind
@@ -195,15 +195,18 @@ class DeviceRunner:
             program = self.launcher.name
             raise crash(done, job, where=where, program=program, bound=bound) from None
         except Refused as refused:
-            message, hint = refused.message, refused.hint
+            message, hint = refused.message, refused.hint or RUN_IT
             for name, path in back.items():
                 message = message.replace(name, path)
             if refused.kind == "missing":
-                hint = f"on the device: {hint}" if hint else "install what it lacks on the device"
+                own = f"on the device: {refused.hint}" if refused.hint else ""
+                hint = own or "install what it lacks on the device"
                 raise Missing(f"{where}: {message}", hint=hint) from None
             if refused.kind == "bad-input":
                 raise BadInput(f"{where}: {message}", hint=hint) from None
-            raise SepdeployError(f"{where}: the runner failed: {message}", hint=hint) from None
+            raise SepdeployError(
+                f"{where}: the runner failed: {message}", hint=hint or RUN_IT
+            ) from None
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -10,7 +10,7 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import NEW_FILE, BadInput
 from sepdeploy.exporters.formats import ONNX, told_format
 from sepdeploy.exporters.tflite_file.format.reader import read_metadata
 
@@ -39,7 +39,7 @@ def find_entry(path: Path) -> bytes:
         with path.open("rb") as stream:
             head = stream.read(8)
         if not head:
-            raise BadInput(f"{path} is empty")
+            raise BadInput(f"{path} is empty", hint=NEW_FILE)
         found = (told_format(path, head) or ONNX).entry(path)
     except OSError as error:
         raise BadInput(

@@ -21,7 +21,7 @@ from typing import Any
 from onnx import FunctionProto, ModelProto, NodeProto, defs, helper
 from onnx.defs import OpSchema
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.families import FAMILIES, Family, family_of_op
 from sepdeploy.exporters.families.emit import Emitter, Weight
 from sepdeploy.exporters.families.family import OnnxBuilder
@@ -142,12 +142,13 @@ def read_structure(
     try:
         spec: Spec = family.read(attributes, shapes)
     except (BadInput, TypeError, ValueError) as error:  # an attribute of another type, too
-        raise BadInput(f"node '{name}' ({family.op_type}): {error}") from error
+        raise BadInput(f"node '{name}' ({family.op_type}): {error}", hint=GRAPH) from error
     expected = [*spec.factor_shapes, (spec.out_features,)]
     if list(shapes) != expected and (bias or list(shapes) != expected[:-1]):
         raise BadInput(
             f"node '{name}' ({family.op_type}) has inputs of shapes {list(shapes)}, "
-            f"expected constants of {expected}"
+            f"expected constants of {expected}",
+            hint=GRAPH,
         )
     return spec
 

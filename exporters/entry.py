@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
 from sepdeploy.codec import parse, to_json
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import EXPORT_AGAIN, BadInput
 from sepdeploy.exporters.containers import find_entry
 from sepdeploy.exporters.onnx_graph.graph import serialize
 from sepdeploy.exporters.onnx_graph.weights import detach
@@ -103,15 +103,19 @@ def _unpack(text: str, where: str) -> ModelProto:
         machine = zlib.decompressobj()
         raw = machine.decompress(packed, MAX_GRAPH_BYTES)
     except (binascii.Error, ValueError, zlib.error) as error:
-        raise BadInput(f"{where}: the graph in the embedded entry is damaged") from error
+        raise BadInput(
+            f"{where}: the graph in the embedded entry is damaged", hint=EXPORT_AGAIN
+        ) from error
     if not machine.eof:
         problem = "larger than 16 MiB" if machine.unconsumed_tail else "cut short"
-        raise BadInput(f"{where}: the graph in the embedded entry is {problem}")
+        raise BadInput(f"{where}: the graph in the embedded entry is {problem}", hint=EXPORT_AGAIN)
     model = ModelProto()
     try:
         model.ParseFromString(raw)
     except DecodeError as error:
-        raise BadInput(f"{where}: the graph in the embedded entry is not ONNX") from error
+        raise BadInput(
+            f"{where}: the graph in the embedded entry is not ONNX", hint=EXPORT_AGAIN
+        ) from error
     _check_tensors(model, where)
     return model
 
@@ -126,10 +130,13 @@ def _check_tensors(model: ModelProto, where: str) -> None:
         if size < 0 or total > MAX_WEIGHT_VALUES or not known or external:
             raise BadInput(
                 f"{where}: constant '{tensor.name[:60]}' of the embedded graph makes no sense "
-                f"(shape {list(tensor.dims)[:8]})"
+                f"(shape {list(tensor.dims)[:8]})",
+                hint=EXPORT_AGAIN,
             )
     if not model.graph.node or len(model.graph.input) != 1 or len(model.graph.output) != 1:
-        raise BadInput(f"{where}: the embedded graph needs nodes, one input and one output")
+        raise BadInput(
+            f"{where}: the embedded graph needs nodes, one input and one output", hint=EXPORT_AGAIN
+        )
 
 
 assert MAX_WEIGHT_VALUES > MAX_FEATURES

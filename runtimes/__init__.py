@@ -6,7 +6,7 @@ import os
 import warnings
 from pathlib import Path
 
-from sepdeploy.errors import BadInput, Missing, unknown_name
+from sepdeploy.errors import AT_LEAST_ONE, PATH, BadInput, Missing, unknown_name
 from sepdeploy.runtimes.base import Session
 from sepdeploy.runtimes.kinds import KINDS
 from sepdeploy.runtimes.native.claims import SETUP, Claim
@@ -48,7 +48,7 @@ def file_format(path: str | os.PathLike[str]) -> str:
         with path.open("rb") as file:
             head = file.read(8)
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
+        raise BadInput(f"{path}: cannot be read: {error.strerror}", hint=PATH) from error
     for kind in KINDS.values():
         if kind.head(head) if kind.head else head and path.suffix == kind.suffix:
             return kind.name
@@ -131,7 +131,7 @@ def open(
     path = Path(path)
     name = choose(path, runtime)
     if threads < 1:
-        raise BadInput(f"threads must be at least 1, found {threads}")
+        raise BadInput(f"threads must be at least 1, found {threads}", hint=AT_LEAST_ONE)
     kind = KINDS[RUNTIMES[name].format]
     claimed = custom_nodes(path, name, native=native)
     if kind.bodies or not claimed.nodes or claimed.library:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sepdeploy.codec import from_json, parse_json
-from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.errors import RUN_IT, BadInput, Missing, SepdeployError
 from sepdeploy.records import InputSpec, RuntimeRef
 from sepdeploy.runtimes.runner.contract import Model, RunnerError
 
@@ -22,7 +22,7 @@ ENTRY_KEY = "sepdeploy"  # name of the embedded entry, in ONNX and TFLite alike
 def translate(error: RunnerError) -> SepdeployError:
     """Return the runner's error as one of sepdeploy's own."""
     family = Missing if error.kind == "missing" else BadInput
-    return family(str(error), hint=error.hint)
+    return family(str(error), hint=error.hint or RUN_IT)
 
 
 class Session:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import PATH, BadInput
 from sepdeploy.files import file_beside
 from sepdeploy.runtimes.base import ENTRY_KEY, Session, translate
 from sepdeploy.runtimes.native.claims import Claim
@@ -70,7 +70,7 @@ def _mentions(path: Path, word: bytes) -> bool:
     except ValueError:  # an empty file cannot be mapped
         return False
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
+        raise BadInput(f"{path}: cannot be read: {error.strerror}", hint=PATH) from error
 
 
 def _locations(message: Any) -> Iterator[tuple[str, str]]:

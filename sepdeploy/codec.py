@@ -21,7 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.errors import BY_HAND, BadInput, unknown_name
 from sepdeploy.files import read_bytes
 
 T = TypeVar("T")
@@ -133,7 +133,7 @@ def parse_json(text: str | bytes, *, where: str) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-            raise BadInput(f"{where} has the key '{twice}' twice in one object")
+            raise BadInput(f"{where} has the key '{twice}' twice in one object", hint=BY_HAND)
         return found
 
     try:
@@ -143,7 +143,7 @@ def parse_json(text: str | bytes, *, where: str) -> dict[str, Any]:
             f"{where} is not valid JSON: {error}", hint="restore the file, or write it again"
         ) from error
     if not isinstance(data, dict):
-        raise BadInput(f"{where}: expected an object, found {type(data).__name__}")
+        raise BadInput(f"{where}: expected an object, found {type(data).__name__}", hint=BY_HAND)
     _check_values(data, where)
     return data
 
@@ -177,7 +177,7 @@ def _check_values(data: dict[str, Any], where: str) -> None:
     while waiting:
         path, container = waiting.pop()
         if len(path) > MAX_DEPTH:
-            raise BadInput(f"{where}: {place(path[:4])}… is nested too deeply")
+            raise BadInput(f"{where}: {place(path[:4])}… is nested too deeply", hint=BY_HAND)
         pairs = container.items() if isinstance(container, dict) else enumerate(container)
         for key, value in pairs:
             if isinstance(value, (dict, list)):
@@ -197,9 +197,9 @@ def place(path: KeyPath) -> str:
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).removeprefix(".")
 
 
-def fault(where: str, path: KeyPath, what: str) -> BadInput:
+def fault(where: str, path: KeyPath, what: str, hint: str = BY_HAND) -> BadInput:
     """Return the error for a value, naming the file and the key's path."""
-    return BadInput(f"{where}: {place(path)}: {what}" if path else f"{where}: {what}")
+    return BadInput(f"{where}: {place(path)}: {what}" if path else f"{where}: {what}", hint=hint)
 
 
 def from_json(cls: type[T], data: Any, *, where: str = "record") -> T:
@@ -238,11 +238,11 @@ def _record(cls: type[T], data: Any, where: str, path: KeyPath) -> T:
         if f.name in data:
             values[f.name] = _value(hint, data[f.name], where, (*path, f.name))
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise BadInput(f"{where}: key '{place((*path, f.name))}' is missing")
+            raise BadInput(f"{where}: key '{place((*path, f.name))}' is missing", hint=BY_HAND)
     try:
         return cls(**values)
     except BadInput as error:
-        raise fault(where, path, error.message) from error
+        raise fault(where, path, error.message, error.hint) from error
 
 
 def _value(hint: Any, value: Any, where: str, path: KeyPath) -> Any:

@@ -18,21 +18,46 @@ from difflib import get_close_matches
 
 MAX_LINE = 1000  # characters
 
+# Next steps that several errors share; an error that none of them fits says its own.
+ANSWER = "the other side answered what it should not: run it again with -v and look at its output"
+ARCHITECTURE = "--arch package.module:factory names a function that returns an nn.Module"
+ARRAYS = "give arrays whose lengths and shapes belong together: help() of the function says which"
+AT_LEAST_ONE = "give a whole number from 1 on"
+BENCH_AGAIN = "the result was changed or cut: write it again with sepdeploy bench --json FILE"
+BY_HAND = "correct that place in the file"
+DATA = "name the data set: --data NAME, and --data-dir DIR or SEPDEPLOY_DATA for its folder"
+DATA_SET = "get the data set's own files again; docs/training.md says what belongs into its folder"
+EXPORT_AGAIN = "the file was changed after its export: sepdeploy export makes it again"
+FINITE = "train or load the model again: a weight became NaN or infinite"
+GRAPH = "the graph contradicts itself: onnx.checker.check_model(file, full_check=True) shows where"
+GROUPED = "leave this layer out of the structure: --layers or layer=dense"
+INPUT_SHAPE = "sepdeploy inspect FILE shows the input that the file takes"
+MODEL_AGAIN = "the file was changed or cut: save the model again with sepdeploy.save"
+NEW_FILE = "the file is damaged or not what its name says: get it again, or make it again"
+OTHER_LAYERS = "keep the layers that the file was made with, or make the file again"
+PATH = "check the path: is the file there, and may it be read?"
+REPORT = "this is a fault of sepdeploy: report it with what --debug prints"
+RUN_IT = "sepdeploy inspect FILE shows whether the file is whole, sepdeploy doctor the runtimes"
+RULES = "docs/ci.md lists every rule and what it takes"
+FORMS = "write dense, kron, kron:28x28-64x64 or lowrank:40; or by layer: fc1=kron,fc2=lowrank"
+TFLITE_FORM = "-f onnx exports it as it is; for .tflite replace this operation in the network"
+VERIFY = "sepdeploy verify shows every check; sepdeploy export makes the files again"
+WIDTHS = "write widths such as 1024,1024"
+
 
 class SepdeployError(Exception):
     """An expected failure: one line saying what happened and where, and what to do next.
 
     Args:
         message: What happened and where (file, layer, node, device), one line.
-        hint: What the user can do next, one line.
+        hint: What the user can do next, one line; those that errors share stand above.
     """
 
     exit_code = 70
-    default_hint = "run the same command with --debug and report what it prints"
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str) -> None:
         self.message = _line(message)
-        self.hint = _line(hint or self.default_hint)
+        self.hint = _line(hint)
         super().__init__(self.message)
 
 
@@ -46,7 +71,6 @@ class BadInput(SepdeployError):
     """The command line, a file or a name is not usable."""
 
     exit_code = 2
-    default_hint = "check the name and the file; --help shows what the command takes"
 
 
 class ToldElsewhere(BadInput):
@@ -57,28 +81,24 @@ class Incomparable(SepdeployError):
     """Two results cannot be compared, or nothing was measured."""
 
     exit_code = 3
-    default_hint = "measure both with the same tool versions, or refresh the baseline"
 
 
 class Missing(SepdeployError):
     """A device, tool, runtime or optional package is absent."""
 
     exit_code = 4
-    default_hint = "sepdeploy doctor shows what is missing and how to get it"
 
 
 class Unstable(SepdeployError):
     """A measurement was too noisy, or the device throttled."""
 
     exit_code = 5
-    default_hint = "measure again on an idle, cool machine"
 
 
 class ArtifactCheckFailed(SepdeployError):
     """An artifact is not what it claims: parity, digest or re-densification."""
 
     exit_code = 6
-    default_hint = "sepdeploy verify shows every check; else export the model again"
 
 
 def unknown_name(what: str, name: str, known: Iterable[str], *, hint: str = "") -> BadInput:

@@ -49,11 +49,20 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         if not self.shape or any(n < 1 for n in self.shape):
-            raise BadInput(f"input shape {self.shape} must have positive dimensions")
+            raise BadInput(
+                f"input shape {self.shape} must have positive dimensions",
+                hint="give the shape of one sample, such as 3,32,32",
+            )
         if math.prod(self.shape) > MAX_FEATURES:
-            raise BadInput(f"input shape {self.shape} has more than {MAX_FEATURES} values")
+            raise BadInput(
+                f"input shape {self.shape} has more than {MAX_FEATURES} values",
+                hint="give the shape of one sample, such as 3,32,32",
+            )
         if any(not s > 0 for s in self.std):
-            raise BadInput(f"input std {self.std} must be positive")
+            raise BadInput(
+                f"input std {self.std} must be positive",
+                hint="give the standard deviations of the channels, each above 0",
+            )
 
     @property
     def features(self) -> int:

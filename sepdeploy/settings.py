@@ -206,7 +206,10 @@ def convert(cls: type[Options], name: str, value: Any, where: str) -> Any:
             return READERS[kind](value)
         except (ValueError, TypeError, OverflowError, KeyError):
             continue
-    raise BadInput(f"{where}: {name} = {value!r:.60} is not {EXPECTED[kinds[0]]}")
+    raise BadInput(
+        f"{where}: {name} = {value!r:.60} is not {EXPECTED[kinds[0]]}",
+        hint=settings(cls)[name].line(),
+    )
 
 
 def _number(kind: type) -> Callable[[Any], Any]:

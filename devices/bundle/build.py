@@ -226,7 +226,10 @@ def _take_packages(packages: list[Path], abi: Abi, target: Path) -> dict[str, st
         for name in (abi.loader, *LIBRARIES):
             found = _find(Path(scratch), name)
             if found is None:
-                raise Missing(f"{name} is in none of {', '.join(p.name for p in packages)}")
+                raise Missing(
+                    f"{name} is in none of {', '.join(p.name for p in packages)}",
+                    hint="run sepdeploy devices setup again; -v shows what was fetched",
+                )
             shutil.copyfile(found, target / name)
     return versions
 

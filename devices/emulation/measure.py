@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sepdeploy.devices.emulation.emulator import Emulator, IllegalInstruction
-from sepdeploy.errors import BadInput, Unstable, unknown_name
+from sepdeploy.errors import ANSWER, BadInput, Unstable, unknown_name
 from sepdeploy.files import scratch
 from sepdeploy.jobs import Job
 from sepdeploy.metrics import measured
@@ -112,7 +112,10 @@ def count_instructions(emulator: Emulator, path: Path, *, optimize: bool = True)
                 return found
             seen.append(found)
         totals = ", ".join(str(c.total) for c in seen)
-        raise Unstable(f"{path}: {MOST_PROCESSES} processes counted differently ({totals})")
+        raise Unstable(
+            f"{path}: {MOST_PROCESSES} processes counted differently ({totals})",
+            hint="run it again on an idle machine",
+        )
 
     if not emulator.facts.get("plugin"):
         version = emulator.facts.get("qemu", "")
@@ -128,7 +131,9 @@ def parse_counts(text: str) -> Counts:
     """
     rows = [line.split() for line in text.splitlines()]
     if len(rows) < LAST + 2 or rows[-1][:1] != ["end"]:
-        raise BadInput(f"the counter saw {max(0, len(rows) - 1)} markers, expected {LAST + 1}")
+        raise BadInput(
+            f"the counter saw {max(0, len(rows) - 1)} markers, expected {LAST + 1}", hint=ANSWER
+        )
     values = np.array([[int(v) for v in row[1:]] for row in rows[:-1]], dtype=np.int64)
     steps = np.diff(values, axis=0)
     total, simd, ldst, fmla, dot = (

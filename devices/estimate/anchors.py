@@ -47,7 +47,10 @@ class Anchor:
     def __post_init__(self) -> None:
         for value in (self.measured_ms, self.estimated_ms):
             if not 0 < value < float("inf"):
-                raise BadInput(f"an anchor needs positive times, found {value} ms")
+                raise BadInput(
+                    f"an anchor needs positive times, found {value} ms",
+                    hint="measure the device again: bench --device ID --host … --save-anchor",
+                )
 
     @property
     def ratio(self) -> float:

@@ -23,7 +23,7 @@ from typing import Any
 from sepdeploy.codec import parse_toml
 from sepdeploy.devices.estimate.op import Op
 from sepdeploy.devices.profile import Cluster, DeviceProfile
-from sepdeploy.errors import BadInput, Incomparable
+from sepdeploy.errors import AT_LEAST_ONE, BadInput, Incomparable
 
 MODEL = "kernel-roofline-1"
 FEATURES = ("pointwise", "spatial", "depthwise", "activations", "weights")
@@ -65,7 +65,7 @@ def machine(profile: DeviceProfile, threads: int = 1) -> Machine:
         Incomparable: The profile does not say enough.
     """
     if threads < 1:
-        raise BadInput(f"threads must be at least 1, found {threads}")
+        raise BadInput(f"threads must be at least 1, found {threads}", hint=AT_LEAST_ONE)
     if not profile.cluster or profile.memory is None:
         raise Incomparable(
             f"device {profile.id}: its profile has no cores and memory to estimate from",

@@ -215,9 +215,18 @@ def check_ops(ops: Sequence[Op]) -> None:
         BadInput: None at all, an unknown kind or number format, or a negative count.
     """
     if not ops:
-        raise BadInput("nothing to estimate: the network has no operations")
+        raise BadInput(
+            "nothing to estimate: the network has no operations",
+            hint="give the operations of a network: sepdeploy inspect FILE lists its layers",
+        )
     for op in ops:
         if op.kind not in KINDS or op.dtype not in DTYPES:
-            raise BadInput(f"operation {op.name}: unknown kind {op.kind} or format {op.dtype}")
+            raise BadInput(
+                f"operation {op.name}: unknown kind {op.kind} or format {op.dtype}",
+                hint="give the operations of a network: sepdeploy inspect FILE lists its layers",
+            )
         if min(op.macs, op.weight_bytes, op.activation_bytes) < 0:
-            raise BadInput(f"operation {op.name}: counts must not be negative")
+            raise BadInput(
+                f"operation {op.name}: counts must not be negative",
+                hint="give the operations of a network: sepdeploy inspect FILE lists its layers",
+            )

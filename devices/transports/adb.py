@@ -24,7 +24,7 @@ from sepdeploy.devices.transports.remote import (
     run_marked,
     stored_size,
 )
-from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.errors import PATH, BadInput, Missing, SepdeployError
 from sepdeploy.files import atomic_path
 
 WORKDIR = "/data/local/tmp/sepdeploy"  # the one place where any app-less user may run programs
@@ -156,7 +156,7 @@ class AdbTransport(Transport):
     def push(self, local: Path, remote: str, *, executable: bool = False) -> None:
         """Send a file; it gets its name when it is complete."""
         if not local.is_file():
-            raise BadInput(f"cannot read {local}: no such file")
+            raise BadInput(f"cannot read {local}: no such file", hint=PATH)
         target = f"{self.workdir}/{remote}" if not remote.startswith("/") else remote
         size = local.stat().st_size
         folder = self.run(["mkdir", "-p", str(Path(target).parent)])
@@ -200,7 +200,10 @@ class AdbTransport(Transport):
         asked = self.shell(f"wc -c < {shlex.quote(source)}")
         size = stored_size(asked)
         if size is None:
-            raise Missing(f"{self.where}: cannot read {remote}: {asked.error_line}")
+            raise Missing(
+                f"{self.where}: cannot read {remote}: {asked.error_line}",
+                hint="is the device still there, and its disk not full? run it again",
+            )
         with atomic_path(local) as temporary:
             done = execute(
                 [*self._command, "pull", source, str(temporary)],
@@ -209,7 +212,10 @@ class AdbTransport(Transport):
             )
             if done.rc != 0:
                 text = _words(done)
-                raise self._refused(done) or Missing(f"{self.where}: cannot read {remote}: {text}")
+                raise self._refused(done) or Missing(
+                    f"{self.where}: cannot read {remote}: {text}",
+                    hint="is the device still there, and its disk not full? run it again",
+                )
             check_size(self.where, remote, temporary, size)
 
     def _refused(self, done: Completed) -> SepdeployError | None:

@@ -30,6 +30,9 @@ class FolderTransport(Transport):
         """Copy a file out of the folder."""
         source = self.workdir / remote
         if not source.is_file():
-            raise Missing(f"{self.where}: no file {remote}")
+            raise Missing(
+                f"{self.where}: no file {remote}",
+                hint="is the device still there, and its disk not full? run it again",
+            )
         with atomic_path(local) as temporary:
             shutil.copyfile(source, temporary)

@@ -25,7 +25,10 @@ class LocalTransport(FolderTransport):
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BadInput(f"cannot make the folder {workdir}: {error.strerror}") from error
+            raise BadInput(
+                f"cannot make the folder {workdir}: {error.strerror}",
+                hint="is there such a folder, and may it be written?",
+            ) from error
 
     def _run(self, call: Call) -> Completed:
         program = call.argv[0]

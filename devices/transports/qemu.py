@@ -79,7 +79,10 @@ class QemuTransport(FolderTransport):
         emulator = [self.machine.qemu, "-cpu", self.machine.core, "-L", str(self.machine.view)]
         if counting:
             if self.machine.plugin is None:
-                raise Missing(f"{self.where}: this emulator has no plugins and cannot count")
+                raise Missing(
+                    f"{self.where}: this emulator has no plugins and cannot count",
+                    hint="install a qemu-user with plugins: sepdeploy doctor shows which is found",
+                )
             emulator += ["-plugin", f"{_option(self.machine.plugin)},out={COUNTS}"]
         return execute(
             ["env", "-i", *variables, *emulator, *program],

@@ -33,7 +33,7 @@ from sepdeploy.devices.transports.remote import (
     run_marked,
     stored_size,
 )
-from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.errors import PATH, BadInput, Missing, SepdeployError
 from sepdeploy.files import atomic_path
 
 CONNECT_TIMEOUT_S = 5
@@ -154,7 +154,7 @@ class SshTransport(Transport):
             size = local.stat().st_size
             stream = local.open("rb")
         except OSError as error:
-            raise BadInput(f"cannot read {local}: {error.strerror}") from error
+            raise BadInput(f"cannot read {local}: {error.strerror}", hint=PATH) from error
         target, part = shlex.quote(remote), shlex.quote(f"{remote}.{secrets.token_hex(6)}.part")
         mode = f" && chmod 700 {part}" if executable else ""
         script = (
@@ -173,13 +173,19 @@ class SshTransport(Transport):
         asked = self.shell(f"wc -c < {quoted}")
         size = stored_size(asked)
         if size is None:
-            raise Missing(f"{self.where}: cannot read {remote}: {asked.error_line}")
+            raise Missing(
+                f"{self.where}: cannot read {remote}: {asked.error_line}",
+                hint="is the device still there, and its disk not full? run it again",
+            )
         with atomic_path(local) as temporary:
             with temporary.open("wb") as stream:
                 call = Call(["sh", "-c", f"cat < {quoted}"], timeout=COPY_TIMEOUT_S)
                 done = self._run(call, target=stream, most=size + MOST_BEFORE)
             if done.rc != 0:
-                raise Missing(f"{self.where}: cannot read {remote}: {done.error_line}")
+                raise Missing(
+                    f"{self.where}: cannot read {remote}: {done.error_line}",
+                    hint="is the device still there, and its disk not full? run it again",
+                )
             check_size(self.where, remote, temporary, size)
 
     def facts(self) -> dict[str, object]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import onnx
 from onnx import ModelProto, ValueInfoProto, checker, inliner, version_converter
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.capture.onnx_source import DAMAGED
 from sepdeploy.exporters.domain import (
     DOMAIN,
@@ -102,7 +102,9 @@ def _inlined(light: ModelProto, where: str) -> ModelProto:
         try:
             model = inliner.inline_selected_functions(model, own, exclude=True)
         except (ValueError, RuntimeError, checker.ValidationError) as error:
-            raise BadInput(f"{where}: its functions cannot be inlined: {_line(error)}") from error
+            raise BadInput(
+                f"{where}: its functions cannot be inlined: {_line(error)}", hint=GRAPH
+            ) from error
     del model.functions[:]  # of our own domain they are only a fallback
     from_inputs(model, light)
     return model
@@ -155,7 +157,10 @@ def _one_input(model: ModelProto, where: str) -> None:
     inputs = [i for i in model.graph.input if i.name not in constants]
     if len(inputs) != 1:
         names = ", ".join(i.name for i in inputs[:5])
-        raise BadInput(f"{where}: expected one input, found {len(inputs)} ({names})")
+        raise BadInput(
+            f"{where}: expected one input, found {len(inputs)} ({names})",
+            hint="export the network with a single input",
+        )
     del model.graph.input[:]
     model.graph.input.extend(inputs)
 

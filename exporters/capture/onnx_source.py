@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.formats import PROTOBUF_LIMIT
 from sepdeploy.exporters.onnx_graph.graph import Array, to_array
 from sepdeploy.exporters.onnx_graph.weights import Weights, detach, is_large, placeholder
@@ -42,7 +42,10 @@ def read_onnx(path: Path) -> tuple[ModelProto, Weights]:
     if not model.graph.node or not model.graph.output:
         raise BadInput(f"{path}: the graph is empty", hint=DAMAGED)
     if len(model.graph.node) > MAX_NODES:
-        raise BadInput(f"{path}: the graph has more than {MAX_NODES} nodes")
+        raise BadInput(
+            f"{path}: the graph has more than {MAX_NODES} nodes",
+            hint="split the network, or export a smaller one",
+        )
     if model.graph.sparse_initializer:
         raise BadInput(f"{path}: a weight is sparse", hint="store the weights as dense tensors")
     others = list(_other_tensors(model))  # all text is checked on the way
@@ -88,9 +91,11 @@ def _is_external(item: TensorProto) -> bool:
 def _check_type(item: TensorProto, path: Path) -> None:
     known = item.data_type in helper.get_all_tensor_dtypes()
     if not known or item.data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
-        raise BadInput(f"{path}: constant '{item.name[:60]}' has no numeric type")
+        raise BadInput(f"{path}: constant '{item.name[:60]}' has no numeric type", hint=GRAPH)
     if any(d < 0 for d in item.dims):
-        raise BadInput(f"{path}: constant '{item.name[:60]}' has shape {list(item.dims)[:8]}")
+        raise BadInput(
+            f"{path}: constant '{item.name[:60]}' has shape {list(item.dims)[:8]}", hint=GRAPH
+        )
 
 
 def _check_size(item: TensorProto, path: Path) -> None:
@@ -116,7 +121,9 @@ def _read_external(item: TensorProto, path: Path, weights: Weights) -> None:
     try:
         offset, length = int(told.get("offset", 0)), int(told.get("length", needed))
     except ValueError as error:
-        raise BadInput(f"{path}: weight '{name}' has an offset that is no number") from error
+        raise BadInput(
+            f"{path}: weight '{name}' has an offset that is no number", hint=GRAPH
+        ) from error
     target = file_beside(path, told.get("location", ""))
     if offset < 0 or length != needed or offset + needed > target.stat().st_size:
         raise BadInput(

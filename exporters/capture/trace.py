@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from onnx import ModelProto, TensorProto, helper
 
-from sepdeploy.errors import BadInput, Missing
+from sepdeploy.errors import REPORT, BadInput, Missing
 from sepdeploy.exporters.capture import translations
 from sepdeploy.exporters.capture.diagnosis import REPLACE, untraceable, untranslatable
 from sepdeploy.exporters.capture.naming import (
@@ -140,7 +140,7 @@ def _export(model: Model) -> tuple[ModelProto, Weights]:
         except Exception as error:
             raise untranslatable(error, exported.graph) from error
     if program is None:
-        raise BadInput("the PyTorch exporter returned nothing")
+        raise BadInput("the PyTorch exporter returned nothing", hint=REPORT)
     weights = _take_weights(program.model)
     proto = program.model_proto
     _forget()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.families.cost import dense_work
 from sepdeploy.exporters.families.dense import DENSE_TFLITE, dense_onnx
 from sepdeploy.exporters.families.emit import Emitter, Weight
@@ -25,7 +25,7 @@ LARGEST_FUSED_RANK_TFLITE = 256
 def _read(attributes: Mapping[str, Any], shapes: Sequence[Shape]) -> LowRankSpec:
     u, v = (shapes[i] if i < len(shapes) else () for i in (0, 1))
     if len(u) != 2 or len(v) != 2:
-        raise BadInput("U and V must be constant matrices")
+        raise BadInput("U and V must be constant matrices", hint=GRAPH)
     return LowRankSpec(u[0], v[0], u[1])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, checker
 
-from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.errors import REPORT, BadInput, unknown_name
 from sepdeploy.exporters.domain import (
     DOMAIN,
     constant_shapes,
@@ -218,4 +218,6 @@ def _check(model: ModelProto, path: Path) -> None:
         checker.check_model(as_inputs(light), full_check=True)
     except (checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         line = str(error).strip().splitlines()[0]
-        raise BadInput(f"the graph for {path.name} is not valid ONNX: {line}") from error
+        raise BadInput(
+            f"the graph for {path.name} is not valid ONNX: {line}", hint=REPORT
+        ) from error

@@ -67,7 +67,10 @@ def check_samples_apart(model: ModelProto) -> None:
             data.update(node.output)
     for output in graph.output:
         if output.name in sizes and _differ(sizes[output.name]):
-            raise BadInput(f"output '{output.name}' is the batch size, or computed from it alone")
+            raise BadInput(
+                f"output '{output.name}' is the batch size, or computed from it alone",
+                hint="return tensors whose first dimension is the batch",
+            )
 
 
 def _symbols(model: ModelProto) -> Symbols:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import FINITE, BadInput
 from sepdeploy.exporters.onnx_graph.graph import Array
 
 LARGEST = 127  # of a weight; −128 is left out, so that a product of two never overflows 16 bits
@@ -69,7 +69,9 @@ def quantize_weight(
     """
     data = np.asarray(weight, np.float64)
     if not np.isfinite(data).all():
-        raise BadInput("a weight has values that are not finite and cannot be quantised")
+        raise BadInput(
+            "a weight has values that are not finite and cannot be quantised", hint=FINITE
+        )
     rest = tuple(i for i in range(data.ndim) if i != axis) if axis is not None else None
     largest = np.abs(data).max(axis=rest) if data.size else np.zeros(())
     scale = np.maximum(largest / LARGEST, LEAST_SCALE)

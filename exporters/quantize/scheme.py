@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import REPORT, BadInput
 from sepdeploy.exporters.quantize.scales import Affine, affine
 from sepdeploy.records import LayerPrecision
 
@@ -49,7 +49,7 @@ class Scheme:
             BadInput: It was not calibrated.
         """
         if name not in self.ranges:
-            raise BadInput(f"activation '{name}' was not calibrated")
+            raise BadInput(f"activation '{name}' was not calibrated", hint=REPORT)
         return affine(*self.ranges[name])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Graph, Tensor
 from sepdeploy.exporters.tflite_file.ops import NEAREST, RELABELLING, converter_of
 from sepdeploy.exporters.tflite_file.passes.absorb import absorb
@@ -65,7 +65,7 @@ def _convert_node(ctx: Context, node: Node, items: dict[str, Lazy], source: Sour
             ) from error
     items.update(zip(node.outputs, results, strict=False))
     if missing := [n for n in node.outputs[len(results) :] if n]:
-        raise BadInput(f"{node}: its output '{missing[0]}' has no TFLite form")
+        raise BadInput(f"{node}: its output '{missing[0]}' has no TFLite form", hint=TFLITE_FORM)
 
 
 def _item(items: Mapping[str, Lazy], source: Source, name: str) -> Lazy:

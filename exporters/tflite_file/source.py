@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import BATCH, Array, Shape
 from sepdeploy.records import DOMAIN
 
@@ -125,7 +125,7 @@ def _array(tensor: onnx.TensorProto) -> Array:
     try:
         array: Array = numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError) as error:
-        raise BadInput(f"weight '{tensor.name}' cannot be read: {error}") from error
+        raise BadInput(f"weight '{tensor.name}' cannot be read: {error}", hint=GRAPH) from error
     return as_float32(array)
 
 
@@ -154,7 +154,7 @@ def _input(info: onnx.ValueInfoProto) -> tuple[Shape, np.dtype[Any]]:
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     except KeyError as error:
-        raise BadInput(f"input '{info.name}' has no element type") from error
+        raise BadInput(f"input '{info.name}' has no element type", hint=GRAPH) from error
     if dtype not in (np.float32, np.int32, np.int64):
         raise BadInput(
             f"input '{info.name}' has type {dtype.name}", hint="float32, int32 and int64 work"
@@ -192,7 +192,7 @@ def _check_names(nodes: Iterable[Node], known: set[str], outputs: Iterable[str])
         known.update(node.outputs)
     for name in outputs:
         if name not in known:
-            raise BadInput(f"graph output '{name}' is not computed by any node")
+            raise BadInput(f"graph output '{name}' is not computed by any node", hint=GRAPH)
 
 
 def layer_name(node: Node, constants: Iterable[str]) -> str:

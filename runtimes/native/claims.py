@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import PATH, BadInput
 from sepdeploy.records import DOMAIN
 from sepdeploy.runtimes.native.library import native_status
 from sepdeploy.runtimes.native.proofs import REFERENCE, reference_works
@@ -120,7 +120,7 @@ def _survey(path: Path, words: tuple[str, ...], *, onnx: bool) -> Survey:
     except ValueError:  # an empty file cannot be mapped
         return Survey()
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
+        raise BadInput(f"{path}: cannot be read: {error.strerror}", hint=PATH) from error
     return survey_onnx(path)
 
 

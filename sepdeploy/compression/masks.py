@@ -49,7 +49,10 @@ def prunable(net: nn.Module, *, classifier: bool = False) -> Weights:
         elif isinstance(module, (nn.Linear, nn.Conv2d)):
             found[f"{prefix}weight"] = module.weight
     if not found:
-        raise BadInput("the network has nothing to prune besides its classifier")
+        raise BadInput(
+            "the network has nothing to prune besides its classifier",
+            hint="give it another linear or convolutional layer, or train without prune",
+        )
     return found
 
 

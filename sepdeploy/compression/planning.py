@@ -27,7 +27,6 @@ from sepdeploy.structures import CONVOLUTIONS, STRUCTURES, split_structure
 MEASURES = ("params", "macs")
 HEAD = "the classifier stays dense unless it is named"
 NOT_ASKED = "not asked for"
-OTHER_FORM = "write another form for this layer, or leave it out of --structure and --layers"
 NO_GAIN = "no form of it is smaller without computing more"
 CHEAPER_DENSE = "the budget has room for it"
 
@@ -216,8 +215,7 @@ def _offers(
     try:
         found = candidates(module, family, places)
     except BadInput as error:
-        hint = OTHER_FORM if error.hint == error.default_hint else error.hint
-        raise BadInput(f"layer '{name}': {error.message}", hint=hint) from error
+        raise BadInput(f"layer '{name}': {error.message}", hint=error.hint) from error
     if not named:
         found = [c for c in found if c.params < dense.params or c.macs < dense.macs]
     return [*found, dense] if is_open(family) or not found else found

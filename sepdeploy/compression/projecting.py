@@ -44,7 +44,10 @@ def _project(layer: nn.Module, text: str) -> nn.Module:
     if isinstance(layer, nn.Conv2d):
         return project_convolution(layer, text)
     if not isinstance(layer, nn.Linear):
-        raise BadInput(f"a {type(layer).__name__} has no structured form")
+        raise BadInput(
+            f"a {type(layer).__name__} has no structured form",
+            hint="linear layers take kron and lowrank, convolutions lowrank; leave this one out",
+        )
     spec = parse_structure(text, (layer.in_features,), layer.out_features)
     return project_linear(layer, spec)
 

@@ -13,7 +13,7 @@ from sepdeploy.data.dataset import Dataset, Split, make_dataset
 from sepdeploy.data.folders import find_folder
 from sepdeploy.data.image_folder import load_image_folder
 from sepdeploy.data.plain_pickle import read_plain_pickle, short_text
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import DATA_SET, BadInput
 
 SHAPE = (3, 32, 32)
 TRAIN10 = tuple(f"data_batch_{k}" for k in range(1, 6))
@@ -79,9 +79,9 @@ def _read(
         raise BadInput(f"{path}: 'data' is no table of 3x32x32 images", hint="fetch it again")
     whole = isinstance(labels, list) and all(type(n) is int for n in labels)
     if not isinstance(labels, list) or not whole or len(labels) != len(images):
-        raise BadInput(f"{path}: '{key}' does not label the {len(images)} images")
+        raise BadInput(f"{path}: '{key}' does not label the {len(images)} images", hint=DATA_SET)
     if not all(0 <= n < classes for n in labels):
-        raise BadInput(f"{path}: a label is outside 0 … {classes - 1}")
+        raise BadInput(f"{path}: a label is outside 0 … {classes - 1}", hint=DATA_SET)
     return images.reshape(-1, *SHAPE), np.array(labels, dtype=np.int64)
 
 

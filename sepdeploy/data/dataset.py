@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import DATA_SET, BadInput
 from sepdeploy.records import InputSpec
 
 Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
@@ -98,7 +98,7 @@ def make_dataset(name: str, train: Split, test: Split, class_names: tuple[str, .
     """
     for part, split in (("training", train), ("test", test)):
         if not len(split):
-            raise BadInput(f"data set '{name}' has no {part} images")
+            raise BadInput(f"data set '{name}' has no {part} images", hint=DATA_SET)
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= len(class_names):
             raise BadInput(

@@ -103,7 +103,10 @@ def write_pack(pack: EvalPack, path: Path) -> None:
         arrays["adversarial_logits"] = pack.adversarial_logits
     total = sum(a.nbytes for a in arrays.values())
     if total > PACK_LIMIT:
-        raise BadInput(f"evaluation pack of {total} bytes exceeds {PACK_LIMIT}: use fewer samples")
+        raise BadInput(
+            f"evaluation pack of {total} bytes exceeds {PACK_LIMIT}: use fewer samples",
+            hint="--samples with a smaller number, or --no-eval",
+        )
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)
 

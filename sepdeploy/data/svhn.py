@@ -9,7 +9,7 @@ import numpy as np
 from sepdeploy.data.dataset import Dataset, Split, make_dataset
 from sepdeploy.data.folders import find_folder
 from sepdeploy.data.matlab import read_arrays
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import DATA_SET, BadInput
 
 ZERO = 10  # how the files label the digit 0
 
@@ -41,7 +41,7 @@ def _split(path: Path) -> Split:
         raise BadInput(f"{path}: no images X and labels y in it", hint="fetch the file again")
     numbers = labels.reshape(-1)
     if images.shape[2] != 3 or images.shape[3] != len(numbers):
-        raise BadInput(f"{path}: {len(numbers)} labels for images {images.shape}")
+        raise BadInput(f"{path}: {len(numbers)} labels for images {images.shape}", hint=DATA_SET)
     if not np.isin(numbers, np.arange(ZERO + 1)).all():  # nor is a NaN in there, or a half
         raise BadInput(f"{path}: a label is none of 0 … {ZERO}", hint="fetch the file again")
     pixels = np.ascontiguousarray(images.transpose(3, 2, 0, 1)).astype(np.uint8, copy=False)

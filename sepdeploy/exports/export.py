@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from sepdeploy.data.evalpack import EvalPack, read_pack
-from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
+from sepdeploy.errors import DATA, ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.exporters.formats import ONNX
 from sepdeploy.exports.judged_images import find_data, reference_inputs
 from sepdeploy.exports.manifest import read_manifest
@@ -155,7 +155,10 @@ class Export:
 
         found, able = self.stand_in(artifact), runtimes.installed(ONNX.name)
         if found is None or not able:
-            raise Missing(NO_REFERENCE)
+            raise Missing(
+                NO_REFERENCE,
+                hint="put the model file beside its manifest, or export with data at hand (--data)",
+            )
         images, kind = reference_inputs(self.manifest.input.shape, None, max(batches), seed)
         logits, _ = measure.run_logits(self.folder / found.path, able[0], images)
         return Reference(images, logits[0], kind, batches, found.path)
@@ -168,5 +171,7 @@ class Export:
         wanted, shape = JudgingOptions(), self.manifest.input.shape
         found = find_data({"data": name}, wanted, shape, lambda _: None)
         if found is None:
-            raise Missing(f"data set '{name}', which the file was calibrated with, is not at hand")
+            raise Missing(
+                f"data set '{name}', which the file was calibrated with, is not at hand", hint=DATA
+            )
         return found.test.take(n, seed).batch(slice(None))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sepdeploy.codec import read
-from sepdeploy.errors import BadInput, SepdeployError, unknown_name
+from sepdeploy.errors import EXPORT_AGAIN, BadInput, SepdeployError, unknown_name
 from sepdeploy.exporters.formats import format_of
 from sepdeploy.exporters.modes import MODES
 from sepdeploy.records import ArtifactRecord, Manifest
@@ -25,7 +25,9 @@ def read_manifest(path: Path) -> Manifest:
         raise BadInput(f"{path} names no exported file", hint="export the model again")
     for artifact in manifest.artifacts:
         if format_of(artifact.path, where=f"{path}: ").name != artifact.format:
-            raise BadInput(f"{path}: '{artifact.path}' is no {artifact.format} file")
+            raise BadInput(
+                f"{path}: '{artifact.path}' is no {artifact.format} file", hint=EXPORT_AGAIN
+            )
         if artifact.quantization not in MODES:
             raise unknown_name(f"quantisation in {path}", artifact.quantization, MODES)
     names = [a.path for a in manifest.artifacts]
@@ -33,7 +35,7 @@ def read_manifest(path: Path) -> Manifest:
     names += [manifest.eval_pack.path] if manifest.eval_pack else []
     for name in names:
         if Path(name).name != name or name in ("", ".", ".."):
-            raise BadInput(f"{path}: names a file outside its folder: '{name}'")
+            raise BadInput(f"{path}: names a file outside its folder: '{name}'", hint=EXPORT_AGAIN)
     return manifest
 
 

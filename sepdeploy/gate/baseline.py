@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sepdeploy.codec import read, to_json
-from sepdeploy.errors import BadInput, Incomparable, Unstable
+from sepdeploy.errors import BENCH_AGAIN, BadInput, Incomparable, Unstable
 from sepdeploy.files import write_text
 from sepdeploy.gate.evidence import (
     INTERLEAVED_FIELDS,
@@ -143,7 +143,10 @@ def _refuse_void(entry: Entry) -> None:
 def _require_evidence(entry: Entry, where: str) -> None:
     for measurement in entry.measurements:
         if measurement.value is None:
-            raise BadInput(f"{where}: {describe(entry.key)}: {measurement.metric} has no value")
+            raise BadInput(
+                f"{where}: {describe(entry.key)}: {measurement.metric} has no value",
+                hint=BENCH_AGAIN,
+            )
         if needs_samples(measurement) and not measurement.samples:
             raise BadInput(
                 f"{where}: {describe(entry.key)}: {measurement.metric} has no samples",

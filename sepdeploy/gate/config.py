@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sepdeploy.codec import read_toml
-from sepdeploy.errors import BadInput, require_name
+from sepdeploy.errors import RULES, BadInput, require_name
 from sepdeploy.gate.budgets import Budget, parse_budget
 from sepdeploy.metrics import METRICS
 
@@ -45,7 +45,7 @@ def _fraction(value: Any, where: str) -> float:
 def _one_of(is_right: Callable[[Any], bool], expected: str) -> Reader:
     def read(value: Any, where: str) -> Any:
         if isinstance(value, bool) or not is_right(value):
-            raise BadInput(f"{where} is {value!r}, expected {expected}")
+            raise BadInput(f"{where} is {value!r}, expected {expected}", hint=RULES)
         return value
 
     return read
@@ -176,11 +176,11 @@ def parse_rules(data: Any, *, where: str = "rules") -> Rules:
         BadInput: An unknown key, or a value of the wrong type or out of range.
     """
     if not isinstance(data, Mapping):
-        raise BadInput(f"{where}: [tool.sepdeploy.check] must be a table")
+        raise BadInput(f"{where}: [tool.sepdeploy.check] must be a table", hint=RULES)
     readers: dict[str, Reader] = {f.name: f.metadata["read"] for f in dataclasses.fields(Rules)}
     for key in data:
         require_name("key", key, readers, where=where)
     rules = Rules(**{key: readers[key](v, f"{where}: {key}") for key, v in data.items()})
     if rules.instructions_warn > rules.instructions_fail:
-        raise BadInput(f"{where}: instructions_warn is above instructions_fail")
+        raise BadInput(f"{where}: instructions_warn is above instructions_fail", hint=RULES)
     return rules

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import BENCH_AGAIN, BadInput
 from sepdeploy.metrics import row
 from sepdeploy.records import Kind, Measurement
 
@@ -67,7 +67,7 @@ def validate(measurement: Measurement, where: str) -> None:
     if any(not math.isfinite(s) for s in samples):
         raise BadInput(f"{where} has samples that are not finite", hint="repeat the bench")
     if value < 0 or any(s < 0 for s in samples):
-        raise BadInput(f"{where} is negative")
+        raise BadInput(f"{where} is negative", hint=BENCH_AGAIN)
     check = _CHECKS.get(row(measurement.metric).rule)
     if check is not None:
         check(measurement, value, where)
@@ -80,20 +80,25 @@ def _check_accuracy(measurement: Measurement, value: float, where: str) -> None:
     if not samples:
         return
     if any(s not in (0, 1) for s in samples):
-        raise BadInput(f"{where} has outcomes other than 0 and 1")
+        raise BadInput(f"{where} has outcomes other than 0 and 1", hint=BENCH_AGAIN)
     if measurement.n != len(samples):
-        raise BadInput(f"{where} has n {measurement.n} but {len(samples)} outcomes")
+        raise BadInput(
+            f"{where} has n {measurement.n} but {len(samples)} outcomes", hint=BENCH_AGAIN
+        )
     if abs(sum(samples) / len(samples) - value) > 1e-6:
         right = int(sum(samples))
-        raise BadInput(f"{where} is {value}, but {right} of {len(samples)} outcomes are right")
+        raise BadInput(
+            f"{where} is {value}, but {right} of {len(samples)} outcomes are right",
+            hint=BENCH_AGAIN,
+        )
 
 
 def _check_latency(measurement: Measurement, value: float, where: str) -> None:
     samples = measurement.samples
     if value == 0 or any(s == 0 for s in samples):
-        raise BadInput(f"{where} is zero")
+        raise BadInput(f"{where} is zero", hint=BENCH_AGAIN)
     if samples and not min(samples) * 0.999 <= value <= max(samples) * 1.001:
-        raise BadInput(f"{where} is {value}, outside of its samples")
+        raise BadInput(f"{where} is {value}, outside of its samples", hint=BENCH_AGAIN)
     if is_interleaved(measurement):
         rounds_of(measurement, where)
 
@@ -101,7 +106,7 @@ def _check_latency(measurement: Measurement, value: float, where: str) -> None:
 def _check_instructions(measurement: Measurement, value: float, where: str) -> None:
     dot = measurement.details.get("dot", 0)
     if not _is_number(dot) or dot < 0:
-        raise BadInput(f"{where} has dot {dot!r}, expected a count")
+        raise BadInput(f"{where} has dot {dot!r}, expected a count", hint=BENCH_AGAIN)
 
 
 _CHECKS: Mapping[str, Callable[[Measurement, float, str], None]] = {
@@ -126,9 +131,12 @@ def rounds_of(
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise BadInput(f"{where} is interleaved but has no {name}", hint="repeat the bench")
         if not all(_is_number(v) and v > 0 for v in values):
-            raise BadInput(f"{where} has {name} that are not positive numbers")
+            raise BadInput(f"{where} has {name} that are not positive numbers", hint=BENCH_AGAIN)
         if type(count) is not int or count < 1 or len(values) % count:
-            raise BadInput(f"{where} has {len(values)} {name}, not a multiple of rounds {count!r}")
+            raise BadInput(
+                f"{where} has {len(values)} {name}, not a multiple of rounds {count!r}",
+                hint=BENCH_AGAIN,
+            )
         size = len(values) // count
         sides.append([tuple(values[i * size : (i + 1) * size]) for i in range(count)])
     return sides[0], sides[1]

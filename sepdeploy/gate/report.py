@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from sepdeploy.codec import read
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import BENCH_AGAIN, BadInput
 from sepdeploy.gate.evidence import is_latency, validate, variant
 from sepdeploy.records import BenchReport, Kind, Measurement, Result
 
@@ -102,7 +102,9 @@ def check_entries(found: Iterable[Entry], where: str) -> None:
         names = Counter((m.metric, variant(m)) for m in entry.measurements)
         for (metric, parts), count in names.items():
             if count > 1:
-                raise BadInput(f"{place}: {' '.join([metric, *parts])} occurs twice")
+                raise BadInput(
+                    f"{place}: {' '.join([metric, *parts])} occurs twice", hint=BENCH_AGAIN
+                )
         for measurement in entry.measurements:
             validate(measurement, place)
 

@@ -61,7 +61,8 @@ def project_linear(linear: nn.Linear, spec: Spec) -> nn.Linear | StructuredLinea
     if (linear.in_features, linear.out_features) != (spec.in_features, spec.out_features):
         raise BadInput(
             f"the layer is {linear.in_features} → {linear.out_features}, "
-            f"the structure {spec.in_features} → {spec.out_features}"
+            f"the structure {spec.in_features} → {spec.out_features}",
+            hint="take a structure of the layer's own sizes",
         )
     if isinstance(spec, DenseSpec):
         return linear

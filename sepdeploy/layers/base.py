@@ -130,7 +130,8 @@ class StructuredLinear(Structured):
             both = f"(N, {', '.join(map(str, modes))}) or " if len(modes) > 1 else ""
             raise BadInput(
                 f"{type(self).__name__} got {tuple(x.shape)}, "
-                f"expected {both}(…, {spec.in_features})"
+                f"expected {both}(…, {spec.in_features})",
+                hint="reshape the input, or build the layer with this in_shape",
             )
         rows = x.reshape(-1, spec.in_features)
         if is_tracing():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import FINITE, GROUPED, BadInput
 from sepdeploy.layers.base import AdaptiveRanks, StructuredConv2d
 from sepdeploy.layers.energies import ROUNDING, STEPS, Values, tail
 from sepdeploy.structures import LowRankConvSpec
@@ -66,7 +66,8 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
         if not (1 <= q <= in_channels and 1 <= p <= out_channels):
             raise BadInput(
                 f"ranks {q}, {p} of a {in_channels} → {out_channels} convolution "
-                f"are outside 1 … {in_channels} and 1 … {out_channels}"
+                f"are outside 1 … {in_channels} and 1 … {out_channels}",
+                hint="choose ranks within these bounds",
             )
         self.reduce = nn.Conv2d(in_channels, q, 1, bias=False)
         self.core = nn.Conv2d(
@@ -151,7 +152,7 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
             BadInput: A grouped convolution, or ranks that do not fit.
         """
         if conv.groups != 1:
-            raise BadInput("a grouped convolution has no low-rank form here")
+            raise BadInput("a grouped convolution has no low-rank form here", hint=GROUPED)
         return cls(
             conv.in_channels,
             conv.out_channels,
@@ -203,7 +204,9 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
         layer = cls.like(conv, ranks)
         W = conv.weight.detach().double()
         if not bool(torch.isfinite(W).all()):
-            raise BadInput("weight holds NaN or infinite values and cannot be projected")
+            raise BadInput(
+                "weight holds NaN or infinite values and cannot be projected", hint=FINITE
+            )
         U, S, V = tucker(W, layer.ranks)
         with torch.no_grad():
             layer.set_factors(U, S, V)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import ARRAYS, BadInput
 from sepdeploy.measure.summary import wilson_interval
 from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
@@ -84,7 +84,10 @@ def check_distance(images: Images, adversarial: Images, eps: float, norm: str) -
         BadInput: Naming the largest distance.
     """
     if adversarial.shape != images.shape:
-        raise BadInput(f"adversarial images are {adversarial.shape}, the clean ones {images.shape}")
+        raise BadInput(
+            f"adversarial images are {adversarial.shape}, the clean ones {images.shape}",
+            hint=ARRAYS,
+        )
     check_norm(norm)
     change = (adversarial.astype(np.float64) - images).reshape(len(images), -1)
     sizes = np.abs(change).max(axis=1) if norm == "linf" else np.linalg.norm(change, axis=1)
@@ -95,15 +98,16 @@ def check_distance(images: Images, adversarial: Images, eps: float, norm: str) -
             hint="make the examples again with this eps",
         )
     if adversarial.min() < 0 or adversarial.max() > 1:
-        raise BadInput("adversarial images leave the range [0, 1]")
+        raise BadInput("adversarial images leave the range [0, 1]", hint=ARRAYS)
 
 
 def _checked(images: Images, labels: Labels) -> Labels:
     if not len(images) or len(images) != len(labels):
         raise BadInput(
-            f"accuracy needs as many labels as images, found {len(labels)} and {len(images)}"
+            f"accuracy needs as many labels as images, found {len(labels)} and {len(images)}",
+            hint=ARRAYS,
         )
     labels = np.asarray(labels, dtype=np.int64)
     if labels.ndim != 1 or labels.min() < 0:
-        raise BadInput("labels must be a list of class numbers from 0")
+        raise BadInput("labels must be a list of class numbers from 0", hint=ARRAYS)
     return labels

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import DATA, REPORT, BadInput
 from sepdeploy.files import scratch
 from sepdeploy.jobs import Job
 from sepdeploy.measure.child import run_job
@@ -40,7 +40,7 @@ def collect_ranges(
         Missing: The runtime is not installed.
     """
     if not len(images):
-        raise BadInput(f"{path}: no images to calibrate with")
+        raise BadInput(f"{path}: no images to calibrate with", hint=DATA)
     if not names:
         return {}
     with scratch() as folder:
@@ -53,5 +53,5 @@ def collect_ranges(
     if shown.given in names:
         found[shown.given] = float(images.min()), float(images.max())
     if lacking := [name for name in names if name not in found]:
-        raise BadInput(f"{path}: has no activation '{lacking[0]}' to calibrate")
+        raise BadInput(f"{path}: has no activation '{lacking[0]}' to calibrate", hint=REPORT)
     return found

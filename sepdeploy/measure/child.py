@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sepdeploy import runtimes
-from sepdeploy.errors import BadInput, Missing, SepdeployError
+from sepdeploy.errors import RUN_IT, BadInput, Missing, SepdeployError
 from sepdeploy.files import scratch
 from sepdeploy.jobs import (
     Answer,
@@ -156,7 +156,7 @@ def memory_limit() -> int:
 
 def _refusal(job: Job, refused: Refused) -> SepdeployError:
     """Return the error for what the child could not do."""
-    message, hint = refused.message, refused.hint
+    message, hint = refused.message, refused.hint or RUN_IT
     if refused.kind == "missing":
         return Missing(message, hint=hint)
     if refused.kind == "bad-input":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import AT_LEAST_ONE, BadInput
 from sepdeploy.files import sha256_file
 from sepdeploy.jobs import Clocked, Job
 from sepdeploy.measure.child import run_job
@@ -46,7 +46,10 @@ class Timing:
     def __post_init__(self) -> None:
         counts = (self.batch, self.threads, self.min_rounds, self.samples_per_round)
         if min(counts) < 1 or self.warmup < 0:
-            raise BadInput(f"batch, threads, rounds and samples must be at least 1, found {counts}")
+            raise BadInput(
+                f"batch, threads, rounds and samples must be at least 1, found {counts}",
+                hint=AT_LEAST_ONE,
+            )
 
 
 def time_models(

@@ -11,7 +11,7 @@ import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto
 
 from sepdeploy.devices.estimate import Op
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import NEW_FILE, BadInput
 from sepdeploy.exporters.formats import ONNX, TFLITE, format_of
 from sepdeploy.exporters.operations import CONVOLUTIONS, PRODUCTS, operator_macs
 from sepdeploy.exporters.tflite_file import OpInfo, TensorInfo, TfliteFile, read_tflite
@@ -46,7 +46,7 @@ def _of_onnx(path: Path) -> Iterable[Op]:
             model = onnx.inliner.inline_local_functions(model)
         model = onnx.shape_inference.infer_shapes(_at_batch_one(model), data_prop=True)
     except Exception as error:  # the parser, inliner and inference have no common base class
-        raise BadInput(f"{path}: its operations cannot be read: {error}") from error
+        raise BadInput(f"{path}: its operations cannot be read: {error}", hint=NEW_FILE) from error
     return _onnx_operations(model.graph)
 
 

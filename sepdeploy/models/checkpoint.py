@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sepdeploy.codec import from_json, to_json
-from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.errors import MODEL_AGAIN, OTHER_LAYERS, BadInput, unknown_name
 from sepdeploy.layers import (
     StructuredConv2d,
     StructuredLinear,
@@ -90,7 +90,9 @@ def _plain_json(value: Any, what: str) -> Any:
     try:
         return json.loads(json.dumps(to_json(value)))
     except (TypeError, ValueError) as error:
-        raise BadInput(f"{what} cannot be saved: {error}") from error
+        raise BadInput(
+            f"{what} cannot be saved: {error}", hint="keep plain numbers, texts and lists there"
+        ) from error
 
 
 def load(path: Path | str, arch: str | None = None) -> Model:
@@ -142,7 +144,7 @@ def _from_table(data: Mapping[str, Any], asked_arch: str | None) -> Model:
 def _expect(data: Mapping[str, Any], key: str, kind: type) -> Any:
     value = data.get(key)
     if not isinstance(value, kind):
-        raise BadInput(f"'{key}' is missing or is a {type(value).__name__}")
+        raise BadInput(f"'{key}' is missing or is a {type(value).__name__}", hint=MODEL_AGAIN)
     return value
 
 
@@ -180,7 +182,7 @@ def _rebuild(
     specs = {str(k): spec_from_json(v, where=f"layer '{k!s:.60}'") for k, v in layers.items()}
     held = sum(t.numel() for t in state.values() if isinstance(t, Tensor))
     if sum(spec.weight_params for spec in specs.values()) > held:
-        raise BadInput("the layers claim more weights than the file holds")
+        raise BadInput("the layers claim more weights than the file holds", hint=MODEL_AGAIN)
     with torch.device("cpu") if is_foreign(arch) else without_storage():
         net = build_net(arch, input, kwargs)
         _apply_specs(net, specs)
@@ -203,13 +205,14 @@ def _apply_specs(net: nn.Module, specs: Mapping[str, Spec]) -> None:
     for name, spec in specs.items():
         found = current.get(name)
         if found is None:
-            raise BadInput(f"the architecture has no linear layer '{name[:60]}'")
+            raise BadInput(f"the architecture has no linear layer '{name[:60]}'", hint=OTHER_LAYERS)
         if found == spec:
             continue
         if (found.in_features, found.out_features) != (spec.in_features, spec.out_features):
             raise BadInput(
                 f"layer '{name}' is {found.in_features} → {found.out_features} in the "
-                f"architecture and {spec.in_features} → {spec.out_features} in the file"
+                f"architecture and {spec.in_features} → {spec.out_features} in the file",
+                hint=OTHER_LAYERS,
             )
         bias = getattr(net.get_submodule(name), "bias", None) is not None
         replace_module(net, name, make_linear(spec, bias))
@@ -223,11 +226,16 @@ def _apply_forms(net: nn.Module, table: Mapping[str, Any]) -> None:
         if isinstance(found, StructuredConv2d):
             if found.saved_form != form:
                 saved = tuple(found.saved_form)
-                raise BadInput(f"convolution '{name[:60]}' has ranks {saved}, not {form!r:.40}")
+                raise BadInput(
+                    f"convolution '{name[:60]}' has ranks {saved}, not {form!r:.40}",
+                    hint=OTHER_LAYERS,
+                )
             continue
         made = convolution_like(found, form) if isinstance(found, nn.Conv2d) else None
         if made is None:
-            raise BadInput(f"'{name!s:.60}' is no convolution with ranks {form!r:.40}")
+            raise BadInput(
+                f"'{name!s:.60}' is no convolution with ranks {form!r:.40}", hint=OTHER_LAYERS
+            )
         replace_module(net, name, made)
 
 
@@ -239,15 +247,18 @@ def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Any]) -> No
             for what, keys in (("lacks", missing), ("has unknown", extra))
             if keys
         ]
-        raise BadInput(f"the weights do not fit the architecture: {'; '.join(parts)}")
+        raise BadInput(
+            f"the weights do not fit the architecture: {'; '.join(parts)}", hint=OTHER_LAYERS
+        )
     for key, tensor in expected.items():
         value = found[key]
         if not isinstance(value, Tensor):
-            raise BadInput(f"'{key}' is a {type(value).__name__}, not a tensor")
+            raise BadInput(f"'{key}' is a {type(value).__name__}, not a tensor", hint=MODEL_AGAIN)
         if value.shape != tensor.shape or value.dtype != tensor.dtype:
             raise BadInput(
                 f"'{key}' is {value.dtype} {tuple(value.shape)}, "
-                f"expected {tensor.dtype} {tuple(tensor.shape)}"
+                f"expected {tensor.dtype} {tuple(tensor.shape)}",
+                hint=MODEL_AGAIN,
             )
 
 

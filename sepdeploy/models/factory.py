@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from sepdeploy.errors import BadInput, SepdeployError, unknown_name
+from sepdeploy.errors import ARCHITECTURE, BadInput, SepdeployError, unknown_name
 from sepdeploy.layers import make_linear
 from sepdeploy.models.architectures.lenet import lenet
 from sepdeploy.models.architectures.mlp import mlp
@@ -74,7 +74,10 @@ def find_factory(arch: str) -> Factory:
             hint="write package.module:factory, importable from the current folder",
         ) from error
     if not callable(factory):
-        raise BadInput(f"architecture '{arch}' is a {type(factory).__name__}, not a function")
+        raise BadInput(
+            f"architecture '{arch}' is a {type(factory).__name__}, not a function",
+            hint=ARCHITECTURE,
+        )
     return factory  # type: ignore[no-any-return]
 
 
@@ -144,7 +147,10 @@ def build_net(arch: str, input: InputSpec, arch_kwargs: Mapping[str, Any]) -> nn
             hint="its parameters named input, input_shape, classes, structure are filled in",
         ) from error
     if not isinstance(net, nn.Module):
-        raise BadInput(f"architecture '{arch}' gave a {type(net).__name__}, not an nn.Module")
+        raise BadInput(
+            f"architecture '{arch}' gave a {type(net).__name__}, not an nn.Module",
+            hint=ARCHITECTURE,
+        )
     if "structure" not in parameters and arch_kwargs.get("structure") is not None:
         restructure(net, arch_kwargs["structure"])
     return net
@@ -169,6 +175,9 @@ def replace_module(net: nn.Module, name: str, layer: nn.Module) -> None:
         BadInput: The path is empty: a network that is itself one layer cannot be replaced in place.
     """
     if not name:
-        raise BadInput("a network that is a single layer cannot change its structure in place")
+        raise BadInput(
+            "a network that is a single layer cannot change its structure in place",
+            hint="put it into an nn.Sequential",
+        )
     parent, _, last = name.rpartition(".")
     setattr(net.get_submodule(parent), last, layer)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import INPUT_SHAPE, BadInput
 from sepdeploy.layers import StructuredLinear, is_structured
 from sepdeploy.models.analysis.layer_table import dense_params, deployed_params, layer_records
 from sepdeploy.models.analysis.shape_pass import shape_pass
@@ -64,7 +64,8 @@ class Model(nn.Module):
         if tuple(x.shape[1:]) != shape:
             if x.dim() != 2 or x.shape[1] != self.input.features:
                 raise BadInput(
-                    f"model got input {tuple(x.shape)}, expected (N, {', '.join(map(str, shape))})"
+                    f"model got input {tuple(x.shape)}, expected (N, {', '.join(map(str, shape))})",
+                    hint=INPUT_SHAPE,
                 )
             x = x.reshape(-1, *shape)
         if self.normalises:
@@ -112,6 +113,9 @@ class Model(nn.Module):
 def _per_channel(values: tuple[float, ...], input: InputSpec, what: str) -> Tensor:
     channels = input.shape[0]
     if len(values) not in (1, channels):
-        raise BadInput(f"input {what} has {len(values)} values for {channels} channels")
+        raise BadInput(
+            f"input {what} has {len(values)} values for {channels} channels",
+            hint="give one value, or one for each channel",
+        )
     shape = (len(values),) + (1,) * (len(input.shape) - 1)
     return torch.tensor(values, dtype=torch.float32).reshape(shape)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.errors import FORMS, WIDTHS, BadInput, unknown_name
 from sepdeploy.structures import STRUCTURES, split_structure
 from sepdeploy.structures.base import check_count
 
@@ -34,13 +34,17 @@ def resolve_structures(
     if isinstance(structure, str):
         return texts | dict.fromkeys(names, structure)
     if not isinstance(structure, Mapping):
-        raise BadInput(f"structure must be a string or a table, found {structure!r:.60}")
+        raise BadInput(
+            f"structure must be a string or a table, found {structure!r:.60}", hint=FORMS
+        )
     for pattern, text in structure.items():
         matched = [name for name in texts if fnmatchcase(name, pattern)]
         if not matched:
             raise unknown_name("layer", str(pattern)[:60], texts)
         if not isinstance(text, str):
-            raise BadInput(f"structure of '{pattern}' must be a string, found {text!r:.60}")
+            raise BadInput(
+                f"structure of '{pattern}' must be a string, found {text!r:.60}", hint=FORMS
+            )
         texts.update(dict.fromkeys(matched, text))
     return texts
 
@@ -77,5 +81,5 @@ def check_widths(widths: Any, what: str) -> tuple[int, ...]:
         BadInput: Not a list of positive whole numbers, or more than 1000 of them.
     """
     if not isinstance(widths, (tuple, list)) or len(widths) > 1000:
-        raise BadInput(f"{what} must be a list of layer widths, found {widths!r:.60}")
+        raise BadInput(f"{what} must be a list of layer widths, found {widths!r:.60}", hint=WIDTHS)
     return tuple(check_count(w, f"{what} width") for w in widths)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import NEW_FILE, PATH, BadInput
 from sepdeploy.files import WRITE_HINT, atomic_path
 
 SHARED_AT_MOST = 4  # several tensors may share a storage (tied weights), but not without limit
@@ -86,9 +86,9 @@ def _check_container(source: Path) -> int:
         with zipfile.ZipFile(source) as archive:
             records = archive.infolist()
     except FileNotFoundError as error:
-        raise BadInput(f"{source} does not exist") from error
+        raise BadInput(f"{source} does not exist", hint=PATH) from error
     except OSError as error:
-        raise BadInput(f"cannot read {source}: {_reason(error)}") from error
+        raise BadInput(f"cannot read {source}: {_reason(error)}", hint=PATH) from error
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise BadInput(
             f"{source} is truncated or not a tensor file: {_reason(error)}", hint=_NOT_OURS
@@ -96,7 +96,9 @@ def _check_container(source: Path) -> int:
     if any(r.compress_type != zipfile.ZIP_STORED for r in records) or (
         sum(r.file_size for r in records) > size
     ):
-        raise BadInput(f"{source} is refused: its records claim more bytes than the file has")
+        raise BadInput(
+            f"{source} is refused: its records claim more bytes than the file has", hint=NEW_FILE
+        )
     return size
 
 
@@ -121,7 +123,10 @@ def _tensors(data: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
 def _check_tensor(tensor: Tensor, what: str) -> int:
     """Return the bytes a tensor needs when it is copied."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-        raise BadInput(f"{what} is not a plain array ({tensor.layout}, {tensor.device})")
+        raise BadInput(
+            f"{what} is not a plain array ({tensor.layout}, {tensor.device})",
+            hint="move the tensors to the CPU, as dense arrays of numbers",
+        )
     needed = tensor.numel() * tensor.element_size()
     if needed > tensor.untyped_storage().nbytes():
         raise BadInput(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.errors import FORMS, NEW_FILE, BadInput, unknown_name
 from sepdeploy.structures.base import Form, Projection, Spectrum, Structure
 from sepdeploy.structures.dense import DenseSpec
 from sepdeploy.structures.kron import KronSpec, suggest_shapes
@@ -98,11 +98,10 @@ def parse_structure(text: str, in_shape: Sequence[int], out_features: int) -> Sp
     family, (_, options) = family_of(text), split_structure(text)
     try:
         if text.strip().endswith(":"):
-            raise BadInput("nothing follows the colon")
+            raise BadInput("nothing follows the colon", hint=FORMS)
         return family.parse(options, in_shape, out_features)
     except BadInput as error:
-        message = f"structure '{text[:60]}': {error.message}"
-        raise BadInput(message, hint=error.hint or f"write {grammar()}") from error
+        raise BadInput(f"structure '{text[:60]}': {error.message}", hint=error.hint) from error
 
 
 def parse_convolution(text: str, channels: tuple[int, int], kernel: tuple[int, ...]) -> Form:
@@ -138,7 +137,7 @@ def spec_from_json(data: Any, *, where: str = "structure") -> Spec:
         BadInput: Unknown structure, missing or extra keys, sizes that make no sense.
     """
     if not isinstance(data, Mapping):
-        raise BadInput(f"{where}: expected an object, found {type(data).__name__}")
+        raise BadInput(f"{where}: expected an object, found {type(data).__name__}", hint=NEW_FILE)
     name = data.get("structure")
     if not isinstance(name, str) or name not in STRUCTURES:
         raise unknown_name("structure", str(name)[:40], STRUCTURES)
@@ -146,6 +145,8 @@ def spec_from_json(data: Any, *, where: str = "structure") -> Spec:
     try:
         return STRUCTURES[name](**values)
     except TypeError as error:
-        raise BadInput(f"{where}: keys {sorted(values)} do not describe a {name}") from error
+        raise BadInput(
+            f"{where}: keys {sorted(values)} do not describe a {name}", hint=NEW_FILE
+        ) from error
     except BadInput as error:
         raise BadInput(f"{where}: {error.message}", hint=error.hint) from error

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepdeploy.codec import to_json
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import ARRAYS, FINITE, FORMS, BadInput
 from sepdeploy.records import MAX_FEATURES
 
 Array = NDArray[Any]
@@ -186,9 +186,9 @@ def check_count(value: Any, what: str, limit: int = MAX_FEATURES) -> int:
         BadInput: Not an integer, below 1 or above ``limit``.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise BadInput(f"{what} must be a whole number, found {value!r:.40}")
+        raise BadInput(f"{what} must be a whole number, found {value!r:.40}", hint=ARRAYS)
     if not 1 <= value <= limit:
-        raise BadInput(f"{what} {value!r:.40} is outside 1 … {limit}")
+        raise BadInput(f"{what} {value!r:.40} is outside 1 … {limit}", hint=FORMS)
     return int(value)
 
 
@@ -199,7 +199,7 @@ def whole_number(text: str) -> int:
         BadInput: Anything but up to nine digits.
     """
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise BadInput(f"'{text[:20]}' is not a whole number")
+        raise BadInput(f"'{text[:20]}' is not a whole number", hint=FORMS)
     return int(text)
 
 
@@ -214,7 +214,8 @@ def check_factors(spec: Structure, factors: Sequence[Array]) -> tuple[Array, ...
     if found != spec.factor_shapes:
         raise BadInput(
             f"{spec.structure} factors have shapes {list(found)}, "
-            f"expected {list(spec.factor_shapes)}"
+            f"expected {list(spec.factor_shapes)}",
+            hint=ARRAYS,
         )
     return tuple(a if a.dtype.kind == "f" else a.astype(np.float64) for a in arrays)
 
@@ -228,7 +229,7 @@ def check_weight(spec: Structure, weight: Array) -> Array:
     matrix = np.asarray(weight, dtype=np.float64)
     expected = (spec.out_features, spec.in_features)
     if matrix.shape != expected:
-        raise BadInput(f"weight has shape {matrix.shape}, expected {expected}")
+        raise BadInput(f"weight has shape {matrix.shape}, expected {expected}", hint=ARRAYS)
     if not np.isfinite(matrix).all():
-        raise BadInput("weight holds NaN or infinite values and cannot be projected")
+        raise BadInput("weight holds NaN or infinite values and cannot be projected", hint=FINITE)
     return matrix

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import FORMS, BadInput
 from sepdeploy.structures.base import (
     Array,
     Linear,
@@ -39,7 +39,7 @@ class DenseSpec(Linear):
     def parse(cls, options: str, in_shape: Sequence[int], out_features: int) -> Self:
         """The name alone."""
         if options:
-            raise BadInput("dense takes no options")
+            raise BadInput("dense takes no options", hint=FORMS)
         return cls(math.prod(in_shape), out_features)
 
     @property

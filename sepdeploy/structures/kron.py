@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import FORMS, BadInput
 from sepdeploy.records import MAX_FEATURES
 from sepdeploy.structures import cp
 from sepdeploy.structures.base import (
@@ -44,7 +44,7 @@ _OPTIONS = re.compile(
 
 def _check_shape(shape: Any, what: str) -> tuple[int, ...]:
     if not isinstance(shape, (tuple, list)) or not 2 <= len(shape) <= MAX_MODES:
-        raise BadInput(f"{what} {shape!r:.60} must list 2 … {MAX_MODES} modes")
+        raise BadInput(f"{what} {shape!r:.60} must list 2 … {MAX_MODES} modes", hint=FORMS)
     modes = tuple(check_count(n, f"{what} mode") for n in shape)
     check_count(math.prod(modes), f"{what} size", MAX_FEATURES)
     return modes
@@ -71,7 +71,8 @@ class KronSpec(Linear):
         if len(self.in_shape) != len(self.out_shape):
             raise BadInput(
                 f"in_shape {self.in_shape} and out_shape {self.out_shape} "
-                "must have the same number of modes"
+                "must have the same number of modes",
+                hint=FORMS,
             )
 
     @classmethod
@@ -79,7 +80,7 @@ class KronSpec(Linear):
         """Modes, or which ones to take ("aligned", nothing), and ``*K`` for K terms."""
         match = _OPTIONS.fullmatch(options)
         if match is None:
-            raise BadInput("the modes are not written like 28x28-64x64")
+            raise BadInput("the modes are not written like 28x28-64x64", hint=FORMS)
         terms = whole_number(match["terms"]) if match["terms"] else 1
         if match["inner"] is None:
             shape = (aligned_shape if match["aligned"] else own_shape)(in_shape, out_features)
@@ -227,7 +228,10 @@ class KronSpec(Linear):
         """
         arrays = check_factors(self, factors)
         if self.terms > 1:
-            raise BadInput(f"a sum of {self.terms} Kronecker terms has no closed-form spectrum")
+            raise BadInput(
+                f"a sum of {self.terms} Kronecker terms has no closed-form spectrum",
+                hint="ask for it with one term",
+            )
         values = np.ones(1)
         for a in arrays:
             sigma = np.linalg.svd(a[0].astype(np.float64), compute_uv=False)
@@ -261,7 +265,7 @@ def suggest_shapes(n_in: int, n_out: int, d: int = 2) -> list[KronSpec]:
     """
     n_in, n_out = check_count(n_in, "n_in"), check_count(n_out, "n_out")
     if not 2 <= d <= 4:
-        raise BadInput(f"{d} modes asked for; shapes are listed for 2 to 4")
+        raise BadInput(f"{d} modes asked for; shapes are listed for 2 to 4", hint=FORMS)
     specs = [KronSpec(i, o) for i in mode_products(n_in, d) for o in mode_products(n_out, d)]
     return sorted(specs, key=_balance_key)
 

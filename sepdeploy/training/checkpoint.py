@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import PATH, BadInput
 from sepdeploy.files import write_text
 from sepdeploy.models import read_tensor_file, write_tensor_file
 from sepdeploy.training.recipe.fields import Recipe
@@ -153,11 +153,13 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from error
+        raise BadInput(f"cannot read {path}: {error.strerror}", hint=PATH) from error
     try:
         return [json.loads(line) for line in lines if line.endswith("\n")]
     except ValueError as error:
-        raise BadInput(f"{path} is not a history file: {error}") from error
+        raise BadInput(
+            f"{path} is not a history file: {error}", hint="move it away: training writes a new one"
+        ) from error
 
 
 def copy_state(state: Mapping[str, Tensor]) -> State:

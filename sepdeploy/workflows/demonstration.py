@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sepdeploy.codec import dump
-from sepdeploy.errors import ArtifactCheckFailed
+from sepdeploy.errors import VERIFY, ArtifactCheckFailed
 from sepdeploy.exports.options import EvaluationOptions, ExportOptions
 from sepdeploy.exports.torch_model import TorchModel
 from sepdeploy.files import write_text
@@ -63,7 +63,7 @@ def run_demo(
     report = verify_exports(out, seed=seed, notify=notify)
     for item in report.items:
         if item.result == "failed":
-            raise ArtifactCheckFailed(f"{item.path}: {item.check}: {item.found}")
+            raise ArtifactCheckFailed(f"{item.path}: {item.check}: {item.found}", hint=VERIFY)
     result = bench_artifacts(artifacts, BenchOptions(seed=seed), notify)
     write_text(out / "bench.json", dump(result))
     return result

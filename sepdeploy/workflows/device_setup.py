@@ -35,7 +35,10 @@ def _set_up_host(notify: Notify) -> None:
 
     status = native.build_native(say=notify)
     if status.state != "ready":
-        raise ArtifactCheckFailed(f"the native kernels cannot be used: {status.why}")
+        raise ArtifactCheckFailed(
+            f"the native kernels cannot be used: {status.why}",
+            hint="remove the cache folder that it names and run it again",
+        )
     where = ", ".join(f"{name} {version}" for name, version in status.runtimes.items())
     notify(f"native kernels are ready for {where or 'no installed runtime'}: {status.path}")
     notify("files of the custom flavour run in them: sepdeploy export model.pt --flavour custom")

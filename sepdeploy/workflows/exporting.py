@@ -66,7 +66,10 @@ def export_any(
     if isinstance(model, (str, Path)):
         path = Path(model)
         if stem is not None:
-            raise BadInput("stem names a model in memory; a model file has its own name")
+            raise BadInput(
+                "stem names a model in memory; a model file has its own name",
+                hint="leave stem out; -o DIR puts the files elsewhere",
+            )
     elif stem is None:
         raise BadInput("exporting a model in memory needs a stem", hint="export(model, 'name')")
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.errors import NEW_FILE, BadInput, unknown_name
 from sepdeploy.records import LayerRecord, PartOf
 from sepdeploy.structures import CONVOLUTIONS
 
@@ -39,7 +39,9 @@ def _merge(whole: PartOf, parts: Sequence[LayerRecord]) -> LayerRecord:
     try:
         spec = CONVOLUTIONS[whole.structure].from_factors(factors)
     except ValueError as error:
-        raise BadInput(f"layer '{whole.layer[:60]}' has other parts than its structure") from error
+        raise BadInput(
+            f"layer '{whole.layer[:60]}' has other parts than its structure", hint=NEW_FILE
+        ) from error
     return LayerRecord(
         name=whole.layer,
         structure=whole.structure,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import NEW_FILE, BadInput
 from sepdeploy.exporters.formats import FORMATS, told_format
 from sepdeploy.records import INSPECT_SCHEMA, InputSpec, LayerRecord
 from sepdeploy.workflows.factored import merge_factored
@@ -73,9 +73,11 @@ def sniff(path: Path) -> str:
         return "pt"
     if row is None and path.suffix not in (".pt", ".pth"):
         known = " or ".join(row.suffix for row in FORMATS.values())
-        raise BadInput(f"{path} is not a .pt, {known} file")
+        raise BadInput(
+            f"{path} is not a .pt, {known} file", hint="give a .pt, .onnx or .tflite file"
+        )
     if not head:
-        raise BadInput(f"{path} is empty")
+        raise BadInput(f"{path} is empty", hint=NEW_FILE)
     return "pt" if row is None else row.name
 
 

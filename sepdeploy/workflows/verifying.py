@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sepdeploy.errors import ArtifactCheckFailed, BadInput, Missing
+from sepdeploy.errors import EXPORT_AGAIN, VERIFY, ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.exporters.formats import named_format
 from sepdeploy.exports.export import MISSING, Export
 from sepdeploy.exports.proof import prove
@@ -124,7 +124,7 @@ def _artifact(
             precisions=artifact.precisions,
         )
         if proof.notes:
-            raise Missing(proof.notes[0])
+            raise Missing(proof.notes[0], hint=VERIFY)
         worst = max(proof.parity, key=lambda p: p.max_rel)
         runtimes = ", ".join(dict.fromkeys(p.runtime for p in proof.parity))
         n = len(proof.residency)
@@ -139,9 +139,11 @@ def _artifact(
 
 def _entry(entry: Entry, manifest: Manifest) -> str:
     if entry.layers != manifest.layers:
-        raise ArtifactCheckFailed("its embedded layer table differs from the manifest")
+        raise ArtifactCheckFailed(
+            "its embedded layer table differs from the manifest", hint=EXPORT_AGAIN
+        )
     if entry.input != manifest.input:
-        raise ArtifactCheckFailed("its embedded input differs from the manifest")
+        raise ArtifactCheckFailed("its embedded input differs from the manifest", hint=EXPORT_AGAIN)
     return "embedded entry matches the manifest"
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import MAX_ELEMENTS, Tensor, bounded, per_sample
 
 # Most dimensions that the kernels of both runtimes take, with and without their fast path; beyond,
@@ -56,4 +56,6 @@ def check_limits(
     for shape in shapes:
         bounded(per_sample(shape), f"{scope}: {kind}", MAX_ELEMENTS)
     if any(isinstance(o, int) and not -(1 << 31) <= o < 1 << 31 for o in options.values()):
-        raise BadInput(f"{scope}: {kind} has sizes {dict(options)} that do not fit 32 bits")
+        raise BadInput(
+            f"{scope}: {kind} has sizes {dict(options)} that do not fit 32 bits", hint=TFLITE_FORM
+        )

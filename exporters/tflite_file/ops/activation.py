@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.ops.arithmetic import scalar
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.builder import Builder
@@ -164,7 +164,7 @@ def erf(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     b = ctx.b
     x = ctx.value(node, inputs, 0)
     if not np.issubdtype(x.tensor.dtype, np.floating):
-        raise BadInput(f"{node}: the error function needs floats")
+        raise BadInput(f"{node}: the error function needs floats", hint=TFLITE_FORM)
     size = unary(b, "ABS", x)
     divisor = binary(b, "ADD", binary(b, "MUL", size, scalar(_ERF_P)), scalar(1))
     t = binary(b, "DIV", scalar(1), divisor)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import DTypeLike
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.affine import Converter
@@ -127,7 +127,7 @@ def cast(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
     except KeyError as error:
-        raise BadInput(f"{node}: element type {code} is not known") from error
+        raise BadInput(f"{node}: element type {code} is not known", hint=TFLITE_FORM) from error
     if np.issubdtype(dtype, np.floating) or dtype.name == "bfloat16":
         dtype = np.dtype(np.float32)
     if dtype == x.tensor.dtype:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, Tensor, bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.ops.select import padded
 from sepdeploy.exporters.tflite_file.source import Node
@@ -42,9 +42,13 @@ def _check(node: Node, items: Sequence[Item], axis: int) -> None:
     for item in items:
         others = [d for a, d in enumerate(item.shape) if a != axis]
         if len(item.shape) != len(first) or others != [d for a, d in enumerate(first) if a != axis]:
-            raise BadInput(f"{node}: {describe(first)} and {describe(item.shape)} do not join")
+            raise BadInput(
+                f"{node}: {describe(first)} and {describe(item.shape)} do not join", hint=GRAPH
+            )
     if any(is_batch(i.shape[axis]) for i in items):
-        raise BadInput(f"{node} joins along the batch, so samples would depend on each other")
+        raise BadInput(
+            f"{node} joins along the batch, so samples would depend on each other", hint=TFLITE_FORM
+        )
 
 
 def _with_repeated(ctx: Context, node: Node, items: Sequence[Item], axis: int) -> Lazy:

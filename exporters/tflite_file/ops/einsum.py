@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import describe
 from sepdeploy.exporters.tflite_file.ops.linear import batched_product
 from sepdeploy.exporters.tflite_file.ops.reduce import reduce_value
@@ -58,10 +58,12 @@ def _parse(ctx: Context, node: Node, inputs: Inputs) -> tuple[list[_Term], str]:
         if isinstance(term.item, Constant):
             term.item.whole(node)
         if len(term.item.shape) != len(term.letters):
-            raise BadInput(f"{node}: '{term.letters}' does not fit {describe(term.item.shape)}")
+            raise BadInput(
+                f"{node}: '{term.letters}' does not fit {describe(term.item.shape)}", hint=GRAPH
+            )
         for letter, size in zip(term.letters, term.item.shape, strict=True):
             if sizes.setdefault(letter, size) != size:
-                raise BadInput(f"{node}: dimension '{letter}' has two sizes")
+                raise BadInput(f"{node}: dimension '{letter}' has two sizes", hint=GRAPH)
     return terms, result
 
 

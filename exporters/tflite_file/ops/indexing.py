@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.ops.select import picked_along
 from sepdeploy.exporters.tflite_file.source import Node
@@ -24,14 +24,14 @@ def gather_nd(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     depth = indices.shape[-1] if indices.ndim else 0
     lead = x.shape[:depth]
     if ctx.integer(node, "batch_dims", 0) or not 0 < depth <= len(x.shape):
-        raise BadInput(f"{node}: coordinates {indices.shape} have no TFLite form")
+        raise BadInput(f"{node}: coordinates {indices.shape} have no TFLite form", hint=TFLITE_FORM)
     if any(is_batch(d) for d in lead):
         raise BadInput(
             f"{node} picks from the batch, so samples would depend on each other",
             hint="index the other dimensions only",
         )
     if np.any((indices < -np.array(lead)) | (indices >= np.array(lead))):
-        raise BadInput(f"{node}: an index is outside {describe(x.shape)}")
+        raise BadInput(f"{node}: an index is outside {describe(x.shape)}", hint=GRAPH)
     places = np.where(indices < 0, indices + np.array(lead), indices)
     flat = np.ravel_multi_index(tuple(np.moveaxis(places, -1, 0)), lead)
     merged = ctx.b.reshaped(x, (math.prod(lead), *x.shape[depth:]))
@@ -43,12 +43,12 @@ def tile(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     x = ctx.value(node, inputs, 0)
     repeats = [int(r) for r in ctx.array(node, inputs, 1).reshape(-1)]
     if len(repeats) != len(x.shape) or min(repeats, default=1) < 1:
-        raise BadInput(f"{node}: repeats {repeats} do not fit {describe(x.shape)}")
+        raise BadInput(f"{node}: repeats {repeats} do not fit {describe(x.shape)}", hint=GRAPH)
     for axis, times in enumerate(repeats):
         if times == 1:
             continue
         if is_batch(x.shape[axis]):
-            raise BadInput(f"{node} repeats the batch")
+            raise BadInput(f"{node} repeats the batch", hint=TFLITE_FORM)
         bounded(x.shape[axis] * times, node)
         x = picked_along(ctx, node, x, np.tile(np.arange(x.shape[axis]), times), axis)
     return [x]
@@ -62,7 +62,7 @@ def top_k(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     if not ctx.integer(node, "largest", 1):
         raise BadInput(f"{node}: the smallest values have no TFLite form", hint="negate the input")
     if is_batch(x.shape[axis]) or not 0 < count <= x.shape[axis]:
-        raise BadInput(f"{node}: {count} of dimension {axis} of {describe(x.shape)}")
+        raise BadInput(f"{node}: {count} of dimension {axis} of {describe(x.shape)}", hint=GRAPH)
     b = ctx.b
     rest = [a for a in range(len(x.shape)) if a != axis]
     tensor = b.arranged(x, [*rest, axis])
@@ -86,7 +86,7 @@ def triangle(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     offset = ctx.optional_array(node, inputs, 1)
     diagonal = 0 if offset is None else int(offset.reshape(-1)[0])
     if len(x.shape) < 2 or any(is_batch(d) for d in x.shape[-2:]):
-        raise BadInput(f"{node}: {describe(x.shape)} has no triangle")
+        raise BadInput(f"{node}: {describe(x.shape)} has no triangle", hint=GRAPH)
     ones = np.ones(x.shape[-2:], bool)
     upper = ctx.integer(node, "upper", 1)
     mask = np.triu(ones, diagonal) if upper else np.tril(ones, diagonal)
@@ -102,7 +102,9 @@ def cumulative_sum(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     axis = axis_of(node, int(ctx.array(node, inputs, 1).reshape(-1)[0]), len(x.shape))
     size = x.shape[axis]
     if is_batch(size) or x.tensor.dtype != np.float32:
-        raise BadInput(f"{node}: a running sum of {describe(x.shape)} has no TFLite form")
+        raise BadInput(
+            f"{node}: a running sum of {describe(x.shape)} has no TFLite form", hint=TFLITE_FORM
+        )
     bounded(size * size, node)
     matrix = np.tril(np.ones((size, size), np.float32), -ctx.integer(node, "exclusive", 0))
     if ctx.integer(node, "reverse", 0):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, describe
 from sepdeploy.exporters.tflite_file.ops.arithmetic import scalar
 from sepdeploy.exporters.tflite_file.source import Node
@@ -28,7 +28,9 @@ def gemm(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     weight = ctx.array(node, inputs, 1)
     weight = weight if ctx.integer(node, "transB", 0) else weight.T
     if weight.ndim != 2 or len(x.shape) != 2 or weight.shape[1] != x.shape[1]:
-        raise BadInput(f"{node}: weight {weight.shape} does not fit input {describe(x.shape)}")
+        raise BadInput(
+            f"{node}: weight {weight.shape} does not fit input {describe(x.shape)}", hint=GRAPH
+        )
     alpha, beta = ctx.number(node, "alpha", 1.0), ctx.number(node, "beta", 1.0)
     bias = ctx.optional(inputs, 2)
     row, rest = _split_bias(bias, beta, weight.shape[0])
@@ -85,11 +87,11 @@ def matmul(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
 
 def _check(node: Node, first: Item, second: Item) -> None:
     if not first.shape or not second.shape:
-        raise BadInput(f"{node}: a scalar has no matrix product")
+        raise BadInput(f"{node}: a scalar has no matrix product", hint=GRAPH)
     inner = second.shape[-2] if len(second.shape) > 1 else second.shape[0]
     if first.shape[-1] != inner:
         texts = f"{describe(first.shape)} and {describe(second.shape)}"
-        raise BadInput(f"{node}: shapes {texts} do not multiply")
+        raise BadInput(f"{node}: shapes {texts} do not multiply", hint=GRAPH)
 
 
 def _times_constant(ctx: Context, x: Value, weight: Constant, bias: Array | None) -> Value:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, describe
 from sepdeploy.exporters.tflite_file.ops.arithmetic import scalar
 from sepdeploy.exporters.tflite_file.ops.reduce import reduce_value
@@ -64,7 +64,9 @@ def layer_norm(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:
     x = ctx.value(node, inputs, 0)
     first = axis_of(node, ctx.integer(node, "axis", -1), len(x.shape))
     if any(name for name in node.outputs[1:]):
-        raise BadInput(f"{node}: its mean and deviation outputs have no TFLite form")
+        raise BadInput(
+            f"{node}: its mean and deviation outputs have no TFLite form", hint=TFLITE_FORM
+        )
     y = normalized(ctx, x, range(first, len(x.shape)), ctx.number(node, "epsilon", 1e-5))
     scale = ctx.optional_array(node, inputs, 1)
     shift = ctx.optional_array(node, inputs, 2)
@@ -96,7 +98,7 @@ def group_norm(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:
     groups = ctx.integer(node, "num_groups")
     channels = x.shape[1]
     if groups < 1 or channels % groups:
-        raise BadInput(f"{node}: {groups} groups do not divide {describe(x.shape)}")
+        raise BadInput(f"{node}: {groups} groups do not divide {describe(x.shape)}", hint=GRAPH)
     split = (x.shape[0], groups, channels // groups * math.prod(x.shape[2:]))
     y = ctx.b.reshaped(x, split)
     y = normalized(ctx, y, [2], ctx.number(node, "epsilon", 1e-5))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.format.limits import MAX_PLAIN_RANK
 from sepdeploy.exporters.tflite_file.source import Node
@@ -26,11 +26,13 @@ def slice_(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
         axis = axis_of(node, raw_axis, len(x.shape))
         size = x.shape[axis]
         if step == 0:
-            raise BadInput(f"{node}: a step of 0")
+            raise BadInput(f"{node}: a step of 0", hint=GRAPH)
         indices = slice(start, _open_end(end, step), step).indices(size)
         count = len(range(*indices))
         if count == 0:
-            raise BadInput(f"{node} leaves nothing of dimension {axis} of {describe(x.shape)}")
+            raise BadInput(
+                f"{node} leaves nothing of dimension {axis} of {describe(x.shape)}", hint=GRAPH
+            )
         if count != size or step < 0:
             x = _sliced(ctx, node, x, axis, indices[0], count, step if count > 1 else 1)
     return [x]
@@ -82,7 +84,9 @@ def split(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
         chunk = -(-total // parts)
         sizes = [min(chunk, total - i * chunk) for i in range(parts)]
     if is_batch(total) or sum(sizes) != total or min(sizes) < 1:
-        raise BadInput(f"{node}: parts {sizes} do not fit dimension {axis} of {describe(x.shape)}")
+        raise BadInput(
+            f"{node}: parts {sizes} do not fit dimension {axis} of {describe(x.shape)}", hint=GRAPH
+        )
     if len(sizes) == 1:
         return [x]
     b = ctx.b
@@ -112,7 +116,9 @@ def gather(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     table = ctx.b.row_major(ctx.b.runtime(data, "weight"))
     places = ctx.b.row_major(indices)
     if is_batch(table.shape[axis]):
-        raise BadInput(f"{node} picks from the batch, so samples would depend on each other")
+        raise BadInput(
+            f"{node} picks from the batch, so samples would depend on each other", hint=TFLITE_FORM
+        )
     shape = (*table.shape[:axis], *places.shape, *table.shape[axis + 1 :])
     out = ctx.b.op(
         "GATHER", [table.tensor, places.tensor], shape, dtype=table.tensor.dtype, axis=axis
@@ -130,7 +136,9 @@ def picked_along(ctx: Context, node: Node, x: Value, indices: Array, axis: int) 
         )
     picked = np.asarray(indices, np.int64)
     if np.any((picked < -size) | (picked >= size)):
-        raise BadInput(f"{node}: an index is outside dimension {axis} of {describe(x.shape)}")
+        raise BadInput(
+            f"{node}: an index is outside dimension {axis} of {describe(x.shape)}", hint=GRAPH
+        )
     picked = np.where(picked < 0, picked + size, picked)
     shape = (*x.shape[:axis], *picked.shape, *x.shape[axis + 1 :])
     flat = picked.reshape(-1)
@@ -162,7 +170,9 @@ def pad(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     fill = ctx.optional_array(node, inputs, 2)
     value = ctx.number(node, "value", 0.0) if fill is None else float(fill.reshape(-1)[0])
     if mode not in ("constant", "reflect", "edge", "wrap") or len(given) != 2 * len(axes):
-        raise BadInput(f"{node}: mode '{mode}' with padding {given} has no TFLite form")
+        raise BadInput(
+            f"{node}: mode '{mode}' with padding {given} has no TFLite form", hint=TFLITE_FORM
+        )
     pads = {axis_of(node, a, rank): (given[i], given[len(axes) + i]) for i, a in enumerate(axes)}
     for axis, (before, after) in pads.items():
         if before < 0 or after < 0:
@@ -193,7 +203,7 @@ def padded(
     if not pads:
         return x
     if any(is_batch(x.shape[a]) for a in pads):
-        raise BadInput(f"{node} pads the batch")
+        raise BadInput(f"{node} pads the batch", hint=TFLITE_FORM)
     if len(pads) > 1 and len(x.atoms) + len(pads) > MAX_PLAIN_RANK + 1:
         for axis, around in pads.items():
             x = padded(ctx, node, x, {axis: around}, value, reflect=reflect)

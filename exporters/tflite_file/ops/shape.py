@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
@@ -34,7 +34,9 @@ def to_shape(ctx: Context, node: Node, item: Item, target: Sequence[int]) -> Ite
     for i, d in enumerate(target):
         if d == 0 and zero_copies:
             if i >= len(item.shape):
-                raise BadInput(f"{node}: shape {list(target)} keeps a dimension that is not there")
+                raise BadInput(
+                    f"{node}: shape {list(target)} keeps a dimension that is not there", hint=GRAPH
+                )
             d = item.shape[i]
         dims.append(d)
     total, known = math.prod(item.shape), math.prod(d for d in dims if d != -1)
@@ -57,7 +59,7 @@ def flatten(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     axis = ctx.integer(node, "axis", 1)
     axis = axis + rank if axis < 0 else axis
     if not 0 <= axis <= rank:
-        raise BadInput(f"{node}: axis {axis} is outside a tensor of {rank} dimensions")
+        raise BadInput(f"{node}: axis {axis} is outside a tensor of {rank} dimensions", hint=GRAPH)
     dims = (math.prod(item.shape[:axis]), math.prod(item.shape[axis:]))
     return [to_shape(ctx, node, item, dims)]
 
@@ -70,7 +72,9 @@ def squeeze(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     if axes is None:
         axes = [a for a, d in enumerate(item.shape) if d == 1]
     if any(item.shape[a] != 1 for a in axes):
-        raise BadInput(f"{node}: axes {axes} of {describe(item.shape)} are not of size 1")
+        raise BadInput(
+            f"{node}: axes {axes} of {describe(item.shape)} are not of size 1", hint=GRAPH
+        )
     dims = [d for a, d in enumerate(item.shape) if a not in axes]
     return [to_shape(ctx, node, item, dims)]
 
@@ -83,7 +87,7 @@ def unsqueeze(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     rank = len(item.shape) + len(given)
     axes = {axis_of(node, a, rank) for a in given}
     if len(axes) != len(given):
-        raise BadInput(f"{node}: axes {given} repeat one another")
+        raise BadInput(f"{node}: axes {given} repeat one another", hint=GRAPH)
     rest = iter(item.shape)
     return [to_shape(ctx, node, item, [1 if a in axes else next(rest) for a in range(rank)])]
 
@@ -100,7 +104,9 @@ def transpose(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     rank = len(item.shape)
     axes = ctx.ints(node, "perm", list(reversed(range(rank))))
     if sorted(axes) != list(range(rank)):
-        raise BadInput(f"{node}: perm {axes} does not fit a tensor of {rank} dimensions")
+        raise BadInput(
+            f"{node}: perm {axes} does not fit a tensor of {rank} dimensions", hint=GRAPH
+        )
     if isinstance(item, Constant):
         shape = tuple(item.shape[a] for a in axes)
         padded = item.data.reshape((1,) * (rank - item.data.ndim) + item.data.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.errors import GRAPH, BadInput, unknown_name
 from sepdeploy.exporters.domain import known_op, read_structure
 from sepdeploy.exporters.plan import FUSED
 from sepdeploy.exporters.tflite_file.custom import custom_layer
@@ -17,7 +17,9 @@ def structured_linear(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     arrays = [ctx.array(node, inputs, i) for i in range(1, len(inputs))]
     spec = read_structure(family, node.name, node.attributes, [a.shape for a in arrays])
     if x.shape[-1] != spec.in_features:
-        raise BadInput(f"{node}: input has {x.shape[-1]} features, the layer {spec.in_features}")
+        raise BadInput(
+            f"{node}: input has {x.shape[-1]} features, the layer {spec.in_features}", hint=GRAPH
+        )
     *factors, bias = arrays
     form = ctx.choices.get(node.name)
     if ctx.custom and form in (None, FUSED):

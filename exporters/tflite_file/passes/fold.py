@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, TFLITE_FORM, BadInput
 from sepdeploy.exporters.onnx_graph.folding import promised_bytes
 from sepdeploy.exporters.tflite_file.format.graph import MAX_ELEMENTS, Array, is_batch
 from sepdeploy.exporters.tflite_file.source import Node, as_float32
@@ -62,7 +62,7 @@ def _literal(node: Node) -> Array:
             return np.array(value, np.int64)
         if name in ("value_float", "value_floats"):
             return np.array(value, np.float32)
-    raise BadInput(f"{node} has no numeric value")
+    raise BadInput(f"{node} has no numeric value", hint=TFLITE_FORM)
 
 
 def _filled(node: Node, arrays: Sequence[Array | None]) -> Constant:
@@ -76,11 +76,11 @@ def _filled(node: Node, arrays: Sequence[Array | None]) -> Constant:
 def _expanded(node: Node, arrays: Sequence[Array | None]) -> Constant:
     data, target = arrays[0], arrays[1]
     if data is None or target is None:
-        raise BadInput(f"{node}: inputs are missing")
+        raise BadInput(f"{node}: inputs are missing", hint=GRAPH)
     try:
         shape = _broadcast(data.shape, tuple(int(d) for d in target.reshape(-1)))
     except ValueError as error:
-        raise BadInput(f"{node}: {error}") from error
+        raise BadInput(f"{node}: {error}", hint=GRAPH) from error
     return _repeated(node, data.reshape((1,) * (len(shape) - data.ndim) + data.shape), shape)
 
 

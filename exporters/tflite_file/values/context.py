@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.builder import Builder
@@ -29,7 +29,7 @@ class Context:
         """Return an input that must be there."""
         found = self.optional(inputs, index)
         if found is None:
-            raise BadInput(f"{node}: input {index} is missing")
+            raise BadInput(f"{node}: input {index} is missing", hint=GRAPH)
         return found
 
     def optional(self, inputs: Inputs, index: int) -> Item | None:
@@ -77,7 +77,7 @@ class Context:
     def _attribute(self, node: Node, name: str, default: Any) -> Any:
         value = node.attributes.get(name, default)
         if value is None:
-            raise BadInput(f"{node} has no attribute '{name}'")
+            raise BadInput(f"{node} has no attribute '{name}'", hint=GRAPH)
         return value
 
 
@@ -88,5 +88,5 @@ def axis_of(node: Node, axis: int, rank: int) -> int:
         BadInput: Outside the rank.
     """
     if not -rank <= axis < rank:
-        raise BadInput(f"{node}: axis {axis} is outside a tensor of {rank} dimensions")
+        raise BadInput(f"{node}: axis {axis} is outside a tensor of {rank} dimensions", hint=GRAPH)
     return axis % rank

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, Shape, Tensor, describe, per_sample
 from sepdeploy.exporters.tflite_file.format.limits import MAX_PLAIN_RANK
 from sepdeploy.exporters.tflite_file.values import layout
@@ -81,7 +81,7 @@ def broadcast(b: Builder, shapes: Sequence[Shape]) -> Shape:
         sizes = {d for d in dims if d != 1}
         if len(sizes) > 1:
             texts = " and ".join(describe(s) for s in shapes)
-            raise BadInput(f"{b.scope}: shapes {texts} do not broadcast")
+            raise BadInput(f"{b.scope}: shapes {texts} do not broadcast", hint=GRAPH)
         result.append(sizes.pop() if sizes else 1)
     return tuple(result)
 

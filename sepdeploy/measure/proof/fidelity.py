@@ -223,7 +223,10 @@ def input_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
     inputs = [i for i in graph.input if i.name not in weights]
     dims = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim][1:] if inputs else []
     if len(inputs) != 1 or not dims or min(dims) < 1:
-        raise BadInput(f"{path}: expected one input (N, ...) of known size, found {dims}")
+        raise BadInput(
+            f"{path}: expected one input (N, ...) of known size, found {dims}",
+            hint="export the network with one input whose first dimension is the batch",
+        )
     return tuple(dims)
 
 

@@ -11,7 +11,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from sepdeploy import runtimes
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import NEW_FILE, BadInput
 from sepdeploy.exporters.formats import ONNX, PROTOBUF_LIMIT, TFLITE
 from sepdeploy.exporters.tflite_file import read_tflite
 from sepdeploy.measure.proof.resident_graph import ResidentGraph, optimized_onnx, tflite_file
@@ -99,7 +99,7 @@ def _graph_onnx(path: Path) -> ModelProto:
     try:
         return onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf has no common base class for what it raises
-        raise BadInput(f"{path}: cannot be read as ONNX") from error
+        raise BadInput(f"{path}: cannot be read as ONNX", hint=NEW_FILE) from error
 
 
 LOOKS: dict[str, Look] = {

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import ARRAYS, BadInput
 from sepdeploy.exporters.modes import MODES, TOLERANCE
 from sepdeploy.measure.child import every_runtime, run_logits
 from sepdeploy.measure.proof.fidelity import faulty_layer
@@ -72,21 +72,26 @@ def check_parity(
     if reference.ndim < 2 or len(reference) != len(images) or not np.isfinite(reference).all():
         raise BadInput(
             f"{path}: reference logits must be finite ({len(images)}, classes), "
-            f"found {reference.shape}"
+            f"found {reference.shape}",
+            hint=ARRAYS,
         )
     if not len(images) or not np.any(images):
-        raise BadInput(f"{path}: parity needs images that are not all zero")
+        raise BadInput(f"{path}: parity needs images that are not all zero", hint=ARRAYS)
     reference = reference.reshape(len(reference), -1)
     certificates = []
     for way in (way for name in every_runtime(path, runtimes) for way in ways(path, name)):
         runtime = way.runtime
         found, answer = run_logits(path, runtime, images, batches=batches, native=way.native)
         if way.native and not answer.native_calls:
-            raise BadInput(f"{path}: its custom nodes did not run in the kernels of {way.name}")
+            raise BadInput(
+                f"{path}: its custom nodes did not run in the kernels of {way.name}",
+                hint="sepdeploy devices setup host builds the kernels anew",
+            )
         found = found.reshape(*found.shape[:2], -1)
         if found.shape[1:] != reference.shape:
             raise BadInput(
-                f"{path}: gives logits {found.shape[1:]} in {runtime}, expected {reference.shape}"
+                f"{path}: gives logits {found.shape[1:]} in {runtime}, expected {reference.shape}",
+                hint=ARRAYS,
             )
         worst: str | None = None
         for batch, logits in zip(batches, found, strict=True):

@@ -180,7 +180,10 @@ def vit(
         )
     width, heads = check_count(width, "width"), check_count(heads, "heads", 1024)
     if width % heads:
-        raise BadInput(f"width {width} is not a multiple of {heads} heads")
+        raise BadInput(
+            f"width {width} is not a multiple of {heads} heads",
+            hint="choose a width that is a multiple of the heads",
+        )
     if modes not in MODES:
         raise unknown_name("modes", str(modes)[:40], MODES)
     depth = check_count(depth, "depth", 1000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import WIDTHS, BadInput
 from sepdeploy.threat import parse_eps
 from sepdeploy.training.objectives import OBJECTIVES
 
@@ -46,7 +46,7 @@ def check_together(recipe: Recipe) -> None:
     if recipe.structure:
         structure_map(recipe.structure)
     if any(width < 1 for width in recipe.hidden):
-        raise BadInput(f"recipe: hidden widths {list(recipe.hidden)} must be positive")
+        raise BadInput(f"recipe: hidden widths {list(recipe.hidden)} must be positive", hint=WIDTHS)
     if not 0 <= recipe.rank_tolerance < 1:
         raise BadInput(
             f"recipe: rank_tolerance = {recipe.rank_tolerance} is not between 0 and 1",

@@ -138,7 +138,10 @@ def _on_host(
         for runtime in chosen:
             stored_result = kept.get(f"{subject.sha256} {runtime}")
             if replay is not None and stored_result is None:
-                raise BadInput(f"the recording has nothing about {subject.path} in {runtime}")
+                raise BadInput(
+                    f"the recording has nothing about {subject.path} in {runtime}",
+                    hint="bench the files that it was recorded with, or record again with --record",
+                )
             if stored_result is None:
                 notify(f"measuring {subject.path} in {runtime}")
                 stored_result = host_result(subject, runtime, options, judged[key])

@@ -194,7 +194,10 @@ class DeviceBench:
             (m for m in found if m.metric == "latency_ms" and m.kind is Kind.MEASURED), None
         )
         if latency is None or latency.value is None or self.error is not None:
-            raise BadInput("--save-anchor needs a sound latency that was latency on the device")
+            raise BadInput(
+                "--save-anchor needs a sound latency that was latency on the device",
+                hint="measure again on a quiet, cool device",
+            )
         threads = self._options.threads
         plain = estimate(artifact_operations(path), self.device, threads=threads)
         anchor = Anchor(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, Tensor, describe
 from sepdeploy.exporters.tflite_file.ops.spatial.window import NHWC, Axis, apply_padding, read_axes
 from sepdeploy.exporters.tflite_file.source import Node
@@ -23,7 +23,9 @@ def conv(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     groups = ctx.integer(node, "group", 1)
     channels = x.shape[1]
     if groups < 1 or weight.shape[1] * groups != channels or weight.shape[0] % groups:
-        raise BadInput(f"{node}: weight {weight.shape} does not fit {describe(x.shape)}")
+        raise BadInput(
+            f"{node}: weight {weight.shape} does not fit {describe(x.shape)}", hint=GRAPH
+        )
     axes = read_axes(ctx, node, x.shape[2:], weight.shape[2:])
     if len(axes) == 1 and _is_pointwise(axes) and groups == 1:
         return [contract(ctx.b, x, 1, weight[:, :, 0], bias, "weight")]
@@ -48,7 +50,7 @@ def read_operands(
     bias = ctx.optional_array(node, inputs, 2)
     bias = np.zeros(units, np.float32) if bias is None else bias
     if bias.shape != (units,):
-        raise BadInput(f"{node}: bias {bias.shape} does not fit {units} channels")
+        raise BadInput(f"{node}: bias {bias.shape} does not fit {units} channels", hint=GRAPH)
     return x, weight, bias
 
 

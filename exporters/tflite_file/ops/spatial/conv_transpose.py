@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, Tensor, bounded, describe
 from sepdeploy.exporters.tflite_file.ops.spatial.conv import (
     as_channels_first,
@@ -33,7 +33,9 @@ def conv_transpose(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     x, weight, bias = read_operands(ctx, node, inputs, out_axis=1)
     groups = ctx.integer(node, "group", 1)
     if weight.shape[0] != x.shape[1] or groups < 1 or x.shape[1] % groups:
-        raise BadInput(f"{node}: weight {weight.shape} does not fit {describe(x.shape)}")
+        raise BadInput(
+            f"{node}: weight {weight.shape} does not fit {describe(x.shape)}", hint=GRAPH
+        )
     spatial = len(x.shape) - 2
     strides = ctx.ints(node, "strides", [1] * spatial)
     weight = _dilated(node, weight, ctx.ints(node, "dilations", [1] * spatial))
@@ -90,7 +92,7 @@ def _extent(
     auto = ctx.text(node, "auto_pad", "NOTSET")
     bounded(math.prod(strides), node)
     if not len(kernel) == len(strides) == len(extra) == len(pads) / 2 == n or min(strides) < 1:
-        raise BadInput(f"{node}: kernel, strides and pads do not fit {n} axes")
+        raise BadInput(f"{node}: kernel, strides and pads do not fit {n} axes", hint=GRAPH)
     before, out = [], []
     for i, size in enumerate(sizes):
         whole = strides[i] * (size - 1) + extra[i] + kernel[i]
@@ -102,7 +104,9 @@ def _extent(
             target = size * strides[i]
         if target is not None:
             if target > whole:
-                raise BadInput(f"{node}: an output of {target} is more than the kernel reaches")
+                raise BadInput(
+                    f"{node}: an output of {target} is more than the kernel reaches", hint=GRAPH
+                )
             total = max(whole - target, 0)
             small, large = total // 2, total - total // 2
             front, back = (small, large) if auto == "SAME_UPPER" else (large, small)
@@ -110,7 +114,7 @@ def _extent(
             front = back = 0
         length = whole - front - back
         if length < 1 or front < 0:
-            raise BadInput(f"{node}: padding leaves nothing of an output of {whole}")
+            raise BadInput(f"{node}: padding leaves nothing of an output of {whole}", hint=GRAPH)
         bounded(length, node)
         before.append(front)
         out.append(length)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.ops.select import gather
 from sepdeploy.exporters.tflite_file.ops.spatial.window import NHWC
@@ -37,7 +37,7 @@ def resize(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     if not changed:
         return [x]
     if any(is_batch(x.shape[a]) for a in changed):
-        raise BadInput(f"{node} resizes the batch")
+        raise BadInput(f"{node} resizes the batch", hint=TFLITE_FORM)
     scales = _scales(ctx, node, inputs, x, sizes)
     nearest = ctx.text(node, "mode", "nearest") == "nearest"
     matrices = {}
@@ -76,9 +76,9 @@ def _sizes(ctx: Context, node: Node, inputs: Inputs, x: Value) -> tuple[int, ...
             if scale != 1:
                 sizes[axis] = math.floor(sizes[axis] * float(scale))
     else:
-        raise BadInput(f"{node} has neither sizes nor scales")
+        raise BadInput(f"{node} has neither sizes nor scales", hint=GRAPH)
     if min(sizes) < 1:
-        raise BadInput(f"{node}: nothing is left of {describe(x.shape)}")
+        raise BadInput(f"{node}: nothing is left of {describe(x.shape)}", hint=GRAPH)
     return tuple(sizes)
 
 
@@ -132,7 +132,7 @@ def _picked(ctx: Context, node: Node, old: int, new: int, scale: float) -> Array
         "ceil": np.ceil(position),
     }
     if rounding not in rounded:
-        raise BadInput(f"{node}: nearest_mode '{rounding}' is not known")
+        raise BadInput(f"{node}: nearest_mode '{rounding}' is not known", hint=TFLITE_FORM)
     units = np.eye(old, dtype=np.float32)
     return np.asarray(units[np.clip(rounded[rounding].astype(int), 0, old - 1)])
 
@@ -164,7 +164,7 @@ def _matrix(node: Node, old: int, new: int, scale: float) -> Array:
         (rows,) = ReferenceEvaluator(model).run(None, given)
     except Exception as error:
         # Whatever the evaluator raises, the combination of attributes is not usable.
-        raise BadInput(f"{node} cannot be resized: {error}") from error
+        raise BadInput(f"{node} cannot be resized: {error}", hint=GRAPH) from error
     return np.ascontiguousarray(np.asarray(rows, np.float32).T)
 
 
@@ -226,7 +226,7 @@ def depth_to_space(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Spread blocks of channels over space; one operator in "DCR" mode, a transpose in "CRD"."""
     x, block = ctx.value(node, inputs, 0), ctx.integer(node, "blocksize")
     if len(x.shape) != 4 or block < 1 or x.shape[1] % (block * block):
-        raise BadInput(f"{node}: blocks of {block} do not fit {describe(x.shape)}")
+        raise BadInput(f"{node}: blocks of {block} do not fit {describe(x.shape)}", hint=GRAPH)
     n, channels, height, width = x.shape
     depth = channels // (block * block)
     logical = (n, depth, height * block, width * block)
@@ -243,7 +243,7 @@ def space_to_depth(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Gather blocks of space into channels."""
     x, block = ctx.value(node, inputs, 0), ctx.integer(node, "blocksize")
     if len(x.shape) != 4 or block < 1 or x.shape[2] % block or x.shape[3] % block:
-        raise BadInput(f"{node}: blocks of {block} do not fit {describe(x.shape)}")
+        raise BadInput(f"{node}: blocks of {block} do not fit {describe(x.shape)}", hint=GRAPH)
     n, channels, height, width = x.shape
     logical = (n, channels * block * block, height // block, width // block)
     tensor = ctx.b.arranged(x, NHWC)

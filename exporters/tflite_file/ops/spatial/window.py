@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Tensor, bounded
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.builder import Builder
@@ -63,7 +63,9 @@ def read_axes(ctx: Context, node: Node, sizes: Sequence[int], kernel: Sequence[i
     auto = ctx.text(node, "auto_pad", "NOTSET")
     ceil_mode = ctx.integer(node, "ceil_mode", 0) == 1
     if not len(kernel) == len(strides) == len(dilations) == len(pads) / 2 == n:
-        raise BadInput(f"{node}: kernel, strides, pads and dilations do not fit {n} axes")
+        raise BadInput(
+            f"{node}: kernel, strides, pads and dilations do not fit {n} axes", hint=GRAPH
+        )
     axes = []
     for i, size in enumerate(sizes):
         reach = (kernel[i] - 1) * dilations[i] + 1
@@ -72,7 +74,8 @@ def read_axes(ctx: Context, node: Node, sizes: Sequence[int], kernel: Sequence[i
         bounded(out, node)
         if out < 1 or min(kernel[i], strides[i], dilations[i]) < 1 or min(before, after) < 0:
             raise BadInput(
-                f"{node}: a window of {reach} with padding {(before, after)} does not fit {size}"
+                f"{node}: a window of {reach} with padding {(before, after)} does not fit {size}",
+                hint=GRAPH,
             )
         axes.append(Axis(size, kernel[i], strides[i], dilations[i], before, after, out))
     return axes
