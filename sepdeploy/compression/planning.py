@@ -22,6 +22,7 @@ from sepdeploy.compression.places import Places, count_places
 from sepdeploy.compression.request import parse_target, structure_map
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.models import Model
+from sepdeploy.models.computed_weights import with_plain_weights
 from sepdeploy.structures import CONVOLUTIONS, STRUCTURES, split_structure
 
 MEASURES = ("params", "macs")
@@ -100,6 +101,7 @@ def plan_compression(
     """
     if measure not in MEASURES:
         raise unknown_name("budget", measure, MEASURES)
+    model = with_plain_weights(model)
     records = {record.name: record for record in model.layer_records()}
     modules = {n or "net": m for n, m in model.net.named_modules() if _plain(m)}
     modules = {name: modules[name] for name in records if name in modules}

@@ -11,6 +11,7 @@ from torch import nn
 from sepdeploy.errors import BadInput
 from sepdeploy.layers import LowRankConv2d, project_convolution, project_linear
 from sepdeploy.models import Model
+from sepdeploy.models.computed_weights import with_plain_weights
 from sepdeploy.models.factory import replace_module
 from sepdeploy.structures import parse_structure
 
@@ -28,7 +29,8 @@ def compress_model(model: Model, changes: Mapping[str, str]) -> tuple[Model, dic
     Raises:
         BadInput: A form that does not fit its layer.
     """
-    copy = deepcopy(model)
+    plain = with_plain_weights(model)
+    copy = deepcopy(model) if plain is model else plain
     errors = {}
     for name, text in changes.items():
         try:

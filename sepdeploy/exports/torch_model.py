@@ -31,10 +31,14 @@ class TorchModel:
     """A model with torch, and the file that it was loaded from."""
 
     def __init__(self, model: Model, path: Path) -> None:
+        from sepdeploy.models.accepting import check_float32
+        from sepdeploy.models.computed_weights import with_plain_weights
+
         self.path = path
         self.input = model.input
         self.provenance: dict[str, Any] = dict(model.provenance)
-        self._model: Model | None = model
+        check_float32(model.net)
+        self._model: Model | None = with_plain_weights(model)
 
     @property
     def model(self) -> Model:

@@ -70,13 +70,14 @@ class StructuredLinear(Structured):
             BadInput: The structure does not fit the layer, or its weight is not finite.
         """
         layer = cls.from_spec(spec, linear.bias is not None)
+        layer = layer.to(linear.weight.device, linear.weight.dtype)
         projection = spec.project(linear.weight.detach().cpu().double().numpy())
         with torch.no_grad():
             layer.take_factors(tuple(torch.from_numpy(f) for f in projection.factors))
             if layer.bias is not None:
                 layer.bias.copy_(linear.bias)
         layer.projection_error = projection.relative_error
-        return layer.to(linear.weight.device, linear.weight.dtype)
+        return layer
 
     @classmethod
     def forms(cls, weight: Tensor) -> Iterator[tuple[Structure, float]]:

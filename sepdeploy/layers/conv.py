@@ -36,6 +36,8 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
         dilation: As of ``nn.Conv2d``.
         bias: Whether to add a bias of o values.
         padding_mode: As of ``nn.Conv2d``; padding commutes with ``reduce``, which has no bias.
+        device: As of ``nn.Conv2d``.
+        dtype: As of ``nn.Conv2d``.
 
     Attributes:
         projection_error: Relative error of ``from_dense``, None for a layer made from scratch.
@@ -60,6 +62,8 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
         dilation: tuple[int, int] = (1, 1),
         bias: bool = True,
         padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         q, p = ranks
@@ -69,7 +73,7 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
                 f"are outside 1 … {in_channels} and 1 … {out_channels}",
                 hint="choose ranks within these bounds",
             )
-        self.reduce = nn.Conv2d(in_channels, q, 1, bias=False)
+        self.reduce = nn.Conv2d(in_channels, q, 1, bias=False, device=device, dtype=dtype)
         self.core = nn.Conv2d(
             q,
             p,
@@ -79,8 +83,10 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
             dilation=dilation,
             bias=False,
             padding_mode=padding_mode,
+            device=device,
+            dtype=dtype,
         )
-        self.expand = nn.Conv2d(p, out_channels, 1, bias=bias)
+        self.expand = nn.Conv2d(p, out_channels, 1, bias=bias, device=device, dtype=dtype)
 
     @property
     def ranks(self) -> tuple[int, int]:
@@ -201,7 +207,7 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
         Raises:
             BadInput: A grouped convolution, ranks that do not fit, or a weight that is not finite.
         """
-        layer = cls.like(conv, ranks)
+        layer = cls.like(conv, ranks).to(conv.weight.device, conv.weight.dtype)
         W = conv.weight.detach().double()
         if not bool(torch.isfinite(W).all()):
             raise BadInput(
@@ -213,7 +219,7 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
             if conv.bias is not None and layer.expand.bias is not None:
                 layer.expand.bias.copy_(conv.bias)
         layer.projection_error = residual(W, S)
-        return layer.to(conv.weight.device, conv.weight.dtype)
+        return layer
 
     def extra_repr(self) -> str:
         """Ranks for ``print(model)``."""

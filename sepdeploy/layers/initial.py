@@ -10,6 +10,15 @@ from torch import Tensor, nn
 RELU_GAIN = math.sqrt(2)
 
 
+def orthogonal_(matrix: Tensor, gain: float = 1.0) -> None:
+    """Fill a matrix as ``nn.init.orthogonal_`` does, of any floating type."""
+    if matrix.dtype in (torch.float32, torch.float64):
+        nn.init.orthogonal_(matrix, gain)
+        return
+    with torch.no_grad():
+        matrix.copy_(nn.init.orthogonal_(matrix.new_empty(matrix.shape, dtype=torch.float32), gain))
+
+
 def scaled_orthogonal_(tensor: Tensor, gain: float) -> Tensor:
     """Fill (…, o, i) matrices with equal singular values and mean square entry gain²/i.
 
@@ -22,5 +31,5 @@ def scaled_orthogonal_(tensor: Tensor, gain: float) -> Tensor:
     scale = gain * math.sqrt(max(rows, columns) / columns)
     with torch.no_grad():
         for matrix in tensor.reshape(-1, rows, columns):
-            nn.init.orthogonal_(matrix, scale)
+            orthogonal_(matrix, scale)
     return tensor

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from sepdeploy.errors import FINITE, BadInput
 from sepdeploy.layers.base import StructuredLinear
 from sepdeploy.layers.contract import kron_apply
-from sepdeploy.layers.energies import lost_energy, spaced
+from sepdeploy.layers.energies import Values, lost_energy, spaced
 from sepdeploy.layers.initial import RELU_GAIN, scaled_orthogonal_
 from sepdeploy.structures import KronSpec, suggest_shapes
 
@@ -19,6 +22,7 @@ CLASSES, SHAPES_PER_CLASS = 8, 2  # shapes tried per layer; sizes within a facto
 LARGE_CLASSES = 2  # of layers whose decompositions take seconds each
 LARGE = 1 << 22
 MAX_TERMS = 256
+TRIED = 8  # shapes, where none is given
 
 
 class FactorList(nn.ParameterList):
@@ -37,6 +41,8 @@ class KronLinear(StructuredLinear):
         out_shape: o_1 … o_d, n_out = Π o_m.
         terms: Number of summed Kronecker products.
         bias: Whether to add a bias of n_out values.
+        device: Where the parameters are made, as of ``nn.Linear``.
+        dtype: Their type, as of ``nn.Linear``.
 
     Attributes:
         spec: The structure as a record.
@@ -56,13 +62,15 @@ class KronLinear(StructuredLinear):
         out_shape: Sequence[int],
         terms: int = 1,
         bias: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        empty = partial(torch.empty, device=device, dtype=dtype)
         self.spec = KronSpec(tuple(in_shape), tuple(out_shape), terms)
-        self.factors = FactorList(
-            nn.Parameter(torch.empty(shape)) for shape in self.spec.factor_shapes
-        )
-        self.bias = nn.Parameter(torch.empty(self.spec.out_features)) if bias else None
+        self.factors = FactorList(nn.Parameter(empty(shape)) for shape in self.spec.factor_shapes)
+        self.bias = nn.Parameter(empty(self.spec.out_features)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self, gain: float = RELU_GAIN) -> None:
@@ -114,25 +122,32 @@ class KronLinear(StructuredLinear):
     def from_dense(
         cls,
         linear: nn.Linear,
-        in_shape: Sequence[int],
-        out_shape: Sequence[int],
+        in_shape: Sequence[int] | None = None,
+        out_shape: Sequence[int] | None = None,
         terms: int = 1,
     ) -> Self:
         """The layer closest to a dense one in Frobenius norm; its bias is copied.
+
+        Args:
+            linear: The dense layer.
+            in_shape: As of the class; None, as for ``out_shape``, takes the modes that lose
+                least among those about as small as the smallest.
+            out_shape: As of the class.
+            terms: As of the class.
 
         Raises:
             BadInput: The shapes do not multiply to the layer's features, or its weight is not
                 finite.
         """
-        return cls.project(linear, KronSpec(tuple(in_shape), tuple(out_shape), terms))
+        if in_shape is None and out_shape is None:
+            return cls.project(linear, _closest(linear.weight.detach(), terms))
+        return cls.project(linear, KronSpec(tuple(in_shape or ()), tuple(out_shape or ()), terms))
 
     @classmethod
     def forms(cls, weight: Tensor) -> Iterator[tuple[KronSpec, float]]:
         """Balanced shapes of every size class, with up to 256 terms."""
         for shape in _shapes(weight.shape[1], weight.shape[0]):
-            (a_out, b_out), (a_in, b_in) = shape.out_shape, shape.in_shape
-            rearranged = weight.reshape(a_out, b_out, a_in, b_in).transpose(1, 2)
-            tail = lost_energy(rearranged.reshape(a_out * a_in, b_out * b_in))
+            tail = _lost(weight, shape)
             for terms in spaced(min(len(tail) - 1, MAX_TERMS)):
                 yield KronSpec(shape.in_shape, shape.out_shape, terms), float(tail[terms])
 
@@ -140,6 +155,25 @@ class KronLinear(StructuredLinear):
         """Shapes for ``print(model)``."""
         sides = ("x".join(map(str, s)) for s in (self.spec.in_shape, self.spec.out_shape))
         return f"{' → '.join(sides)}, terms={self.spec.terms}, bias={self.bias is not None}"
+
+
+def _lost(weight: Tensor, shape: KronSpec) -> Values:
+    """Share of energy lost with 0, 1, 2 … terms of two modes."""
+    (a_out, b_out), (a_in, b_in) = shape.out_shape, shape.in_shape
+    rearranged = weight.reshape(a_out, b_out, a_in, b_in).transpose(1, 2)
+    return lost_energy(rearranged.reshape(a_out * a_in, b_out * b_in))
+
+
+def _closest(weight: Tensor, terms: int) -> KronSpec:
+    """The shape that loses least, among the small ones (within a factor of 2 of the smallest)."""
+    if not bool(torch.isfinite(weight).all()):
+        raise BadInput("weight holds NaN or infinite values and cannot be projected", hint=FINITE)
+    shapes = suggest_shapes(weight.shape[1], weight.shape[0])
+    least = min(shape.weight_params for shape in shapes)
+    small = [shape for shape in shapes if shape.weight_params <= 2 * least]
+    tails = [_lost(weight.cpu().double(), shape) for shape in small[:TRIED]]
+    lost = [float(tail[min(terms, len(tail) - 1)]) for tail in tails]
+    return dataclasses.replace(small[lost.index(min(lost))], terms=terms)
 
 
 def _shapes(in_features: int, out_features: int) -> list[KronSpec]:

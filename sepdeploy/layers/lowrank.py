@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Self
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from sepdeploy.layers.base import AdaptiveRanks, StructuredLinear
 from sepdeploy.layers.energies import lost_energy, spaced
-from sepdeploy.layers.initial import RELU_GAIN
+from sepdeploy.layers.initial import RELU_GAIN, orthogonal_
 from sepdeploy.structures import LowRankSpec
 
 
@@ -27,6 +28,8 @@ class LowRankLinear(StructuredLinear, AdaptiveRanks):
         out_features: n_out.
         rank: r ≤ min(n_in, n_out).
         bias: Whether to add a bias of n_out values.
+        device: Where the parameters are made, as of ``nn.Linear``.
+        dtype: Their type, as of ``nn.Linear``.
 
     Attributes:
         spec: The structure as a record (deployed counts).
@@ -41,13 +44,23 @@ class LowRankLinear(StructuredLinear, AdaptiveRanks):
     square_core = True
     outputs_first = False
 
-    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = True) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        bias: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
+        empty = partial(torch.empty, device=device, dtype=dtype)
         self.spec = LowRankSpec(in_features, out_features, rank)
-        self.U = nn.Parameter(torch.empty(in_features, rank))
-        self.S = nn.Parameter(torch.empty(rank, rank))
-        self.V = nn.Parameter(torch.empty(out_features, rank))
-        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+        self.U = nn.Parameter(empty(in_features, rank))
+        self.S = nn.Parameter(empty(rank, rank))
+        self.V = nn.Parameter(empty(out_features, rank))
+        self.bias = nn.Parameter(empty(out_features)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self, gain: float = RELU_GAIN) -> None:
@@ -57,8 +70,8 @@ class LowRankLinear(StructuredLinear, AdaptiveRanks):
         """
         if self.U.is_meta:  # a network built for its shapes only
             return
-        nn.init.orthogonal_(self.U)
-        nn.init.orthogonal_(self.V)
+        orthogonal_(self.U)
+        orthogonal_(self.V)
         nn.init.eye_(self.S)
         with torch.no_grad():
             self.S.mul_(gain * math.sqrt(self.spec.out_features / self.spec.rank))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from sepdeploy.models.accepting import accepted
+from sepdeploy.models.analysis.shape_pass import check_takes_batches
 from sepdeploy.models.checkpoint import load, save
 from sepdeploy.models.factory import ARCHITECTURES, create
 from sepdeploy.models.model import Model
@@ -35,17 +37,19 @@ def wrap(
     """Make a model of any module that maps (N, *input_shape) in [0, 1] to logits (N, classes).
 
     Args:
-        module: The network; it is used, not copied.
+        module: The network, in float32; it is used, not copied. What DataParallel or
+            ``torch.compile`` put around it is taken off.
         input_shape: Shape of one sample, (C, H, W) or (features,).
         mean: Subtracted inside the model, one per channel or one in all.
         std: Divided by inside the model, one per channel or one in all.
         class_names: Names of the logits, if known.
 
     Raises:
-        BadInput: Shapes or normalisation that make no sense, or the module does not map one such
-            sample to logits.
+        BadInput: Shapes or normalisation that make no sense; no module, one in another floating
+            type, quantised or in TorchScript; or it does not map such samples to logits.
     """
     input = InputSpec(tuple(input_shape), tuple(mean), tuple(std), tuple(class_names))
-    model = Model(module, input)
+    model = Model(accepted(module), input)
     model.arch_kwargs = {"classes": model.classes}
+    check_takes_batches(model.net, input)
     return model

@@ -26,6 +26,8 @@ from sepdeploy.layers import (
     is_structured,
     make_linear,
 )
+from sepdeploy.models.accepting import WRAPPER_PREFIXES, plain_key
+from sepdeploy.models.computed_weights import write_out
 from sepdeploy.models.empty_weights import without_storage
 from sepdeploy.models.factory import ARCHITECTURES, build_net, is_foreign, replace_module
 from sepdeploy.models.model import Model
@@ -34,6 +36,13 @@ from sepdeploy.records import InputSpec
 from sepdeploy.structures import DenseSpec, Form, Spec, spec_from_json
 
 FORMAT = "sepdeploy.model"
+TRAINING_FORMAT = "sepdeploy.training"
+NESTED = ("state_dict", "model_state_dict", "model", "net", "weights")  # of others' checkpoints
+# How the names end of what weights are computed from.
+COMPUTED_FROM = ("_orig", "_mask", "_g", "_v", "original", "original0", "original1")
+COMPUTED_HINT = (
+    "the factory must make the same parametrizations; prune.remove makes pruning masks permanent"
+)
 VERSION = 1
 
 
@@ -116,10 +125,7 @@ def load(path: Path | str, arch: str | None = None) -> Model:
 
 def _from_table(data: Mapping[str, Any], asked_arch: str | None) -> Model:
     if data.get("format") != FORMAT:
-        raise BadInput(
-            "this is not a sepdeploy model",
-            hint="load a bare state dict into your module and use sepdeploy.wrap and save",
-        )
+        raise _other_table(data)
     if data.get("version") != VERSION:
         raise BadInput(
             f"the file has version {data.get('version')!r:.20}, this program reads {VERSION}",
@@ -139,6 +145,28 @@ def _from_table(data: Mapping[str, Any], asked_arch: str | None) -> Model:
     )
     provenance = _expect(data, "provenance", dict)
     return Model(net, input, arch=arch, arch_kwargs=kwargs, provenance=provenance).eval()
+
+
+def _other_table(data: Mapping[str, Any]) -> BadInput:
+    """What a table of tensors is that is no model of ours."""
+    nested = next((k for k in NESTED if isinstance(data.get(k), dict)), "")
+    names = [str(k) for k in (data[nested] if nested else data)]
+    into = f"module.load_state_dict(torch.load(path){f'[{nested!r}]' if nested else ''})"
+    if data.get("format") == TRAINING_FORMAT:
+        return BadInput(
+            "this is the state of a training that is not finished, not a model",
+            hint="sepdeploy train with --resume finishes it",
+        )
+    for prefix, maker in WRAPPER_PREFIXES.items():
+        if names and all(name.startswith(prefix) for name in names):
+            return BadInput(
+                f"this is the state dict of a module inside {maker}, not a sepdeploy model",
+                hint=f"take '{prefix}' off its names, then {into}, sepdeploy.wrap and save",
+            )
+    what = f"a checkpoint with a '{nested}'" if nested else "a bare table of tensors"
+    return BadInput(
+        f"this is {what}, not a sepdeploy model", hint=f"{into}, then sepdeploy.wrap and save"
+    )
 
 
 def _expect(data: Mapping[str, Any], key: str, kind: type) -> Any:
@@ -184,19 +212,42 @@ def _rebuild(
     if sum(spec.weight_params for spec in specs.values()) > held:
         raise BadInput("the layers claim more weights than the file holds", hint=MODEL_AGAIN)
     with torch.device("cpu") if is_foreign(arch) else without_storage():
-        net = build_net(arch, input, kwargs)
-        _apply_specs(net, specs)
-        _apply_forms(net, convolutions)
+        net = _built(arch, input, kwargs, specs, convolutions, state)
+    _give_own_names(net.state_dict(), state)
     _check_state(net.state_dict(), state)
     _check_finite(state)
     own = {key: state.pop(key).clone().contiguous() for key in list(state)}  # never twice in full
     net.load_state_dict(own, assign=True)
     if any(t.is_meta for t in net.buffers()):  # buffers that no file holds must be computed
-        net = build_net(arch, input, kwargs)
-        _apply_specs(net, specs)
-        _apply_forms(net, convolutions)
+        net = _built(arch, input, kwargs, specs, convolutions, own)
         net.load_state_dict(own)
     return net
+
+
+def _built(
+    arch: str,
+    input: InputSpec,
+    kwargs: dict[str, Any],
+    specs: Mapping[str, Spec],
+    convolutions: dict[str, Any],
+    state: Mapping[str, Any],
+) -> nn.Module:
+    """The architecture in the structures of a file, its weights written out where theirs are."""
+    net = build_net(arch, input, kwargs)
+    changed = {name for name, spec in specs.items() if not isinstance(spec, DenseSpec)}
+    write_out(net, changed | state.keys())
+    _apply_specs(net, specs)
+    _apply_forms(net, convolutions)
+    return net
+
+
+def _give_own_names(expected: Mapping[str, Tensor], state: dict[str, Any]) -> None:
+    """Pass over what DataParallel and ``torch.compile`` add to names, on either side."""
+    names = {plain_key(key): key for key in expected}
+    for key in [key for key in state if key not in expected]:
+        own = names.get(plain_key(str(key)))
+        if own is not None and own not in state:
+            state[own] = state.pop(key)
 
 
 def _apply_specs(net: nn.Module, specs: Mapping[str, Spec]) -> None:
@@ -247,8 +298,10 @@ def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Any]) -> No
             for what, keys in (("lacks", missing), ("has unknown", extra))
             if keys
         ]
+        computed = any(str(key).endswith(COMPUTED_FROM) for key in {*missing, *extra})
         raise BadInput(
-            f"the weights do not fit the architecture: {'; '.join(parts)}", hint=OTHER_LAYERS
+            f"the weights do not fit the architecture: {'; '.join(parts)}",
+            hint=COMPUTED_HINT if computed else OTHER_LAYERS,
         )
     for key, tensor in expected.items():
         value = found[key]

@@ -14,6 +14,7 @@ from torch import nn
 
 from sepdeploy.errors import ARCHITECTURE, BadInput, SepdeployError, unknown_name
 from sepdeploy.layers import make_linear
+from sepdeploy.models.accepting import accepted
 from sepdeploy.models.architectures.lenet import lenet
 from sepdeploy.models.architectures.mlp import mlp
 from sepdeploy.models.architectures.resnet import resnet18, resnet20
@@ -106,7 +107,13 @@ def create(
     table = dict(structure) if isinstance(structure, Mapping) else structure
     net = build_net(arch, input, {"classes": classes, "structure": table, **kwargs})
     arch_kwargs = {"classes": classes, "structure": table, **_plain(kwargs)}
-    return Model(net, input, arch=arch, arch_kwargs=arch_kwargs)
+    model = Model(net, input, arch=arch, arch_kwargs=arch_kwargs)
+    if is_foreign(arch) and model.classes != classes:
+        raise BadInput(
+            f"architecture '{arch}' gives {model.classes} logits, the data has {classes} classes",
+            hint="its parameter 'classes' is filled in where it has one",
+        )
+    return model
 
 
 def _plain(value: Any) -> Any:
@@ -151,6 +158,8 @@ def build_net(arch: str, input: InputSpec, arch_kwargs: Mapping[str, Any]) -> nn
             f"architecture '{arch}' gave a {type(net).__name__}, not an nn.Module",
             hint=ARCHITECTURE,
         )
+    if is_foreign(arch):
+        net = accepted(net)
     if "structure" not in parameters and arch_kwargs.get("structure") is not None:
         restructure(net, arch_kwargs["structure"])
     return net

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sepdeploy.errors import NEW_FILE, PATH, BadInput
 from sepdeploy.files import WRITE_HINT, atomic_path
+from sepdeploy.models.file_kinds import HEAD_BYTES, FileKind, kind_by_head, kind_by_records
 
 SHARED_AT_MOST = 4  # several tensors may share a storage (tied weights), but not without limit
 
@@ -83,6 +84,8 @@ def read_tensor_file(path: Path | str) -> dict[str, Any]:
 def _check_container(source: Path) -> int:
     try:
         size = source.stat().st_size
+        with source.open("rb") as file:
+            _check_kind(source, kind_by_head(file.read(HEAD_BYTES)))
         with zipfile.ZipFile(source) as archive:
             records = archive.infolist()
     except FileNotFoundError as error:
@@ -93,6 +96,7 @@ def _check_container(source: Path) -> int:
         raise BadInput(
             f"{source} is truncated or not a tensor file: {_reason(error)}", hint=_NOT_OURS
         ) from error
+    _check_kind(source, kind_by_records(r.filename for r in records))
     if any(r.compress_type != zipfile.ZIP_STORED for r in records) or (
         sum(r.file_size for r in records) > size
     ):
@@ -100,6 +104,11 @@ def _check_container(source: Path) -> int:
             f"{source} is refused: its records claim more bytes than the file has", hint=NEW_FILE
         )
     return size
+
+
+def _check_kind(source: Path, kind: FileKind | None) -> None:
+    if kind is not None:
+        raise BadInput(f"{source} is {kind.what}, not a model file", hint=kind.hint)
 
 
 def _tensors(data: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:

@@ -90,8 +90,9 @@ def _source(model: Model | str | Path, path: Path, arch: str | None, notify: Not
 
     if isinstance(model, (str, Path)):
         return TorchModel(load(path, arch=arch), path)
+    source = TorchModel(model, path)
     save(model, path)
-    return TorchModel(model, path)
+    return source
 
 
 def export_source(

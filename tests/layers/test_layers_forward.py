@@ -16,6 +16,7 @@ from sepdeploy.layers import (
     CONVOLUTION_LAYERS,
     LAYERS,
     KronLinear,
+    LowRankConv2d,
     LowRankLinear,
     graph_nodes,
     is_structured,
@@ -385,3 +386,45 @@ def test_make_and_project(spec):
     assert torch.equal(projected.bias, linear.bias)
     with pytest.raises(BadInput):
         project_linear(nn.Linear(11, 8), spec)
+
+
+# --- types, devices, shapes of choice -------------------------------------------------------------
+
+MAKERS = {
+    "kron": lambda **at: KronLinear((3, 2), (4, 5), 2, **at),
+    "lowrank": lambda **at: LowRankLinear(6, 20, 3, **at),
+    "conv": lambda **at: LowRankConv2d(4, 6, (3, 3), (2, 3), **at),
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_layers_are_made_in_a_type_and_on_a_device(kind, dtype):
+    layer = MAKERS[kind](dtype=dtype)
+    assert {p.dtype for p in layer.parameters()} == {dtype}
+    assert {p.device.type for p in MAKERS[kind](device="meta").parameters()} == {"meta"}
+
+
+def test_a_layer_of_doubles_is_projected_in_doubles():
+    torch.manual_seed(0)
+    product = torch.kron(torch.randn(4, 3).double(), torch.randn(5, 2).double())
+    linear = nn.Linear(6, 20).double()
+    linear.weight.data = product
+    for layer in (KronLinear.from_dense(linear), LowRankLinear.from_dense(linear, 6)):
+        error = (layer.dense_weight() - product).norm() / product.norm()
+        assert error < 1e-12
+        assert {p.dtype for p in layer.parameters()} == {torch.float64}
+    conv = nn.Conv2d(4, 6, 3).double()
+    whole = LowRankConv2d.from_dense(conv, (4, 6)).dense_weight()
+    assert (whole - conv.weight).norm() / conv.weight.norm() < 1e-12
+
+
+def test_modes_are_chosen_where_none_are_given():
+    torch.manual_seed(0)
+    linear = nn.Linear(36, 48)
+    linear.weight.data = torch.kron(torch.randn(8, 6), torch.randn(6, 6))
+    layer = KronLinear.from_dense(linear)
+    assert (layer.spec.in_shape, layer.spec.out_shape) == ((6, 6), (8, 6))
+    assert layer.projection_error < 1e-6
+    assert KronLinear.from_dense(nn.Linear(784, 100), terms=3).spec.terms == 3
+    assert KronLinear.from_dense(nn.Linear(7, 13)).spec.dense_macs == 91  # two primes

@@ -1,9 +1,12 @@
 """Model files that must be refused: damaged, hostile, or of another network."""
 
 import contextlib
+import io
 import os
 import zipfile
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from file_cases import edited, refused
@@ -243,3 +246,55 @@ def test_other_tables_and_lists(tmp_path):
 def test_the_wrong_arch_argument(path):
     refused(path, "is a 'mlp', not a 'lenet'", arch="lenet")
     assert load(path, arch="mlp").arch == "mlp"
+
+
+# --- files of another kind ------------------------------------------------------------------------
+
+
+def legacy(path):
+    torch.save({"w": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
+
+
+def npz():
+    np.savez(file := io.BytesIO(), a=np.zeros(2))
+    return file.getvalue()
+
+
+def torchscript(path):
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
+
+
+def onnx_file(path):
+    value = [onnx.helper.make_tensor_value_info(n, 1, [1]) for n in "xy"]
+    nodes = [onnx.helper.make_node("Relu", ["x"], ["y"])]
+    graph = onnx.helper.make_graph(nodes, "g", value[:1], value[1:])
+    onnx.save(onnx.helper.make_model(graph), path)
+
+
+OTHER_KINDS = {
+    "before version 1.6": legacy,
+    "TorchScript file": torchscript,
+    ".onnx file": onnx_file,
+    ".tflite file": lambda p: p.write_bytes(b"\x1c\0\0\0TFL3" + bytes(40)),
+    "HDF5 file": lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(40)),
+    "safetensors file": lambda p: p.write_bytes((2).to_bytes(8, "little") + b"{}"),
+    ".npz file": lambda p: p.write_bytes(npz()),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_a_file_of_another_kind_is_called_by_its_name(tmp_path, kind):
+    OTHER_KINDS[kind](tmp_path / "x.pt")
+    refused(tmp_path / "x.pt", kind)
+
+
+def test_tables_that_are_no_models_are_called_what_they_are(tmp_path):
+    state = nn.Linear(2, 2).state_dict()
+    for table, what, hint in (
+        (state, "bare table of tensors", "load_state_dict"),
+        ({"epoch": 3, "state_dict": state}, "checkpoint with a 'state_dict'", "['state_dict']"),
+        ({"format": "sepdeploy.training"}, "training that is not finished", "--resume"),
+    ):
+        torch.save(table, tmp_path / "x.pt")
+        assert hint in refused(tmp_path / "x.pt", what).hint

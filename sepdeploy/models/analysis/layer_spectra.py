@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sepdeploy.layers import is_structured
+from sepdeploy.models.computed_weights import weight_of
 from sepdeploy.structures import DenseSpec, Spec
 from sepdeploy.structures.base import Array, Spectrum
 from sepdeploy.structures.convolution import convolution_bound
@@ -58,7 +59,7 @@ class LayerSpectra:
         """Return what is known of one layer."""
         if is_structured(module):
             return self._structured(module.spec, module.factors())
-        weight = module.get_parameter("weight")
+        weight = weight_of(module)
         if weight.is_meta or not bool(weight.isfinite().all()):
             return UNKNOWN
         if isinstance(module, nn.Linear):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from sepdeploy.layers import Structured, StructuredConv2d, is_structured
 from sepdeploy.models.analysis.layer_spectra import Extremes, LayerSpectra
-from sepdeploy.models.analysis.shape_pass import shape_pass
+from sepdeploy.models.analysis.shape_pass import first_tensor, shape_pass
+from sepdeploy.models.computed_weights import weight_of, with_plain_weights
 from sepdeploy.records import InputSpec, LayerRecord, PartOf
 from sepdeploy.structures import DenseSpec, Spec
 
@@ -20,6 +21,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 def deployed_params(net: nn.Module) -> int:
     """All parameters, with everything folded that is; shared ones counted once."""
+    net = with_plain_weights(net)
     total = sum(p.numel() for p in net.parameters())
     return total - sum(m.folded_params for m in net.modules() if isinstance(m, Structured))
 
@@ -44,10 +46,13 @@ def layer_records(
         input: What one sample looks like.
         thorough: Spend seconds on singular values that cost more than a glance.
     """
+    net = with_plain_weights(net)
     positions: dict[nn.Module, int] = {}
 
     def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        positions[module] = positions.get(module, 0) + _places(module, inputs[0], output)
+        x, y = first_tensor(inputs), first_tensor(output)
+        if x is not None and y is not None:
+            positions[module] = positions.get(module, 0) + _places(module, x, y)
 
     names = {module: name or "net" for name, module in net.named_modules()}
     weighted = [module for module in names if _carries_weights(module)]
@@ -70,7 +75,7 @@ def _parts(
     found = {}
     for part, weights in layer.parts().items():
         record = records[part]
-        stored = part.get_parameter("weight").numel()
+        stored = weight_of(part).numel()
         places = record.macs // stored
         found[part] = dataclasses.replace(
             record,
@@ -93,7 +98,7 @@ def _places(module: nn.Module, x: Tensor, y: Tensor) -> int:
         return math.prod(x.shape[2:])  # the kernel is applied at each place of the input
     if isinstance(module, _CONVOLUTIONS):
         return math.prod(y.shape[2:])
-    return y.numel() // y.shape[-1]
+    return y.numel() // int(getattr(module, "out_features", 1))
 
 
 def _record(name: str, module: nn.Module, places: int, extremes: Extremes) -> LayerRecord:
@@ -103,7 +108,7 @@ def _record(name: str, module: nn.Module, places: int, extremes: Extremes) -> La
     if isinstance(module, nn.Linear):
         spec = DenseSpec(module.in_features, module.out_features)
         return _linear_record(name, spec, bias, places, extremes)
-    weight = module.get_parameter("weight")
+    weight = weight_of(module)
     channels = int(getattr(module, "out_channels", 0))
     params = weight.numel() + (channels if bias else 0)
     macs = places * weight.numel()

@@ -14,6 +14,7 @@ from sepdeploy.models.analysis.shape_pass import shape_pass
 from sepdeploy.models.architectures.lenet import LeNet
 from sepdeploy.models.architectures.mlp import MLP
 from sepdeploy.models.architectures.vgg import VGG
+from sepdeploy.models.computed_weights import with_plain_weights
 from sepdeploy.models.model import Model
 
 # One layer after the other with ReLU, pooling and dropout between them, called in this order.
@@ -67,8 +68,9 @@ def lipschitz_bound(model: Model, norms: Mapping[str, float | None]) -> Lipschit
     """
     scale = 1 / min(model.input.std)
     gains: dict[str, float] = {}
-    own = {module: norms.get(name) for name, module in model.net.named_modules()}
-    for name, module in _steps(model.net):
+    net = with_plain_weights(model.net)
+    own = {module: norms.get(name) for name, module in net.named_modules()}
+    for name, module in _steps(net):
         gain = _gain(module, own.get(module))
         if gain is None:
             what = type(module).__name__

@@ -12,11 +12,16 @@ from torch import Tensor, nn
 from sepdeploy.errors import BadInput
 from sepdeploy.records import InputSpec
 
+ONE_SAMPLE = "give the shape of one sample, without the batch dimension"
+ANY_BATCH = "forward must take (N, ...) for any N: x.flatten(1), not x.flatten() or a fixed size"
+
 Visit = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
 
-def shape_pass(net: nn.Module, input: InputSpec, visits: Mapping[nn.Module, Visit]) -> Tensor:
-    """Run one sample of zeros through a network in evaluation mode.
+def shape_pass(
+    net: nn.Module, input: InputSpec, visits: Mapping[nn.Module, Visit], samples: int = 1
+) -> Tensor:
+    """Run one sample of zeros, or a batch of them, through a network in evaluation mode.
 
     Zeros are computed with for real: storage-less tensors would spare that, but pull in seconds
     of imports and stop at the first tensor that the network creates itself.
@@ -25,26 +30,27 @@ def shape_pass(net: nn.Module, input: InputSpec, visits: Mapping[nn.Module, Visi
         net: The network; its mode and parameters are left as they were.
         input: What one sample looks like.
         visits: What to call after which module, with its inputs and output.
+        samples: How many.
 
     Returns:
-        The network's output for the sample.
+        The network's output.
 
     Raises:
         BadInput: The network does not take such inputs, or its output is no tensor.
     """
     floats = (p for p in net.parameters() if p.is_floating_point())
     parameter = next(floats, torch.zeros(()))
-    sample = torch.zeros(1, *input.shape, device=parameter.device, dtype=parameter.dtype)
+    batch = torch.zeros(samples, *input.shape, device=parameter.device, dtype=parameter.dtype)
     with _evaluating(net), _visiting(visits):
         try:
-            output = net(sample)
+            output = net(batch)
         except BadInput:
             raise
         except Exception as error:  # the user's own code may raise anything
             first = str(error).strip().split("\n", 1)[0]
             raise BadInput(
-                f"the network does not take an input of shape {input.shape}: {first[:200]}",
-                hint="give the shape of one sample, without the batch dimension",
+                f"the network does not take {_what(samples)} of shape {input.shape}: {first[:200]}",
+                hint=ONE_SAMPLE if samples == 1 else ANY_BATCH,
             ) from error
     if not isinstance(output, Tensor):
         raise BadInput(
@@ -54,9 +60,40 @@ def shape_pass(net: nn.Module, input: InputSpec, visits: Mapping[nn.Module, Visi
     return output
 
 
+def _what(samples: int) -> str:
+    return "an input" if samples == 1 else f"a batch of {samples} inputs"
+
+
+def check_takes_batches(net: nn.Module, input: InputSpec) -> None:
+    """Check that a network answers a batch sample by sample.
+
+    Raises:
+        BadInput: It takes one sample only, or mixes them into one answer.
+    """
+    one, two = (tuple(shape_pass(net, input, {}, samples=n).shape) for n in (1, 2))
+    if two != (2, *one[1:]):
+        raise BadInput(f"the network returns {two} for two samples, {one} for one", hint=ANY_BATCH)
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """The first tensor in what a module takes or gives: itself, or inside tuples and tables."""
+    if isinstance(value, Tensor):
+        return value
+    inner = list(value.values()) if isinstance(value, Mapping) else value
+    if not isinstance(inner, (list, tuple)):
+        return None
+    return next((found for x in inner if (found := first_tensor(x)) is not None), None)
+
+
 @contextmanager
 def _visiting(visits: Mapping[nn.Module, Visit]) -> Iterator[None]:
-    hooks = [module.register_forward_hook(visit) for module, visit in visits.items()]
+    def calling(visit: Visit) -> Callable[..., None]:
+        return lambda module, args, named, output: visit(module, (*args, *named.values()), output)
+
+    hooks = [
+        module.register_forward_hook(calling(visit), with_kwargs=True)
+        for module, visit in visits.items()
+    ]
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sepdeploy.layers import Structured, StructuredConv2d
+from sepdeploy.models.computed_weights import weight_of
 
 
 def regularized_matrices(net: nn.Module, scope: str = "structured") -> dict[str, list[Tensor]]:
@@ -30,5 +31,5 @@ def regularized_matrices(net: nn.Module, scope: str = "structured") -> dict[str,
     plain = (nn.Linear,) if scope == "structured" else (nn.Linear, nn.Conv2d)
     for name, module in layers.items():
         if isinstance(module, plain) and id(module) not in inside:
-            found[name] = [module.get_parameter("weight").flatten(1)]
+            found[name] = [weight_of(module).flatten(1)]
     return {name: found[name] for name in layers if name in found}
