@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sepdeploy.exports.options import ATTACKED as ATTACKED
 from sepdeploy.exports.options import EvaluationOptions as EvaluationOptions
 from sepdeploy.exports.options import ExportOptions as ExportOptions
 from sepdeploy.exports.options import JudgingOptions as JudgingOptions

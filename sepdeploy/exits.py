@@ -8,7 +8,7 @@ import sys
 import traceback
 
 from sepdeploy.errors import SepdeployError, ToldElsewhere
-from sepdeploy.signals import ENDING, is_launched
+from sepdeploy.signals import ENDING, launched_rank
 
 USAGE, INTERNAL, INTERRUPTED = 2, 70, 130
 
@@ -25,7 +25,7 @@ def interrupted(command: str = "", number: int = signal.SIGINT) -> int:
         "compress": "nothing half-written was left behind; a fine-tuning that had begun continues "
         "with --resume",
     }.get(command, "nothing half-written was left behind")
-    if not is_launched() or os.environ.get("RANK", "0") == "0":
+    if not launched_rank():
         console.error(ENDING[number], hint)
     return 128 + number
 

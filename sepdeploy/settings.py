@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sepdeploy.errors import BadInput, unknown_name
+from sepdeploy.files.roles import Reads, Writes
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R", bound="Options")
@@ -53,6 +54,7 @@ class Setting:
         metavar: What stands for the value in ``--help``.
         text: Given as a text on the command line, whatever its type.
         off: The flag switches off what is on.
+        path: What the command does with the file or folder that it names.
         flag: False where the command line has no flag for it.
         parse: Reads a value of another type.
     """
@@ -72,6 +74,7 @@ class Setting:
     off: bool = False
     flag: bool = True
     parse: Callable[[Any], Any] | None = None
+    path: Reads | Writes | None = None
 
     def known(self) -> tuple[str, ...]:
         """Return the names that are accepted; empty: any."""

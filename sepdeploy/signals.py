@@ -67,6 +67,12 @@ def is_launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def launched_rank() -> int:
+    """Return the number of this process among those that ``torchrun`` started, 0 when alone."""
+    rank = os.environ.get("RANK", "0") if is_launched() else "0"
+    return int(rank) if rank.isdigit() else 0
+
+
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Let the signals that end a command wait until a few steps that belong together are done."""

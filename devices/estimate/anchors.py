@@ -13,6 +13,8 @@ from sepdeploy.devices.estimate.model import MODEL
 from sepdeploy.devices.profile import DeviceProfile
 from sepdeploy.errors import BadInput
 from sepdeploy.files import write_text
+from sepdeploy.files.claims import Output, claimed
+from sepdeploy.files.roles import Writes
 
 ANCHORS_SCHEMA = "sepdeploy.anchors/1"
 MAX_ANCHORS = 1 << 20  # bytes
@@ -86,9 +88,10 @@ def load_anchors(device: str) -> tuple[Anchor, ...]:
 
 def save_anchor(device: str, anchor: Anchor) -> Path:
     """Keep an anchor; one of the same file, runtime and threads is replaced. Return the file."""
-    kept = [a for a in load_anchors(device) if _key(a) != _key(anchor)]
     path = anchor_path(device)
-    write_text(path, dump(AnchorFile(device, (*kept, anchor))))
+    with claimed([Output(path, Writes("anchors", waits=True), "--save-anchor")]):
+        kept = [a for a in load_anchors(device) if _key(a) != _key(anchor)]
+        write_text(path, dump(AnchorFile(device, (*kept, anchor))))
     return path
 
 

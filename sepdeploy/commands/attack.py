@@ -8,15 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from sepdeploy import console
-from sepdeploy.api import JudgingOptions
+from sepdeploy.api import ATTACKED, JudgingOptions
 from sepdeploy.commands.flags import taking
 from sepdeploy.commands.shell import ARCH, JSON, SEED, give
+from sepdeploy.files.roles import READS_MODEL
 
 
 @taking(JudgingOptions)
 def attack(
-    model: Annotated[Path, typer.Argument(help="model.pt")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Adversarial set (.npz).")],
+    model: Annotated[Path, typer.Argument(help="model.pt"), READS_MODEL],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Adversarial set (.npz)."), ATTACKED],
     arch: ARCH = None,
     seed: SEED = 0,
     json: JSON = None,

@@ -9,12 +9,16 @@ import typer
 
 from sepdeploy import console
 from sepdeploy.commands.shell import JSON, give
+from sepdeploy.files.roles import Reads
+from sepdeploy.gate.baseline import UPDATED
 
 
 def update_baseline(
-    result: Annotated[Path, typer.Argument(help="What bench --json wrote.")],
+    result: Annotated[Path, typer.Argument(help="What bench --json wrote."), Reads()],
     baseline: Annotated[
-        Path | None, typer.Option("--baseline", help="Default: sepdeploy-baseline.json.")
+        Path | None,
+        typer.Option("--baseline", help="Default: sepdeploy-baseline.json."),
+        UPDATED,
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Drop what the result does not hold.")

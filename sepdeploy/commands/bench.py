@@ -11,6 +11,7 @@ from sepdeploy import console
 from sepdeploy.api import BenchOptions
 from sepdeploy.commands.flags import taking
 from sepdeploy.commands.shell import JSON, give
+from sepdeploy.files.roles import READS_MODELS
 
 if TYPE_CHECKING:
     from sepdeploy.records import BenchReport
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 @taking(BenchOptions)
 def bench(
     artifacts: Annotated[
-        list[Path] | None, typer.Argument(help="Files; default: every manifest of this folder.")
+        list[Path] | None,
+        typer.Argument(help="Files; default: every manifest of this folder."),
+        READS_MODELS,
     ] = None,
     json: JSON = None,
     **options: Any,

@@ -11,6 +11,8 @@ import typer
 
 from sepdeploy import console
 from sepdeploy.commands.shell import JSON, give
+from sepdeploy.files.roles import Reads, Writes
+from sepdeploy.gate import DEFAULT_BASELINE
 from sepdeploy.reports import REPORTS, View, render
 
 
@@ -21,7 +23,9 @@ def with_report_flags(function: Callable[..., int]) -> Callable[..., int]:
     flags = []
     for name, report in REPORTS.items():
         kind: Any = bool if report.printed else Path | None
-        flag = Annotated[kind, typer.Option(f"--{name}", help=report.help)]
+        flag: Any = Annotated[kind, typer.Option(f"--{name}", help=report.help)]
+        if not report.printed:
+            flag = Annotated[flag, Writes(f"the {name} report", report.suffixes, stream=True)]
         default = False if report.printed else None
         flags.append(own[-1].replace(name=name, default=default, annotation=flag))
     function.__signature__ = signature.replace(  # type: ignore[attr-defined]
@@ -32,12 +36,16 @@ def with_report_flags(function: Callable[..., int]) -> Callable[..., int]:
 
 @with_report_flags
 def check(
-    result: Annotated[Path, typer.Argument(help="What bench --json wrote.")],
+    result: Annotated[Path, typer.Argument(help="What bench --json wrote."), Reads()],
     baseline: Annotated[
-        Path | None, typer.Option("--baseline", help="Default: sepdeploy-baseline.json.")
+        Path | None,
+        typer.Option("--baseline", help="Default: sepdeploy-baseline.json."),
+        Reads(lambda v, _: [Path(v or DEFAULT_BASELINE)]),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="Rules (TOML); default: pyproject.toml.")
+        Path | None,
+        typer.Option("--config", help="Rules (TOML); default: pyproject.toml."),
+        Reads(lambda v, _: [Path(v or "pyproject.toml")]),
     ] = None,
     json: JSON = None,
     **wanted: Any,
@@ -47,8 +55,7 @@ def check(
     Exit code 1 on a real regression and only then.
     """
     from sepdeploy import api
-    from sepdeploy.files import write_text
-    from sepdeploy.gate import DEFAULT_BASELINE
+    from sepdeploy.files import write_out
     from sepdeploy.reports.check_terminal import verdict_table
 
     verdict = api.check(result, baseline, config=config)
@@ -58,7 +65,7 @@ def check(
     for name, target in wanted.items():
         text = render(name, verdict, view) if target else ""
         if isinstance(target, Path):
-            write_text(target, text)
+            write_out(target, text)
         else:
             console.write(text)
     return verdict.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,16 +12,29 @@ from sepdeploy import console
 from sepdeploy.api import CompressOptions
 from sepdeploy.commands.flags import taking
 from sepdeploy.commands.shell import ARCH, JSON, give
+from sepdeploy.files.roles import READS_MODEL, Values, Writes
+from sepdeploy.training.beside import TRAINED
 
 if TYPE_CHECKING:
     from sepdeploy.training import Event
 
 
+def _written(out: Path | None, values: Values) -> Iterator[Path]:
+    if values["dry_run"]:
+        return
+    path = out or CompressOptions(structure=values["structure"]).default_out(values["model"])
+    yield from TRAINED.files(path, values) if values["finetune"] else (path,)
+
+
 @taking(CompressOptions)
 def compress(
-    model: Annotated[Path, typer.Argument(help="model.pt, trained.")],
+    model: Annotated[Path, typer.Argument(help="model.pt, trained."), READS_MODEL],
     arch: ARCH = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Model file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Model file."),
+        Writes(TRAINED.what, TRAINED.suffixes, _written),
+    ] = None,
     json: JSON = None,
     **options: Any,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,19 @@ import typer
 
 from sepdeploy import console
 from sepdeploy.commands.shell import JSON, SEED, give
+from sepdeploy.files.roles import Values, Writes
+
+
+def _written(out: Path, values: Values) -> Iterator[Path]:
+    yield from (out / name for name in ("dense.pt", "kron.pt", "bench.json"))
 
 
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the results.")] = Path("demo"),
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", help="Folder of the results."),
+        Writes("the demonstration", files=_written, folder=True),
+    ] = Path("demo"),
     seed: SEED = 0,
     json: JSON = None,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +12,30 @@ from sepdeploy import console
 from sepdeploy.api import EvaluationOptions, ExportOptions
 from sepdeploy.commands.flags import taking
 from sepdeploy.commands.shell import ARCH, JSON, SEED, give
+from sepdeploy.files.roles import Reads, Values, Writes
+from sepdeploy.settings import filled, settings
+
+
+def _written(out: Path | None, values: Values) -> Iterator[Path]:
+    """Give the files of an export; over the model itself the export decides."""
+    model = values["model"]
+    chosen = {name: values[name] for name in settings(ExportOptions)}
+    ends = [output.suffix for output in filled(ExportOptions(), chosen, "export").outputs()]
+    for end in (*ends, ".eval.npz", ".manifest.json"):
+        path = (out or model.parent) / f"{model.stem}{end}"
+        if path != model:
+            yield path
 
 
 @taking(ExportOptions, EvaluationOptions)
 def export(
-    model: Annotated[Path, typer.Argument(help="model.pt, or any .onnx for -f tflite, --quantize")],
+    model: Annotated[
+        Path, typer.Argument(help="model.pt, or any .onnx for -f tflite, --quantize"), Reads()
+    ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder; default beside the model.")
+        Path | None,
+        typer.Option("-o", "--out", help="Folder; default beside the model."),
+        Writes("an export", files=_written, folder=True),
     ] = None,
     arch: ARCH = None,
     seed: SEED = 0,

@@ -81,5 +81,5 @@ def _parameters(cls: type[Options], *, only_given: bool) -> Iterator[inspect.Par
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=not default if s.off else default or None if kind == "str" else default,
-            annotation=Annotated[wanted, option],
+            annotation=Annotated[wanted, option, s.path] if s.path else Annotated[wanted, option],
         )

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from sepdeploy.commands.shell import ARCH, JSON, give
+from sepdeploy.files.roles import READS_MODEL
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help=".pt, .onnx or .tflite")],
+    file: Annotated[Path, typer.Argument(help=".pt, .onnx or .tflite"), READS_MODEL],
     arch: ARCH = None,
     json: JSON = None,
 ) -> None:

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.models import OptionInfo
 
 from sepdeploy import console
 from sepdeploy.commands.flags import signature_of
+from sepdeploy.files.claims import command_claimed
+from sepdeploy.files.roles import Reads, Writes
+from sepdeploy.signals import launched_rank
 
 VERBOSE = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")]
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Say only errors on standard error.")]
@@ -23,12 +27,14 @@ JSON = Annotated[
     typer.Option(
         "--json", metavar="[FILE]", help="Write JSON to FILE; '-' or nothing: standard output."
     ),
+    Writes("JSON", (".json",), lambda v, _: [] if v in (None, "-") else [Path(v)], stream=True),
 ]
 
 ARCH = Annotated[
     str | None, typer.Option("--arch", help="package.module:factory of your own network.")
 ]
 
+STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _COMMON: dict[str, tuple[Any, Any]] = {
     "seed": (SEED, 0),
     "verbose": (VERBOSE, False),
@@ -45,6 +51,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     signature = signature_of(function)
     takes_seed = "seed" in signature.parameters
+    roles = roles_of(signature)
     extra = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind)
         for name, (kind, value) in _COMMON.items()
@@ -58,10 +65,12 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         if not takes_seed:
             kwargs.pop("seed")
         console.VERBOSITY.level = int(verbose) - int(quiet)
-        target = kwargs.get("json")
-        if isinstance(target, str):
-            _check_target(target)
-        return function(*args, **kwargs)
+        if kwargs.get("json") in STANDARD_OUTPUT:
+            kwargs["json"] = "-"
+        if launched_rank():  # the first of several processes writes for all of them
+            return function(*args, **kwargs)
+        with command_claimed(roles, kwargs):
+            return function(*args, **kwargs)
 
     parameters = [*signature.parameters.values(), *extra]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -69,12 +78,22 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _check_target(target: str) -> None:
-    """Refuse a ``--json FILE`` that cannot be written before hours of work are spent on it."""
-    from sepdeploy.files import check_writable
-
-    if target != "-":
-        check_writable(Path(target))
+def roles_of(signature: inspect.Signature) -> dict[str, tuple[str, Reads | Writes]]:
+    """Return what each option of a command that names files is, and how it is typed."""
+    found = {}
+    for name, parameter in signature.parameters.items():
+        facts = getattr(parameter.annotation, "__metadata__", ())
+        words = [
+            w
+            for f in facts
+            if isinstance(f, OptionInfo)
+            for w in (f.default, *(f.param_decls or ()))
+        ]
+        flag = next((w for w in words if isinstance(w, str) and w.startswith("-")), name.upper())
+        for role in facts:
+            if isinstance(role, (Reads, Writes)):
+                found[name] = (flag, role)
+    return found
 
 
 def give(record: Any, json: str | None, draw: Callable[[], Any] | None = None) -> None:
@@ -90,9 +109,9 @@ def give(record: Any, json: str | None, draw: Callable[[], Any] | None = None) -
     if json is None:
         return
     from sepdeploy.codec import dump
-    from sepdeploy.files import write_text
+    from sepdeploy.files import write_out
 
     if json == "-":
         console.write(dump(record))
     else:
-        write_text(Path(json), dump(record))
+        write_out(Path(json), dump(record))

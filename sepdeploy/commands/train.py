@@ -13,7 +13,9 @@ from sepdeploy.api import Recipe
 from sepdeploy.commands.flags import taking
 from sepdeploy.commands.shell import JSON, give
 from sepdeploy.errors import BadInput
+from sepdeploy.files.roles import Reads
 from sepdeploy.settings import settings, unknown_key
+from sepdeploy.training.beside import TRAINED
 
 if TYPE_CHECKING:
     from sepdeploy.training import Event
@@ -26,11 +28,15 @@ SET = Annotated[
 
 @taking(Recipe, only_given=True)
 def train(
-    recipe: Annotated[Path | None, typer.Argument(help="Recipe (TOML); flags beat it.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Argument(help="Recipe (TOML); flags beat it."), Reads()
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted training.")
     ] = False,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Model file.")] = Path("model.pt"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Model file."), TRAINED] = Path(
+        "model.pt"
+    ),
     json: JSON = None,
     set: SET = None,
     **flags: Any,

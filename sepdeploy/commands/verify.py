@@ -9,12 +9,14 @@ import typer
 
 from sepdeploy import console
 from sepdeploy.commands.shell import ARCH, JSON, SEED, give
+from sepdeploy.files.roles import READS_MODEL, READS_MODELS
 
 
 def verify(
     manifest: Annotated[
         Path | None,
         typer.Argument(help="STEM.manifest.json (with --against also a file); default: all here."),
+        READS_MODELS,
     ] = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Also compare every layer with the model's.")
@@ -22,6 +24,7 @@ def verify(
     against: Annotated[
         Path | None,
         typer.Option("--against", metavar="OTHER", help="Compare with OTHER, layer by layer."),
+        READS_MODEL,
     ] = None,
     arch: ARCH = None,
     seed: SEED = 0,

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from sepdeploy.data.dataset import Dataset, Images, Split, make_dataset
 from sepdeploy.errors import BadInput
+from sepdeploy.files.claims import refuse_written
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 MAX_CLASSES = 1 << 16
@@ -66,6 +67,7 @@ def _path(name: str, data_dir: Path | None) -> Path:
         path = (data_dir or Path()) / name
     if not path.is_file():
         raise BadInput(f"data file {path} does not exist", hint="check --data and --data-dir")
+    refuse_written(path)  # a model may remember it
     return path
 
 

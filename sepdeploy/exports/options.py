@@ -10,10 +10,13 @@ from sepdeploy.attacks import examples
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.formats import FLAVOURS, FORMATS, TARGETS, Format
 from sepdeploy.exporters.modes import MODES, Mode
+from sepdeploy.files.roles import Reads, Writes, of_data
 from sepdeploy.settings import Needs, Options, setting
 from sepdeploy.threat import NORMS
 
 CALIBRATION_SAMPLES = 128
+ATTACKED = Writes("a set of images", (".npz", ".eval.npz"))
+EXPORTED = Writes("an export", folder=True)
 
 
 class Output(NamedTuple):
@@ -99,8 +102,10 @@ class JudgingOptions(Options):
     samples: int = setting(
         1000, "Images judged, or kept in a pack.", low=1, more="A pack has at most 16 MiB."
     )
-    data: str | None = setting(None, "digits, mnist, cifar10, svhn, image-folder, npz, ...")
-    data_dir: Path | None = setting(None, "Folder of the data set.")
+    data: str | None = setting(
+        None, "digits, mnist, cifar10, svhn, image-folder, npz, ...", path=Reads(of_data)
+    )
+    data_dir: Path | None = setting(None, "Folder of the data set.", path=Reads())
 
 
 @dataclass(frozen=True)

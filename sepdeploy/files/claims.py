@@ -9,106 +9,36 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sepdeploy.errors import BadInput
+from sepdeploy.files.roles import SAID, Reads, Values, Writes, said_by
 from sepdeploy.files.scratch import hold, is_at, sweep
 from sepdeploy.files.writing import WRITE_HINT, check_writable, is_stream, target_of
 
-Values = Mapping[str, Any]
 UPDATE_WAIT_S = 60.0  # for another update of the same file
-# What the ends of file names say; the longest one counts.
-SAID = {
-    ".csv": "a table",
-    ".data": "the weights of an ONNX file",
-    ".eval.npz": "an evaluation pack",
-    ".history.jsonl": "the history of a training",
-    ".jpg": "an image",
-    ".json": "JSON",
-    ".jsonl": "JSON lines",
-    ".manifest.json": "a manifest",
-    ".mat": "a data set",
-    ".md": "Markdown",
-    ".npy": "an array",
-    ".npz": "a set of images",
-    ".onnx": "an ONNX file",
-    ".png": "an image",
-    ".pt": "a model",
-    ".pth": "a model",
-    ".py": "a program",
-    ".sarif": "SARIF",
-    ".tflite": "a TFLite file",
-    ".toml": "a recipe, a profile or rules",
-    ".training.pt": "the state of a training",
-    ".xml": "XML",
-    ".zip": "an archive",
-}
-
-
-def as_given(value: Any, values: Values) -> Iterator[Path]:
-    """Give the paths of an option's value: none, one or several."""
-    if value is not None:
-        for path in value if isinstance(value, (list, tuple)) else (value,):
-            yield Path(path)
-
-
-Files = Callable[[Any, Values], Iterable[Path]]
-
-
-@dataclass(frozen=True)
-class Reads:
-    """An option that names what a command reads.
-
-    ``files`` gives everything behind its value; it is told the values of the other options.
-    """
-
-    files: Files = as_given
-
-
-@dataclass(frozen=True)
-class Writes:
-    """An option that names what a command writes.
-
-    Attributes:
-        what: For messages: "a model file".
-        suffixes: Ends of names, of those in ``SAID``, that it may have.
-        files: As with ``Reads``.
-        stream: Pipes and devices are written to as they are.
-        folder: The value is a folder; ``files`` gives the files in it.
-        waits: Written in a moment: a second command waits instead of ending.
-    """
-
-    what: str
-    suffixes: tuple[str, ...] = ()
-    files: Files = as_given
-    stream: bool = False
-    folder: bool = False
-    waits: bool = False
 
 
 @dataclass(frozen=True)
 class Output:
-    """One file to be written, and what asked for it."""
+    """One file to be written, and what asked for it.
+
+    ``named`` tells that a person chose its name; others are written beside that.
+    """
 
     path: Path
     role: Writes
     asked: str
+    named: bool = True
 
     @property
     def target(self) -> Path:
         """The file itself, behind all links."""
         return target_of(self.path)
-
-
-def said_by(path: Path) -> str:
-    """Return the end of a name that says what a file is, "" where it says nothing."""
-    name = path.name.lower()
-    return max((end for end in SAID if name.endswith(end)), key=len, default="")
 
 
 def same_file(a: Path, b: Path) -> bool:
@@ -121,6 +51,11 @@ def same_file(a: Path, b: Path) -> bool:
 
 
 HELD: ContextVar[tuple[Path, ...]] = ContextVar("HELD", default=())
+
+
+def outputs_of(role: Writes, path: Path, asked: str = "out") -> list[Output]:
+    """Return everything that is written with an output of a role."""
+    return [Output(file, role, asked, file == path) for file in role.files(path, {})]
 
 
 @contextmanager
@@ -151,6 +86,45 @@ def claimed(outputs: Iterable[Output], inputs: Iterable[Path] = ()) -> Iterator[
             yield
         finally:
             HELD.reset(token)
+
+
+@contextmanager
+def command_claimed(
+    roles: Mapping[str, tuple[str, Reads | Writes]], values: Values
+) -> Iterator[None]:
+    """Claim the files behind the options of a command.
+
+    Args:
+        roles: By the name of an option: how it is typed, and what it is.
+        values: What was given.
+
+    Raises:
+        BadInput: As ``claimed``; or a folder that is a file.
+    """
+    outputs: list[Output] = []
+    inputs: list[Path] = []
+    for name, (asked, role) in roles.items():
+        if isinstance(role, Reads):
+            inputs += role.files(values[name], values)
+            continue
+        if role.folder and values[name] is not None:
+            check_folder(Path(values[name]), asked)
+        files = role.files(values[name], values)
+        outputs += (Output(path, role, asked, str(path) == str(values[name])) for path in files)
+    with claimed(outputs, inputs):
+        yield
+
+
+def refuse_written(path: Path) -> None:
+    """Refuse to read what the running command writes: where its options do not name it.
+
+    Raises:
+        BadInput: It does.
+    """
+    if any(same_file(path, held) for held in HELD.get()):
+        raise BadInput(
+            f"{path} is what the command reads and would write", hint="choose another output"
+        )
 
 
 def check_folder(folder: Path, asked: str) -> None:
@@ -191,7 +165,7 @@ def _check_apart(outputs: list[Output], inputs: list[Path]) -> None:
 
 
 def _check_name(output: Output) -> None:
-    end, role = said_by(output.path), output.role
+    end, role = said_by(output.path) if output.named else "", output.role
     if end and role.suffixes and end not in role.suffixes and not is_stream(output.path):
         raise BadInput(
             f"{output.asked} writes {role.what}, and {output.path} says {SAID[end]}",
@@ -202,7 +176,7 @@ def _check_name(output: Output) -> None:
 def _is_among(output: Output, folder: Path) -> bool:
     """Whether an output replaces what may be a file of a data set: not one that we write."""
     inside = output.target.is_relative_to(target_of(folder))
-    return inside and said_by(output.path) not in output.role.suffixes
+    return inside and output.named and said_by(output.path) not in output.role.suffixes
 
 
 def _check_pair(one: Output, other: Output) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 from sepdeploy.codec import read, to_json
 from sepdeploy.errors import BENCH_AGAIN, BadInput, Incomparable, Unstable
 from sepdeploy.files import write_text
+from sepdeploy.files.claims import Output, claimed
+from sepdeploy.files.roles import Writes
 from sepdeploy.gate.evidence import (
     INTERLEAVED_FIELDS,
     is_gated,
@@ -32,6 +34,9 @@ from sepdeploy.records import BenchReport, Measurement
 
 BASELINE_SCHEMA = "sepdeploy.baseline/1"
 DEFAULT_BASELINE = "sepdeploy-baseline.json"
+UPDATED = Writes(
+    "a baseline", (".json",), lambda value, _: [Path(value or DEFAULT_BASELINE)], waits=True
+)
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,10 @@ def update_baseline(report: BenchReport, path: Path, *, replace: bool = False) -
         BadInput, Incomparable, Unstable: As ``load_baseline`` and ``make_baseline``; the file
             is then as it was.
     """
-    old = load_baseline(path) if path.exists() and not replace else None
-    baseline = make_baseline(report, old)
-    write_text(path, format_baseline(baseline))
+    with claimed([Output(path, UPDATED, "--baseline")]):  # from reading it until it is written
+        old = load_baseline(path) if path.exists() and not replace else None
+        baseline = make_baseline(report, old)
+        write_text(path, format_baseline(baseline))
     return baseline
 
 

@@ -31,18 +31,24 @@ class Report:
     Args:
         renderer: "module:function" of (verdict, view), imported when used.
         help: Of its flag.
+        suffixes: Ends of names that say what the file is; the others say something else.
         printed: On standard output, else into the file that its flag names.
     """
 
     renderer: str
     help: str
     printed: bool = False
+    suffixes: tuple[str, ...] = ()
 
 
 REPORTS: dict[str, Report] = {
-    "junit": Report(f"{__name__}.junit:render_junit", "Write JUnit XML."),
-    "sarif": Report(f"{__name__}.sarif:render_sarif", "Write SARIF 2.1.0."),
-    "markdown": Report(f"{__name__}.markdown:render_markdown", "Write Markdown for a comment."),
+    "junit": Report(f"{__name__}.junit:render_junit", "Write JUnit XML.", suffixes=(".xml",)),
+    "sarif": Report(
+        f"{__name__}.sarif:render_sarif", "Write SARIF 2.1.0.", suffixes=(".sarif", ".json")
+    ),
+    "markdown": Report(
+        f"{__name__}.markdown:render_markdown", "Write Markdown for a comment.", suffixes=(".md",)
+    ),
     "github": Report(
         f"{__name__}.annotations:render_annotations", "Print GitHub annotations.", printed=True
     ),

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sepdeploy.training.checkpoint import Checkpoint, checkpoint_path, history_path
+    from sepdeploy.training.beside import checkpoint_path, history_path
+    from sepdeploy.training.checkpoint import Checkpoint
     from sepdeploy.training.events import Event
     from sepdeploy.training.finishing import TrainResult
     from sepdeploy.training.fitting import fit
@@ -22,9 +23,9 @@ _HOMES = {
     "Event": "events",
     "Recipe": "recipe.fields",
     "TrainResult": "finishing",
-    "checkpoint_path": "checkpoint",
+    "checkpoint_path": "beside",
     "fit": "fitting",
-    "history_path": "checkpoint",
+    "history_path": "beside",
     "is_first_process": "machine.team",
     "joined": "machine.team",
     "load_recipe": "recipe.reading",

@@ -73,16 +73,6 @@ class Checkpoint:
     pruning: dict[str, Any] = field(default_factory=dict)
 
 
-def checkpoint_path(out: Path) -> Path:
-    """Return where the training of ``out`` keeps its state: ``STEM.training.pt`` beside it."""
-    return out.with_name(f"{out.stem}.training.pt")
-
-
-def history_path(out: Path) -> Path:
-    """Return the history file of ``out``: ``STEM.history.jsonl`` beside it."""
-    return out.with_name(f"{out.stem}.history.jsonl")
-
-
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Replace the checkpoint file.
 

@@ -16,7 +16,8 @@ from sepdeploy.errors import BadInput
 from sepdeploy.models import Model, save
 from sepdeploy.models import load as load_model
 from sepdeploy.models.factory import is_foreign
-from sepdeploy.training.checkpoint import checkpoint_path, history_path, read_history
+from sepdeploy.training.beside import checkpoint_path, history_path
+from sepdeploy.training.checkpoint import read_history
 from sepdeploy.training.events import Event
 from sepdeploy.training.judge import accuracy
 from sepdeploy.training.loop import Trainer

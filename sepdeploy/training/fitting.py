@@ -15,10 +15,10 @@ from sepdeploy.compression import factorize_convolutions
 from sepdeploy.data import Dataset, load, split_validation
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model, create
+from sepdeploy.training.beside import checkpoint_path
 from sepdeploy.training.checkpoint import (
     Checkpoint,
     check_same_training,
-    checkpoint_path,
     read_checkpoint,
     state_sha256,
 )

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model
+from sepdeploy.training.beside import checkpoint_path, history_path
 from sepdeploy.training.checkpoint import (
     Checkpoint,
     State,
-    checkpoint_path,
     copy_state,
-    history_path,
     write_checkpoint,
     write_history,
 )

@@ -8,8 +8,9 @@ from pathlib import Path
 from sepdeploy.data.evalpack import write_pack
 from sepdeploy.errors import BadInput
 from sepdeploy.exports.judged_images import choose_attacks, find_data, make_pack
-from sepdeploy.exports.options import JudgingOptions
-from sepdeploy.files import check_writable, sha256_file
+from sepdeploy.exports.options import ATTACKED, JudgingOptions
+from sepdeploy.files import sha256_file
+from sepdeploy.files.claims import claimed, outputs_of
 from sepdeploy.models import load
 from sepdeploy.records import Notify
 
@@ -49,8 +50,20 @@ def attack_model(
     Raises:
         BadInput: No data at hand, no attack radius known, or a file that cannot be used.
     """
+    with claimed(outputs_of(ATTACKED, out), (model_path,)):
+        return _attack(model_path, out, wanted, arch=arch, seed=seed, notify=notify)
+
+
+def _attack(
+    model_path: Path,
+    out: Path,
+    wanted: JudgingOptions,
+    *,
+    arch: str | None,
+    seed: int,
+    notify: Notify,
+) -> AttackSummary:
     model = load(model_path, arch=arch)
-    check_writable(out)
     data = find_data(model.provenance, wanted, model.input.shape, notify)
     if data is None:
         raise BadInput("no data set to attack on", hint="pass --data, and --data-dir where needed")

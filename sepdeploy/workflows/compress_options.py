@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sepdeploy.files.roles import Reads
 from sepdeploy.settings import Options, setting
 
 BUDGETS = ("params", "macs")
@@ -38,6 +39,7 @@ class CompressOptions(Options):
         None,
         "Recipe (TOML) to train the result with.",
         metavar="RECIPE.toml",
+        path=Reads(),
         more="Data and attack default to the model's own.",
     )
     resume: bool = setting(
@@ -50,7 +52,13 @@ class CompressOptions(Options):
     data_dir: Path | None = setting(
         None,
         "Folder of the data set.",
+        path=Reads(),
         needs={"finetune": ()},
         why="without it nothing is trained",
     )
     seed: int | None = setting(None, "Seed of everything random.", low=0)
+
+    def default_out(self, model: Path) -> Path:
+        """Return where a compressed model goes when nobody says it."""
+        family = self.structure.partition(":")[0].partition("*")[0]
+        return model.with_name(f"{model.stem}-{family if family.isalnum() else 'small'}.pt")

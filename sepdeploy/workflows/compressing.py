@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sepdeploy.compression import CompressionPlan, compress_model, plan_compression
 from sepdeploy.errors import BadInput
-from sepdeploy.files import check_writable, sha256_file
+from sepdeploy.files import sha256_file
+from sepdeploy.files.claims import claimed, outputs_of
 from sepdeploy.models import Model, load, save
 from sepdeploy.models.checkpoint import structure_forms
 from sepdeploy.records import LayerRecord
 from sepdeploy.structures import Form
 from sepdeploy.training import Event, Recipe, fit, joined, load_recipe
+from sepdeploy.training.beside import TRAINED
 from sepdeploy.workflows.compress_options import CompressOptions
 from sepdeploy.workflows.factored import merge_factored
 
@@ -98,15 +101,13 @@ def compress_file(
 
     Of several processes that ``torchrun`` started, the first one shows the plan and writes.
     """
-    with joined() as team, team.outlived("run the command again"):
+    with joined() as team, team.outlived("run the command again"), ExitStack() as stack:
         with team.agreed():
             model = load(path, arch=arch)
             recipe = None if options.finetune is None else _recipe(model, options.finetune, options)
-            target = out or path.with_name(f"{path.stem}-{_suffix(options.structure)}.pt")
-            if target.resolve() == path.resolve():
-                raise BadInput(f"{target} is the model itself", hint="choose another -o")
+            target = out or options.default_out(path)
             if team.first and not options.dry_run:
-                check_writable(target)
+                stack.enter_context(claimed(outputs_of(TRAINED, target), (path,)))
             plan = plan_compression(
                 model,
                 options.structure,
@@ -157,11 +158,6 @@ def _as_made(
     if record is None or form is None:
         return layer
     return replace(layer, structure=form.text, params=record.params, macs=record.macs)
-
-
-def _suffix(structure: str) -> str:
-    family = structure.partition(":")[0].partition("*")[0]
-    return family if family.isalnum() else "small"
 
 
 def _recipe(model: Model, path: Path, options: CompressOptions) -> Recipe:

@@ -22,13 +22,14 @@ from sepdeploy.exports.artifact import Job, write_artifact
 from sepdeploy.exports.judged_images import find_data
 from sepdeploy.exports.manifest import with_earlier
 from sepdeploy.exports.onnx_file import OnnxFile, is_foreign
-from sepdeploy.exports.options import EvaluationOptions, ExportOptions
+from sepdeploy.exports.options import EXPORTED, EvaluationOptions, ExportOptions
 from sepdeploy.exports.quantize.files import Calibration, calibrate, no_images
 from sepdeploy.exports.requirements import require_torch
 from sepdeploy.exports.source import Source
 from sepdeploy.exports.staging import move_all, staging
 from sepdeploy.exports.torch_model import TorchModel
 from sepdeploy.files import sha256_file, write_text
+from sepdeploy.files.claims import Output, claimed
 from sepdeploy.records import FileRef, Manifest, Notify
 
 if TYPE_CHECKING:
@@ -127,7 +128,10 @@ def export_source(
     job = Job(source, reference, options, notify, calibration)
     layers = source.layers
     source.close()
-    with staging(out_dir, stem) as folder:
+    written = [out_dir / f"{stem}{output.suffix}" for output in outputs]
+    written += [out_dir / f"{stem}.eval.npz", out_dir / f"{stem}.manifest.json"]
+    claims = [Output(path, EXPORTED, "export") for path in written]
+    with claimed(claims, (source.path,)), staging(out_dir, stem) as folder:
         artifacts = tuple(write_artifact(job, output, folder) for output in outputs)
         described = None
         if pack is not None:

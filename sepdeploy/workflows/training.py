@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.files import check_writable
+from sepdeploy.files.claims import claimed, outputs_of
 from sepdeploy.training import Event, fit, history_path, joined, load_recipe
+from sepdeploy.training.beside import TRAINED
 
 TRAIN_SCHEMA = "sepdeploy.train/1"
 
@@ -50,11 +52,11 @@ def train_model(
     overrides: Mapping[str, Any],
 ) -> TrainSummary:
     """Train by recipe and flags; see ``sepdeploy.api.train``."""
-    with joined() as team:
+    with joined() as team, ExitStack() as stack:
         with team.agreed():
             recipe = load_recipe(recipe_path, overrides)
             if team.first:
-                check_writable(out)
+                stack.enter_context(claimed(outputs_of(TRAINED, out)))
         result = fit(recipe, out=out, resume=resume, on_progress=on_progress)
     model = result.model
     return TrainSummary(

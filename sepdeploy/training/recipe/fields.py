@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from sepdeploy.errors import BadInput
+from sepdeploy.files.roles import Reads, of_data
 from sepdeploy.settings import Needs, Options, check_values, setting
 from sepdeploy.threat import NORMS, default_step_size, parse_eps
 from sepdeploy.training.descent.optimizers import OPTIMIZERS
@@ -74,9 +75,14 @@ class Recipe(Options):
         "digits",
         "digits, mnist, cifar10, svhn, image-folder, npz, ...",
         more="Or the path of an .npz file.",
+        path=Reads(of_data),
     )
     data_dir: str = data_set(
-        "", "Folder of the data set.", more="Default: from SEPDEPLOY_DATA.", parse=str
+        "",
+        "Folder of the data set.",
+        more="Default: from SEPDEPLOY_DATA.",
+        parse=str,
+        path=Reads(),
     )
     augment: str = data_set(
         "",

@@ -10,6 +10,7 @@ from typing import Any
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.formats import format_of
 from sepdeploy.exports.options import JudgingOptions
+from sepdeploy.files.roles import READS_MODEL, Reads, Values, Writes
 from sepdeploy.records import Kind
 from sepdeploy.settings import setting
 
@@ -18,6 +19,12 @@ MAX_THREADS = 256  # runtimes hang or die while they start a million of them
 
 def _kinds() -> list[str]:
     return [kind.value.lower() for kind in Kind]
+
+
+def _device_files(value: str | None, values: Values) -> list[Path]:
+    """Return the recordings and profiles among the devices."""
+    names = [name.strip().removeprefix("replay:") for name in (value or "").split(",")]
+    return [Path(name) for name in names if name]
 
 
 def _device(default: Any, help: str, **facts: Any) -> Any:
@@ -30,7 +37,9 @@ def _device(default: Any, help: str, **facts: Any) -> Any:
 class BenchOptions(JudgingOptions):
     """What is measured and how."""
 
-    device: str = setting("host", "Device id, or several: a,b.", metavar="ID")
+    device: str = setting(
+        "host", "Device id, or several: a,b.", metavar="ID", path=Reads(_device_files)
+    )
     runtime: str | None = setting(None, "Default: every installed one.")
     threads: int = setting(1, "Threads of the runtime.", low=1, high=MAX_THREADS)
     batch: int = setting(1, "Batch size of the timing.", low=1)
@@ -38,8 +47,11 @@ class BenchOptions(JudgingOptions):
         None,
         "Dense reference file to time against.",
         more="Default: the dense form of the embedded graph.",
+        path=READS_MODEL,
     )
-    against: Path | None = setting(None, "Older file, timed in turns with the new one.")
+    against: Path | None = setting(
+        None, "Older file, timed in turns with the new one.", path=READS_MODEL
+    )
     calibrate: bool = setting(
         False,
         "Measure this machine's noise by A/A rounds.",
@@ -47,7 +59,9 @@ class BenchOptions(JudgingOptions):
     )
     host: str | None = _device(None, "Reach the device over ssh.", metavar="USER@HOST")
     serial: str | None = _device(None, "Serial of an adb device.")
-    runner: Path | None = _device(None, "Program to run on the device instead of ours.")
+    runner: Path | None = _device(
+        None, "Program to run on the device instead of ours.", path=Reads()
+    )
     sustained: float = _device(
         0.0,
         "Load the device for so many seconds.",
@@ -58,6 +72,7 @@ class BenchOptions(JudgingOptions):
         None,
         "Write the exchange with the device to FILE.",
         more="--device replay:FILE reads it.",
+        path=Writes("a recording", (".jsonl", ".json")),
     )
     save_anchor: bool = _device(False, "Keep the measured latency for later estimates.")
     require: str | None = setting(
