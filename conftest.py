@@ -1,14 +1,10 @@
 """Make `sepdeploy.exporters`, `.runtimes` and `.devices` importable from a bare clone."""
 
-import os
 import signal
 from importlib.util import find_spec
 from pathlib import Path
 
 import sepdeploy
-
-# Tests import ONNX Runtime on their own as well; it reports its use unless told not to.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # A shell starts background jobs with Ctrl-C ignored, and so are their children; tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -136,6 +136,14 @@ def read_facts(transport: Transport) -> DeviceFacts:
     return facts
 
 
+def at_home(transport: Transport, path: str) -> str:
+    """Return a path on a device with its home folder in place of ``~/``."""
+    if not path.startswith("~/"):
+        return path
+    home = transport.shell('printf "%s" "$HOME"').text
+    return f"{home}{path[1:]}"
+
+
 def parse_facts(text: str) -> DeviceFacts:
     """Return what the lines of the script say; unknown and unreadable lines are left out."""
     seen: dict[str, list[str]] = {}

@@ -7,6 +7,9 @@ from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.jobs import Job
 
 PYTHON = "python3"
+# A system's own Python refuses pip (PEP 668), an environment of one's own takes it.
+INSTALL = "on the device: python3 -m venv ~/sepdeploy && ~/sepdeploy/bin/pip install {packages}"
+THEN = "; then --python '~/sepdeploy/bin/python'"
 SIGILL, SIGKILL = 4, 9
 
 
@@ -25,7 +28,7 @@ def crash(done: Completed, job: Job, *, where: str, program: str, bound: bool) -
     if "No module named 'numpy'" in text:
         return Missing(
             f"{where}: numpy is not installed for {program}",
-            hint="on the device: python3 -m pip install numpy onnxruntime",
+            hint=install_there(program, "onnxruntime ai-edge-litert"),
         )
     if "xec format error" in text or "not executable: " in text:
         return Missing(
@@ -45,11 +48,31 @@ def crash(done: Completed, job: Job, *, where: str, program: str, bound: bool) -
     if done.rc in (126, 127):
         return Missing(
             f"{where}: no {program} there: {said or f'exit code {done.rc}'}",
-            hint="on the device: sudo apt install python3-pip; pip install onnxruntime"
+            hint=install_there(program, "onnxruntime ai-edge-litert")
             if program == PYTHON
-            else "check transport.python in the device profile, or the --runner given",
+            else "check --python or transport.python in the device profile, or the --runner given",
         )
     return _ended(done, job, where)
+
+
+def install_there(program: str, packages: str) -> str:
+    """Return how packages are installed for a Python on the device."""
+    if program == PYTHON:
+        return INSTALL.format(packages=packages) + THEN
+    return f"on the device: {program} -m pip install {packages}"
+
+
+def unusable_python(done: Completed, where: str, python: str) -> Missing:
+    """Return the error for a Python that was named and cannot run the runner."""
+    if done.rc in (126, 127):
+        what, hint = (
+            f"no {python} there",
+            "--python takes a path on the device, as '~/venv/bin/python'",
+        )
+    else:
+        what = f"{python} has no numpy: {done.error_line}"
+        hint = install_there(python, "onnxruntime ai-edge-litert")
+    return Missing(f"{where}: {what}", hint=hint)
 
 
 def _ended(done: Completed, job: Job, where: str) -> SepdeployError:

@@ -14,7 +14,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sepdeploy.devices import facts as device_facts
@@ -25,11 +25,12 @@ from sepdeploy.devices.profile import DeviceProfile
 from sepdeploy.devices.transports.base import Completed, Disconnected, Transport
 from sepdeploy.errors import RUN_IT, BadInput, Missing, SepdeployError
 from sepdeploy.files import sha256_file
-from sepdeploy.jobs import Answer, Job, NoAnswer, Refused, read_answer
+from sepdeploy.jobs import Answer, Job, NoAnswer, Refused, Stamp, read_answer
 from sepdeploy.records import Kind
 
 JOB_TIMEOUT_S = 900.0
 RECONNECT_PAUSE_S = 1.0
+JOB = "SEPDEPLOY_JOB"  # in a job's environment: its name
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class DeviceRunner:
         self.retries = 0
         self._cores = tuple(cores)
         self._pause = pause
+        self._last = ""  # name of the newest job
         self._present: set[str] = set()  # names that are on the device with the right content
 
     def run_job(self, job: Job, *, timeout: float = JOB_TIMEOUT_S) -> Answer:
@@ -110,46 +112,66 @@ class DeviceRunner:
             self.retries += 1
             self._present.clear()
             time.sleep(self._pause)
-            self._end_leftover(job)
+            self._end_leftover()
             return self._attempt(job, timeout)
 
     def _attempt(self, job: Job, timeout: float) -> Answer:
         names: dict[str, Path] = {}
+        digests: dict[Path, str] = {}
 
         def sent(path: Path) -> str:
-            name = f"files/{sha256_file(path)}{path.suffix}"
+            digests[path] = sha256_file(path)
+            name = f"files/{digests[path]}{path.suffix}"
             names[name] = path
             return name
 
-        output = f"files/{_key(job)}.out.npy"
-        remote = job.wire(sent, output)
+        remote = job.wire(sent, "output")  # named below
         remote.pop("memory_limit", None)
+        own = self._name(remote)
+        stamp = Stamp(own, tuple(digests[path] for path in job.models.values()))
+        output = f"files/{own}.npy"
+        remote |= {"id": own} | ({"output": output} if job.output is not None else {})
         self.provide(self.launcher.files, self.launcher.runnable)
         self.provide(names)
         done = self.transport.run(
-            self._command(job),
+            self._command(own),
             stdin=json.dumps(remote, sort_keys=True).encode(),
             timeout=timeout,
-            env={**environment(job.threads or 1), **self.launcher.env},
+            env={**environment(job.threads or 1), JOB: own, **self.launcher.env},
         )
-        answer = self._read(done, job, {name: str(path) for name, path in names.items()})
-        if job.output is not None:
-            self.transport.pull(output, job.output)
-            self.transport.run(["rm", "-f", output])
+        try:
+            answer = self._read(done, job, stamp, {name: str(path) for name, path in names.items()})
+            if job.output is not None:
+                self.transport.pull(output, job.output)
+        finally:
+            self.transport.run(["rm", "-f", output, f"{own}.pid"])
         return answer
 
-    def _command(self, job: Job) -> list[str]:
-        """Return what starts the job, leaving its process number for ``_end_leftover``."""
+    def _name(self, remote: Mapping[str, object]) -> str:
+        """Return a name that no other job has, here or on any other connection."""
+        told = json.dumps([self.transport.token, remote], sort_keys=True)
+        self._last = "job-" + hashlib.sha256(told.encode()).hexdigest()[:24]
+        return self._last
+
+    def _command(self, own: str) -> list[str]:
+        """Return what starts a job, leaving its process number for ``_end_leftover``."""
         argv = list(self.launcher.argv)
         if self._cores:
             mask = sum(1 << core for core in self._cores)
             argv = ["taskset", f"{mask:x}", *argv]
-        return ["sh", "-c", f"echo $$ > {_key(job)}.pid; exec {shlex.join(argv)}"]
+        return ["sh", "-c", f"echo $$ > {own}.pid; exec {shlex.join(argv)}"]
 
-    def _end_leftover(self, job: Job) -> None:
-        """End what the lost connection left running: it would disturb the second attempt."""
-        pid = f"{_key(job)}.pid"
-        self.transport.shell(f'[ -f {pid} ] && kill -9 "$(cat {pid})" 2>/dev/null; rm -f {pid}')
+    def _end_leftover(self) -> None:
+        """End what the lost connection left running: it would disturb the second attempt.
+
+        The number in the file may be somebody else's by now: what has it must carry our job.
+        """
+        pid, mark = f"{self._last}.pid", f"{JOB}={self._last}"
+        self.transport.shell(
+            f"[ -f {pid} ] && read -r p < {pid} && "
+            f"tr '\\000' '\\n' < /proc/$p/environ 2>/dev/null | grep -qx {mark} && "
+            f'kill -9 "$p" 2>/dev/null; rm -f {pid} files/{self._last}.npy'
+        )
 
     def provide(self, files: Mapping[str, Path], runnable: frozenset[str] = frozenset()) -> None:
         """Make sure that the files are on the device, with exactly their content.
@@ -185,11 +207,11 @@ class DeviceRunner:
         pairs = (line.partition(" ") for line in done.text.splitlines())
         return {name: digest.strip() for name, _, digest in pairs}
 
-    def _read(self, done: Completed, job: Job, back: Mapping[str, str]) -> Answer:
+    def _read(self, done: Completed, job: Job, stamp: Stamp, back: Mapping[str, str]) -> Answer:
         """Return what the runner answered, or raise what its end means."""
         where = self.transport.where
         try:
-            return read_answer(done.stdout, job)
+            return read_answer(done.stdout, job, stamp=stamp)
         except NoAnswer:
             bound = bool(self._cores)
             program = self.launcher.name
@@ -213,13 +235,6 @@ def environment(threads: int) -> dict[str, str]:
     """Return the variables of a job on a device: the same on every call, so that runs compare."""
     fixed = {"LC_ALL": "C", "PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
     return fixed | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-
-
-def _key(job: Job) -> str:
-    """Return a name for a job that does not depend on this machine's paths."""
-    plain = replace(job, models={"": Path()}, inputs=None, output=None).wire()
-    del plain["models" if job.mode == "latency" else "model"]
-    return "job-" + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -308,6 +308,31 @@ def load_profiles() -> dict[str, DeviceProfile]:
     return {**found, **own}
 
 
+# What starts programs, on this machine or as another than the user would: only the user says it.
+CHOOSING = ("ssh_config", "python")
+
+
+def _check_choices(profile: DeviceProfile, where: Path) -> None:
+    """Refuse a file from elsewhere that chooses programs.
+
+    Raises:
+        BadInput: Naming the key.
+    """
+    own = config_folder() / "devices"
+    if where.resolve().parent == own.resolve():
+        return
+    usual = TransportSettings()
+    chosen = [key for key in CHOOSING if getattr(profile.transport, key) != getattr(usual, key)]
+    if profile.transport.kind == "local":
+        chosen.insert(0, "kind")
+    for key in chosen:
+        raise BadInput(
+            f"{where}: transport.{key} = '{getattr(profile.transport, key)}': "
+            "files from elsewhere never choose what is run",
+            hint=f"if it is yours, move it to {own} and give its id",
+        )
+
+
 def _read(path: Path, bases: dict[str, dict[str, Any]]) -> DeviceProfile:
     return parse_profile(read_bytes(path, limit=MAX_TOML_BYTES), where=str(path), bases=bases)
 
@@ -325,7 +350,10 @@ def profile(device: str) -> DeviceProfile:
         BadInput: No such device (the closest ids are named), or the file is broken.
     """
     if device.endswith(".toml") or "/" in device:
-        return _read(Path(device).expanduser(), _bases())
+        path = Path(device).expanduser()
+        found = _read(path, _bases())
+        _check_choices(found, path)
+        return found
     profiles = load_profiles()
     if device not in profiles:
         raise unknown_name("device", device, profiles, hint="sepdeploy devices list")

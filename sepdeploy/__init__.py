@@ -5,8 +5,13 @@ The names below are loaded on first use, so that ``import sepdeploy`` stays ligh
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
+
+# ONNX Runtime reports its use to its maker unless told not to before anything imports it, and a
+# package that we use may be the one that does.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

@@ -142,13 +142,31 @@ class Refused(Exception):
         self.kind, self.message, self.hint = kind, message, hint
 
 
-def read_answer(text: bytes, job: Job, *, clock: bool = True) -> Answer:
+@dataclass(frozen=True)
+class Stamp:
+    """What tells the answer to a job from the answer to any other.
+
+    Attributes:
+        id: Name of the job, which no other has.
+        sha256: Digests of its files, in their order; a compiled runner does not compute them.
+    """
+
+    id: str
+    sha256: tuple[str, ...]
+
+    def fits(self, said: Mapping[str, Any]) -> bool:
+        """Whether an answer is one to this job."""
+        return said.get("id") == self.id and said.get("sha256", [*self.sha256]) == [*self.sha256]
+
+
+def read_answer(text: bytes, job: Job, *, clock: bool = True, stamp: Stamp | None = None) -> Answer:
     """Return the answer that stands in the last line of what a runner wrote.
 
     Args:
         text: Its standard output.
         job: What it was asked for.
         clock: Whether the place has a clock; without one the answer holds no times.
+        stamp: What the answer must carry where several jobs could be mixed up.
 
     Raises:
         BadInput: The answer is not one to this job.
@@ -164,6 +182,11 @@ def read_answer(text: bytes, job: Job, *, clock: bool = True) -> Answer:
     if good is not True:
         kind, hint = _text(said.get("kind")), _text(said.get("hint", ""))
         raise Refused(kind, _text(said.get("error")), hint)
+    if stamp is not None and not stamp.fits(said):
+        raise BadInput(
+            f"{job.subject}: the runner answered another job, or about another file",
+            hint="does something else write to the device's working folder? then try again",
+        )
     try:
         return _answer(said, job, clock)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

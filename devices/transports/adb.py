@@ -14,7 +14,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from sepdeploy.devices.transports.base import Call, Completed, Disconnected, Transport
+from sepdeploy.devices.transports.base import (
+    Call,
+    Completed,
+    Disconnected,
+    Transport,
+    new_token,
+)
 from sepdeploy.devices.transports.process import COPY_TIMEOUT_S, GRACE_S, execute, no_room
 from sepdeploy.devices.transports.remote import (
     CutOff,
@@ -149,6 +155,7 @@ class AdbTransport(Transport):
         if shutil.which(adb) is None:
             raise Missing("adb is not installed", hint="sudo apt install adb")
         self.address = serial
+        self.token = new_token()
         self.workdir = workdir
         self._adb = adb
         self._command = [adb, "-s", serial]

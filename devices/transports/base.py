@@ -7,6 +7,7 @@ recorded and played back (``replay``), so nothing may pass around it.
 
 from __future__ import annotations
 
+import secrets
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -76,10 +77,13 @@ class Transport(ABC):
     Attributes:
         name: "local", "ssh", "adb", "qemu" or "replay".
         address: Where it leads ("pi@raspberrypi.local", an adb serial, ""), for messages.
+        token: Random and of this connection alone, for names that no other one gives; "" where
+            nobody else can be.
     """
 
     name: str = ""
     address: str = ""
+    token: str = ""
 
     @abstractmethod
     def push(self, local: Path, remote: str, *, executable: bool = False) -> None:
@@ -157,6 +161,11 @@ class Transport(ABC):
     def where(self) -> str:
         """Name and address for messages: "ssh pi@raspberrypi.local"."""
         return f"{self.name} {self.address}".strip()
+
+
+def new_token() -> str:
+    """Return a token for one connection."""
+    return secrets.token_hex(8)
 
 
 def command_line(argv: Sequence[str], env: Mapping[str, str] | None = None) -> str:

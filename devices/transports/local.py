@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from sepdeploy.devices.transports.base import Call, Completed
+from sepdeploy.devices.transports.base import Call, Completed, new_token
 from sepdeploy.devices.transports.folder import FolderTransport
 from sepdeploy.devices.transports.process import execute
 from sepdeploy.errors import BadInput
@@ -21,6 +21,7 @@ class LocalTransport(FolderTransport):
     name = "local"
 
     def __init__(self, workdir: Path) -> None:
+        self.token = new_token()
         self.workdir = workdir.absolute()
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)

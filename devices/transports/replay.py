@@ -43,6 +43,7 @@ class _Header:
     transport: str
     address: str
     context: dict[str, Any]
+    token: str = ""
     schema: str = RECORDING_SCHEMA
 
 
@@ -57,7 +58,7 @@ class Recorder(Transport):
     """
 
     def __init__(self, inner: Transport, path: Path, context: Mapping[str, object]) -> None:
-        self.name, self.address = inner.name, inner.address
+        self.name, self.address, self.token = inner.name, inner.address, inner.token
         self.workdir = getattr(inner, "workdir", "")
         self._inner, self._path = inner, path
         self._context = dict(context)
@@ -108,7 +109,7 @@ class Recorder(Transport):
         try:
             self._inner.close()
         finally:
-            header = to_json(_Header(self.name, self.address, self._context))
+            header = to_json(_Header(self.name, self.address, self._context, self.token))
             lines = [json.dumps(line, sort_keys=True) for line in [header, *self._lines]]
             write_text(self._path, "\n".join(lines) + "\n")
 
@@ -142,7 +143,8 @@ class Replay(Transport):
                 f"{path} is not a recording of sepdeploy: {error.message}",
                 hint="make one with: sepdeploy bench … --record FILE",
             ) from error
-        self.name, self.address, self.context = header.transport, header.address, header.context
+        self.name, self.address, self.token = header.transport, header.address, header.token
+        self.context = header.context
         self._next = 0
 
     def _answer(self, request: Line) -> Line:

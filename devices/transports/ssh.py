@@ -16,7 +16,13 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from sepdeploy.devices.transports.base import Call, Completed, Disconnected, Transport
+from sepdeploy.devices.transports.base import (
+    Call,
+    Completed,
+    Disconnected,
+    Transport,
+    new_token,
+)
 from sepdeploy.devices.transports.process import (
     COPY_TIMEOUT_S,
     GRACE_S,
@@ -76,6 +82,7 @@ class SshTransport(Transport):
         if shutil.which(ssh) is None:
             raise Missing(f"{ssh} is not installed", hint="sudo apt install openssh-client")
         self.address = address
+        self.token = new_token()
         self.workdir = workdir.removeprefix("~/") or "."
         own = ["-F", str(config)] if config is not None else []
         own += ["-p", str(port)] if port is not None else []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,7 +52,21 @@ def execute(job: Any) -> Result:
         "numpy": np.__version__,
         "machine": platform.machine(),
     }
-    return {"ok": True, "mode": job["mode"], **facts, **result}
+    return {"ok": True, "mode": job["mode"], **facts, **identity(job), **result}
+
+
+def identity(job: dict[str, Any]) -> Result:
+    """Return the name of a job that has one, and the digests of the files that it was about."""
+    if not job.get("id"):
+        return {}
+    models = job["models"] if job["mode"] == "latency" else [{"path": job["model"]}]
+    return {"id": str(job["id"]), "sha256": [file_digest(str(m["path"])) for m in models]}
+
+
+def file_digest(path: str) -> str:
+    """Return the SHA-256 of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main() -> int:

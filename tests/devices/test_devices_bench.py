@@ -23,10 +23,17 @@ workdir = "{workdir}"
 """
 
 
-def profile(folder: Path, kind: str, config: Path | str = "") -> Path:
-    path = folder / "box.toml"
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+
+
+def profile(folder: Path, kind: str, config: Path | str = "", python: str = sys.executable) -> Path:
+    """Write a profile into the user's own folder, the only one that may choose programs."""
+    path = folder / "settings/sepdeploy/devices/box.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        PROFILE.format(kind=kind, python=sys.executable, config=config, workdir=folder / "there")
+        PROFILE.format(kind=kind, python=python, config=config, workdir=folder / "there")
     )
     return path
 
@@ -97,9 +104,7 @@ def test_a_device_that_was_named_and_does_not_answer_is_an_error(
 
 @pytest.mark.slow
 def test_what_a_device_gave_before_it_failed_is_kept(exported: Path, tmp_path: Path, call) -> None:
-    device = tmp_path / "box.toml"
-    text = PROFILE.format(kind="local", python="/bin/false", config="", workdir="")
-    device.write_text(text)
+    device = profile(tmp_path, "local", python="/bin/false")
     out = tmp_path / "a.json"
     got = call("bench", exported / "tiny.onnx", "--attack", "pgd-3", "--samples", "40",
                "--device", device, "--require", "measured", "--json", out)  # fmt: skip
@@ -137,3 +142,31 @@ def test_there_is_nothing_to_set_up_for_an_unknown_machine(tmp_path: Path, call)
     got = call("devices", "setup", profile(tmp_path, "local"))
     assert got.code == 2
     assert "box" in got.line
+
+
+def test_a_named_python_is_used_or_refused_never_passed_over(
+    exported: Path, tmp_path: Path, call
+) -> None:
+    venv = tmp_path / "venv"
+    venv.write_text(f'#!/bin/sh\necho used >> {tmp_path}/log\nexec {sys.executable} "$@"\n')
+    venv.chmod(0o755)
+    device = profile(tmp_path, "local", python="python3")
+    common = (
+        "bench",
+        exported / "tiny.onnx",
+        "--attack",
+        "pgd-1",
+        "--samples",
+        "20",
+        "--device",
+        device,
+        "--python",
+    )
+    got = call(*common, venv)
+    assert got.code == 0, got.err
+    assert (tmp_path / "log").read_text()
+    for python, said in [("/nowhere/python", "no /nowhere/python there"),
+                         ("/bin/false", "/bin/false has no numpy")]:  # fmt: skip
+        got = call(*common, python)
+        assert (got.code, said in got.line) == (4, True), got.err
+    assert "-m pip install" in got.err

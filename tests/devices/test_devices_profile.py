@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 
 from sepdeploy.codec import dump, from_json, to_json
 from sepdeploy.devices.emulation.cores import emulated_core
-from sepdeploy.devices.profile import load_profiles, parse_profile, profile
+from sepdeploy.devices.profile import (
+    Cluster,
+    DeviceProfile,
+    Memory,
+    TransportSettings,
+    load_profiles,
+    parse_profile,
+    profile,
+)
 from sepdeploy.errors import BadInput
 
 PROMISED = {
@@ -215,3 +224,11 @@ def test_no_text_breaks_the_parser(text: str) -> None:
 def test_no_change_of_a_line_breaks_the_parser(line: str, new: str) -> None:
     with contextlib.suppress(BadInput):
         parse_profile(GOOD.replace(line, new, 1), where="x")
+
+
+def test_every_key_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs/devices.md").read_text()
+    for record in (DeviceProfile, TransportSettings, Cluster, Memory):
+        for f in fields(record):
+            if f.name not in ("transport", "cluster", "memory", "sources"):
+                assert f"`{f.name}`" in page, f.name

@@ -70,6 +70,11 @@ int main(int argc, char **argv) {
         out_text(json_text(job, "runtime", ""));
         out(", \"threads\": %d, \"runner\": \"compiled " RUNNER_VERSION "\", \"machine\": \"%s\"",
             json_int(job, "threads", 1, 1, 64), names.machine);
+        const char *id = json_text(job, "id", NULL);
+        if (id) {
+            out(", \"id\": ");
+            out_text(id);
+        }
         modes[i].job(job);
         out("}");
         out_flush();

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sepdeploy.codec import read_toml
+from sepdeploy.errors import BadInput
+from sepdeploy.models.factory import is_foreign
 from sepdeploy.settings import check_needs, filled
 from sepdeploy.training.recipe.fields import Recipe
 from sepdeploy.training.recipe.rules import check_starts
@@ -35,16 +37,27 @@ def load_recipe(
         defaults: Values for keys that neither the file nor the flags give.
 
     Raises:
-        BadInput: Unreadable file, unknown key (with the three closest), a value out of range, or
-            one without effect (recipes that are already stored may have such).
+        BadInput: Unreadable file, one that names code to import, unknown key (with the three
+            closest), a value out of range, or one without effect (recipes that are already stored
+            may have such).
     """
     values = {} if path is None else read_toml(Path(path))
     given = {k: v for k, v in (overrides or {}).items() if v is not None}
     written = {k.replace("-", "_"): v for k, v in values.items()}
+    _check_arch(written.get("arch"), given.get("arch"), where=str(path))
     recipe = recipe_from({**(defaults or {}), **written, **given}, where=str(path or "recipe"))
     check_needs(recipe)
     check_starts(recipe)
     return recipe
+
+
+def _check_arch(written: object, typed: object, *, where: str) -> None:
+    """Refuse a file that chooses the code to import, unless the user typed the same."""
+    if isinstance(written, str) and is_foreign(written) and typed is None:
+        raise BadInput(
+            f"{where}: arch = '{written[:80]}' would import code, and files never choose code",
+            hint=f"type it if you trust that code: --arch {written[:80]}",
+        )
 
 
 def recipe_from(values: Mapping[str, Any], *, where: str) -> Recipe:

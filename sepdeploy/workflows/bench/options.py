@@ -59,6 +59,12 @@ class BenchOptions(JudgingOptions):
     )
     host: str | None = _device(None, "Reach the device over ssh.", metavar="USER@HOST")
     serial: str | None = _device(None, "Serial of an adb device.")
+    python: str | None = _device(
+        None,
+        "Python there, for example of a venv.",
+        more="A path on the device; '~/' is its home folder.",
+        metavar="PATH",
+    )
     runner: Path | None = _device(
         None, "Program to run on the device instead of ours.", path=Reads()
     )

@@ -15,7 +15,8 @@ from sepdeploy.devices.benchmark_model import run_benchmark_model
 from sepdeploy.devices.bundle import open_bundle
 from sepdeploy.devices.bundle.launch import bundle_launcher
 from sepdeploy.devices.emulation import Emulator, IllegalInstruction, measurements, runtime_for
-from sepdeploy.devices.facts import read_facts
+from sepdeploy.devices.facts import at_home, read_facts
+from sepdeploy.devices.failures import PYTHON, unusable_python
 from sepdeploy.devices.judgement import big_cores, require_target
 from sepdeploy.devices.measured import Launcher, kind_of, program_launcher, python_launcher
 from sepdeploy.devices.measured import measure as run_jobs
@@ -93,7 +94,7 @@ class RemotePlace(Place):
         with scratch() as folder:
             run = run_jobs(
                 self._transport,
-                choose_launcher(self._transport, self._profile, self._options.runner, folder),
+                choose_launcher(self._transport, self._profile, self._options, folder),
                 jobs,
                 profile=self._profile,
                 steady=not self._options.sustained,
@@ -183,15 +184,25 @@ class ProgramPlace(Place):
 
 
 def choose_launcher(
-    transport: Transport, profile: DeviceProfile, program: Path | None, folder: Path
+    transport: Transport, profile: DeviceProfile, options: BenchOptions, folder: Path
 ) -> Launcher:
-    """Return what is started on the device: the user's program, Python, or the compiled runner."""
-    if program is not None:
-        return program_launcher(program)
+    """Return what is started on the device: the user's program, Python, or the compiled runner.
+
+    Raises:
+        Missing: The Python that the user named is not there, or has no numpy.
+    """
+    if options.runner is not None:
+        return program_launcher(options.runner)
     facts = read_facts(transport)
-    python = profile.transport.python or "python3"
-    able = transport.name != "adb"
-    if able and transport.run([python, "-c", "import numpy"], timeout=60).rc == 0:
-        return python_launcher(write_runner(folder), python)
+    named = options.python or (
+        profile.transport.python if profile.transport.python != PYTHON else ""
+    )
+    python = at_home(transport, named or PYTHON)
+    if named or transport.name != "adb":
+        tried = transport.run([python, "-c", "import numpy"], timeout=60)
+        if tried.rc == 0:
+            return python_launcher(write_runner(folder), python)
+        if named:
+            raise unusable_python(tried, transport.where, python)
     abi = processor_family(facts.machine)
     return bundle_launcher(open_bundle(abi, setup=f"sepdeploy devices setup {profile.id}"))
