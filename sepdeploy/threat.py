@@ -1,12 +1,13 @@
 """An adversarial attack as a record: how it is named, stored and compared, and its radius.
 
 A leaf without torch: benching a stored evaluation pack must understand "pgd-40" and "8/255" too.
-Which attacks there are is the table of ``sepdeploy.attacks``.
+Which attacks there are is the table ``ATTACKS``; what they do is in ``sepdeploy.attacks``.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +16,8 @@ from typing import Any
 from sepdeploy.errors import BadInput, unknown_name
 
 NORMS = ("linf", "l2")
+MAX_STEPS = 100_000
+UNITS = "8/255 or 0.1 (pixels in [0, 1])"
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Attack:
     step_size: float | None = None
 
     def __post_init__(self) -> None:
-        check_radius(self.eps)
         check_norm(self.norm)
+        check_radius(self.eps, self.norm)
         if self.restarts < 1 or self.steps < 1:
             raise BadInput(
                 f"{self.steps} steps with {self.restarts} restarts is no attack",
@@ -87,6 +90,62 @@ class Attack:
         return stored is not None and all(stored.get(k) == v for k, v in self.details().items())
 
 
+@dataclass(frozen=True)
+class Row:
+    """One attack: how it is written, what makes its images, and what it can do.
+
+    Args:
+        example: How users write it; with a number of steps where it takes one.
+        function: "module:function" of (model, images, labels, ids, attack) that returns
+            ``attacks.gradient.Made``; imported when used.
+        steps: Where none are written; 0 = the attack has a single step.
+        norms: That it supports.
+        gradients: Whether it needs those of the model.
+    """
+
+    example: str
+    function: str
+    steps: int = 0
+    norms: tuple[str, ...] = NORMS
+    gradients: bool = True
+
+
+ATTACKS: dict[str, Row] = {
+    "fgsm": Row("fgsm", "sepdeploy.attacks.gradient:fgsm"),
+    "pgd": Row("pgd-40", "sepdeploy.attacks.gradient:pgd", steps=20),
+}
+
+
+def examples() -> str:
+    """Return how users write the known attacks: "fgsm, pgd-40"."""
+    return ", ".join(row.example for row in ATTACKS.values())
+
+
+def parse_attack(text: str, eps: float = 0.0, norm: str = "linf", *, seed: int = 0) -> Attack:
+    """Read "fgsm" or "pgd-40", in any case; without a radius it is a name for ``attacks.run``.
+
+    Raises:
+        BadInput: Unknown attack, an impossible number of steps, or a norm it does not support.
+    """
+    name, _, steps = text.strip().lower().partition("-")
+    row = ATTACKS.get(name)
+    if row is None:
+        raise unknown_name("attack", text, ATTACKS, hint=f"for example: {examples()}")
+    if not row.steps and steps not in ("", "1"):
+        raise BadInput(f"attack '{text}': {name} has one step", hint="for more steps: pgd-10")
+    steps = steps or str(row.steps)
+    is_number = re.fullmatch(r"[0-9]{1,6}", steps) is not None
+    if row.steps and not (is_number and 1 <= int(steps) <= MAX_STEPS):
+        raise BadInput(
+            f"attack '{text}': '{steps}' is not a number of steps", hint=f"for example: {name}-40"
+        )
+    full = f"{name}-{int(steps)}" if row.steps else name
+    attack = Attack(full, eps, norm, seed=seed)
+    if norm not in row.norms:
+        raise unknown_name(f"norm of {name}", norm, row.norms)
+    return attack
+
+
 def parse_eps(text: str | float) -> float:
     """Parse a radius such as "8/255", "0.1" or 0.1 (pixels in [0, 1]).
 
@@ -96,22 +155,30 @@ def parse_eps(text: str | float) -> float:
     try:
         value = float(Fraction(text.replace(" ", ""))) if isinstance(text, str) else float(text)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        raise BadInput(
-            f"eps '{text}' is not a number", hint="write it as 8/255 or 0.1 (pixels in [0, 1])"
-        ) from error
+        raise BadInput(f"eps '{text}' is not a number", hint=f"write it as {UNITS}") from error
     return check_radius(value)
 
 
-def check_radius(eps: float) -> float:
+def check_radius(eps: float, norm: str = "") -> float:
     """Return ``eps`` if it can be the radius of a perturbation.
 
+    Args:
+        eps: In units of pixels in [0, 1].
+        norm: Where it is known: beyond 1 an L∞ radius has no meaning.
+
     Raises:
-        BadInput: Negative, infinite or not a number.
+        BadInput: Negative, infinite, not a number, or beyond the range of a pixel.
     """
     if not (math.isfinite(eps) and eps >= 0):
         raise BadInput(
             f"eps {eps:g} is not a finite number >= 0",
-            hint="write it as 8/255 or 0.1 (pixels in [0, 1])",
+            hint=f"did you mean 8/255? write it as {UNITS}",
+        )
+    if norm == "linf" and eps > 1:
+        meant = f"{eps:g}/255" if eps <= 255 else "8/255"
+        raise BadInput(
+            f"eps {eps:g} is more than the whole range of a pixel, which is 1",
+            hint=f"did you mean {meant}? write it as {UNITS}",
         )
     return eps
 

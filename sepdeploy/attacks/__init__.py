@@ -1,82 +1,30 @@
 """Adversarial attacks with one call shape, for evaluation and inside training.
 
-``run(model, images, labels, attack)`` returns adversarial images. Whatever is random is drawn per
-sample id, so results do not depend on how images are batched. A new attack is a file of this
-folder and a row of ``ATTACKS``. torch is imported inside functions: reading a name needs none.
+``run(model, images, labels, attack)`` returns adversarial images, ``make`` also for which of them
+gradients failed. Whatever is random is drawn per sample id, so results do not depend on how images
+are batched. A new attack is a file of this folder and a row of ``ATTACKS`` (``sepdeploy.threat``).
+torch is imported inside functions: reading a name needs none.
 """
 
 from __future__ import annotations
 
 import pkgutil
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sepdeploy.errors import BadInput, unknown_name
-from sepdeploy.threat import NORMS, Attack
+from sepdeploy.errors import BadInput
+from sepdeploy.threat import ATTACKS as ATTACKS
+from sepdeploy.threat import Attack
+from sepdeploy.threat import Row as Row
+from sepdeploy.threat import parse_attack as parse_attack
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    Run = Callable[[nn.Module, Tensor, Tensor, Tensor, Attack], Tensor]
+    from sepdeploy.attacks.gradient import Made
 
-MAX_STEPS = 100_000
-
-
-@dataclass(frozen=True)
-class Row:
-    """One attack: how it is written, what makes its images, and what it can do.
-
-    Args:
-        example: How users write it; with a number of steps where it takes one.
-        function: "module:function" of (model, images, labels, ids, attack), imported when used.
-        steps: Where none are written; 0 = the attack has a single step.
-        norms: That it supports.
-        gradients: Whether it needs those of the model.
-    """
-
-    example: str
-    function: str
-    steps: int = 0
-    norms: tuple[str, ...] = NORMS
-    gradients: bool = True
-
-
-ATTACKS: dict[str, Row] = {
-    "fgsm": Row("fgsm", "sepdeploy.attacks.gradient:fgsm"),
-    "pgd": Row("pgd-40", "sepdeploy.attacks.gradient:pgd", steps=20),
-}
-
-
-def examples() -> str:
-    """Return how users write the known attacks: "fgsm, pgd-40"."""
-    return ", ".join(row.example for row in ATTACKS.values())
-
-
-def parse_attack(text: str, eps: float, norm: str = "linf", *, seed: int = 0) -> Attack:
-    """Read "fgsm" or "pgd-40", in any case.
-
-    Raises:
-        BadInput: Unknown attack, an impossible number of steps, or a norm it does not support.
-    """
-    name, _, steps = text.strip().lower().partition("-")
-    row = ATTACKS.get(name)
-    if row is None:
-        raise unknown_name("attack", text, ATTACKS, hint=f"for example: {examples()}")
-    if not row.steps and steps not in ("", "1"):
-        raise BadInput(f"attack '{text}': {name} has one step", hint="for more steps: pgd-10")
-    steps = steps or str(row.steps)
-    is_number = re.fullmatch(r"[0-9]{1,6}", steps) is not None
-    if row.steps and not (is_number and 1 <= int(steps) <= MAX_STEPS):
-        raise BadInput(
-            f"attack '{text}': '{steps}' is not a number of steps", hint=f"for example: {name}-40"
-        )
-    full = f"{name}-{int(steps)}" if row.steps else name
-    attack = Attack(full, eps, norm, seed=seed)
-    if norm not in row.norms:
-        raise unknown_name(f"norm of {name}", norm, row.norms)
-    return attack
+    Run = Callable[[nn.Module, Tensor, Tensor, Tensor, Attack], Made]
 
 
 def run(
@@ -85,44 +33,116 @@ def run(
     labels: Tensor,
     attack: Attack,
     *,
+    eps: float | None = None,
+    norm: str | None = None,
     ids: Tensor | None = None,
     batch_size: int = 256,
 ) -> Tensor:
-    """Attack a model in evaluation mode.
+    """Attack a model in evaluation mode; see ``make``, of which this gives the images.
 
     Args:
         model: Maps float32 images in [0, 1] to logits; its normalisation is inside.
         images: (N, ...) float32 in [0, 1].
-        labels: (N,) int64.
+        labels: (N,) integers, class numbers.
+        attack: See ``parse_attack``.
+        eps: In place of the attack's own radius.
+        norm: In place of its own norm.
+        ids: (N,) int64, what the random start of each image is drawn for; None = 0 .. N-1.
+        batch_size: Samples attacked at once; changes memory and speed only.
+
+    Raises:
+        BadInput: See ``make``.
+    """
+    chosen = replace(
+        attack,
+        eps=attack.eps if eps is None else eps,
+        norm=attack.norm if norm is None else norm,
+    )
+    return make(model, images, labels, chosen, ids=ids, batch_size=batch_size).images
+
+
+def make(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    *,
+    ids: Tensor | None = None,
+    batch_size: int = 256,
+) -> Made:
+    """Attack a model in evaluation mode, by search where its gradients are of no use.
+
+    Args:
+        model: Maps float32 images in [0, 1] to logits; its normalisation is inside. Probabilities
+            by a last softmax or sigmoid are attacked by what goes into it.
+        images: (N, ...) float32 in [0, 1].
+        labels: (N,) integers, class numbers.
         attack: With its radius; see ``parse_attack``.
         ids: (N,) int64, what the random start of each image is drawn for; None = 0 .. N-1.
         batch_size: Samples attacked at once; changes memory and speed only.
 
     Returns:
-        float32, the shape of ``images``, in [0, 1] and within the radius exactly. For a radius
-        of 0 the images themselves, bit for bit.
+        Images: float32, in [0, 1] and within the radius exactly; for a radius of 0 the images
+        themselves, bit for bit. And for which of them a gradient was zero or not finite.
 
     Raises:
-        BadInput: The model is in training mode, or images and labels make no sense.
+        BadInput: The model is in training mode, gives no logits of two classes or more or none
+            that depend on its input, or images and labels make no sense.
     """
     import torch
 
-    _check(model, images, labels)
-    if attack.eps == 0:
-        return images.clone()
+    from sepdeploy.attacks.gradient import Made
+
+    labels = _checked(model, images, labels)
+    none = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    if attack.eps == 0 or not len(images):
+        return Made(images.clone(), none)
     if ids is None:
         ids = torch.arange(len(images), device=images.device)
+    parts = [
+        _attacked(model, images[part], labels[part], ids[part], attack)
+        for part in (slice(i, i + batch_size) for i in range(0, len(images), batch_size))
+    ]
+    blind = torch.cat([p.blind for p in parts if p.blind is not None])
+    return Made(torch.cat([p.images for p in parts]), blind)
+
+
+def _attacked(
+    model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, attack: Attack
+) -> Made:
+    """Attack one batch; images that gradients failed for are searched from where they stand."""
+    import torch
+
+    from sepdeploy.attacks.gradient import Made
+    from sepdeploy.attacks.losses import right
+    from sepdeploy.attacks.scores import scores_of
+    from sepdeploy.attacks.search import search
+
     row = ATTACKS[attack.family]
-    make: Run = pkgutil.resolve_name(row.function)
-    parts = []
-    for at in range(0, len(images), batch_size):
-        part = slice(at, at + batch_size)
-        with torch.set_grad_enabled(row.gradients):
-            parts.append(make(model, images[part], labels[part], ids[part], attack))
-    return torch.cat(parts) if parts else images.clone()
+    function: Run = pkgutil.resolve_name(row.function)
+    scores = scores_of(model)
+    with torch.no_grad():
+        clean = scores(images)
+        standing = right(clean, labels)  # also refuses what gives no logits
+    if int(labels.max()) >= clean.shape[1]:
+        raise BadInput(
+            f"labels go up to {int(labels.max())}, the model has {clean.shape[1]} classes",
+            hint="is this the data set that the model was trained on?",
+        )
+    with torch.set_grad_enabled(row.gradients):
+        made = function(model, images, labels, ids, attack)
+    found = made.images
+    broken = ~found.isfinite().flatten(1).all(dim=1)
+    found[broken] = images[broken]
+    blind = broken if made.blind is None else broken | made.blind
+    rest = torch.nonzero(blind & standing).flatten()
+    if len(rest):
+        found[rest] = search(scores, images[rest], labels[rest], ids[rest], attack, found[rest])
+    return Made(found, blind)
 
 
-def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+def _checked(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the labels as int64 if they and the images make sense."""
     import torch
 
     if any(module.training for module in model.modules()):
@@ -140,3 +160,12 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
             f"image values run from {float(images.min()):g} to {float(images.max()):g}",
             hint="images are float32 in [0, 1]; normalisation belongs inside the model",
         )
+    if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex():
+        raise BadInput(
+            f"labels are {labels.dtype} {tuple(labels.shape)}",
+            hint="they are whole numbers from 0, one an image",
+        )
+    labels = labels.to(images.device, torch.int64)
+    if len(labels) and int(labels.min()) < 0:
+        raise BadInput(f"label {int(labels.min())} is no class", hint="classes count from 0")
+    return labels

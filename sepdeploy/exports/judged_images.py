@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sepdeploy.attacks import parse_attack
 from sepdeploy.data.evalpack import EvalPack, fits
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exports.options import JudgingOptions
 from sepdeploy.records import Notify
-from sepdeploy.threat import Attack, check_norm, parse_eps
+from sepdeploy.threat import Attack, check_norm, parse_attack, parse_eps
 
 if TYPE_CHECKING:
     from sepdeploy.data import Dataset
@@ -119,26 +118,51 @@ def attack_images(
     ids: NDArray[np.int64],
     attack: Attack,
     notify: Notify,
-) -> NDArray[np.float32]:
-    """Return adversarial images made on the torch model, batch by batch."""
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Return adversarial images made on the torch model, and what stands beside them.
+
+    Returns:
+        The images, and the attack's details with ``no_gradient``: for how many of them a gradient
+        was zero or not finite; they were searched without.
+    """
     import torch
 
     from sepdeploy import attacks
 
     parts: list[NDArray[np.float32]] = []
+    blind = 0
     for start in range(0, len(images), BATCH):
         stop = min(start + BATCH, len(images))
-        made = attacks.run(
+        made = attacks.make(
             model,
             torch.from_numpy(np.ascontiguousarray(images[start:stop])),
             torch.from_numpy(labels[start:stop]),
             attack,
             ids=torch.from_numpy(ids[start:stop]),
         )
-        parts.append(made.numpy())
+        parts.append(made.images.numpy())
+        blind += 0 if made.blind is None else int(made.blind.sum())
         if stop < len(images) and (start // BATCH) % 8 == 7:
             notify(f"{attack.name}: {stop} of {len(images)} images")
-    return np.concatenate(parts)
+    if blind:
+        notify(f"{attack}: {no_gradient_note(blind, len(images))}")
+    return np.concatenate(parts), {**attack.details(), "no_gradient": blind}
+
+
+def no_gradient_note(blind: int, images: int) -> str:
+    """Return what a reader must know where gradients failed."""
+    return (
+        f"unreliable: {blind} of {images} images have a zero or infinite gradient "
+        "and were searched without"
+    )
+
+
+def robust_share(pack: EvalPack) -> float:
+    """Return the fraction of a pack's images that the model has right, clean and attacked."""
+    assert pack.adversarial_logits is not None
+    faces = (pack.logits, pack.adversarial_logits)
+    both = [(z.argmax(1) == pack.labels) & np.isfinite(z).all(1) for z in faces]
+    return float((both[0] & both[1]).mean())
 
 
 def make_pack(
@@ -185,7 +209,7 @@ def make_pack(
     }
     if attack is None:
         return EvalPack(part.images, part.labels, part.ids, logits, provenance=provenance)
-    adversarial = attack_images(model, clean, part.labels, part.ids, attack, notify)
+    adversarial, details = attack_images(model, clean, part.labels, part.ids, attack, notify)
     return EvalPack(
         part.images,
         part.labels,
@@ -193,7 +217,7 @@ def make_pack(
         logits,
         adversarial,
         torch_logits(model, adversarial),
-        provenance | {"attack": attack.details()},
+        provenance | {"attack": details},
     )
 
 

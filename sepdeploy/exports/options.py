@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from sepdeploy.attacks import examples
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.formats import FLAVOURS, FORMATS, TARGETS, Format
 from sepdeploy.exporters.modes import MODES, Mode
 from sepdeploy.files.roles import Reads, Writes, of_data
 from sepdeploy.settings import Needs, Options, setting
-from sepdeploy.threat import NORMS
+from sepdeploy.threat import NORMS, examples
 
 CALIBRATION_SAMPLES = 128
 ATTACKED = Writes("a set of images", (".npz", ".eval.npz"))

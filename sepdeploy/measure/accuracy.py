@@ -30,11 +30,12 @@ def accuracy(
     details: Mapping[str, Any],
     *,
     where: str | os.PathLike[str],
+    clean: Images | None = None,
 ) -> Measurement:
     """Return an accuracy from logits, wherever they were computed.
 
     It carries 1 per image that is labelled rightly, 0 per other, and Wilson's 95 % interval.
-    Logits that are not finite count as wrong.
+    Logits that are not finite count as wrong, and under attack so does what is wrong anyway.
 
     Args:
         metric: "clean_accuracy" or "adversarial_accuracy".
@@ -44,6 +45,7 @@ def accuracy(
         kind: HOST, EMULATED or MEASURED.
         details: Further fields of the measurement.
         where: The artifact.
+        clean: (N, classes) on the images as they are, for an accuracy under attack.
 
     Raises:
         BadInput: The artifact has fewer classes than the labels name, or the arrays do not fit.
@@ -55,7 +57,9 @@ def accuracy(
             f"{where}: gives {classes} classes, the labels go up to {int(labels.max())}",
             hint="is this the data set that the model was trained on?",
         )
-    outcomes = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
+    outcomes = _right(logits, labels)
+    if clean is not None:
+        outcomes &= _right(clean, labels)
     n, right = len(outcomes), int(outcomes.sum())
     return measured(
         metric,
@@ -66,6 +70,12 @@ def accuracy(
         samples=tuple(int(o) for o in outcomes),
         details={**details, "images_sha256": images_digest(images, labels)},
     )
+
+
+def _right(logits: Images, labels: Labels) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = logits.argmax(axis=1) == labels
+    found &= np.isfinite(logits).all(axis=1)
+    return found
 
 
 def images_digest(images: Images, labels: Labels) -> str:

@@ -101,10 +101,11 @@ def _attack_notes(report: BenchReport) -> list[str]:
             if m.metric != "adversarial_accuracy" or m.value is None:
                 continue
             eps = float(m.details["eps"])
+            mark = f"; {m.details['unreliable']}" if "unreliable" in m.details else ""
             line = (
                 f"adv %: {m.details['attack']}, {m.details['norm']} eps {eps:.4g} "
                 f"(= {255 * eps:.3g}/255), {m.n} images, made on the torch model, "
-                "judged by the file in its runtime"
+                f"judged by the file in its runtime{mark}"
             )
             half = 50 * (m.ci[1] - m.ci[0]) if m.ci else 0.0
             widest[line] = max(half, widest.get(line, 0.0))

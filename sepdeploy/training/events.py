@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sepdeploy.threat import Attack
+
 SHOWN_RANKS = 6
 
 
@@ -22,7 +24,8 @@ class Event:
         rate: Training images per second.
         eta_s: Estimated seconds until the training ends.
         clean_accuracy: On the held-out split, fraction.
-        robust_accuracy: On the held-out split under the training attack, fraction.
+        robust_accuracy: On the held-out split, right as they are and under attack, fraction.
+        judged_by: The attack and the number of images behind it.
         ranks: Ranks of the low-rank layers, where they adapt.
         compression: Parameters of the dense network over those of this one, where ranks adapt.
         message: For notes.
@@ -38,6 +41,7 @@ class Event:
     eta_s: float | None = None
     clean_accuracy: float | None = None
     robust_accuracy: float | None = None
+    judged_by: str = ""
     ranks: tuple[int, ...] = ()
     compression: float | None = None
     message: str = ""
@@ -58,7 +62,7 @@ class Event:
         if self.clean_accuracy is not None:
             parts.append(f"validation clean {self.clean_accuracy:.2%}")
         if self.robust_accuracy is not None:
-            parts.append(f"robust {self.robust_accuracy:.2%}")
+            parts.append(f"robust {self.robust_accuracy:.2%} ({self.judged_by})")
         if self.compression is not None:
             parts.append(f"ranks {_listed(self.ranks)}, {self.compression:.1f}x smaller")
         if self.rate is not None:
@@ -66,6 +70,12 @@ class Event:
         if self.eta_s is not None and self.kind == "step":
             parts.append(f"{_duration(self.eta_s)} left")
         return " · ".join(parts)
+
+
+def judged_by(attack: Attack, images: int, no_gradient: int) -> str:
+    """Return what stands behind a robust accuracy, for people."""
+    lacking = f", {no_gradient} of them without a gradient: unreliable" if no_gradient else ""
+    return f"{attack}, {images} images{lacking}"
 
 
 def _listed(ranks: tuple[int, ...]) -> str:

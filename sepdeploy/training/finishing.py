@@ -18,8 +18,8 @@ from sepdeploy.models import load as load_model
 from sepdeploy.models.factory import is_foreign
 from sepdeploy.training.beside import checkpoint_path, history_path
 from sepdeploy.training.checkpoint import read_history
-from sepdeploy.training.events import Event
-from sepdeploy.training.judge import accuracy
+from sepdeploy.training.events import Event, judged_by
+from sepdeploy.training.judge import accuracies
 from sepdeploy.training.loop import Trainer
 from sepdeploy.training.machine.acceleration import bring_back
 from sepdeploy.training.ranks.dynamic import match_ranks
@@ -65,6 +65,7 @@ def finish(trainer: Trainer, dataset: Dataset) -> TrainResult:
         checkpoint_path(out).unlink(missing_ok=True)
     found = model.provenance["accuracy"]
     robust = found["test_robust"]
+    behind = judged_by(validation_attack(recipe), found["n"], found["no_gradient"])
     trainer.on_progress(
         Event(
             "done",
@@ -73,7 +74,7 @@ def finish(trainer: Trainer, dataset: Dataset) -> TrainResult:
             clean_accuracy=found["test_clean"],
             robust_accuracy=robust,
             message=f"best epoch {trainer.best_epoch}: test clean {found['test_clean']:.2%}"
-            + ("" if robust is None else f", robust {robust:.2%}"),
+            + ("" if robust is None else f", robust {robust:.2%} ({behind})"),
         )
     )
     return TrainResult(model, out, trainer.history, trainer.best_epoch)
@@ -84,7 +85,7 @@ def _provenance(trainer: Trainer, dataset: Dataset) -> dict[str, Any]:
     best = trainer.history[trainer.best_epoch - 1]
     judged = validation_attack(recipe)
     model, team, device = trainer.model, trainer.team, trainer.stepper.device
-    robust = accuracy(model, dataset.test, judged, team=team) if recipe.robust else None
+    found = accuracies(model, dataset.test, judged, team=team)
     return {
         "objective": recipe.objective,
         "inner": recipe.inner or None,
@@ -104,8 +105,10 @@ def _provenance(trainer: Trainer, dataset: Dataset) -> dict[str, Any]:
             "attack": judged.name if recipe.robust else None,
             "validation_clean": best["clean_accuracy"],
             "validation_robust": best["robust_accuracy"],
-            "test_clean": accuracy(model, dataset.test, team=team),
-            "test_robust": robust,
+            "test_clean": found.clean,
+            "test_robust": found.robust,
+            "n": len(dataset.test),
+            "no_gradient": found.no_gradient,
         },
         "threads": trainer.identity["threads"],
         "processes": team.world,

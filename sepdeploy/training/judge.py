@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from sepdeploy.attacks.gradient import pgd
+from sepdeploy import attacks
+from sepdeploy.attacks.losses import right
 from sepdeploy.data import Split
 from sepdeploy.threat import Attack
 from sepdeploy.training.machine.team import ALONE, Team
@@ -15,28 +19,55 @@ from sepdeploy.training.sources import take_batch
 BATCH = 256
 
 
-def accuracy(
+@dataclass(frozen=True)
+class Accuracies:
+    """Fractions of a split.
+
+    Attributes:
+        clean: Classified correctly.
+        robust: Classified correctly as they are and under attack; None without an attack.
+        no_gradient: How many images had a zero or infinite gradient and were searched without.
+    """
+
+    clean: float
+    robust: float | None = None
+    no_gradient: int = 0
+
+    def entry(self) -> dict[str, Any]:
+        """Return the fields of a history's line."""
+        lacking = {"no_gradient": self.no_gradient} if self.no_gradient else {}
+        return {"clean_accuracy": self.clean, "robust_accuracy": self.robust, **lacking}
+
+
+def accuracies(
     model: nn.Module, split: Split, attack: Attack | None = None, *, team: Team = ALONE
-) -> float:
-    """Return the fraction of a split that the model classifies correctly.
+) -> Accuracies:
+    """Judge a model on a split.
 
     Args:
         model: Any mode; evaluated in evaluation mode and given back as it was.
         split: Images, labels and ids.
-        attack: PGD, or None for the images as they are.
+        attack: None, or a radius of 0, for the images as they are.
         team: Processes that share the work; each gets the result for the whole split.
     """
     device = next(model.parameters()).device
-    right = torch.zeros((), dtype=torch.int64, device=device)
+    counts = torch.zeros(3, dtype=torch.int64, device=device)
+    attacked = attack is not None and attack.eps > 0
     with evaluating(model):
         for index in team.share(_batches(len(split), team.world)):
             batch = take_batch(split, index).to(device)
-            images = batch.images
-            if attack is not None and attack.eps > 0:
-                images = pgd(model, images, batch.labels, batch.ids, attack)
             with torch.no_grad():
-                right += (model(images).argmax(dim=1) == batch.labels).sum()
-    return int(team.total(right)) / len(split)
+                clean = right(model(batch.images), batch.labels)
+            counts[0] += clean.sum()
+            if attack is None or attack.eps == 0:
+                continue
+            made = attacks.make(model, batch.images, batch.labels, attack, ids=batch.ids)
+            with torch.no_grad():
+                counts[1] += (clean & right(model(made.images), batch.labels)).sum()
+            if made.blind is not None:
+                counts[2] += made.blind.sum()
+    total = [int(n) for n in team.total(counts)]
+    return Accuracies(total[0] / len(split), total[1] / len(split) if attacked else None, total[2])
 
 
 def _batches(count: int, world: int) -> list[Tensor]:

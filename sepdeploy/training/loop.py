@@ -23,8 +23,8 @@ from sepdeploy.training.checkpoint import (
 )
 from sepdeploy.training.descent.steps import Moment, Stepper
 from sepdeploy.training.descent.stopping import may_be_kept, planned_epochs, ranks_frozen
-from sepdeploy.training.events import Event
-from sepdeploy.training.judge import accuracy
+from sepdeploy.training.events import Event, judged_by
+from sepdeploy.training.judge import accuracies
 from sepdeploy.training.machine.acceleration import CPU
 from sepdeploy.training.machine.batches import Loader, epoch_order
 from sepdeploy.training.machine.team import ALONE, Team
@@ -170,6 +170,11 @@ class Trainer:
                 rate=self._rate(),
                 clean_accuracy=entry["clean_accuracy"],
                 robust_accuracy=entry["robust_accuracy"],
+                judged_by=judged_by(
+                    validation_attack(self.recipe),
+                    len(self.sources.validation),
+                    entry.get("no_gradient", 0),
+                ),
                 **self._size(),
             )
         )
@@ -199,15 +204,9 @@ class Trainer:
             state = copy_state(self.model.net.state_dict())
         return {**averaged, "raw": found, "average": averaged}, state
 
-    def _validate(self) -> dict[str, float | None]:
-        network, images, budget = (
-            self.stepper.form,
-            self.sources.validation,
-            validation_attack(self.recipe),
-        )
-        clean = accuracy(network, images, team=self.team)
-        robust = accuracy(network, images, budget, team=self.team) if budget.eps > 0 else None
-        return {"clean_accuracy": clean, "robust_accuracy": robust}
+    def _validate(self) -> dict[str, Any]:
+        images, attack = self.sources.validation, validation_attack(self.recipe)
+        return accuracies(self.stepper.form, images, attack, team=self.team).entry()
 
     def _entry(self, found: dict[str, Any]) -> dict[str, Any]:
         stepper = self.stepper

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from sepdeploy.data.evalpack import write_pack
 from sepdeploy.errors import BadInput
-from sepdeploy.exports.judged_images import choose_attacks, find_data, make_pack
+from sepdeploy.exports.judged_images import (
+    choose_attacks,
+    find_data,
+    make_pack,
+    no_gradient_note,
+    robust_share,
+)
 from sepdeploy.exports.options import ATTACKED, JudgingOptions
 from sepdeploy.files import sha256_file
 from sepdeploy.files.claims import claimed, outputs_of
@@ -19,13 +25,17 @@ ATTACK_SCHEMA = "sepdeploy.attack/1"
 
 @dataclass(frozen=True)
 class AttackSummary:
-    """An adversarial set and what it did to the model; accuracies are fractions in [0, 1]."""
+    """An adversarial set and what it did to the model; accuracies are fractions in [0, 1].
+
+    ``no_gradient``: how many images had no usable gradient and were searched without.
+    """
 
     set: str
     images: int
     attack: str
     clean_accuracy: float
     adversarial_accuracy: float
+    no_gradient: int = 0
     schema: str = ATTACK_SCHEMA
 
     def __str__(self) -> str:
@@ -33,6 +43,7 @@ class AttackSummary:
             f"{self.set}: {self.images} images, {self.attack}; the model has "
             f"{100 * self.clean_accuracy:.1f} % clean, "
             f"{100 * self.adversarial_accuracy:.1f} % under attack"
+            + (f"; {no_gradient_note(self.no_gradient, self.images)}" if self.no_gradient else "")
         )
 
 
@@ -82,7 +93,6 @@ def _attack(
         notify=notify,
     )
     write_pack(pack, out)
-    assert pack.adversarial_logits is not None
     clean = float((pack.logits.argmax(1) == pack.labels).mean())
-    robust = float((pack.adversarial_logits.argmax(1) == pack.labels).mean())
-    return AttackSummary(str(out), len(pack), str(attacks[0]), clean, robust)
+    blind = pack.provenance["attack"]["no_gradient"]
+    return AttackSummary(str(out), len(pack), str(attacks[0]), clean, robust_share(pack), blind)

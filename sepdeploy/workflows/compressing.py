@@ -16,8 +16,10 @@ from sepdeploy.models import Model, load, save
 from sepdeploy.models.checkpoint import structure_forms
 from sepdeploy.records import LayerRecord
 from sepdeploy.structures import Form
+from sepdeploy.threat import Attack
 from sepdeploy.training import Event, Recipe, fit, joined, load_recipe
 from sepdeploy.training.beside import TRAINED
+from sepdeploy.training.events import judged_by
 from sepdeploy.workflows.compress_options import CompressOptions
 from sepdeploy.workflows.factored import merge_factored
 
@@ -81,11 +83,17 @@ class CompressSummary:
             robust = accuracy["test_robust"]
             lines.append(
                 f"fine-tuned: test clean {accuracy['test_clean']:.2%}"
-                + ("" if robust is None else f", robust {robust:.2%}")
+                + ("" if robust is None else f", robust {robust:.2%} ({self._judged_by()})")
             )
         elif not unchanged:
             lines.append("not fine-tuned: expect to need it (--finetune RECIPE.toml)")
         return [*lines, f"next: sepdeploy export {self.model}"]
+
+    def _judged_by(self) -> str:
+        found = self.provenance
+        accuracy = found["accuracy"]
+        attack = Attack(accuracy["attack"], found["eps"], found["norm"])
+        return judged_by(attack, accuracy["n"], accuracy["no_gradient"])
 
 
 def compress_file(

@@ -12,8 +12,10 @@ import pytest
 from sepdeploy.attacks import ATTACKS, Row
 
 ATTACK = """
+from sepdeploy.attacks.gradient import Made
+
 def brighten(model, images, labels, ids, attack):
-    return (images + attack.eps).clamp(0, 1)
+    return Made((images + attack.eps).clamp(0, 1))
 """
 
 

@@ -128,8 +128,18 @@ def test_one_core_or_one_allowed_thread_needs_no_probe(monkeypatch):
             "epoch 2/6 · step 5/40 · loss 0.5123 · 1234 images/s · 1 min 15 s left",
         ),
         (
-            Event("epoch", 2, 6, loss=0.5, rate=10, clean_accuracy=0.987, robust_accuracy=0.5),
-            "epoch 2/6 · loss 0.5000 · validation clean 98.70% · robust 50.00% · 10 images/s",
+            Event(
+                "epoch",
+                2,
+                6,
+                loss=0.5,
+                rate=10,
+                clean_accuracy=0.987,
+                robust_accuracy=0.5,
+                judged_by="pgd-5",
+            ),
+            "epoch 2/6 · loss 0.5000 · validation clean 98.70% · robust 50.00% (pgd-5) · "
+            "10 images/s",
         ),
         (Event("step", 1, 1, 1, 2, eta_s=7261), "epoch 1/1 · step 1/2 · 2 h 01 min left"),
         (Event("step", 1, 1, 1, 2, eta_s=59.4), "epoch 1/1 · step 1/2 · 59 s left"),

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepdeploy.attacks.balls import BALLS, Ball
-from sepdeploy.attacks.gradient import Loss, ascend, frozen
+from sepdeploy.attacks.gradient import ascend, frozen
+from sepdeploy.attacks.losses import Loss, cross_entropy
 from sepdeploy.attacks.noise import gaussian
 from sepdeploy.threat import Attack
 from sepdeploy.training.machine.team import bare
@@ -45,13 +46,13 @@ def adversarial(model: nn.Module, batch: Batch, terms: Terms, own: str = "ce") -
         loss = _climbed(inner.climbs, model, batch)
         with frozen(model):
             return ascend(model, ball, _start(inner, ball, batch, attack), loss,
-                          steps=steps, size=size)  # fmt: skip
+                          steps=steps, size=size).images  # fmt: skip
 
 
 def _climbed(name: str, model: nn.Module, batch: Batch) -> Loss:
     labels = batch.labels
     if name == "ce":
-        return lambda logits: F.cross_entropy(logits, labels, reduction="sum")
+        return cross_entropy(labels)
     if name == "margin":
         return lambda logits: _margin(logits, labels)
     with torch.no_grad():

@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 from sepdeploy.data.evalpack import EvalPack
 from sepdeploy.errors import Missing
 from sepdeploy.exports.export import Export
-from sepdeploy.exports.judged_images import attack_images, choose_attacks, find_data
+from sepdeploy.exports.judged_images import (
+    attack_images,
+    choose_attacks,
+    find_data,
+    no_gradient_note,
+)
 from sepdeploy.exports.torch_model import TorchModel
 from sepdeploy.records import Notify
 from sepdeploy.threat import Attack
@@ -30,7 +35,8 @@ if TYPE_CHECKING:
 class JudgingSet:
     """Images with labels, and what an attack made of them.
 
-    ``source`` says where they come from: "pack" or "data"; ``attack`` is what made ``adversarial``.
+    ``source`` says where they come from: "pack" or "data"; ``attack`` is what made ``adversarial``,
+    ``no_gradient`` for how many of them without the help of a gradient.
     """
 
     images: NDArray[np.float32]
@@ -40,6 +46,7 @@ class JudgingSet:
     source: str
     adversarial: NDArray[np.float32] | None = None
     attack: Attack | None = None
+    no_gradient: int = 0
 
     def origin(self) -> dict[str, object]:
         """Return where the images come from, as details of a measurement."""
@@ -47,7 +54,12 @@ class JudgingSet:
 
     def attacked_origin(self) -> dict[str, object]:
         """Return the same for the attacked images, with the attack."""
-        return self.origin() | ({} if self.attack is None else self.attack.details())
+        if self.attack is None:
+            return self.origin()
+        found = {**self.origin(), **self.attack.details(), "no_gradient": self.no_gradient}
+        if self.no_gradient:
+            found["unreliable"] = no_gradient_note(self.no_gradient, len(self.images))
+        return found
 
 
 def judging_sets(
@@ -127,17 +139,19 @@ def _attacked(
     options: BenchOptions,
     notify: Notify,
 ) -> JudgingSet:
-    images, source = clean.images, clean.source
+    images, source, blind = clean.images, clean.source, 0
     if attack.eps == 0:
         made = images  # an attack of radius 0 is the image itself
     elif pack is not None and clean.source == "pack" and _in_pack(pack, attack):
         assert pack.adversarial is not None
         made = pack.adversarial[: len(images)]
+        blind = pack.provenance["attack"].get("no_gradient", 0)
     else:
         model, why_not = _twin(export)
         if model is not None:
             notify(f"attacking {len(images)} images with {attack.name}, eps {attack.eps:.4g}")
-            made = attack_images(model, images, clean.labels, clean.ids, attack, notify)
+            made, found = attack_images(model, images, clean.labels, clean.ids, attack, notify)
+            blind = found["no_gradient"]
         elif pack is not None and options.data is None and _in_pack(pack, attack):
             notify(f"judging on the pack's {len(pack)} images: {why_not}")
             return _attacked(_from_pack(pack, len(pack)), pack, export, attack, options, notify)
@@ -147,7 +161,7 @@ def _attacked(
                 f"and the model cannot be attacked: {why_not}",
                 hint="keep the .pt beside the manifest and install 'sepdeploy[train]'",
             )
-    return JudgingSet(images, clean.labels, clean.ids, clean.data, source, made, attack)
+    return JudgingSet(images, clean.labels, clean.ids, clean.data, source, made, attack, blind)
 
 
 def _in_pack(pack: EvalPack, attack: Attack) -> bool:

@@ -144,10 +144,20 @@ def _faces(
 ) -> Iterator[tuple[str, str, JudgingSet, NDArray[np.float32]]]:
     """Give the images to run, with a name of theirs and the metric that they decide."""
     for index, judging in enumerate(judged):
-        if index == 0:
-            yield "clean", "clean_accuracy", judging, judging.images
+        if _clean_face(judged, judging) == _face("clean", index):
+            yield _face("clean", index), "clean_accuracy", judging, judging.images
         if judging.adversarial is not None:
-            yield f"attack{index}", "adversarial_accuracy", judging, judging.adversarial
+            yield _face("attack", index), "adversarial_accuracy", judging, judging.adversarial
+
+
+def _face(name: str, index: int) -> str:
+    return name if name == "clean" and not index else f"{name}{index}"
+
+
+def _clean_face(judged: tuple[JudgingSet, ...], judging: JudgingSet) -> str:
+    """Return the name under which a set's clean images are run: attacks mostly share them."""
+    index = next(i for i, s in enumerate(judged) if np.array_equal(s.ids, judging.ids))
+    return _face("clean", index)
 
 
 def _logits(
@@ -181,13 +191,15 @@ def _accuracies(
 ) -> Iterator[Measurement]:
     """Judge the logits that the place gave, by one rule."""
     for name, metric, judging, _ in _faces(task.judged):
-        origin = judging.origin() if name == "clean" else judging.attacked_origin()
+        attacked = metric == "adversarial_accuracy"
+        origin = judging.attacked_origin() if attacked else judging.origin()
         if name in taken.findings:
             reason = {"reason": taken.findings[name], **place.details}
             yield measured(metric, None, taken.kind, n=0, details=reason)
         logits = _logits(taken, jobs, name, task)
-        if logits is not None:
+        clean = _logits(taken, jobs, _clean_face(task.judged, judging), task) if attacked else None
+        if logits is not None and not (attacked and clean is None):
             yield accuracy(
                 metric, logits, judging.images, judging.labels, taken.kind,
-                {**origin, **place.details}, where=task.path,
+                {**origin, **place.details}, where=task.path, clean=clean,
             )  # fmt: skip

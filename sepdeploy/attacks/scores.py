@@ -1,0 +1,71 @@
+"""The numbers by which a classifier decides, before a last softmax or sigmoid flattens them.
+
+Probabilities of a sure network are exactly 0 and 1 in float32, and so is the gradient behind
+them. What went into the last monotone function decides the same and keeps its gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+Scores = Callable[[Tensor], Tensor]  # (N, ...) to (N, classes)
+
+_ALONG = (torch.softmax, F.softmax, Tensor.softmax, torch.log_softmax, F.log_softmax,
+          Tensor.log_softmax)  # fmt: skip
+_EACH = (torch.sigmoid, F.sigmoid, Tensor.sigmoid, F.logsigmoid, torch.log, Tensor.log)
+MONOTONE = frozenset((*_ALONG, *_EACH))  # they keep the order of the classes
+
+
+class _Watch(TorchFunctionMode):
+    """Remembers what went into monotone functions; they are held, so that ids stay their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_function__(
+        self,
+        function: Any,
+        types: Sequence[Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        out = function(*args, **given)
+        if function in MONOTONE and isinstance(out, Tensor):
+            source = args[0] if args else given.get("input")
+            along = given.get("dim", args[1] if len(args) > 1 else None)
+            if isinstance(source, Tensor) and (function in _EACH or along in (1, -1, None)):
+                self.calls[id(out)] = (out, source)
+        return out
+
+
+def scores_of(model: nn.Module) -> Scores:
+    """Return a function that gives what a model decides by; compiled models are taken as they are.
+
+    Decisions are those of the model, but for ties that its own rounding makes.
+    """
+    if any(_is_compiled(module) for module in model.modules()):
+        return model
+
+    def scores(images: Tensor) -> Tensor:
+        watch = _Watch()
+        with watch:
+            out: Tensor = model(images)
+        while id(out) in watch.calls:
+            out = watch.calls[id(out)][1]
+        return out
+
+    return scores
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Tell whether torch.compile made it: its graph is not run by functions that can be seen."""
+    own = getattr(module, "_compiled_call_impl", None)
+    return own is not None or type(module).__name__ == "OptimizedModule"
