@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from sepdeploy.errors import Missing
 
 ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
+TIE = ("setpriv", "--pdeathsig", "KILL", "--")
 INSTALL = "sudo apt-get update && sudo apt-get install -y"
 
 
@@ -61,7 +63,7 @@ def run(
     """
     try:
         return subprocess.run(
-            arguments,
+            tied(arguments, env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -76,6 +78,29 @@ def run(
     except subprocess.TimeoutExpired:
         why = f"error: no answer within {timeout:.0f} s"
     return subprocess.CompletedProcess(arguments, 124, "", why)
+
+
+def tied(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> list[str]:
+    """Return the command of a program that dies with this process, whatever ends that.
+
+    Only a system that can tell a program so has one; elsewhere the command is as it was.
+
+    Args:
+        arguments: The program and its arguments.
+        env: Variables that it gets besides those of this process.
+    """
+    wanted = list(arguments)
+    if not _can_tie() or shutil.which(wanted[0], path=(env or {}).get("PATH")) is None:
+        return wanted
+    return [*TIE, *wanted]
+
+
+@functools.cache
+def _can_tie() -> bool:
+    if shutil.which(TIE[0]) is None:
+        return False
+    probe = [*TIE, "true"]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
 def processor_family(machine: str = "") -> str:

@@ -15,6 +15,7 @@ from typing import IO, Protocol
 
 from sepdeploy.devices.transports.base import Completed
 from sepdeploy.errors import BadInput, Missing
+from sepdeploy.programs import tied
 
 COPY_TIMEOUT_S = 600.0
 GRACE_S = 10.0  # a client may live this much longer than the program it started on the device
@@ -61,7 +62,7 @@ def execute(
     """
     try:
         process = subprocess.Popen(
-            list(argv),
+            tied(argv, env),
             stdin=subprocess.PIPE if isinstance(stdin, bytes) else stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sepdeploy.files.reading import (
+    Watched,
     file_beside,
     open_plain,
     read_bytes,
@@ -20,6 +21,7 @@ from sepdeploy.files.writing import (
 
 __all__ = [
     "WRITE_HINT",
+    "Watched",
     "atomic_path",
     "check_writable",
     "file_beside",

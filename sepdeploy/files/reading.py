@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import ArtifactCheckFailed, BadInput
 
 CHUNK = 1 << 20
 # Without O_NONBLOCK the opening of a pipe itself waits for a writer; Windows knows O_BINARY only.
@@ -29,6 +30,36 @@ def sha256_file(path: Path) -> str:
     except OSError as error:
         raise _unreadable(path, error) from error
     return digest.hexdigest()
+
+
+class Watched:
+    """Files that must stay what they are while something is said about them.
+
+    Args:
+        paths: The files; the digests of those that are there are taken now.
+        known: Digests that were taken before.
+
+    Attributes:
+        digests: The SHA-256 of each.
+    """
+
+    def __init__(self, paths: Iterable[Path] = (), known: Mapping[Path, str] | None = None) -> None:
+        self.digests = dict(known or {}) | {
+            path: sha256_file(path) for path in paths if path.is_file()
+        }
+
+    def check(self) -> None:
+        """Compare the files with their digests again.
+
+        Raises:
+            ArtifactCheckFailed: One is another by now.
+        """
+        for path, digest in self.digests.items():
+            if not path.is_file() or sha256_file(path) != digest:
+                raise ArtifactCheckFailed(
+                    f"{path} was changed while it was in use",
+                    hint="run the command again when nothing else writes it",
+                )
 
 
 def open_plain(path: Path) -> BinaryIO:

@@ -27,6 +27,7 @@ from sepdeploy.jobs import (
     read_answer,
     read_logits,
 )
+from sepdeploy.programs import tied
 from sepdeploy.runtimes import packing
 from sepdeploy.runtimes.runner.contract import one_line
 
@@ -60,7 +61,7 @@ def run_job(job: Job, *, timeout: float = TIMEOUT_S) -> Answer:
 
 def _in_child(job: Job, text: bytes, program: Path, timeout: float) -> Answer:
     process = subprocess.Popen(
-        [sys.executable, "-P", str(program)],
+        tied([sys.executable, "-P", str(program)]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

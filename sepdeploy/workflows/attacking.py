@@ -15,7 +15,7 @@ from sepdeploy.exports.judged_images import (
     robust_share,
 )
 from sepdeploy.exports.options import ATTACKED, JudgingOptions
-from sepdeploy.files import sha256_file
+from sepdeploy.files import Watched
 from sepdeploy.files.claims import claimed, outputs_of
 from sepdeploy.models import load
 from sepdeploy.records import Notify
@@ -74,6 +74,7 @@ def _attack(
     seed: int,
     notify: Notify,
 ) -> AttackSummary:
+    watched = Watched([model_path])
     model = load(model_path, arch=arch)
     data = find_data(model.provenance, wanted, model.input.shape, notify)
     if data is None:
@@ -88,10 +89,11 @@ def _attack(
         data,
         attacks[0],
         samples=wanted.samples,
-        model_sha256=sha256_file(model_path),
+        model_sha256=watched.digests[model_path],
         seed=seed,
         notify=notify,
     )
+    watched.check()
     write_pack(pack, out)
     clean = float((pack.logits.argmax(1) == pack.labels).mean())
     blind = pack.provenance["attack"]["no_gradient"]

@@ -28,7 +28,7 @@ from sepdeploy.exports.requirements import require_torch
 from sepdeploy.exports.source import Source
 from sepdeploy.exports.staging import move_all, staging
 from sepdeploy.exports.torch_model import TorchModel
-from sepdeploy.files import sha256_file, write_text
+from sepdeploy.files import Watched, sha256_file, write_text
 from sepdeploy.files.claims import Output, claimed
 from sepdeploy.records import FileRef, Manifest, Notify
 
@@ -76,10 +76,17 @@ def export_any(
     else:
         path = Path(f"{stem}.pt")
     folder = path.parent if out_dir is None else out_dir
+    watched = Watched([path]) if isinstance(model, (str, Path)) else None
     source = _source(model, path, arch, notify)
     del model  # the source alone holds it, and frees it when its weights are in the graph
     return export_source(
-        source, folder, options=options, evaluation=evaluation, seed=seed, notify=notify
+        source,
+        folder,
+        options=options,
+        evaluation=evaluation,
+        seed=seed,
+        notify=notify,
+        watched=watched,
     )
 
 
@@ -104,6 +111,7 @@ def export_source(
     evaluation: EvaluationOptions,
     seed: int,
     notify: Notify,
+    watched: Watched | None = None,
 ) -> Manifest:
     """Export a source; see the module docstring.
 
@@ -114,6 +122,7 @@ def export_source(
         evaluation: Evaluation pack, and data to calibrate with.
         seed: Seed of images, attacks and synthetic inputs.
         notify: Told what goes on, one line at a time.
+        watched: Holds the digest of the source's file from before it was read.
 
     Raises:
         ArtifactCheckFailed: Parity or the re-densification check failed; nothing was written.
@@ -121,7 +130,9 @@ def export_source(
         Missing: A runtime that is needed is not installed.
     """
     outputs = source.outputs(options, out_dir)
-    stem, digest = source.path.stem, sha256_file(source.path)
+    stem = source.path.stem
+    watched = watched or Watched([source.path])
+    digest = watched.digests[source.path]
     pack = source.pack(evaluation, seed, notify)
     calibration, images = _images(source, pack, options, evaluation, seed, notify)
     reference = source.reference(images, source.batches, seed)
@@ -151,6 +162,7 @@ def export_source(
             tool={"name": "sepdeploy", "version": __version__},
         )
         write_text(folder / f"{stem}.manifest.json", dump(manifest))
+        watched.check()
         move_all(folder, out_dir, last=f"{stem}.manifest.json")
     return manifest
 

@@ -266,3 +266,53 @@ def test_a_kind_that_does_not_exist_is_answered_with_the_closest(copy: Path, cal
     got = call("bench", copy / "tiny.onnx", "--require", "meassured")
     assert got.code == 2
     assert "closest: measured" in got.line
+
+
+@pytest.mark.parametrize(
+    "changed", ["tiny.onnx", "tiny.manifest.json", "tiny.eval.npz", "tiny.pt", "old.onnx"]
+)
+def test_no_numbers_of_a_file_that_was_replaced_while_it_was_measured(
+    copy: Path, changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(copy / "tiny.onnx", copy / "old.onnx")
+
+    def measured_late(*_: Any, **__: Any) -> None:
+        path = copy / changed
+        new = copy / "new"
+        new.write_bytes(path.read_bytes() + b"x")
+        new.replace(path)
+
+    monkeypatch.setattr("sepdeploy.workflows.bench.benching.host_result", measured_late)
+    shown: list[Any] = []
+    with pytest.raises(ArtifactCheckFailed, match=f"{changed} was changed while it was in use"):
+        api.bench([copy / "tiny.onnx"], against=copy / "old.onnx", on_report=shown.append)
+    assert shown == []
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda f: api.export(f / "tiny.pt", formats=("onnx",), eval_pack=False),
+        lambda f: api.attack(f / "tiny.pt", f / "a.npz", attack="pgd-1", samples=4),
+    ],
+    ids=["export", "attack"],
+)
+def test_nothing_is_made_of_a_model_that_was_replaced_meanwhile(
+    copy: Path, work: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sepdeploy import models
+
+    plain = models.load
+
+    def load(path: Path, **facts: Any) -> Any:
+        model = plain(path, **facts)
+        models.save(model, path)
+        (copy / "tiny.pt").write_bytes((copy / "tiny.pt").read_bytes() + b"x")
+        return model
+
+    for place in ("sepdeploy.models.load", "sepdeploy.workflows.attacking.load"):
+        monkeypatch.setattr(place, load)
+    before = {p.name: p.read_bytes() for p in copy.iterdir() if p.suffix != ".pt"}
+    with pytest.raises(ArtifactCheckFailed, match="changed while it was in use"):
+        work(copy)
+    assert {p.name: p.read_bytes() for p in copy.iterdir() if p.suffix != ".pt"} == before

@@ -18,13 +18,19 @@ from sepdeploy.codec import from_json, parse_json, to_json
 from sepdeploy.devices import DeviceProfile, profile
 from sepdeploy.devices.transports import Replay
 from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError
-from sepdeploy.files import scratch
+from sepdeploy.files import Watched, scratch
 from sepdeploy.records import BenchReport, Kind, Notify, Result
 from sepdeploy.workflows.bench.judging import JudgingSet, judging_sets
 from sepdeploy.workflows.bench.on_device import DeviceBench, open_replay
 from sepdeploy.workflows.bench.on_host import dense_form, host_result
 from sepdeploy.workflows.bench.options import BenchOptions
-from sepdeploy.workflows.bench.subjects import Subject, choose_runtimes, find_subjects, no_runtime
+from sepdeploy.workflows.bench.subjects import (
+    Subject,
+    choose_runtimes,
+    find_subjects,
+    no_runtime,
+    watch,
+)
 
 REPLAY = "replay:"  # --device replay:FILE
 
@@ -60,6 +66,7 @@ def bench_artifacts(
         error = error or failure
     if not results:
         raise Incomparable("nothing was measured", hint="sepdeploy doctor shows missing runtimes")
+    found.watched.check()  # what is reported was measured on the bytes that were hashed
     report = BenchReport(
         tool={"name": "sepdeploy", "version": __version__, "command": "bench"},
         host=found.host,
@@ -89,6 +96,7 @@ class _Benched:
 class _OnHost:
     host: dict[str, Any]
     benched: tuple[_Benched, ...]
+    watched: Watched
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,9 @@ def _on_host(
         kept = {f"{r.artifact.sha256} {r.runtime.name}": r for r in recorded.results}
     benched: list[_Benched] = []
     judged: dict[Path, tuple[JudgingSet, ...]] = {}
-    for subject in find_subjects(paths):
+    subjects = find_subjects(paths)
+    watched = watch(subjects, options)
+    for subject in subjects:
         chosen = choose_runtimes(subject.path, options.runtime)
         if not chosen:
             notify(f"{subject.path}: skipped, {no_runtime(subject.path)}")
@@ -146,7 +156,7 @@ def _on_host(
                 notify(f"measuring {subject.path} in {runtime}")
                 stored_result = host_result(subject, runtime, options, judged[key])
             benched.append(_Benched(subject, judged[key], stored_result))
-    return _OnHost(host, tuple(benched))
+    return _OnHost(host, tuple(benched), watched)
 
 
 def _recorded(replay: Replay) -> _Recorded:

@@ -10,11 +10,13 @@ from sepdeploy import runtimes
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exporters.entry import Entry, read_entry
 from sepdeploy.exporters.formats import FORMATS, format_of, named_format
+from sepdeploy.exporters.onnx_file.disk import external_data
 from sepdeploy.exports.export import Export
 from sepdeploy.exports.proof import able_runtimes
-from sepdeploy.files import sha256_file
+from sepdeploy.files import Watched, sha256_file
 from sepdeploy.measure.proof.ways import NO_KERNEL_HINT
 from sepdeploy.records import ArtifactRecord, ArtifactRef
+from sepdeploy.workflows.bench.options import BenchOptions
 from sepdeploy.workflows.verifying import find_manifests
 
 
@@ -64,6 +66,24 @@ def find_subjects(paths: Sequence[Path]) -> tuple[Subject, ...]:
             )
     once = {subject.path.resolve(): subject for subject in reversed(subjects)}
     return tuple(reversed(once.values()))
+
+
+def watch(subjects: Sequence[Subject], options: BenchOptions) -> Watched:
+    """Watch all files whose numbers will be told, and those that they are judged by."""
+    known = {subject.path: subject.sha256 for subject in subjects}
+    others = {path for path in (options.dense, options.against) if path is not None}
+    for subject in subjects:
+        data = external_data(subject.path)
+        others |= set() if data is None else {data}
+        if subject.export is not None:
+            others.add(subject.export.path)
+            named = (subject.export.manifest.model, subject.export.manifest.eval_pack)
+            known |= {
+                subject.export.folder / file.path: file.sha256
+                for file in named
+                if file is not None and not subject.export.fault(file)
+            }
+    return Watched(others - set(known), known)
 
 
 def _export_of(path: Path) -> Export | None:
