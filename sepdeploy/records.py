@@ -131,7 +131,8 @@ class Parity:
     ``inputs`` is "data" (real images) or "synthetic" (seeded uniform ones).
     ``tolerance`` bounds the measure that ``criterion`` names: "max_rel", or "rel_l2" for int8
     (see ``sepdeploy.measure.proof.int8_parity``); ``cosine`` is that of the logits centred over the
-    batch.
+    batch. ``proven`` is false where the model gives the same output for every input, which says
+    nothing about the file.
     """
 
     runtime: str
@@ -143,6 +144,7 @@ class Parity:
     inputs: str
     worst_layer: str = ""
     passed: bool = True
+    proven: bool = True
     criterion: str = "max_rel"
     rel_l2: float | None = None
     cosine: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import onnx
-from onnx import ModelProto, ValueInfoProto, checker, inliner, version_converter
+from onnx import ModelProto, NodeProto, ValueInfoProto, checker, inliner, version_converter
 
 from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.capture.onnx_source import DAMAGED
@@ -19,10 +19,12 @@ from sepdeploy.exporters.domain import (
 )
 from sepdeploy.exporters.onnx_graph.batch import check_samples_apart
 from sepdeploy.exporters.onnx_graph.canonical import clean
-from sepdeploy.exporters.onnx_graph.graph import prune, sort_nodes, strip_metadata
+from sepdeploy.exporters.onnx_graph.folding import NEVER_FOLDED
+from sepdeploy.exporters.onnx_graph.graph import prune, sort_nodes, strip_metadata, to_array
 from sepdeploy.exporters.onnx_graph.weights import Weights, as_inputs, from_inputs, settle
 
 MIN_OPSET = 11
+WEIGHTS_APART = 4  # of the file format, from which on a weight need not be an input
 OUTPUT = "logits"
 STANDARD = ("", "ai.onnx")
 
@@ -120,12 +122,28 @@ def _check_operators(model: ModelProto, where: str) -> None:
                 "standard ONNX",
                 hint="export the model without runtime-specific optimisations",
             )
+        elif node.op_type in NEVER_FOLDED or _drops(model, node):
+            raise BadInput(
+                f"{where}: operator {node.op_type} (node '{node.name}') gives other numbers on "
+                "every run",
+                hint="export the network in evaluation mode",
+            )
     versions = [o.version for o in model.opset_import if o.domain in STANDARD]
     if not versions or min(versions) < MIN_OPSET:
         raise BadInput(
             f"{where}: opset {min(versions, default=0)} is too old, at least {MIN_OPSET} is needed",
             hint="export the model again with opset 20",
         )
+
+
+def _drops(model: ModelProto, node: NodeProto) -> bool:
+    """Whether a node is a Dropout in training mode."""
+    if node.op_type != "Dropout" or len(node.input) < 3:
+        return False
+    tensors = {t.name: t for t in model.graph.initializer}
+    tensors |= {n.output[0]: a.t for n in model.graph.node for a in n.attribute if a.HasField("t")}
+    mode = tensors.get(node.input[2])
+    return mode is not None and bool(to_array(mode).any())
 
 
 def _check_graph(model: ModelProto, where: str) -> None:
@@ -163,6 +181,8 @@ def _one_input(model: ModelProto, where: str) -> None:
         )
     del model.graph.input[:]
     model.graph.input.extend(inputs)
+    # Version 3 asks every weight to be an input as well, which ours never are.
+    model.ir_version = max(model.ir_version, WEIGHTS_APART)
 
 
 def _one_output(model: ModelProto, where: str, notify: Callable[[str], None]) -> None:
@@ -208,7 +228,12 @@ def _converted(model: ModelProto) -> bool:
         light.CopyFrom(model)
         try:
             changed = version_converter.convert_version(as_inputs(light), OPSET)
-        except (RuntimeError, ValueError, onnx.shape_inference.InferenceError):
+        except (
+            RuntimeError,
+            ValueError,
+            version_converter.ConvertError,
+            onnx.shape_inference.InferenceError,
+        ):
             return False
         from_inputs(changed, light)
         model.CopyFrom(changed)

@@ -15,6 +15,7 @@ from sepdeploy.exports.options import JudgingOptions
 from sepdeploy.exports.requirements import has_torch
 from sepdeploy.exports.source import Array, Reference, Source
 from sepdeploy.exports.torch_model import TorchModel
+from sepdeploy.exports.witness import witnessed
 from sepdeploy.files import sha256_file
 from sepdeploy.records import ArtifactRecord, FileRef
 
@@ -160,8 +161,13 @@ class Export:
                 hint="put the model file beside its manifest, or export with data at hand (--data)",
             )
         images, kind = reference_inputs(self.manifest.input.shape, None, max(batches), seed)
-        logits, _ = measure.run_logits(self.folder / found.path, able[0], images)
-        return Reference(images, logits[0], kind, batches, found.path)
+        return witnessed(
+            lambda asked: measure.run_logits(self.folder / found.path, able[0], asked)[0][0],
+            images,
+            kind=kind,
+            batches=batches,
+            said_by=found.path,
+        )
 
     def _calibrated_on(self, artifact: ArtifactRecord, n: int, seed: int) -> Array | None:
         """Return test images of the data that a file was calibrated with, None for other files."""

@@ -7,6 +7,7 @@ functions: without it a stored evaluation pack is still usable.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sepdeploy.models import Model
 
 BATCH = 256  # samples per forward pass of the torch model, fewer where they are large
+COPIED_PARAMS = 1 << 25  # of a model that is copied in float64: 256 MiB
 BATCH_VALUES = 1 << 17  # input values per forward pass
 EVAL_STEPS = 40  # PGD steps when the training attack is all that is known
 
@@ -108,6 +110,30 @@ def torch_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float3
             for i in range(0, len(images), batch)
         ]
     logits: NDArray[np.float32] = np.concatenate(parts).astype(np.float32)
+    return logits
+
+
+def exact_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float64] | None:
+    """Return the logits that a float64 copy of the model gives.
+
+    None where the network is too large for a copy, or insists on float32.
+    """
+    import torch
+
+    if sum(p.numel() for p in model.parameters()) > COPIED_PARAMS:
+        return None
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # of what the network makes itself
+    try:
+        copy, parts = deepcopy(model).double(), []
+        with torch.no_grad():
+            for image in np.array_split(images, -(-len(images) // BATCH)):
+                parts.append(copy(torch.from_numpy(image).double()).numpy())
+    except Exception:  # the user's own code may raise anything
+        return None
+    finally:
+        torch.set_default_dtype(before)
+    logits: NDArray[np.float64] = np.concatenate(parts)
     return logits
 
 

@@ -6,6 +6,7 @@ proven, vouched for and verified alike.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepdeploy.errors import BadInput
+from sepdeploy.exporters.modes import TOLERANCE
 from sepdeploy.records import InputSpec, LayerRecord, Notify
 
 if TYPE_CHECKING:
@@ -32,10 +34,14 @@ class Reference:
 
     Attributes:
         inputs: float32 (N, *shape), not all zero.
-        outputs: float32 (N, …).
+        outputs: float32 (N, …), finite.
         kind: Of the inputs: "data" or "synthetic".
         batches: Batch sizes that a file is run with.
         said_by: Who gave the outputs, as a person reads it.
+        ordinary: How many of the inputs, the first ones, are like what the source is meant for.
+        tolerance: Largest max|Δ| / max|output| of each sample in a float file.
+        notes: What could not be asked.
+        otherwise: Asks another witness, whose word counts where a file is not what this one says.
     """
 
     inputs: Array
@@ -43,6 +49,10 @@ class Reference:
     kind: str
     batches: tuple[int, ...]
     said_by: str
+    ordinary: int | None = None
+    tolerance: NDArray[np.float64] | float = TOLERANCE
+    notes: tuple[str, ...] = ()
+    otherwise: Callable[[], Reference | None] = lambda: None
 
 
 class Source(Protocol):

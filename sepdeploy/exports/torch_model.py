@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exports.judged_images import (
     choose_attacks,
+    exact_logits,
     find_data,
     make_pack,
     reference_inputs,
@@ -17,6 +18,7 @@ from sepdeploy.exports.judged_images import (
 )
 from sepdeploy.exports.options import EvaluationOptions, ExportOptions, Output
 from sepdeploy.exports.source import Array, Reference
+from sepdeploy.exports.witness import witnessed
 from sepdeploy.files import sha256_file
 from sepdeploy.records import LayerRecord, Notify
 
@@ -101,8 +103,14 @@ class TorchModel:
     def reference(self, images: Array | None, batches: tuple[int, ...], seed: int) -> Reference:
         """Return inputs and the model's logits; synthetic inputs are uniform in [0, 1]."""
         inputs, kind = reference_inputs(self.input.shape, images, max(batches), seed)
-        logits = torch_logits(self.model, inputs)
-        return Reference(inputs, logits, kind, batches, "the torch model")
+        return witnessed(
+            partial(torch_logits, self.model),
+            inputs,
+            kind=kind,
+            batches=batches,
+            said_by="the torch model",
+            exact=partial(exact_logits, self.model),
+        )
 
     def wrong(self, error: BadInput) -> BadInput:
         """Return the error as it is: it names the layer."""

@@ -7,7 +7,7 @@ from sepdeploy.measure.host import host_facts
 from sepdeploy.measure.latency import Timing, compare_latency, time_models
 from sepdeploy.measure.memory import measure_memory
 from sepdeploy.measure.noise import measure_noise
-from sepdeploy.measure.proof.parity import check_evaluator, check_parity
+from sepdeploy.measure.proof.parity import check_evaluator, check_parity, moves
 from sepdeploy.measure.proof.residency import check_residency, measure_resident
 from sepdeploy.measure.proof.ways import has_bodies
 
@@ -24,6 +24,7 @@ __all__ = [
     "measure_memory",
     "measure_noise",
     "measure_resident",
+    "moves",
     "run_job",
     "run_logits",
     "time_models",

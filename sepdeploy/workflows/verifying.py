@@ -123,13 +123,14 @@ def _artifact(
             quantization=artifact.quantization,
             precisions=artifact.precisions,
         )
-        if proof.notes:
+        if not proof.parity:
             raise Missing(proof.notes[0], hint=VERIFY)
         worst = max(proof.parity, key=lambda p: p.max_rel)
         runtimes = ", ".join(dict.fromkeys(p.runtime for p in proof.parity))
         n = len(proof.residency)
         kept = f"; {n} structured layers keep their factors" if n else ""
-        return f"{worst.max_rel:.1e} against {reference.said_by} ({runtimes}){kept}"
+        notes = "".join(f"; {note}" for note in proof.notes)
+        return f"{worst.max_rel:.1e} against {reference.said_by} ({runtimes}){kept}{notes}"
 
     return [
         _attempt(artifact.path, "entry", lambda: _entry(read_entry(path), manifest)),
