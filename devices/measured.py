@@ -226,9 +226,7 @@ class DeviceRunner:
                 raise Missing(f"{where}: {message}", hint=hint) from None
             if refused.kind == "bad-input":
                 raise BadInput(f"{where}: {message}", hint=hint) from None
-            raise SepdeployError(
-                f"{where}: the runner failed: {message}", hint=hint or RUN_IT
-            ) from None
+            raise BadInput(f"{where}: the runner failed: {message}", hint=hint or RUN_IT) from None
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -7,7 +7,6 @@ are bounded, numbers finite, texts one line, and a place without a clock gets no
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sepdeploy.codec import loads
 from sepdeploy.errors import BadInput
 
 MOST_TEXT = 64 << 20  # bytes of an answer
@@ -175,11 +175,13 @@ def read_answer(text: bytes, job: Job, *, clock: bool = True, stamp: Stamp | Non
     """
     lines = text[-MOST_TEXT:].decode(errors="replace").strip().splitlines()
     try:
-        said = json.loads(lines[-1])
+        said = loads(lines[-1])
         good = said["ok"]
-    except (IndexError, ValueError, KeyError, TypeError, RecursionError):
+    except (IndexError, ValueError, KeyError, TypeError):
         raise NoAnswer from None
-    if good is not True:
+    if not isinstance(good, bool):
+        raise NoAnswer
+    if not good:
         kind, hint = _text(said.get("kind")), _text(said.get("hint", ""))
         raise Refused(kind, _text(said.get("error")), hint)
     if stamp is not None and not stamp.fits(said):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sepdeploy.codec import parse_json
 from sepdeploy.errors import BadInput
 from sepdeploy.files import atomic_path
 
@@ -126,7 +127,7 @@ def read_pack(path: Path) -> EvalPack:
             arrays = {name: stored[name] for name in _ARRAYS if name in stored.files}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("a member is no array")  # numpy gives its bytes instead
-        provenance = json.loads(bytes(arrays.pop("provenance")).decode())
+        provenance = _provenance(bytes(arrays.pop("provenance")))
         pack = EvalPack(provenance=provenance, **arrays)
     except _UNREADABLE as error:
         raise BadInput(f"{path} is not a readable evaluation pack: {error}", hint=hint) from error
@@ -134,9 +135,16 @@ def read_pack(path: Path) -> EvalPack:
     return pack
 
 
+def _provenance(text: bytes) -> dict[str, Any]:
+    try:
+        return parse_json(text, where="provenance")
+    except BadInput as error:
+        raise ValueError(error.message) from error
+
+
 def _check(pack: EvalPack, path: Path, hint: str) -> None:
-    if not isinstance(pack.provenance, dict):
-        raise BadInput(f"{path}: the provenance of the evaluation pack is no table", hint=hint)
+    if not isinstance(pack.provenance.get("attack"), dict | None):
+        raise BadInput(f"{path}: provenance: attack: no table", hint=hint)
     for name, kinds, dimensions in _FORMS:
         values = getattr(pack, name)
         if values is None:

@@ -9,6 +9,7 @@ from sepdeploy.codec import read
 from sepdeploy.errors import EXPORT_AGAIN, BadInput, SepdeployError, unknown_name
 from sepdeploy.exporters.formats import format_of
 from sepdeploy.exporters.modes import MODES
+from sepdeploy.files import file_beside
 from sepdeploy.records import ArtifactRecord, Manifest
 
 MAX_MANIFEST = 64 << 20
@@ -30,12 +31,14 @@ def read_manifest(path: Path) -> Manifest:
             )
         if artifact.quantization not in MODES:
             raise unknown_name(f"quantisation in {path}", artifact.quantization, MODES)
-    names = [a.path for a in manifest.artifacts]
+    names = [manifest.model.path, *(a.path for a in manifest.artifacts)]
     names += [a.data.path for a in manifest.artifacts if a.data]
     names += [manifest.eval_pack.path] if manifest.eval_pack else []
     for name in names:
         if Path(name).name != name or name in ("", ".", ".."):
             raise BadInput(f"{path}: names a file outside its folder: '{name}'", hint=EXPORT_AGAIN)
+        if (path.parent / name).is_symlink() or (path.parent / name).exists():
+            file_beside(path, name, what="an export")  # no link that leads elsewhere
     return manifest
 
 

@@ -112,7 +112,7 @@ class OnnxFile:
             manifest = read_manifest(manifest_path)
         except BadInput:
             return
-        if (manifest_path.parent / manifest.model.path).resolve() != self.path.resolve():
+        if manifest.model.path != self.path.name:
             raise BadInput(
                 f"{manifest_path} belongs to {manifest.model.path} and would be overwritten",
                 hint=f"export {manifest.model.path}, or choose another folder with -o",

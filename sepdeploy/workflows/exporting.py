@@ -7,7 +7,6 @@ holds do the files move to their places, the manifest last.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,8 +151,9 @@ def export_source(
             described = FileRef(file.name, sha256_file(file), details)
         manifest = Manifest(
             stem=stem,
-            # As seen from the manifest, so that the folder can move as one.
-            model=FileRef(os.path.relpath(source.path.resolve(), out_dir.resolve()), digest),
+            # A manifest names nothing outside its folder, so that it can move as one and never
+            # chooses a file of somebody else's.
+            model=FileRef(source.path.name, digest),
             input=source.input,
             layers=layers,
             artifacts=with_earlier(out_dir / f"{stem}.manifest.json", digest, artifacts),
@@ -164,6 +164,8 @@ def export_source(
         write_text(folder / f"{stem}.manifest.json", dump(manifest))
         watched.check()
         move_all(folder, out_dir, last=f"{stem}.manifest.json")
+    if source.path.resolve().parent != out_dir.resolve():
+        notify(f"copy {source.path} there too: verify and bench look for it beside the manifest")
     return manifest
 
 
