@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Any
 
 from sepdeploy.codec import ABSENT, FLAT
@@ -289,3 +290,15 @@ class BenchReport:
     host: dict[str, Any]
     results: tuple[Result, ...]
     schema: str = BENCH_SCHEMA
+
+    def names(self) -> dict[str, str]:
+        """Return a name for every artifact's path: its last parts, as many as tell it apart."""
+        parts = {r.artifact.path: PurePath(r.artifact.path).parts for r in self.results}
+        names = {}
+        for path, own in parts.items():
+            others = [p for p in parts.values() if p != own]
+            n = 1
+            while n < len(own) and any(p[-n:] == own[-n:] for p in others):
+                n += 1
+            names[path] = "/".join(own[-n:])
+        return names

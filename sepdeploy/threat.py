@@ -17,7 +17,8 @@ from sepdeploy.errors import BadInput, unknown_name
 
 NORMS = ("linf", "l2")
 MAX_STEPS = 100_000
-UNITS = "8/255 or 0.1 (pixels in [0, 1])"
+UNITS = "write it as 8/255 or 0.1 (pixels in [0, 1])"
+MEANT = f"did you mean 8/255? {UNITS}"
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def parse_eps(text: str | float) -> float:
     try:
         value = float(Fraction(text.replace(" ", ""))) if isinstance(text, str) else float(text)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        raise BadInput(f"eps '{text}' is not a number", hint=f"write it as {UNITS}") from error
+        raise BadInput(f"eps '{text}' is not a number", hint=MEANT) from error
     return check_radius(value)
 
 
@@ -172,13 +173,13 @@ def check_radius(eps: float, norm: str = "") -> float:
     if not (math.isfinite(eps) and eps >= 0):
         raise BadInput(
             f"eps {eps:g} is not a finite number >= 0",
-            hint=f"did you mean 8/255? write it as {UNITS}",
+            hint=MEANT,
         )
     if norm == "linf" and eps > 1:
         meant = f"{eps:g}/255" if eps <= 255 else "8/255"
         raise BadInput(
             f"eps {eps:g} is more than the whole range of a pixel, which is 1",
-            hint=f"did you mean {meant}? write it as {UNITS}",
+            hint=f"did you mean {meant}? {UNITS}",
         )
     return eps
 

@@ -18,6 +18,7 @@ from sepdeploy.errors import BadInput
 Loss = Callable[[Tensor], Tensor]
 
 SHARPNESS = 20.0  # logits are spread over so much; 20 was the strongest of 5, 10, 20, 40
+SURE = 60.0  # margin beyond which the cross entropy of float32 has hardly a gradient left
 
 
 def soft_margin(labels: Tensor) -> Loss:
@@ -36,7 +37,7 @@ def cross_entropy(labels: Tensor) -> Loss:
 
     def loss(logits: Tensor) -> Tensor:
         each = F.cross_entropy(check_logits(logits, labels), labels, reduction="none")
-        sure = each == 0  # 1 − p_y has rounded to zero
+        sure = margin(logits.detach(), labels) < -SURE
         if not bool(sure.any()):
             return each.sum()
         return torch.where(sure, _soft_margin(logits, labels).to(each.dtype), each).sum()

@@ -33,7 +33,7 @@ DATASETS: dict[str, Loader] = {
 
 SIZED = frozenset({"image-folder"})  # take a size: "image-folder:64"
 
-__all__ = ["DATASETS", "Dataset", "Split", "load", "split_validation"]
+__all__ = ["DATASETS", "Dataset", "Split", "check_name", "load", "split_validation"]
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
@@ -48,12 +48,20 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         BadInput: Unknown name, missing folder, damaged file.
         Missing: An optional package is needed and absent.
     """
-    folder = None if data_dir is None else Path(data_dir)
+    return check_name(name)(name, None if data_dir is None else Path(data_dir))
+
+
+def check_name(name: str) -> Loader:
+    """Return what loads a data set, without looking for it.
+
+    Raises:
+        BadInput: Unknown name.
+    """
     family = name.partition(":")[0]
     if name in DATASETS or family in SIZED:
-        return DATASETS[family](name, folder)
+        return DATASETS[family]
     if name.endswith(".npz"):
-        return load_npz(name, folder)
+        return load_npz
     raise unknown_name(
         "data set",
         name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from sepdeploy.data.evalpack import EvalPack, fits
 from sepdeploy.errors import BadInput, Missing
-from sepdeploy.exports.options import JudgingOptions
+from sepdeploy.exports.options import EVAL_STEPS, JudgingOptions
 from sepdeploy.records import Notify
 from sepdeploy.threat import Attack, check_norm, parse_attack, parse_eps
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 BATCH = 256  # samples per forward pass of the torch model, fewer where they are large
 COPIED_PARAMS = 1 << 25  # of a model that is copied in float64: 256 MiB
 BATCH_VALUES = 1 << 17  # input values per forward pass
-EVAL_STEPS = 40  # PGD steps when the training attack is all that is known
 
 
 def choose_attacks(
@@ -62,14 +62,14 @@ def choose_attacks(
         raise BadInput(
             "the model's provenance has no attack radius", hint="pass --eps, e.g. --eps 8/255"
         )
-    names = [n.strip() for n in (attack or f"pgd-{EVAL_STEPS}").split(",") if n.strip()]
+    names = wanted.attacks or (f"pgd-{EVAL_STEPS}",)
     return tuple(parse_attack(name, radius, chosen, seed=seed) for name in names)
 
 
 def find_data(
     provenance: dict[str, Any], wanted: JudgingOptions, shape: tuple[int, ...], notify: Notify
 ) -> Dataset | None:
-    """Return the data set that was asked for or trained on.
+    """Return the data set that was asked for or trained on, from where the training had it.
 
     A set that was asked for must load; the one the model was trained on may be absent, which is
     said and answered with None.
@@ -82,12 +82,15 @@ def find_data(
     name = wanted.data or provenance.get("data")
     if not name:
         return None
+    remembered = provenance.get("data_dir") if name == provenance.get("data") else None
+    is_there = isinstance(remembered, str) and Path(remembered).is_dir()
     try:
-        dataset = load(str(name), wanted.data_dir)
+        dataset = load(str(name), wanted.data_dir or (remembered if is_there else None))
     except (BadInput, Missing) as error:
         if wanted.data is not None or wanted.data_dir is not None:
             raise
-        notify(f"data set of the training not at hand: {error.message}")
+        gone = f"; its folder {remembered} is gone" if remembered and not is_there else ""
+        notify(f"data set of the training not at hand: {error.message}{gone}")
         return None
     for note in dataset.notes:
         notify(note)

@@ -11,9 +11,10 @@ from sepdeploy.exporters.formats import FLAVOURS, FORMATS, TARGETS, Format
 from sepdeploy.exporters.modes import MODES, Mode
 from sepdeploy.files.roles import Reads, Writes, of_data
 from sepdeploy.settings import Needs, Options, setting
-from sepdeploy.threat import NORMS, examples
+from sepdeploy.threat import NORMS, examples, parse_attack, parse_eps
 
 CALIBRATION_SAMPLES = 128
+EVAL_STEPS = 40  # PGD steps when the training attack is all that is known
 ATTACKED = Writes("a set of images", (".npz", ".eval.npz"))
 EXPORTED = Writes("an export", folder=True)
 
@@ -105,6 +106,28 @@ class JudgingOptions(Options):
         None, "digits, mnist, cifar10, svhn, image-folder, npz, ...", path=Reads(of_data)
     )
     data_dir: Path | None = setting(None, "Folder of the data set.", path=Reads())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        eps = 0.0 if self.eps is None else parse_eps(self.eps)
+        norm = self.norm or "linf"
+        for name in self.attacks or (f"pgd-{EVAL_STEPS}",):
+            # of a model of the other norm the radius is judged again, with that
+            parse_attack(name, eps if self.norm else min(eps, 1.0), norm)
+        if self.data is not None:
+            from sepdeploy.data import check_name
+
+            check_name(self.data)
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """The names that were asked for."""
+        return tuple(n.strip() for n in (self.attack or "").split(",")) if self.attack else ()
+
+    @property
+    def asks_for_an_attack(self) -> bool:
+        """Whether leaving the attack out would leave something undone."""
+        return self.attack is not None or self.eps is not None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exports.judged_images import (
     choose_attacks,
     exact_logits,
@@ -77,11 +77,17 @@ class TorchModel:
 
         Raises:
             BadInput: Data or attack cannot be used, or several attacks were asked for.
+            Missing: An attack was asked for, and there are no images.
         """
         if not wanted.eval_pack:
             return None
         model = self.model
         data = find_data(model.provenance, wanted, model.input.shape, notify)
+        if data is None and wanted.asks_for_an_attack:
+            raise Missing(
+                "no images to attack: the evaluation pack that was asked for cannot be made",
+                hint="pass --data, and --data-dir where needed; or leave --attack and --eps out",
+            )
         if data is None:
             notify("no data at hand: no evaluation pack; pass --data to get one")
             return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from sepdeploy.codec import read
@@ -75,11 +75,12 @@ def entries(report: BenchReport, *, where: str = "result") -> tuple[Entry, ...]:
         BadInput: Two results have one key, or a number cannot be.
     """
     found: list[Entry] = []
+    names = report.names()
     for result in report.results:
         kinds = dict.fromkeys(m.kind for m in result.measurements)
         for kind in kinds:
             members = tuple(_with_void(m, result) for m in result.measurements if m.kind is kind)
-            found.append(Entry(result_key(result, kind), result.artifact.sha256, members))
+            found.append(Entry(result_key(result, kind, names), result.artifact.sha256, members))
     check_entries(found, where)
     return tuple(sorted(found, key=lambda e: e.key))
 
@@ -97,7 +98,7 @@ def check_entries(found: Iterable[Entry], where: str) -> None:
         if keys[entry.key] > 1:
             raise BadInput(
                 f"{place} occurs twice",
-                hint="artifacts are told apart by file name; give them different names",
+                hint="artifacts are told apart by their paths; give each once",
             )
         names = Counter((m.metric, variant(m)) for m in entry.measurements)
         for (metric, parts), count in names.items():
@@ -109,13 +110,13 @@ def check_entries(found: Iterable[Entry], where: str) -> None:
             validate(measurement, place)
 
 
-def result_key(result: Result, kind: Kind) -> Key:
-    """Return the key of one kind of measurement in a result."""
+def result_key(result: Result, kind: Kind, names: Mapping[str, str]) -> Key:
+    """Return the key of one kind of measurement in a result; ``names`` by the artifact's path."""
     device, emulator = result.device, result.device.get("emulator")
     is_emulated = kind is Kind.EMULATED and isinstance(emulator, Mapping)
     return Key(
         device=_text(device, "id") or "host",
-        artifact=PurePath(result.artifact.path).name,
+        artifact=names[result.artifact.path],
         runtime=result.runtime.name,
         precision=result.artifact.quantization,
         threads=result.runtime.threads,

@@ -5,8 +5,8 @@ Every column names the kind of its numbers; kinds are never mixed within a colum
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import PurePath
+from collections.abc import Mapping, Sequence
+from statistics import median
 
 from sepdeploy.metrics import HERE, METRICS, THERE, micros, percent
 from sepdeploy.records import BenchReport, Kind, Result
@@ -22,17 +22,23 @@ def bench_table(report: BenchReport) -> Page:
     """Draw a bench report: one row per artifact and runtime, then what stands behind it."""
     here = {f"{r.artifact.path} {r.runtime.name}": r for r in reversed(report.results)}
     results = [r for r in report.results if here[f"{r.artifact.path} {r.runtime.name}"] is r]
-    parts: list[str | Line | Table] = [_table(results, HERE, HOST)]
+    names = report.names()
+    parts: list[str | Line | Table] = [_table(results, HERE, HOST, names)]
     devices = dict.fromkeys(str(r.device.get("id", "host")) for r in report.results)
     for device in devices:
         own = [r for r in report.results if r.device.get("id", "host") == device]
         if any(m.kind in DEVICE for r in own for m in r.measurements):
-            parts += [f"on {device}", _table(own, THERE, DEVICE), *_intervals(own)]
+            parts += [f"on {device}", _table(own, THERE, DEVICE, names), *_intervals(own, names)]
     return Page((*parts, *_bench_notes(report)))
 
 
-def _table(results: Sequence[Result], name: str, kinds: Sequence[Kind]) -> Table:
-    """Draw a column per metric that has one in the table of that name."""
+def _table(
+    results: Sequence[Result], name: str, kinds: Sequence[Kind], names: Mapping[str, str]
+) -> Table:
+    """Draw a column per metric that has one in the table of that name.
+
+    An older file that was timed in turns with the artifact has a row of its own below it.
+    """
     columns = [(c, m) for m, row in METRICS.items() if (c := row.column) and name in c.tables]
     columns.sort(key=lambda column: not column[0].leads)
     chosen = [(c, metric, _kind(results, metric, kinds)) for c, metric in columns]
@@ -41,7 +47,11 @@ def _table(results: Sequence[Result], name: str, kinds: Sequence[Kind]) -> Table
     table = Table((("artifact", "runtime"), *heads), right=range(1, len(heads) + 1), hides=(1,))
     for result in results:
         cells = [c.draw(_value(result, metric, kind)) for c, metric, kind in taken]
-        table.add((PurePath(result.artifact.path).name, result.runtime.name), *cells)
+        table.add((names[result.artifact.path], result.runtime.name), *cells)
+        for old in (m for m in result.measurements if "against" in m.details and name == HERE):
+            times = [micros(median(old.details["old_samples"])) if m == old.metric else "-"
+                     for _, m, _ in taken]  # fmt: skip
+            table.add((f"against {old.details['against']['path']}", result.runtime.name), *times)
     return table
 
 
@@ -62,13 +72,13 @@ def _value(result: Result, metric: str, kind: Kind | None) -> float | None:
     )
 
 
-def _intervals(results: Sequence[Result]) -> list[str]:
+def _intervals(results: Sequence[Result], names: Mapping[str, str]) -> list[str]:
     """Return a line per estimate, which is never shown without its interval."""
     lines = []
     for r in results:
         for m in r.measurements:
             if m.kind is Kind.ESTIMATED and m.value is not None and m.ci is not None:
-                name = PurePath(r.artifact.path).name
+                name = names[r.artifact.path]
                 lines.append(
                     f"{name} {r.runtime.name}: ESTIMATED {micros(m.value)} µs "
                     f"({micros(m.ci[0])} to {micros(m.ci[1])}), {m.details.get('calibration')}"
@@ -77,9 +87,10 @@ def _intervals(results: Sequence[Result]) -> list[str]:
 
 
 def _bench_notes(report: BenchReport) -> list[Line]:
-    notes = [*_attack_notes(report), *_latency_notes(report)]
+    names = report.names()
+    notes = [*_attack_notes(report, names), *_latency_notes(report)]
     for result in report.results:
-        name = PurePath(result.artifact.path).name
+        name = names[result.artifact.path]
         notes += result.notes
         notes += [
             f"{name}: no {m.metric}: {m.details['reason']}"
@@ -89,7 +100,7 @@ def _bench_notes(report: BenchReport) -> list[Line]:
     return [Line(note, hang=7) for note in dict.fromkeys(notes)]
 
 
-def _attack_notes(report: BenchReport) -> list[str]:
+def _attack_notes(report: BenchReport, names: Mapping[str, str]) -> list[str]:
     """Return one line per attack, with the widest interval among the artifacts.
 
     The table has room for the first attack only; the line of any other ends with its values.
@@ -109,7 +120,7 @@ def _attack_notes(report: BenchReport) -> list[str]:
             )
             half = 50 * (m.ci[1] - m.ci[0]) if m.ci else 0.0
             widest[line] = max(half, widest.get(line, 0.0))
-            name = PurePath(result.artifact.path).name
+            name = names[result.artifact.path]
             values.setdefault(line, []).append(
                 f"{name} {result.runtime.name}: {percent(m.value)} {m.kind.value}"
             )

@@ -99,6 +99,7 @@ def _provenance(trainer: Trainer, dataset: Dataset) -> dict[str, Any]:
         "epochs": trainer.epoch,
         "best_epoch": trainer.best_epoch,
         "data": recipe.data,
+        "data_dir": str(Path(recipe.data_dir).resolve()) if recipe.data_dir else None,
         "data_sha256": trainer.identity["data_sha256"],
         "start_sha256": trainer.identity["start_sha256"],
         "accuracy": {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sepdeploy.data.evalpack import write_pack
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exports.judged_images import (
     choose_attacks,
     find_data,
@@ -78,7 +78,7 @@ def _attack(
     model = load(model_path, arch=arch)
     data = find_data(model.provenance, wanted, model.input.shape, notify)
     if data is None:
-        raise BadInput("no data set to attack on", hint="pass --data, and --data-dir where needed")
+        raise Missing("no data set to attack on", hint="pass --data, and --data-dir where needed")
     attacks = choose_attacks(model.provenance, wanted, seed)
     if len(attacks) != 1:
         raise BadInput(

@@ -132,7 +132,10 @@ def test_verify_compares_the_input_too_and_wants_a_manifest(copy: Path) -> None:
 def judged(folder: Path | None, told: list[str] | None = None, **options: Any) -> Any:
     export = None if folder is None else Export(folder / MANIFEST)
     said = [] if told is None else told
-    return judging_sets(export, (1, 8, 8), BenchOptions(**options), said.append)
+    found = judging_sets(export, (1, 8, 8), BenchOptions(**options), said.append)
+    if found.missing is not None:
+        raise found.missing
+    return found.sets
 
 
 def test_the_pack_is_taken_when_it_holds_enough_and_the_very_attack(

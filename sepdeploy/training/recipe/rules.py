@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sepdeploy.errors import WIDTHS, BadInput
-from sepdeploy.threat import parse_eps
+from sepdeploy.threat import check_radius
 from sepdeploy.training.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def check_together(recipe: Recipe) -> None:
     """
     from sepdeploy.compression.request import parse_target, structure_map
 
-    parse_eps(recipe.eps)
+    check_radius(recipe.eps, recipe.norm)
     parse_target(recipe.target)
     if recipe.structure:
         structure_map(recipe.structure)

@@ -16,11 +16,13 @@ from typing import Any
 from sepdeploy import __version__, measure
 from sepdeploy.codec import from_json, parse_json, to_json
 from sepdeploy.devices import DeviceProfile, profile
+from sepdeploy.devices.connect import connect, is_addressed
 from sepdeploy.devices.transports import Replay
 from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError
+from sepdeploy.exports.judged_images import choose_attacks
 from sepdeploy.files import Watched, scratch
 from sepdeploy.records import BenchReport, Kind, Notify, Result
-from sepdeploy.workflows.bench.judging import JudgingSet, judging_sets
+from sepdeploy.workflows.bench.judging import Judging, JudgingSet, judging_sets
 from sepdeploy.workflows.bench.on_device import DeviceBench, open_replay
 from sepdeploy.workflows.bench.on_host import dense_form, host_result
 from sepdeploy.workflows.bench.options import BenchOptions
@@ -54,6 +56,7 @@ def bench_artifacts(
     """
     wanted = None if options.require is None else Kind(options.require.upper())
     devices = _devices(options)
+    _can_be_had(wanted, devices, options)
     found = _on_host(paths, options, notify, replay=devices[0].replay)
     results: list[Result] = []
     error: SepdeployError | None = None
@@ -73,7 +76,7 @@ def bench_artifacts(
         results=tuple(results),
     )
     on_report(report)
-    error = error or _unmet(wanted, report)
+    error = error or _unmet(wanted, report) or found.missing
     if error is not None:
         raise error
     return report
@@ -97,6 +100,7 @@ class _OnHost:
     host: dict[str, Any]
     benched: tuple[_Benched, ...]
     watched: Watched
+    missing: Missing | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,31 @@ def _devices(options: BenchOptions) -> list[_Device]:
     return found
 
 
+def _can_be_had(wanted: Kind | None, devices: list[_Device], options: BenchOptions) -> None:
+    """Refuse what would fail after everything else was measured.
+
+    Raises:
+        Missing: A kind that none of the devices can give, or a device that does not answer.
+    """
+    others = [d for d in devices if d.profile.id != "host"]
+    here = {Kind.STATIC, Kind.HOST}
+    if wanted is not None and wanted not in here and not others:
+        raise Missing(
+            f"--require {wanted.value.lower()}: this machine alone gives static and host",
+            hint="name a device: --device ID (sepdeploy devices list)",
+        )
+    reached = {"host": options.host or "", "serial": options.serial or ""}
+    live = [d for d in others if d.replay is None and is_addressed(d.profile, **reached)]
+    if wanted is Kind.MEASURED and not live and not any(d.replay for d in others):
+        raise Missing(
+            "--require measured: no device is addressed or attached",
+            hint="pass --host USER@HOST, or --serial of an adb device",
+        )
+    for device in live:
+        with connect(device.profile, **reached):
+            pass
+
+
 def _on_host(
     paths: Sequence[Path], options: BenchOptions, notify: Notify, *, replay: Replay | None
 ) -> _OnHost:
@@ -134,9 +163,12 @@ def _on_host(
         host = recorded.host
         kept = {f"{r.artifact.sha256} {r.runtime.name}": r for r in recorded.results}
     benched: list[_Benched] = []
-    judged: dict[Path, tuple[JudgingSet, ...]] = {}
+    judged: dict[Path, Judging] = {}
     subjects = find_subjects(paths)
     watched = watch(subjects, options)
+    for subject in subjects:  # what is wrong with a name or a radius is said before anything runs
+        known = {} if subject.export is None else subject.export.manifest.provenance
+        choose_attacks(known, options, options.seed)
     for subject in subjects:
         chosen = choose_runtimes(subject.path, options.runtime)
         if not chosen:
@@ -154,9 +186,10 @@ def _on_host(
                 )
             if stored_result is None:
                 notify(f"measuring {subject.path} in {runtime}")
-                stored_result = host_result(subject, runtime, options, judged[key])
-            benched.append(_Benched(subject, judged[key], stored_result))
-    return _OnHost(host, tuple(benched), watched)
+                stored_result = host_result(subject, runtime, options, judged[key].sets)
+            benched.append(_Benched(subject, judged[key].sets, stored_result))
+    lacking = (j.missing for j in judged.values() if j.missing is not None)
+    return _OnHost(host, tuple(benched), watched, next(lacking, None))
 
 
 def _recorded(replay: Replay) -> _Recorded:

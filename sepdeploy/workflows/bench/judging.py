@@ -2,7 +2,7 @@
 
 Order: an evaluation pack that holds exactly the attack that is wanted; else the torch model the
 artifact was made from, attacked on its data set or on the pack's images; else nothing, which is
-an error when an attack was asked for and a notice when not.
+an error, after all the rest was measured, when an attack was wanted and a notice when not.
 """
 
 from __future__ import annotations
@@ -62,10 +62,18 @@ class JudgingSet:
         return found
 
 
+@dataclass(frozen=True)
+class Judging:
+    """What an artifact is judged on, and what was wanted and cannot be had."""
+
+    sets: tuple[JudgingSet, ...] = ()
+    missing: Missing | None = None
+
+
 def judging_sets(
     export: Export | None, shape: tuple[int, ...], options: BenchOptions, notify: Notify
-) -> tuple[JudgingSet, ...]:
-    """Return one set per attack (or one clean set); empty when there are no images at all.
+) -> Judging:
+    """Return one set per attack (or one clean set); none when there are no images at all.
 
     Args:
         export: The artifact's export, where it has a manifest.
@@ -76,21 +84,34 @@ def judging_sets(
     Raises:
         ArtifactCheckFailed: The evaluation pack is not the one the manifest describes.
         BadInput: Data or attack cannot be used.
-        Missing: An attack was asked for that neither the torch model nor the pack can give.
     """
     provenance = {} if export is None else export.manifest.provenance
     pack = None if export is None else export.pack
+    attacks = choose_attacks(provenance, options, options.seed)
     clean = _clean(export, pack, shape, options, notify)
     if clean is None:
         notify("no images to judge on: accuracy is not measured; pass --data")
-        return ()
-    attacks = choose_attacks(provenance, options, options.seed)
+        return Judging(missing=_no_images(attacks) if options.asks_for_an_attack else None)
     if not attacks:
         notify(
             "no attack known from the model's training: clean accuracy only; pass --attack, --eps"
         )
-        return (clean,)
-    return tuple(_attacked(clean, pack, export, attack, options, notify) for attack in attacks)
+        return Judging((clean,))
+    found, missing = [], None
+    for attack in attacks:
+        try:
+            found.append(_attacked(clean, pack, export, attack, options, notify))
+        except Missing as error:
+            notify(error.message)
+            missing = missing or error
+    return Judging(tuple(found) or (clean,), missing)
+
+
+def _no_images(attacks: tuple[Attack, ...]) -> Missing:
+    return Missing(
+        f"{', '.join(a.name for a in attacks)}: no images to attack",
+        hint="pass --data, and --data-dir where needed",
+    )
 
 
 def _clean(
