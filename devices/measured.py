@@ -224,6 +224,11 @@ class DeviceRunner:
                 own = f"on the device: {refused.hint}" if refused.hint else ""
                 hint = own or "install what it lacks on the device"
                 raise Missing(f"{where}: {message}", hint=hint) from None
+            if refused.kind == "no-room":
+                raise Missing(
+                    f"{where}: the disk is full: {message}",
+                    hint="free some space on the device, or set transport.workdir in its profile",
+                ) from None
             if refused.kind == "bad-input":
                 raise BadInput(f"{where}: {message}", hint=hint) from None
             raise BadInput(f"{where}: the runner failed: {message}", hint=hint or RUN_IT) from None

@@ -77,6 +77,10 @@ class ToldElsewhere(BadInput):
     """A failure that the first of several processes tells; the others end with it in silence."""
 
 
+class NoRoom(BadInput):
+    """A disk is full, which says nothing about the file that was being worked on."""
+
+
 class Incomparable(SepdeployError):
     """Two results cannot be compared, or nothing was measured."""
 

@@ -39,5 +39,5 @@ intermediate value takes over all inputs; an .onnx file must declare them as out
 
 Where native kernels may run, a result has ``native_calls``: how often they did in one run of each
 model, summed up. Every result has ``ok``; when false, ``error`` (one line) and ``kind``:
-"bad-input" (exit code 2), "missing" (4) or "internal" (70).
+"bad-input" and "no-room" (exit code 2), "missing" (4) or "internal" (70).
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import platform
@@ -17,7 +18,8 @@ from sepdeploy.runtimes.runner.memory import job_memory, limit_memory
 from sepdeploy.runtimes.runner.running import job_optimize, job_ranges, job_run, job_values
 from sepdeploy.runtimes.runner.timing import job_latency
 
-EXIT_CODES = {"bad-input": 2, "missing": 4, "internal": 70}
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # numpy says no number
+EXIT_CODES = {"bad-input": 2, "no-room": 2, "missing": 4, "internal": 70}
 
 MODES: dict[str, Callable[[dict[str, Any]], Result]] = {
     "run": job_run,
@@ -42,6 +44,10 @@ def execute(job: Any) -> Result:
         return {"ok": False, "error": one_line(error), "kind": "missing", "hint": ""}
     except MemoryError:
         return {"ok": False, "error": "out of memory", "kind": "bad-input", "hint": ""}
+    except OSError as error:
+        kind = "no-room" if error.errno in FULL else "internal"
+        hint = "free some space; TMPDIR names another folder for temporary files"
+        return {"ok": False, "error": one_line(error), "kind": kind, "hint": hint}
     except Exception as error:  # the reader of the JSON must always get an answer
         text = f"{type(error).__name__}: {one_line(error)}"
         return {"ok": False, "error": text, "kind": "internal", "hint": ""}

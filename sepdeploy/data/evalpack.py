@@ -6,6 +6,7 @@ on both, and where all of it came from. Plain arrays in an ``.npz``; never pickl
 
 from __future__ import annotations
 
+import io
 import json
 import tokenize
 import zipfile
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from sepdeploy.codec import parse_json
 from sepdeploy.errors import BadInput
-from sepdeploy.files import atomic_path
+from sepdeploy.files import write_bytes
 
 PACK_LIMIT = 16 << 20  # bytes
 READ_LIMIT = 64 << 20  # refuse to unpack more than this
@@ -108,8 +109,9 @@ def write_pack(pack: EvalPack, path: Path) -> None:
             f"evaluation pack of {total} bytes exceeds {PACK_LIMIT}: use fewer samples",
             hint="--samples with a smaller number, or --no-eval",
         )
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **arrays)
+    packed = io.BytesIO()  # an archive that cannot be finished on a full disk complains later
+    np.savez(packed, **arrays)
+    write_bytes(path, packed.getvalue())
 
 
 def read_pack(path: Path) -> EvalPack:

@@ -17,6 +17,8 @@ from sepdeploy.files.claims import refuse_written
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 MAX_CLASSES = 1 << 16
+SMALL_BYTES = 1 << 28
+MAX_RATIO = 64  # unpacked to packed; a file made to exhaust memory reaches a thousand
 MAX_BYTES = 1 << 33  # of all arrays together: they are held in memory
 # Everything that zipfile and numpy answer damaged and hostile content with.
 UNREADABLE = (
@@ -93,7 +95,13 @@ def _arrays(path: Path, stream: BinaryIO) -> dict[str, npt.NDArray[Any]]:
             raise BadInput(f"{path}: lacks {', '.join(missing)}", hint=HINT)
         wanted = [*KEYS, *({"class_names"} & set(archive.files))]
         members = [m for m in archive.zip.infolist() if m.filename.removesuffix(".npy") in wanted]
-        if sum(m.file_size for m in members) > MAX_BYTES:  # a file can be a thousandth of that
+        size = sum(m.file_size for m in members)
+        if size > max(SMALL_BYTES, MAX_RATIO * path.stat().st_size):
+            raise BadInput(
+                f"{path}: its arrays take {size >> 20} MiB, which no images packed so small do",
+                hint="if they are real, write the file without compression: numpy.savez",
+            )
+        if size > MAX_BYTES:
             raise BadInput(
                 f"{path}: its arrays take more than {MAX_BYTES >> 30} GiB",
                 hint="store images as uint8, or fewer of them",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sepdeploy.errors import ArtifactCheckFailed, BadInput
+from sepdeploy.errors import ArtifactCheckFailed, BadInput, NoRoom
 from sepdeploy.exporters.formats import format_of
 from sepdeploy.exporters.modes import MODES
 from sepdeploy.exports.source import Reference
@@ -117,6 +117,8 @@ def _proven_by(
                 path, images[few], outputs[few], inputs=reference.kind, tolerance=tolerance[few]
             )
         residency = measure.check_residency(path, layers, precisions)
+    except NoRoom:
+        raise
     except BadInput as error:  # a file of ours that a runtime refuses is a failed export
         raise ArtifactCheckFailed(error.message, hint=error.hint) from error
     for certificate in parity:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import BadInput, NoRoom
 
 try:
     import fcntl
@@ -26,7 +26,7 @@ except ImportError:  # a system without these locks: nothing is held and nothing
 
 SCRATCH = "sepdeploy~"  # a name that no folder of a user's own has
 RANDOM = "[a-z0-9_]{8}"  # what tempfile puts into names
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # numpy says no number
 NO_ROOM = "is there space left? TMPDIR names another folder for temporary files"
 
 
@@ -109,7 +109,8 @@ def scratch(place: str | None = None) -> Iterator[Path]:
     except OSError as error:
         if made and error.errno not in FULL:
             raise
-        raise BadInput(
+        kind = NoRoom if error.errno in FULL else BadInput
+        raise kind(
             f"cannot write temporary files: {error.strerror or error}", hint=NO_ROOM
         ) from error
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sepdeploy.errors import BadInput
-from sepdeploy.files.scratch import temporary_file
+from sepdeploy.errors import BadInput, NoRoom
+from sepdeploy.files.scratch import FULL, temporary_file
 
 WRITE_HINT = "is the folder there, writable, and not full? else choose another path"
 OWN_STREAM = re.compile(r"/dev/(stdout|stderr|fd/(\d+))|/proc/self/fd/(\d+)")
@@ -107,7 +107,8 @@ def _plain_target(path: Path) -> Path:
 
 
 def _unwritable(path: Path, error: OSError) -> BadInput:
-    return BadInput(f"cannot write {path}: {error.strerror or error}", hint=WRITE_HINT)
+    kind = NoRoom if error.errno in FULL else BadInput
+    return kind(f"cannot write {path}: {error.strerror or error}", hint=WRITE_HINT)
 
 
 @contextmanager

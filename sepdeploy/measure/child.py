@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sepdeploy import runtimes
-from sepdeploy.errors import RUN_IT, BadInput, Missing, SepdeployError
+from sepdeploy.errors import RUN_IT, BadInput, Missing, NoRoom, SepdeployError
 from sepdeploy.files import scratch
 from sepdeploy.jobs import (
     Answer,
@@ -160,6 +160,8 @@ def _refusal(job: Job, refused: Refused) -> SepdeployError:
     message, hint = refused.message, refused.hint or RUN_IT
     if refused.kind == "missing":
         return Missing(message, hint=hint)
+    if refused.kind == "no-room":
+        return NoRoom(f"{job.subject}: cannot write temporary files: {message}", hint=hint)
     if refused.kind == "bad-input":
         named = any(str(path) in message for path in job.models.values())
         return BadInput(message if named else f"{job.subject}: {message}", hint=hint)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sepdeploy.errors import EXPORT_AGAIN, VERIFY, ArtifactCheckFailed, BadInput, Missing
+from sepdeploy.errors import EXPORT_AGAIN, VERIFY, ArtifactCheckFailed, BadInput, Missing, NoRoom
 from sepdeploy.exporters.formats import named_format
 from sepdeploy.exports.export import MISSING, Export
 from sepdeploy.exports.proof import prove
@@ -151,6 +151,8 @@ def _entry(entry: Entry, manifest: Manifest) -> str:
 def _attempt(name: str, check: str, run: Callable[[], str]) -> VerifyItem:
     try:
         return VerifyItem(name, check, OK, run())
+    except NoRoom:
+        raise
     except (ArtifactCheckFailed, BadInput) as error:
         return VerifyItem(name, check, FAILED, error.message)
     except Missing as error:

@@ -359,3 +359,15 @@ def test_an_npz_whose_member_is_no_array(tmp_path, content):
     with pytest.raises(BadInput) as error:
         data.load(str(path))
     assert "odd.npz" in one_line(error)
+
+
+def test_an_archive_that_unpacks_to_far_more_than_images_do_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(npz, "SMALL_BYTES", 1 << 20)
+    path = tmp_path / "bomb.npz"
+    zeros = np.zeros((4000, 28, 28), np.uint8)
+    labels = np.zeros(len(zeros), np.int64)
+    np.savez_compressed(path, x_train=zeros, y_train=labels, x_test=zeros[:1], y_test=labels[:1])
+    with pytest.raises(BadInput, match="which no images packed so small do"):
+        data.load(str(path))

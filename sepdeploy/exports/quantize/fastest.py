@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import BadInput, NoRoom
 from sepdeploy.records import LayerPrecision, LayerRecord, Notify
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class _Search:
             scheme = Scheme(mode, structures)
             try:
                 made[mode] = self.maker.write(scheme, self._candidate(mode))
+            except NoRoom:
+                raise
             except BadInput as error:
                 refused = error
                 self.notes.append(f"auto: {error.message}")
