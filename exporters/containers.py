@@ -13,6 +13,7 @@ from pathlib import Path
 from sepdeploy.errors import NEW_FILE, BadInput
 from sepdeploy.exporters.formats import ONNX, told_format
 from sepdeploy.exporters.tflite_file.format.reader import read_metadata
+from sepdeploy.files import open_plain
 
 ENTRY_NAME = "sepdeploy"
 MAX_ENTRY_BYTES = 64 << 20
@@ -36,7 +37,7 @@ def find_entry(path: Path) -> bytes:
         BadInput: Unreadable, of no format, damaged, or without an entry.
     """
     try:
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
             head = stream.read(8)
         if not head:
             raise BadInput(f"{path} is empty", hint=NEW_FILE)
@@ -74,7 +75,7 @@ def onnx_entry(path: Path) -> bytes | None:
     """
     try:
         with (
-            path.open("rb") as stream,
+            open_plain(path) as stream,
             mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view,
         ):
             return _in_onnx(view)

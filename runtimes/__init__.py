@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 from sepdeploy.errors import AT_LEAST_ONE, PATH, BadInput, Missing, unknown_name
+from sepdeploy.files import open_plain
 from sepdeploy.runtimes.base import Session
 from sepdeploy.runtimes.kinds import KINDS
 from sepdeploy.runtimes.native.claims import SETUP, Claim
@@ -45,7 +46,7 @@ def file_format(path: str | os.PathLike[str]) -> str:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             head = file.read(8)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}", hint=PATH) from error

@@ -6,6 +6,7 @@ import mmap
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
+from sepdeploy.files import open_plain
 from sepdeploy.flatbuffer import DamagedError, metadata
 from sepdeploy.runtimes.base import ENTRY_KEY, Session, translate
 from sepdeploy.runtimes.native.claims import Claim
@@ -30,7 +31,7 @@ def open_tflite(
     """
     claimed = claimed or Claim()
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_plain(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             entry = metadata(data, ENTRY_KEY)
         model = load(runtime, str(path), threads, claimed.library)
     except DamagedError as error:

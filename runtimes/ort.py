@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sepdeploy.errors import PATH, BadInput
-from sepdeploy.files import file_beside
+from sepdeploy.files import file_beside, open_plain
 from sepdeploy.runtimes.base import ENTRY_KEY, Session, translate
 from sepdeploy.runtimes.native.claims import Claim
 from sepdeploy.runtimes.runner.contract import RunnerError
@@ -65,7 +65,7 @@ def check_external_data(path: Path) -> None:
 
 def _mentions(path: Path, word: bytes) -> bool:
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_plain(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return data.find(word) >= 0
     except ValueError:  # an empty file cannot be mapped
         return False

@@ -116,9 +116,16 @@ def unknown_name(what: str, name: str, known: Iterable[str], *, hint: str = "") 
     """
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.0)
+    empty = '""'
     suggestion = f"; closest: {', '.join(near)}" if near else ""
     return BadInput(
-        f"unknown {what} '{name}'{suggestion}", hint=hint or f"known: {', '.join(names)}"
+        f"unknown {what} '{name}'{suggestion}",
+        hint=hint
+        or (
+            f"known: {', '.join(n or empty for n in names)}"
+            if names
+            else "leave it out: there are none"
+        ),
     )
 
 

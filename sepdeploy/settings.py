@@ -24,6 +24,15 @@ R = TypeVar("R", bound="Options")
 Names = Iterable[str] | Callable[[], Iterable[str]]
 Needs = Mapping[str, tuple[Any, ...]]
 
+# Names of tables that take torch or numpy to import, for --help; a test holds them together.
+DATA_NAMES = (
+    "digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "image-folder", "npz",
+)  # fmt: skip
+ARCHITECTURE_NAMES = (
+    "mlp", "lenet", "vgg11", "vgg16", "vgg16_bn", "resnet18", "resnet20", "vit_tiny", "vit_b_16",
+)  # fmt: skip
+RUNTIME_NAMES = ("onnxruntime", "litert", "tflite-runtime")
+COMMA = "write names with one comma between them"
 EXPECTED = {
     "str": "a text",
     "bool": "true or false",
@@ -46,6 +55,8 @@ class Setting:
         low: Smallest value.
         high: Largest value.
         choices: All values, or a function that looks them up; () = any.
+        shown: Names that ``--help`` lists where others are taken too; or a function.
+        hint: Next step after an unknown value, where the names alone would not help.
         what: How an unknown value is called; "" = the field's name.
         needs: Other fields of which one must be set for this one to have an effect, with the
             values that do; () = any but the default.
@@ -65,6 +76,8 @@ class Setting:
     low: float | None = None
     high: float | None = None
     choices: Names = ()
+    shown: Names = ()
+    hint: str = ""
     what: str = ""
     needs: Needs = field(default_factory=dict)
     why: str = ""
@@ -82,8 +95,16 @@ class Setting:
 
     def line(self) -> str:
         """Return the one line with the names that are accepted."""
-        names = " | ".join(name or '""' for name in self.known())
+        shown = self.shown() if callable(self.shown) else self.shown
+        names = " | ".join(name or '""' for name in (*self.known(), *shown))
         return f"{self.help} [{names}]" if names else self.help
+
+    def span(self) -> str:
+        """Return the numbers that are accepted, "" where any or no number is."""
+        if self.low is None:
+            return ""
+        least = _exact(self.low)
+        return f"[{least} .. {_exact(self.high)}]" if self.high is not None else f"[from {least}]"
 
 
 def setting(default: Any, help: str, **facts: Any) -> Any:
@@ -109,8 +130,8 @@ class Options:
         return {name: s.needs for name, s in settings(cls).items() if s.needs}
 
     @classmethod
-    def said(cls, name: str, value: Any = None) -> str:
-        """Return how errors speak of a field and its value."""
+    def said(cls, name: str, value: Any = None, where: str = "") -> str:
+        """Return how errors speak of a field and its value, given to a function or in a file."""
         flag = next(f for f in flags(cls, name) if f.startswith("--")).partition("/")[0]
         return flag if value is None else f"{flag} {value}"
 
@@ -123,9 +144,10 @@ class Options:
         if settings(cls)[other].off:
             return BadInput(f"{own} has no effect with {there}", hint="leave one of them out")
         why = settings(cls)[name].why
+        values = " or ".join(map(str, needed[other])) or settings(cls)[other].metavar
         return BadInput(
             f"{own} needs {there}" + (f": {why}" if why else ""),
-            hint=f"give {there} {settings(cls)[other].metavar}, or leave {cls.said(name)} out",
+            hint=f"give {there} {values}, or leave {cls.said(name)} out".replace(" ,", ","),
         )
 
 
@@ -165,14 +187,25 @@ def check_values(record: Options) -> None:
         known = s.known()
         for one in value if isinstance(value, tuple) else (value,):
             if known and one is not None and one not in known:
+                if s.hint:
+                    raise BadInput(f"unknown {s.what or name} '{one!s:.60}'", hint=s.hint)
                 raise unknown_name(s.what or name, one, known)
         low, high = s.low, s.high
         if value is None or (low is None and high is None):
             continue
-        ranged = f"{low:g} .. {high:g}" if low is not None and high is not None else None
         if not (low is None or low <= value) or not (high is None or value <= high):  # NaN too
-            bound = f"outside {ranged}" if ranged else f"below {low:g}"
-            raise BadInput(f"{record.said(name, value)} is {bound}", hint=s.line())
+            from_to = f"{_exact(low)} .. {_exact(high)}" if high is not None else ""
+            bound = f"outside {from_to}" if from_to else f"below {_exact(low)}"
+            hint = f"give {EXPECTED[kinds_of(type(record), name)[0]]} "
+            hint += f"in {from_to}" if from_to else f"from {_exact(low)} on"
+            raise BadInput(f"{record.said(name, value)} is {bound}", hint=hint)
+
+
+def _exact(number: float | None) -> str:
+    """Return a number with all of its digits, unless it is a tiny or huge one."""
+    if isinstance(number, int) or (number is not None and number.is_integer()):
+        return str(int(number))
+    return f"{number:.6g}"
 
 
 def check_needs(record: Options) -> None:
@@ -185,6 +218,8 @@ def check_needs(record: Options) -> None:
 
     def effective(other: str, values: tuple[Any, ...]) -> bool:
         found = getattr(record, other)
+        if values and isinstance(found, tuple):
+            return not set(values).isdisjoint(found)
         return found in values if values else found != plain[other]
 
     for name, needed in record.needs().items():
@@ -210,9 +245,15 @@ def convert(cls: type[Options], name: str, value: Any, where: str) -> Any:
         except (ValueError, TypeError, OverflowError, KeyError):
             continue
     raise BadInput(
-        f"{where}: {name} = {value!r:.60} is not {EXPECTED[kinds[0]]}",
-        hint=settings(cls)[name].line(),
+        f"{cls.said(name, value, where)} is not {EXPECTED[kinds[0]]}",
+        hint=_like(settings(cls)[name], defaults(cls)[name]),
     )
+
+
+def _like(s: Setting, default: Any) -> str:
+    """Return a next step for a value of another type: what is meant, and the default."""
+    listed = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    return s.line() + ("" if listed in (None, "", 0) else f" Default: {listed}.")
 
 
 def _number(kind: type) -> Callable[[Any], Any]:
@@ -248,8 +289,20 @@ def _listed(cls: type[Options], name: str, value: Any, kind: type) -> tuple[Any,
     given = [value] if isinstance(value, str) else list(value)  # repeated, with commas, or both
     names = tuple(part.strip() for text in given for part in text.split(","))
     if not all(names):
-        raise BadInput(f"{cls.said(name)} has an empty name", hint=settings(cls)[name].help)
+        raise BadInput(f"{cls.said(name)} has an empty name", hint=COMMA)
     return names
+
+
+def several(value: Any) -> str:
+    """Return names with commas between them as they are, for a field of a single text.
+
+    Raises:
+        BadInput: One of them is empty.
+    """
+    text = _text(value)
+    if not all(part.strip() for part in text.split(",")):
+        raise BadInput(f"'{text[:60]}' has an empty name", hint=COMMA)
+    return text
 
 
 def filled(

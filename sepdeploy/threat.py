@@ -128,13 +128,13 @@ def parse_attack(text: str, eps: float = 0.0, norm: str = "linf", *, seed: int =
     Raises:
         BadInput: Unknown attack, an impossible number of steps, or a norm it does not support.
     """
-    name, _, steps = text.strip().lower().partition("-")
+    name, dash, steps = text.strip().lower().partition("-")
     row = ATTACKS.get(name)
     if row is None:
         raise unknown_name("attack", text, ATTACKS, hint=f"for example: {examples()}")
     if not row.steps and steps not in ("", "1"):
         raise BadInput(f"attack '{text}': {name} has one step", hint="for more steps: pgd-10")
-    steps = steps or str(row.steps)
+    steps = steps if dash else str(row.steps)
     is_number = re.fullmatch(r"[0-9]{1,6}", steps) is not None
     if row.steps and not (is_number and 1 <= int(steps) <= MAX_STEPS):
         raise BadInput(

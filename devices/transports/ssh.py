@@ -48,6 +48,18 @@ WORKDIR = ".cache/sepdeploy"  # under the home folder, where ssh starts
 _ADDRESS = re.compile(r"(?:[\w.+-]+@)?[\w.:%-]+\Z")
 
 
+def check_address(address: str) -> None:
+    """Check that a text can be the address of an ssh host.
+
+    Raises:
+        BadInput: It cannot.
+    """
+    if address.startswith("-") or not _ADDRESS.match(address):
+        raise BadInput(
+            f"'{address}' is not an ssh address", hint="write HOST or USER@HOST, as for ssh"
+        )
+
+
 class SshTransport(Transport):
     """A device behind ``ssh USER@HOST``.
 
@@ -75,10 +87,7 @@ class SshTransport(Transport):
         workdir: str = WORKDIR,
         ssh: str = "ssh",
     ) -> None:
-        if address.startswith("-") or not _ADDRESS.match(address):
-            raise BadInput(
-                f"'{address}' is not an ssh address", hint="write HOST or USER@HOST, as for ssh"
-            )
+        check_address(address)
         if shutil.which(ssh) is None:
             raise Missing(f"{ssh} is not installed", hint="sudo apt install openssh-client")
         self.address = address

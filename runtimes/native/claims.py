@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sepdeploy.errors import PATH, BadInput
+from sepdeploy.files import open_plain
 from sepdeploy.records import DOMAIN
 from sepdeploy.runtimes.native.library import native_status
 from sepdeploy.runtimes.native.proofs import REFERENCE, reference_works
@@ -111,7 +112,7 @@ def _native(runtime: str, version: str | None, wanted: bool, reason: str) -> tup
 def _survey(path: Path, words: tuple[str, ...], *, onnx: bool) -> Survey:
     """Look into a file, but only where one of the words occurs in it at all."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             if not _occurs(file, [word.encode() for word in words]):
                 return Survey()
             if not onnx:

@@ -16,8 +16,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 TYPES: dict[str, Any] = {
     "str": str | None,
     "bool": bool,
-    "int": int | None,
-    "float": float | None,
+    # Numbers are read, and refused, by the settings, which can say what was typed.
+    "int": str | None,
+    "float": str | None,
     "Path": Path | None,
     "tuple[str, ...]": list[str] | None,
 }
@@ -62,19 +63,20 @@ def _parameters(cls: type[Options], *, only_given: bool) -> Iterator[inspect.Par
         if not s.flag:
             continue
         kind, default = kinds_of(cls, name)[0], defaults(cls)[name]
-        line = s.line()
+        line = s.line() if only_given else f"{s.line()} {s.span()}".rstrip()
         if only_given and default not in ("", 0, ()):
             line = f"{line} [default: {str(default).lower()}]"
         if only_given or s.text:
             default = None
+        if default is not None and kind in ("int", "float"):
+            default = str(default)
         wanted, words = str | None if s.text else TYPES[kind], flags(cls, name)
         if kind == "bool" and only_given:
             wanted, words = bool | None, (f"{words[0]}/--no-{words[0][2:]}",)
         option = typer.Option(
             *words,
             help=line,
-            min=None if only_given else s.low,
-            metavar=s.metavar or None,
+            metavar=s.metavar or (f"<{kind}>" if kind in ("int", "float") else None),
             rich_help_panel=s.panel or None,
         )
         yield inspect.Parameter(

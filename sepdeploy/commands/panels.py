@@ -8,6 +8,8 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from sepdeploy.errors import BadInput
+
 REST = "Options"
 INPUTS = (".pt", ".onnx", ".tflite", ".manifest.json")
 
@@ -17,7 +19,19 @@ class PanelledCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words, in which a bare ``--json`` means ``--json -``."""
+        self._refuse_empty(ctx, args)
         return super().parse_args(ctx, list(_with_targets(args)))
+
+    def _refuse_empty(self, ctx: Any, words: Sequence[str]) -> None:
+        """Refuse a value of no characters, which a shell makes of a variable that is not set."""
+        bare = [before for before, word in itertools.pairwise(["", *words]) if word == ""]
+        bare += [word[:-1] for word in words if word.startswith("--") and word.endswith("=")]
+        for flag in bare:
+            taken = [p for p in self.get_params(ctx) if flag in p.opts]
+            if any('""' in (getattr(p, "help", "") or "") for p in taken):
+                continue  # a choice of its own
+            what = flag if taken else "an argument"
+            raise BadInput(f"{what} is empty", hint=f"give {what} a value, or leave it out")
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then the headed options, then the rest."""

@@ -13,14 +13,30 @@ from typer.models import OptionInfo
 
 from sepdeploy import console
 from sepdeploy.commands.flags import signature_of
+from sepdeploy.errors import BadInput
 from sepdeploy.files.claims import command_claimed
 from sepdeploy.files.roles import Reads, Writes
 from sepdeploy.signals import launched_rank
 
+
+def seed_of(text: str | int) -> int:
+    """Return a seed as it was typed.
+
+    Raises:
+        BadInput: It is none.
+    """
+    if not str(text).isdecimal():
+        raise BadInput(f"--seed {text!s:.60} is not a whole number from 0 on", hint="--seed 0")
+    return int(text)
+
+
 VERBOSE = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")]
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Say only errors on standard error.")]
 DEBUG = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
-SEED = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+SEED = Annotated[
+    int,
+    typer.Option("--seed", parser=seed_of, metavar="<int>", help="Seed of everything random."),
+]
 
 JSON = Annotated[
     str | None,

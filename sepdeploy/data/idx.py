@@ -7,13 +7,13 @@ as a big-endian 32-bit integer, then the values in row-major order.
 from __future__ import annotations
 
 import gzip
-import io
 import math
 import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from sepdeploy.data.dataset import Dataset, Split, make_dataset
 from sepdeploy.data.folders import find_folder
 from sepdeploy.errors import BadInput
+from sepdeploy.files import open_plain
 
 UNSIGNED_BYTE = 0x08
 MAX_BYTES = 1 << 31  # far above any data set of this format; guards against a forged header
@@ -118,11 +119,11 @@ def _shape(path: Path, head: bytes, dimensions: int) -> tuple[int, ...]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
+def _opened(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
     try:
-        with path.open("rb") as probe:
+        with open_plain(path) as probe:
             compressed = probe.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if compressed else path.open("rb") as stream:
+        with gzip.open(path) if compressed else open_plain(path) as stream:
             yield stream
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput(

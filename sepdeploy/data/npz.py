@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from sepdeploy.data.dataset import Dataset, Images, Split, make_dataset
 from sepdeploy.errors import BadInput
+from sepdeploy.files import open_plain
 from sepdeploy.files.claims import refuse_written
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -75,7 +76,7 @@ def _path(name: str, data_dir: Path | None) -> Path:
 
 def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
-        with path.open("rb") as stream:  # numpy leaves a file it opened itself open on errors
+        with open_plain(path) as stream:  # numpy leaves a file it opened itself open on errors
             return _arrays(path, stream)
     except UNREADABLE as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -10,7 +10,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.formats import FLAVOURS, FORMATS, TARGETS, Format
 from sepdeploy.exporters.modes import MODES, Mode
 from sepdeploy.files.roles import Reads, Writes, of_data
-from sepdeploy.settings import Needs, Options, setting
+from sepdeploy.settings import DATA_NAMES, Needs, Options, setting, several
 from sepdeploy.threat import NORMS, examples, parse_attack, parse_eps
 
 CALIBRATION_SAMPLES = 128
@@ -45,20 +45,36 @@ class ExportOptions(Options):
         more='"custom" has ONNX nodes of ai.sepdeploy with their function bodies.',
     )
     tflite_target: str = setting(
-        "litert", "Runtime of the .tflite.", choices=TARGETS, what="TFLite target"
+        "litert",
+        "Runtime of the .tflite.",
+        choices=TARGETS,
+        what="TFLite target",
+        needs={"formats": ("tflite",)},
+        why="no .tflite is written",
     )
-    simplify: bool = setting(True, "Pass the .onnx through onnxsim.")
+    simplify: bool = setting(
+        True,
+        "Pass the .onnx through onnxsim.",
+        needs={"formats": ("onnx",)},
+        why="no .onnx is written",
+    )
     quantize: str = setting(
         "none",
         "Same file names.",
         choices=MODES,
         what="quantisation",
+        hint="int8: dynamic (weights), static (activations too) or auto (layer by layer); "
+        "float16 weights: fp16; neither: none",
         more='"dynamic" has int8 weights, "static" int8 weights and activations by calibrated '
         'ranges, "auto" int8 per layer unless float is measured faster, "fp16" float16 weights '
         "and float32 arithmetic. The files keep their float32 input.",
     )
     calibration_samples: int = setting(
-        CALIBRATION_SAMPLES, "Training images for static and auto.", low=1
+        CALIBRATION_SAMPLES,
+        "Training images for static and auto.",
+        low=1,
+        needs={"quantize": tuple(name for name, row in MODES.items() if row.calibrated)},
+        why="nothing is calibrated",
     )
 
     def __post_init__(self) -> None:
@@ -95,7 +111,10 @@ class JudgingOptions(Options):
     """Which images, and how they are attacked; None means: as the model was trained."""
 
     attack: str | None = setting(
-        None, f"Such as {examples()}; default: as the model was trained.", metavar="NAME"
+        None,
+        f"Such as {examples()}, or several: a,b; default: as the model was trained.",
+        metavar="NAME",
+        parse=several,
     )
     eps: str | float | None = setting(None, "Attack radius: 8/255 or 0.1.")
     norm: str | None = setting(None, "Attack norm.", choices=NORMS)
@@ -103,7 +122,10 @@ class JudgingOptions(Options):
         1000, "Images judged, or kept in a pack.", low=1, more="A pack has at most 16 MiB."
     )
     data: str | None = setting(
-        None, "digits, mnist, cifar10, svhn, image-folder, npz, ...", path=Reads(of_data)
+        None,
+        "Default: the model's own; or image-folder:SIZE, or the path of an .npz file.",
+        shown=DATA_NAMES,
+        path=Reads(of_data),
     )
     data_dir: Path | None = setting(None, "Folder of the data set.", path=Reads())
 
@@ -139,4 +161,4 @@ class EvaluationOptions(JudgingOptions):
     @classmethod
     def needs(cls) -> dict[str, Needs]:
         """An attack goes into the pack; the data serve calibration too."""
-        return {name: {"eval_pack": (True,)} for name in ("attack", "eps", "norm")}
+        return {name: {"eval_pack": (True,)} for name in ("attack", "eps", "norm", "samples")}

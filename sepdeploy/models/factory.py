@@ -148,11 +148,7 @@ def build_net(arch: str, input: InputSpec, arch_kwargs: Mapping[str, Any]) -> nn
     except SepdeployError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        first = str(error).strip().split("\n", 1)[0]
-        raise BadInput(
-            f"architecture '{arch}' cannot be built: {type(error).__name__}: {first[:200]}",
-            hint="its parameters named input, input_shape, classes, structure are filled in",
-        ) from error
+        raise _unbuilt(arch, options, error) from error
     if not isinstance(net, nn.Module):
         raise BadInput(
             f"architecture '{arch}' gave a {type(net).__name__}, not an nn.Module",
@@ -163,6 +159,21 @@ def build_net(arch: str, input: InputSpec, arch_kwargs: Mapping[str, Any]) -> nn
     if "structure" not in parameters and arch_kwargs.get("structure") is not None:
         restructure(net, arch_kwargs["structure"])
     return net
+
+
+def _unbuilt(arch: str, options: Mapping[str, Any], error: Exception) -> BadInput:
+    """Return the error for a network that its factory could not make."""
+    first = str(error).strip().split("\n", 1)[0]
+    if isinstance(error, MemoryError) or "allocate" in first or "out of memory" in first:
+        asked = ", ".join(f"{name} {value}" for name, value in options.items())
+        return BadInput(
+            f"architecture '{arch}' with {asked or 'this input'} does not fit into memory",
+            hint="choose smaller layers, such as --hidden 1024,1024",
+        )
+    return BadInput(
+        f"architecture '{arch}' cannot be built: {type(error).__name__}: {first[:200]}",
+        hint="its parameters named input, input_shape, classes, structure are filled in",
+    )
 
 
 def restructure(net: nn.Module, structure: StructureMap) -> None:

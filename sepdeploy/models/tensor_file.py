@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sepdeploy.errors import NEW_FILE, PATH, BadInput
-from sepdeploy.files import WRITE_HINT, atomic_path
+from sepdeploy.files import WRITE_HINT, atomic_path, open_plain
 from sepdeploy.models.file_kinds import HEAD_BYTES, FileKind, kind_by_head, kind_by_records
 
 SHARED_AT_MOST = 4  # several tensors may share a storage (tied weights), but not without limit
@@ -84,7 +84,7 @@ def read_tensor_file(path: Path | str) -> dict[str, Any]:
 def _check_container(source: Path) -> int:
     try:
         size = source.stat().st_size
-        with source.open("rb") as file:
+        with open_plain(source) as file:
             _check_kind(source, kind_by_head(file.read(HEAD_BYTES)))
         with zipfile.ZipFile(source) as archive:
             records = archive.infolist()

@@ -184,6 +184,9 @@ def _begin(trainer: Trainer, *, resume: bool) -> None:
             _restore(trainer, checkpoint)
     elif not trainer.recipe.threads:
         identity["threads"] = _threads(trainer)
+    if resume and checkpoint is None:
+        state = checkpoint_path(trainer.out)
+        _note(trainer.on_progress, f"nothing to resume: there is no {state}; it starts anew")
     trainer.write_history()
     threads, device = identity["threads"], trainer.stepper.device
     torch.set_num_threads(threads)

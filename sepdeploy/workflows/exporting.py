@@ -27,7 +27,7 @@ from sepdeploy.exports.requirements import require_torch
 from sepdeploy.exports.source import Source
 from sepdeploy.exports.staging import move_all, staging
 from sepdeploy.exports.torch_model import TorchModel
-from sepdeploy.files import Watched, sha256_file, write_text
+from sepdeploy.files import Watched, open_plain, sha256_file, write_text
 from sepdeploy.files.claims import Output, claimed
 from sepdeploy.records import FileRef, Manifest, Notify
 
@@ -91,6 +91,7 @@ def export_any(
 
 def _source(model: Model | str | Path, path: Path, arch: str | None, notify: Notify) -> Source:
     if is_foreign(path):
+        open_plain(path).close()  # there it is, and no pipe
         return OnnxFile(path, notify)
     require_torch("export")
     from sepdeploy.models import load, save

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sepdeploy.errors import NEW_FILE, BadInput
 from sepdeploy.exporters.formats import FORMATS, told_format
+from sepdeploy.files import open_plain
 from sepdeploy.records import INSPECT_SCHEMA, InputSpec, LayerRecord
 from sepdeploy.workflows.factored import merge_factored
 
@@ -62,7 +63,7 @@ def sniff(path: Path) -> str:
         BadInput: Unreadable, empty or none of the three.
     """
     try:
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
             head = stream.read(8)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}", hint="check the path") from error
@@ -99,6 +100,11 @@ def inspect_file(path: Path, *, arch: str | None = None) -> InspectReport:
         Missing: A .pt file without torch installed.
     """
     kind = sniff(path)
+    if arch is not None and kind != "pt":
+        raise BadInput(
+            f"--arch {arch} has no effect on {path}: an exported file holds its own layers",
+            hint="leave --arch out",
+        )
     stretch = None
     if kind == "pt":
         from sepdeploy.exports.requirements import require_torch

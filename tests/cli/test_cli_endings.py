@@ -339,8 +339,8 @@ def test_interruptions_are_left_alone_outside_the_main_thread() -> None:
 @pytest.mark.parametrize(
     ("failure", "code", "says"),
     [
-        (BadInput("no"), 2, "error: no"),
-        (Missing("no"), 4, "error: no"),
+        (BadInput("no", hint="do this"), 2, "error: no"),
+        (Missing("no", hint="do this"), 4, "error: no"),
         (OSError(28, "No space left on device", "/x"), 2, "No space left on device (/x)"),
         (OSError("odd"), 70, "internal error: OSError: odd"),
         (ValueError("odd\nlines"), 70, "internal error: ValueError: odd lines"),

@@ -40,7 +40,7 @@ def read(call, monkeypatch: pytest.MonkeyPatch):
 
         def train(recipe, *, out, resume, on_progress, **overrides):
             seen.append(load_recipe(recipe, overrides))
-            raise BadInput("enough")
+            raise BadInput("enough", hint="do this")
 
         monkeypatch.setattr(api, "train", train)
         got = call("train", *words)

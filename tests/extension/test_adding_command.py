@@ -58,7 +58,7 @@ def test_a_command_runs_and_ends_with_its_code(call: Callable) -> None:
     [
         (("--tone", "wram"), "unknown tone 'wram'; closest: warm"),
         (("--times", 4), "--times 4 is outside 1 .. 3"),
-        (("--times", 0), "greater than or equal to 1"),
+        (("--times", 0), "--times 0 is outside 1 .. 3"),
         (("--loud",), "--loud needs --echo: nobody else hears it"),
         (("--tine", "warm"), "--tine"),
     ],
@@ -73,7 +73,7 @@ def test_it_is_in_the_help_with_choices_and_defaults(call: Callable) -> None:
     assert "greet" in call("--help").out
     text = " ".join(call("greet", "--help").out.split())
     assert "--tone <str> Of the voice. [warm | cold] [default: warm]" in text
-    assert "Greetings. [default: 1; x>=1]" in text
+    assert "--times <int> Greetings. [1 .. 3] [default: 1]" in text
 
 
 @pytest.mark.parametrize(

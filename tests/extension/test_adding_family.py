@@ -45,7 +45,7 @@ class DiagonalSpec(Linear):
     @classmethod
     def parse(cls, options: str, in_shape: Sequence[int], out_features: int) -> Self:
         if options or math.prod(in_shape) != out_features:
-            raise BadInput("a diagonal has as many features after it as before, and no options")
+            raise BadInput("a diagonal keeps its features and has no options", hint="diagonal")
         return cls(out_features)
 
     @property

@@ -8,6 +8,9 @@ from pathlib import Path
 from sepdeploy.attacks import ATTACKS
 from sepdeploy.data import DATASETS
 from sepdeploy.metrics import METRICS
+from sepdeploy.models.factory import ARCHITECTURES
+from sepdeploy.runtimes.runner.table import RUNTIMES
+from sepdeploy.settings import ARCHITECTURE_NAMES, DATA_NAMES, RUNTIME_NAMES
 from sepdeploy.structures import STRUCTURES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,3 +40,9 @@ def test_every_schema_of_the_page_is_written_by_the_code() -> None:
     named = re.findall(r"`(sepdeploy\.\w+/\d+)`", PAGE)
     assert len(named) > 10
     assert [schema for schema in named if schema not in code] == []
+
+
+def test_names_that_help_shows_are_those_of_the_tables() -> None:
+    assert tuple(DATASETS) == DATA_NAMES
+    assert tuple(RUNTIMES) == RUNTIME_NAMES
+    assert sorted(ARCHITECTURE_NAMES) == sorted(ARCHITECTURES)

@@ -77,7 +77,7 @@ def test_looking_for_the_layer_never_hides_the_failure(artifacts, network, image
     """A graph without a runtime for its oracle: the failure stands, without a name."""
 
     def refuse(*_):
-        raise Missing("no oracle")
+        raise Missing("no oracle", hint="do this")
 
     monkeypatch.setattr(fidelity, "oracle_values", refuse)
     reference, canonical = network.logits(images) * 2, network.canonical()

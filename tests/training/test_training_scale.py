@@ -116,7 +116,7 @@ def test_the_loader_works_ahead_and_reports_its_failures(monkeypatch):
     def parts(recipe, split, index, epoch, team):
         made.append(int(index[0]))
         if index[0] == 4:
-            raise BadInput("no such image")
+            raise BadInput("no such image", hint="do this")
         return [Part(None, 1.0)]
 
     monkeypatch.setattr(batches, "take_parts", parts)

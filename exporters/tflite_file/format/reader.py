@@ -22,6 +22,7 @@ from sepdeploy.exporters.tflite_file.format.schema import (
     PLACEHOLDER_CODE,
     TYPE_NAMES,
 )
+from sepdeploy.files import open_plain
 from sepdeploy.flatbuffer import (
     BUFFER_DATA,
     MODEL_BUFFERS,
@@ -142,7 +143,10 @@ def _mapped(path: Path) -> Iterator[Data]:
             raise DamagedError(f"{path} has only {size} bytes")
         if size > MAX_FILE_BYTES:
             raise DamagedError(f"{path} is larger than 2 GiB")
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as m:
+        with (
+            open_plain(path) as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as m,
+        ):
             yield m
     except OSError as error:
         raise BadInput(

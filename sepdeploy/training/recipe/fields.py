@@ -15,7 +15,7 @@ from typing import Any
 
 from sepdeploy.errors import BadInput
 from sepdeploy.files.roles import Reads, of_data
-from sepdeploy.settings import Needs, Options, check_values, setting
+from sepdeploy.settings import ARCHITECTURE_NAMES, DATA_NAMES, Needs, Options, check_values, setting
 from sepdeploy.threat import NORMS, default_step_size, parse_eps
 from sepdeploy.training.descent.optimizers import OPTIMIZERS
 from sepdeploy.training.descent.schedule import SCHEDULES
@@ -70,11 +70,11 @@ def _target(value: Any) -> str:
 class Recipe(Options):
     """All choices of one training."""
 
-    arch: str = network("mlp", "mlp, lenet, vgg16, resnet18, vit_tiny, ...")
+    arch: str = network("mlp", "Or package.module:factory of your own.", shown=ARCHITECTURE_NAMES)
     data: str = data_set(
         "digits",
-        "digits, mnist, cifar10, svhn, image-folder, npz, ...",
-        more="Or the path of an .npz file.",
+        "Or image-folder:SIZE, or the path of an .npz file.",
+        shown=DATA_NAMES,
         path=Reads(of_data),
     )
     data_dir: str = data_set(
@@ -351,9 +351,9 @@ class Recipe(Options):
         return {"inner": robust, "eps_warmup": robust, **of_rows, **super().needs()}
 
     @classmethod
-    def said(cls, name: str, value: Any = None) -> str:
+    def said(cls, name: str, value: Any = None, where: str = "") -> str:
         """Return how errors speak of a key and its value."""
-        return f"recipe: {name} = {value}"
+        return f"{where or 'recipe'}: {name} = {value!r:.60}"
 
     @classmethod
     def without_effect(cls, name: str, value: Any, needed: Needs) -> BadInput:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import PATH, BadInput, Missing
 from sepdeploy.exporters.formats import format_of
 from sepdeploy.exports.options import JudgingOptions
 from sepdeploy.files.roles import READS_MODEL, Reads, Values, Writes
 from sepdeploy.records import Kind
-from sepdeploy.settings import setting
+from sepdeploy.settings import RUNTIME_NAMES, setting, several
 
 MAX_THREADS = 256  # runtimes hang or die while they start a million of them
 
@@ -27,6 +27,12 @@ def _device_files(value: str | None, values: Values) -> list[Path]:
     return [Path(name) for name in names if name]
 
 
+def _devices() -> list[str]:
+    from sepdeploy.devices import load_profiles
+
+    return list(load_profiles())
+
+
 def _device(default: Any, help: str, **facts: Any) -> Any:
     """Return a setting that only another device than this machine has a use for."""
     needs: Mapping[str, tuple[Any, ...]] = {"device": ()}
@@ -38,9 +44,16 @@ class BenchOptions(JudgingOptions):
     """What is measured and how."""
 
     device: str = setting(
-        "host", "Device id, or several: a,b.", metavar="ID", path=Reads(_device_files)
+        "host",
+        "Device id, profile.toml or replay:FILE, or several: a,b.",
+        metavar="ID",
+        shown=_devices,
+        parse=several,
+        path=Reads(_device_files),
     )
-    runtime: str | None = setting(None, "Default: every installed one.")
+    runtime: str | None = setting(
+        None, "Default: every installed one for the file.", shown=RUNTIME_NAMES
+    )
     threads: int = setting(1, "Threads of the runtime.", low=1, high=MAX_THREADS)
     batch: int = setting(1, "Batch size of the timing.", low=1)
     dense: Path | None = setting(
@@ -93,6 +106,17 @@ class BenchOptions(JudgingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.device == "host" and self.require not in (None, "static", "host"):
+            raise Missing(
+                f"--require {self.require} needs another device than this machine",
+                hint="--device ID, such as rpi4; --host USER@HOST where it can be reached",
+            )
+        if self.host is not None:
+            from sepdeploy.devices.transports.ssh import check_address
+
+            check_address(self.host)
+        if self.runner is not None and not self.runner.is_file():
+            raise BadInput(f"--runner {self.runner} does not exist", hint=PATH)
         for flag, path in (("--dense", self.dense), ("--against", self.against)):
             if path is None:
                 continue
