@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
+from sepdeploy.files import temporary_folder
 
 
 def cache_folder() -> Path:
@@ -49,17 +48,12 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        with temporary_folder(target.parent, f".{target.name}.") as made:
+            made.chmod(0o755)
+            yield made
+            _settle(made, target)
     except OSError as error:
         raise _unwritable(target, error) from error
-    try:
-        made.chmod(0o755)
-        yield made
-        _settle(made, target)
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _settle(made: Path, target: Path) -> None:

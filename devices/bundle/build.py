@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from importlib import resources
@@ -31,7 +30,7 @@ from sepdeploy.devices.bundle.pins import (
 )
 from sepdeploy.devices.bundle.tools import compile_c, find_compiler
 from sepdeploy.errors import Missing, unknown_name
-from sepdeploy.files import sha256_file
+from sepdeploy.files import sha256_file, temporary_folder
 from sepdeploy.programs import run
 from sepdeploy.records import Notify
 
@@ -215,16 +214,16 @@ def _take_c_library(abi: Abi, target: Path) -> dict[str, str]:
 def _take_packages(packages: list[Path], abi: Abi, target: Path) -> dict[str, str]:
     """Unpack packages and take the libraries of the table; return the packages' versions."""
     versions = {}
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpack-") as scratch:
+    with temporary_folder(target.parent, ".unpack-") as scratch:
         for package in packages:
-            done = run(["dpkg-deb", "-x", str(package), scratch], timeout=60)
+            done = run(["dpkg-deb", "-x", str(package), str(scratch)], timeout=60)
             if done.returncode:
                 raise Missing(
                     f"{package} cannot be unpacked", hint=f"rm {package} and run the set-up again"
                 )
             versions[package.name.split("_")[0]] = package_version(package)
         for name in (abi.loader, *LIBRARIES):
-            found = _find(Path(scratch), name)
+            found = _find(scratch, name)
             if found is None:
                 raise Missing(
                     f"{name} is in none of {', '.join(p.name for p in packages)}",

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from sepdeploy.cache import cache_folder
 from sepdeploy.devices.bundle.pins import DEBIAN_PACKAGES, LIBRARIES, TAGS, Abi, Wheel
 from sepdeploy.errors import Missing
-from sepdeploy.files import sha256_file
+from sepdeploy.files import scratch, sha256_file, temporary_folder
 from sepdeploy.programs import INSTALL, run
 
 PYTHON = "3.11"  # whose wheel is taken; the library inside is the same for all
@@ -59,15 +58,15 @@ def fetch_wheel(wheel: Wheel, abi: Abi) -> Path:
     folder = downloads_folder(abi)
     folder.mkdir(parents=True, exist_ok=True)
     by_hand = " ".join(wheel_command(wheel, abi, folder))
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
-        wanted = Path(scratch) / "wanted.txt"
+    with temporary_folder(folder, ".fetch-") as place:
+        wanted = place / "wanted.txt"
         wanted.write_text(f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
-        command = wheel_command(wheel, abi, Path(scratch))[1:-1]
+        command = wheel_command(wheel, abi, place)[1:-1]
         done = run(
             [sys.executable, "-m", "pip", *command, "--require-hashes", "-r", str(wanted)],
             timeout=FILE_TIMEOUT_S,
         )
-        files = list(Path(scratch).glob("*.whl"))
+        files = list(place.glob("*.whl"))
         if done.returncode or len(files) != 1:
             raise Missing(
                 f"cannot download {wheel.package} {wheel.version} for {abi.name}: "
@@ -96,8 +95,8 @@ def fetch_packages(abi: Abi) -> list[Path]:
             "this machine has no apt: the C library of the target cannot be fetched",
             hint=f"on a Debian machine: {by_hand}, then copy the files to {folder}",
         )
-    with tempfile.TemporaryDirectory(prefix="sepdeploy-apt-") as scratch:
-        reason = _apt_download(Path(scratch), abi.debian, DEBIAN_PACKAGES)
+    with scratch() as place:
+        reason = _apt_download(place, abi.debian, DEBIAN_PACKAGES)
         if reason:
             raise Missing(
                 f"cannot download {', '.join(DEBIAN_PACKAGES)} for {abi.debian}: {reason}",
@@ -105,7 +104,7 @@ def fetch_packages(abi: Abi) -> list[Path]:
                 f"sudo apt-get update && cd {folder} && {by_hand}; on Ubuntu: {INSTALL} "
                 f"libstdc++6-{abi.debian}-cross",
             )
-        for path in Path(scratch).glob("*.deb"):
+        for path in place.glob("*.deb"):
             shutil.move(path, folder / path.name)
     return cached_packages(abi)
 

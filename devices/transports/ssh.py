@@ -13,6 +13,7 @@ import secrets
 import shlex
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
@@ -40,7 +41,7 @@ from sepdeploy.devices.transports.remote import (
     stored_size,
 )
 from sepdeploy.errors import PATH, BadInput, Missing, SepdeployError
-from sepdeploy.files import atomic_path
+from sepdeploy.files import atomic_path, temporary_folder
 
 CONNECT_TIMEOUT_S = 5
 CLIENT_FAILED = 255  # exit code of ssh when ssh itself failed
@@ -98,7 +99,8 @@ class SshTransport(Transport):
         self._ssh = [ssh, *own]
         settings = self._settings()
         # Short, because the path of a socket may have 107 bytes at most.
-        self._folder = Path(tempfile.mkdtemp(prefix="sd-", dir=_short_folder()))
+        self._stack = ExitStack()
+        self._folder = self._stack.enter_context(temporary_folder(_short_folder(), "sd~"))
         self._command = [
             ssh,
             *own,
@@ -223,7 +225,7 @@ class SshTransport(Transport):
         with contextlib.suppress(SepdeployError):
             end = [*self._command[:-2], "-O", "exit", *self._command[-2:]]
             execute(end, timeout=GRACE_S, subject=f"{self.where}: closing")
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._stack.close()
 
 
 # What ssh says when it cannot connect: pattern, our words, next step.
@@ -286,5 +288,6 @@ def _options(folder: Path, checking: str) -> list[str]:
     return ["-T", *(part for k, v in settings.items() for part in ("-o", f"{k}={v}"))]
 
 
-def _short_folder() -> str | None:
-    return None if len(tempfile.gettempdir()) < 40 else "/tmp"
+def _short_folder() -> Path:
+    usual = tempfile.gettempdir()
+    return Path(usual if len(usual) < 40 else "/tmp")

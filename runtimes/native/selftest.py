@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sepdeploy.files import scratch
 
 Array = NDArray[np.float32]
 TOLERANCE = 1e-5
@@ -155,8 +155,8 @@ def try_onnxruntime(path: str) -> None:
     from sepdeploy.runtimes.runner.ort import OrtModel
 
     factors, u, v, biases = _weights()
-    with tempfile.TemporaryDirectory(prefix="sepdeploy-") as folder:
-        file = Path(folder) / "ops.onnx"
+    with scratch() as folder:
+        file = folder / "ops.onnx"
         onnx.save(_graph(factors, u, v, *biases), str(file))
         _compare_model(OrtModel(str(file), native=path), "onnxruntime")
 
@@ -171,8 +171,8 @@ def try_tflite(path: str, runtime: str) -> None:
     from sepdeploy.runtimes.runner.tflite import TfliteModel
 
     factors, u, v, biases = _weights()
-    with tempfile.TemporaryDirectory(prefix="sepdeploy-") as folder:
-        file = Path(folder) / "ops.tflite"
+    with scratch() as folder:
+        file = folder / "ops.tflite"
         first = {"F1": factors[0], "F2": factors[1], "b1": biases[0]}
         file.write_bytes(two_nodes(first, {"U": u, "V": v, "b2": biases[1]}))
         _compare_model(TfliteModel(str(file), name=runtime, native=path), runtime)
