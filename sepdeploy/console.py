@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from sepdeploy.foreign import printable
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -79,6 +81,7 @@ def _one_line(text: str) -> str:
 
 
 def _say(text: str, style: str | None) -> None:
+    text = printable(text)
     if sys.stderr.isatty():
         from rich.text import Text
 
@@ -99,6 +102,7 @@ class Progress:
         """Show the newest state; ``force`` prints a lasting line (end of an epoch)."""
         if VERBOSITY.level < 0:
             return
+        text = printable(text)
         now = time.monotonic()
         terminal = sys.stderr.isatty()
         if force:

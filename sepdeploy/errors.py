@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from sepdeploy.foreign import printable
+
 MAX_LINE = 1000  # characters
 
 # Next steps that several errors share; an error that none of them fits says its own.
@@ -63,8 +65,8 @@ class SepdeployError(Exception):
 
 def _line(text: str) -> str:
     """Names out of a hostile file may carry line breaks or terminal escapes, or be a whole file."""
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    return printable if len(printable) <= MAX_LINE else f"{printable[: MAX_LINE - 1]}…"
+    line = printable(text)
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
 
 
 class BadInput(SepdeployError):

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from sepdeploy.codec import loads
 from sepdeploy.errors import BadInput
+from sepdeploy.foreign import printable
 
 MOST_TEXT = 64 << 20  # bytes of an answer
 MOST_ITEMS = 1 << 22  # of one list in it
@@ -250,7 +251,7 @@ def _times(said: dict[str, Any], job: Job) -> Clocked:
 
 
 def _text(value: Any) -> str:
-    text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+    text = " ".join(printable(str(value)[: 4 * MOST_LINE]).split())
     return text if len(text) <= MOST_LINE else text[: MOST_LINE - 1] + "…"
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from sepdeploy.foreign import printable
 from sepdeploy.gate.verdict import Item, Outcome, Verdict
 from sepdeploy.gate.wording import number
 from sepdeploy.reports import View
-from sepdeploy.reports.plain import headline, printable, worst_first
+from sepdeploy.reports.plain import headline, worst_first
 
 _COMMANDS = {
     Outcome.REGRESSION: "error",

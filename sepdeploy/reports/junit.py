@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from xml.etree import ElementTree as ET
 
+from sepdeploy.foreign import printable
 from sepdeploy.gate.verdict import Item, Outcome, Verdict
 from sepdeploy.gate.wording import number
 from sepdeploy.reports import View
-from sepdeploy.reports.plain import headline, printable
+from sepdeploy.reports.plain import headline
 
 _TAGS = {
     Outcome.REGRESSION: "failure",

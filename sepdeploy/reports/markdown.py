@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sepdeploy.foreign import printable
 from sepdeploy.gate.verdict import Item, Outcome, Verdict
 from sepdeploy.gate.wording import number
 from sepdeploy.reports import View
-from sepdeploy.reports.plain import SHOWN, headline, printable, worst_first
+from sepdeploy.reports.plain import SHOWN, headline, worst_first
 from sepdeploy.reports.tables import Table, markdown
 
 # A bot finds its own comment by this line and edits it instead of adding another one.

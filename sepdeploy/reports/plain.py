@@ -44,14 +44,6 @@ def worst_first(verdict: Verdict) -> list[Item]:
     return sorted(verdict.items, key=lambda i: severity.index(i.verdict))
 
 
-def printable(text: str) -> str:
-    """Return text without control characters, which a file or device name may carry.
-
-    They could move the cursor of a terminal, break a workflow command or make XML invalid.
-    """
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def shorten(text: str, width: int) -> str:
     """Return text cut in the middle to a width: "a-very-l…el.onnx"."""
     if len(text) <= width:

@@ -9,11 +9,12 @@ from typing import Any
 from urllib.parse import quote
 
 from sepdeploy import __version__
+from sepdeploy.foreign import printable
 from sepdeploy.gate.verdict import Item, Outcome, Verdict
 from sepdeploy.gate.wording import number
 from sepdeploy.metrics import row
 from sepdeploy.reports import View
-from sepdeploy.reports.plain import headline, printable, worst_first
+from sepdeploy.reports.plain import headline, worst_first
 
 SCHEMA_URI = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVELS = {

@@ -17,8 +17,8 @@ import sepdeploy
 ROOT = Path(__file__).resolve().parents[2]
 MAPPED = ("exporters", "runtimes", "devices")
 LEAVES = {
-    "cache", "codec", "errors", "files", "flatbuffer", "jobs", "metrics", "programs", "records",
-    "settings", "signals", "threat",
+    "cache", "codec", "errors", "files", "flatbuffer", "foreign", "jobs", "metrics",
+    "programs", "records", "settings", "signals", "threat",
 }  # fmt: skip
 
 # part -> parts of sepdeploy it may import (besides itself and the leaves)
@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "programs": set(),
     "errors": set(),
     "files": set(),
+    "foreign": set(),
     "jobs": set(),
     "flatbuffer": set(),
     "records": set(),
