@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +44,8 @@ class Session:
         self.input = input_spec(path, entry, model.sample)
         self._run: Callable[[Any], Any] | None = model.run
         self._turn = Lock()  # input and output memory is bound once, and the runtimes free the GIL
+        self._closed = "the session is closed"
+        _OPEN.add(self)
 
     @property
     def native_calls(self) -> int:
@@ -58,14 +62,17 @@ class Session:
         with self._turn:
             run = self._run
             if run is None:
-                raise BadInput(
-                    f"{self.path}: the session is closed", hint="open the artifact again"
-                )
+                raise BadInput(f"{self.path}: {self._closed}", hint="open the artifact again")
             try:
                 logits: Logits = run(batch)
             except RunnerError as error:
                 raise translate(error) from error
             return logits
+
+    def forked(self) -> None:
+        """Give up what a forked child does not have: the threads of the runtime."""
+        if self.runtime.threads > 1 and self._run is not None:
+            self._run, self._closed = None, "a forked process lacks the session's threads"
 
     def close(self) -> None:
         """Free the model; a closed session cannot run."""
@@ -77,6 +84,36 @@ class Session:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+_OPEN: WeakSet[Session] = WeakSet()
+_FORK = Lock()
+_HELD: list[Session] = []  # by the fork that goes on
+
+
+def _before_fork() -> None:
+    """Wait until no session runs: a child forked in the middle of a run would wait for ever."""
+    _FORK.acquire()
+    _HELD[:] = list(_OPEN)
+    for session in _HELD:
+        session._turn.acquire()
+
+
+def _after_fork(*, child: bool = False) -> None:
+    for session in _HELD:
+        session._turn.release()
+        if child:
+            session.forked()
+    _HELD.clear()
+    _FORK.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork,
+        after_in_child=lambda: _after_fork(child=True),
+    )
 
 
 def input_spec(path: Path, entry: str | None, sample: tuple[int, ...]) -> InputSpec:

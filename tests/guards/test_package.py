@@ -122,6 +122,7 @@ def test_help_is_within_twice_importing_typer() -> None:
                 "sepdeploy.cli",
                 "sepdeploy.errors",
                 "sepdeploy.exits",
+                "sepdeploy.foreign",
                 "sepdeploy.signals",
             },
         ),
