@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from sepdeploy.foreign import printable
+from sepdeploy.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

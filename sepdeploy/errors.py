@@ -13,11 +13,12 @@ Exit code 1 is kept for a regression found by ``sepdeploy check``, 70 for an int
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from sepdeploy.foreign import printable
-
+# `::error::` and `::stop-commands::` (GitHub), `##[error]` and `##vso[` (Azure), `##teamcity[`.
+_COMMAND = re.compile(r"(?<![\w)>\]])::(?=\s*[A-Za-z])|##(?=\w*\[)")
 MAX_LINE = 1000  # characters
 
 # Next steps that several errors share; an error that none of them fits says its own.
@@ -61,6 +62,25 @@ class SepdeployError(Exception):
         self.message = _line(message)
         self.hint = _line(hint)
         super().__init__(self.message)
+
+
+def printable(text: str) -> str:
+    """Return foreign text as one line that no terminal and no build service reads as a command.
+
+    The one filter for every channel but JSON: names of files, layers and devices and the words of
+    other programs may carry escapes that move a cursor, line breaks, signs that turn the direction
+    of writing, and what build services obey.
+
+    White space of every kind becomes a space, what cannot be printed a replacement character. No
+    text of a usual kind changes ("torch::Tensor" stays).
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else _stand_in(c) for c in text)
+    return _COMMAND.sub(lambda found: " ".join(found[0]), text)
+
+
+def _stand_in(sign: str) -> str:
+    return " " if sign.isspace() else "\N{REPLACEMENT CHARACTER}"
 
 
 def _line(text: str) -> str:

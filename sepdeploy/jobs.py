@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sepdeploy.codec import loads
-from sepdeploy.errors import BadInput
-from sepdeploy.foreign import printable
+from sepdeploy.errors import BadInput, printable
 
 MOST_TEXT = 64 << 20  # bytes of an answer
 MOST_ITEMS = 1 << 22  # of one list in it

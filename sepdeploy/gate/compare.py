@@ -16,7 +16,7 @@ from sepdeploy.gate.evidence import (
     variant,
 )
 from sepdeploy.gate.latency import judge_interleaved
-from sepdeploy.gate.reasons import lost, other_job, reported, unknown, unmatched
+from sepdeploy.gate.reasons import elsewhere, lost, other_job, reported, unknown, unmatched
 from sepdeploy.gate.report import Entry, Key, entries
 from sepdeploy.gate.rules import JUDGES
 from sepdeploy.gate.verdict import Finding, Item, Verdict, conclude
@@ -47,8 +47,12 @@ def check(report: BenchReport, baseline: Baseline | None, rules: Rules = DEFAULT
     judged: list[Judged] = []
     if baseline is not None:
         known = _visible(baseline.entries, rules)
+        alone = _judged_by_turns(current) - {e.key.device for e in known}
         for entry in current:
-            judged += _against_baseline(entry, known, rules, [*current, *known])
+            if entry.key.device in alone:
+                judged += _by_turns_alone(entry)
+            else:
+                judged += _against_baseline(entry, known, rules, [*current, *known])
         judged += _vanished(current, known)
     for entry in current:
         judged += _interleaved(entry, rules, current)
@@ -102,6 +106,24 @@ def _against_baseline(
     for measurement in entry.measurements:
         if is_gated(measurement) and measurement.value is not None:
             yield _item(entry.key, measurement, Finding(outcome, why, None, measurement.value))
+
+
+def _judged_by_turns(found: Iterable[Entry]) -> set[str]:
+    """Return the devices on which an older file was timed by turns."""
+    return {
+        entry.key.device
+        for entry in found
+        for m in entry.measurements
+        if is_interleaved(m) and m.kind in INTERLEAVED_KINDS
+    }
+
+
+def _by_turns_alone(entry: Entry) -> Iterator[Judged]:
+    """Show what a baseline made by other jobs, of other devices, cannot judge."""
+    for measurement in entry.measurements:
+        if is_gated(measurement) and not is_interleaved(measurement):
+            finding = elsewhere(measurement, entry.key.device)
+            yield _item(entry.key, measurement, finding)
 
 
 def _pair(old: Entry, new: Entry, rules: Rules, floor: float) -> Iterator[Judged]:

@@ -38,6 +38,12 @@ def other_job(old: Measurement, device: str) -> Finding:
     return Finding(Outcome.REPORTED, f"device {device} is not in this result", old.value)
 
 
+def elsewhere(new: Measurement, device: str) -> Finding:
+    """Show a number of a device that the baseline does not know, and that is judged by turns."""
+    why = f"the baseline has nothing of {device}: judged by bench --against alone"
+    return Finding(Outcome.REPORTED, why, None, new.value)
+
+
 def unknown(new: Measurement, old: Entry, rules: Rules) -> Finding:
     """Report a number that a matching entry of the baseline does not hold."""
     others = [variant(m) for m in old.measurements if m.metric == new.metric]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sepdeploy.foreign import printable
+from sepdeploy.errors import printable
 from sepdeploy.gate.verdict import Item, Outcome, Verdict
 from sepdeploy.gate.wording import number
 from sepdeploy.reports import View

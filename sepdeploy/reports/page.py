@@ -12,7 +12,7 @@ from rich.cells import cell_len, chop_cells
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
-from sepdeploy.foreign import printable
+from sepdeploy.errors import printable
 from sepdeploy.reports.tables import Cell, Line, Row, Table
 
 GAP = "  "

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sepdeploy import __version__
-from sepdeploy.foreign import printable
+from sepdeploy.errors import printable
 from sepdeploy.gate.verdict import Item, Outcome, Verdict
 from sepdeploy.gate.wording import number
 from sepdeploy.metrics import row

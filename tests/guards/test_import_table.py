@@ -17,7 +17,7 @@ import sepdeploy
 ROOT = Path(__file__).resolve().parents[2]
 MAPPED = ("exporters", "runtimes", "devices")
 LEAVES = {
-    "cache", "codec", "errors", "files", "flatbuffer", "foreign", "jobs", "metrics",
+    "cache", "codec", "errors", "files", "flatbuffer", "jobs", "metrics",
     "programs", "records", "settings", "signals", "threat",
 }  # fmt: skip
 
@@ -28,7 +28,6 @@ ALLOWED: dict[str, set[str]] = {
     "programs": set(),
     "errors": set(),
     "files": set(),
-    "foreign": set(),
     "jobs": set(),
     "flatbuffer": set(),
     "records": set(),

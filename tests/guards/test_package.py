@@ -122,7 +122,6 @@ def test_help_is_within_twice_importing_typer() -> None:
                 "sepdeploy.cli",
                 "sepdeploy.errors",
                 "sepdeploy.exits",
-                "sepdeploy.foreign",
                 "sepdeploy.signals",
             },
         ),

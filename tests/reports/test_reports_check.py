@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from sepdeploy.codec import dump
-from sepdeploy.foreign import printable
+from sepdeploy.errors import printable
 from sepdeploy.gate.verdict import Finding, Item, Outcome, Verdict, conclude
 from sepdeploy.records import Kind
 from sepdeploy.reports import REPORTS, View, render

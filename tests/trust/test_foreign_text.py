@@ -15,7 +15,7 @@ from exported_model import Outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sepdeploy.foreign import printable
+from sepdeploy.errors import printable
 
 Call = Callable[..., Outcome]
 ORDERS = ["::error::x", "::stop-commands::x", "##[error]x", "##vso[task.x]y", "##teamcity[x]"]
