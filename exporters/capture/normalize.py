@@ -80,8 +80,13 @@ def input_shape(model: ModelProto, where: str) -> tuple[int, ...]:
     info = model.graph.input[0]
     dims = info.type.tensor_type.shape.dim
     shape = tuple(d.dim_value if d.HasField("dim_value") else 0 for d in dims)
-    if len(shape) < 2 or any(n < 1 for n in shape[1:]):
-        said = [d.dim_param or d.dim_value or "?" for d in dims]
+    said = [d.dim_param or d.dim_value or "?" for d in dims]
+    if len(shape) < 2:
+        raise BadInput(
+            f"{where}: input '{info.name}' has shape {said}: no dimension stands beside the batch",
+            hint="export it with an input of shape (N, features) or (N, channels, height, width)",
+        )
+    if any(n < 1 for n in shape[1:]):
         raise BadInput(
             f"{where}: input '{info.name}' has shape {said}; only the batch, its first dimension, "
             "may be open",

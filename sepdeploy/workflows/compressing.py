@@ -22,6 +22,7 @@ from sepdeploy.training.beside import TRAINED
 from sepdeploy.training.events import judged_by
 from sepdeploy.workflows.compress_options import CompressOptions
 from sepdeploy.workflows.factored import merge_factored
+from sepdeploy.workflows.training import export_command
 
 COMPRESS_SCHEMA = "sepdeploy.compress/1"
 INHERITED = ("data", "objective", "eps", "norm", "steps", "step_size", "seed")
@@ -66,6 +67,7 @@ class CompressSummary:
     macs_before: int
     layers: tuple[CompressedLayer, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
+    arch: str = ""
     schema: str = COMPRESS_SCHEMA
 
     def lines(self) -> list[str]:
@@ -87,7 +89,7 @@ class CompressSummary:
             )
         elif not unchanged:
             lines.append("not fine-tuned: expect to need it (--finetune RECIPE.toml)")
-        return [*lines, f"next: sepdeploy export {self.model}"]
+        return [*lines, f"next: {export_command(self.model, self.arch)}"]
 
     def _judged_by(self) -> str:
         found = self.provenance
@@ -156,6 +158,7 @@ def _made(
         params=small.params,
         macs=sum(record.macs for record in records),
         provenance=dict(small.provenance),
+        arch=small.arch or "",
     )
 
 

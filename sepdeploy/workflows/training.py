@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class TrainSummary:
     best_epoch: int
     epochs: int
     provenance: dict[str, Any] = field(default_factory=dict)
+    arch: str = ""
     schema: str = TRAIN_SCHEMA
 
     def lines(self) -> list[str]:
@@ -39,7 +41,7 @@ class TrainSummary:
             f"{self.model}: {self.params:,} parameters{smaller}; "
             f"best epoch {self.best_epoch} of {self.epochs} on the held-out split",
             f"history: {self.history}",
-            f"next: sepdeploy export {self.model}",
+            f"next: {export_command(self.model, self.arch)}",
         ]
 
 
@@ -67,4 +69,11 @@ def train_model(
         best_epoch=result.best_epoch,
         epochs=int(model.provenance["epochs"]),
         provenance=dict(model.provenance),
+        arch=model.arch or "",
     )
+
+
+def export_command(model: str, arch: str) -> str:
+    """Return the words that export a model file; only they can name its owner's code."""
+    words = ["sepdeploy", "export", model]
+    return shlex.join([*words, "--arch", arch] if ":" in arch else words)

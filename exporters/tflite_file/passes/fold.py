@@ -154,9 +154,9 @@ def _evaluate(node: Node, arrays: Sequence[Array | None], opset: int) -> list[Ar
         results = ReferenceEvaluator(model).run(None, given)
     except Exception as error:
         # The evaluator raises whatever numpy raises; any of it means the file is not usable.
+        inputs = ", ".join(f"{a.dtype} {list(a.shape)}" for a in given.values())
         raise BadInput(
-            f"{node} cannot be computed at export: {error}",
-            hint="check the file with onnx.checker.check_model",
+            f"{node} cannot be computed from its constants: {inputs or 'none'}", hint=GRAPH
         ) from error
     return [np.asarray(r) for r in results]
 
