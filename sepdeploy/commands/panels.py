@@ -9,6 +9,7 @@ from typing import Any
 from typer.core import TyperCommand
 
 from sepdeploy.errors import BadInput
+from sepdeploy.files.roles import Writes
 
 REST = "Options"
 INPUTS = (".pt", ".onnx", ".tflite", ".manifest.json")
@@ -20,6 +21,7 @@ class PanelledCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words, in which a bare ``--json`` means ``--json -``."""
         self._refuse_empty(ctx, args)
+        self._refuse_folders(ctx, args)
         return super().parse_args(ctx, list(_with_targets(args)))
 
     def _refuse_empty(self, ctx: Any, words: Sequence[str]) -> None:
@@ -32,6 +34,19 @@ class PanelledCommand(TyperCommand):
                 continue  # a choice of its own
             what = flag if taken else "an argument"
             raise BadInput(f"{what} is empty", hint=f"give {what} a value, or leave it out")
+
+    def _refuse_folders(self, ctx: Any, words: Sequence[str]) -> None:
+        """Refuse ``-o DIR/`` where a file is written; a path no longer has that slash."""
+        roles = getattr(self.callback, "roles", {})
+        for parameter in self.get_params(ctx):
+            _, role = roles.get(parameter.name, ("", None))
+            if not isinstance(role, Writes) or role.folder:
+                continue
+            for before, word in itertools.pairwise(["", *words]):
+                flag, _, given = word.partition("=")
+                value = word if before in parameter.opts else given
+                if value.endswith("/") and (flag in parameter.opts or value == word):
+                    raise BadInput(f"{value} is a folder, not a file", hint="add a file name to it")
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then the headed options, then the rest."""

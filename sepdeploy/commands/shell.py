@@ -88,6 +88,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         with command_claimed(roles, kwargs):
             return function(*args, **kwargs)
 
+    wrapped.roles = roles  # type: ignore[attr-defined]
     parameters = [*signature.parameters.values(), *extra]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -12,6 +12,7 @@ from sepdeploy.exporters.formats import named_format
 from sepdeploy.exports.export import MISSING, Export
 from sepdeploy.exports.proof import prove
 from sepdeploy.exports.source import Source
+from sepdeploy.files import Watched
 from sepdeploy.records import ArtifactRecord, FileRef, Manifest, Notify
 
 if TYPE_CHECKING:
@@ -89,16 +90,20 @@ def verify_exports(
 def _verify(export: Export, arch: str | None, seed: int) -> list[VerifyItem]:
     manifest = export.manifest
     source, _ = export.source(arch)
+    files: list[FileRef | ArtifactRecord] = [manifest.model, *manifest.artifacts]
+    files += [] if manifest.eval_pack is None else [manifest.eval_pack]
+    same = Watched(known={export.folder / f.path: f.sha256 for f in files if not export.fault(f)})
     items = []
     if export.fault(manifest.model) != MISSING:  # an export is whole without its model
         items.append(_digest(export, manifest.model))
     if manifest.eval_pack is not None:
         items.append(_digest(export, manifest.eval_pack))
     for artifact in manifest.artifacts:
-        files = (artifact,) if artifact.data is None else (artifact, artifact.data)
-        items += [_digest(export, file) for file in files]
-        if not any(export.fault(file) for file in files):
+        own = (artifact,) if artifact.data is None else (artifact, artifact.data)
+        items += [_digest(export, file) for file in own]
+        if not any(export.fault(file) for file in own):
             items += _artifact(export, artifact, source, seed)
+    same.check()  # what was proven is what was hashed
     return items
 
 

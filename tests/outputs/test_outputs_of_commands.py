@@ -127,7 +127,7 @@ def test_what_is_no_plain_file_stays_what_it_is(line: Line, name: str, place: Pa
     Path("locked").touch(mode=0o444)
     os.mkfifo("pipe")
     Path("device").symlink_to("/dev/null")
-    for taken in ("folder", "locked"):
+    for taken in ("folder", "locked", "absent/"):
         _refused(line, {name: taken}, call, taken)
     if role.stream:
         reader = threading.Thread(target=lambda: Path("pipe").read_bytes(), daemon=True)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 ROUNDS = int(os.environ.get("SEPDEPLOY_ROUNDS", "3"))
 COMMANDS = {
     "train": ("train recipe.toml -o made.pt --json made.json", "made.pt"),
-    "compress": ("compress dense.pt --structure kron -o made.pt", "made.pt"),
+    "compress": ("compress dense.pt --structure lowrank:8 -o made.pt", "made.pt"),
     "export": ("export tiny.pt -o made --attack pgd-3 --samples 40", "made/tiny.manifest.json"),
     "attack": ("attack tiny.pt --attack pgd-20 --samples 200 -o made.npz", "made.npz"),
     "bench": ("bench tiny.onnx --samples 20 --json made.json", "made.json"),
