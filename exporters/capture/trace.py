@@ -201,6 +201,7 @@ def _translations(ops: Any) -> dict[Any, Any]:
 
 def _standard() -> dict[Any, Any]:
     from onnxscript import opset20 as ops
+    from onnxscript.function_libs.torch_lib.ops import core, nn
 
     aten = torch.ops.aten
 
@@ -230,7 +231,31 @@ def _standard() -> dict[Any, Any]:
     def linear(x: Any, output_size: Any, align_corners: bool, scale_factors: Any) -> Any:
         return translations.resize(ops, x, output_size, scale_factors, "linear", align_corners)
 
+    def average_pool(
+        x: Any,
+        kernel_size: Any,
+        stride: Any = (),
+        padding: Any = (0, 0),
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: Any = None,
+    ) -> Any:
+        if divisor_override is None:
+            return nn.aten_avg_pool2d(x, kernel_size, stride, padding, ceil_mode, count_include_pad)
+        if ceil_mode or len(x.shape) != 4:
+            raise NotImplementedError("divisor_override together with ceil_mode")
+        return translations.average_pool(ops, x, kernel_size, stride, padding, divisor_override)
+
+    def instance_norm(
+        x: Any, weight: Any, bias: Any, mean: Any, variance: Any, own: bool, *rest: Any
+    ) -> Any:
+        if own:
+            return core.aten_instance_norm(x, weight, bias, mean, variance, own, *rest)
+        return translations.running_norm(ops, x, weight, bias, mean, variance, rest[1])
+
     return {
+        aten.avg_pool2d.default: average_pool,
+        aten.instance_norm.default: instance_norm,
         aten.scaled_dot_product_attention.default: attention,
         aten.adaptive_avg_pool2d.default: average,
         aten.adaptive_max_pool2d.default: maximum,

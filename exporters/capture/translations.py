@@ -110,6 +110,32 @@ def adaptive_maximum(ops: Any, x: Value, output_size: Sequence[int]) -> tuple[Va
     return (x,)
 
 
+def average_pool(
+    ops: Any,
+    x: Value,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    divisor: int,
+) -> Value:
+    """Average pooling of images that divides by another number than the windows' size."""
+    kernel, pads = [int(n) for n in kernel_size], [int(n) for n in padding] * 2
+    strides = [int(n) for n in stride] or kernel
+    whole = ops.AveragePool(x, kernel_shape=kernel, strides=strides, pads=pads, count_include_pad=1)
+    return ops.Mul(whole, _number(ops, math.prod(kernel) / divisor))
+
+
+def running_norm(
+    ops: Any, x: Value, weight: Value, bias: Value, mean: Value, variance: Value, eps: float
+) -> Value:
+    """Instance normalisation by running statistics: what batch normalisation does with them."""
+    one, zero = (
+        constant(ops, np.full(x.shape[1], value, np.float32)) if given is None else given
+        for given, value in ((weight, 1), (bias, 0))
+    )
+    return ops.BatchNormalization(x, one, zero, mean, variance, epsilon=eps)
+
+
 def resize(
     ops: Any,
     x: Value,

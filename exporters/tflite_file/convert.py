@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import onnx
 
@@ -45,8 +47,12 @@ def convert(
         tensor = Tensor(name, tuple(shape[a] for a in order), dtype)
         ctx.b.graph.inputs[name] = tensor
         items[name] = layout.permuted(tensor, shape, order)
+    times = Counter(name for node in source.nodes for name in set(node.inputs))
+    tied = {n for n, count in times.items() if count > 1 and n in source.constants}
+    tied = {name for name in tied if source.constants[name].ndim > 1}
     for node in source.nodes:
-        _convert_node(ctx, node, items, source)
+        with nullcontext() if tied.isdisjoint(node.inputs) else ctx.b.sharing():
+            _convert_node(ctx, node, items, source)
     _outputs(ctx, items, source)
     return fuse(ctx.b.graph)
 

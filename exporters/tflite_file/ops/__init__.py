@@ -10,6 +10,7 @@ from sepdeploy.exporters.tflite_file.ops import (
     indexing,
     linear,
     normalize,
+    recurrent,
     reduce,
     select,
     shape,
@@ -26,6 +27,7 @@ _LOGICAL |= {"GreaterOrEqual": "GREATER_EQUAL", "Less": "LESS", "LessOrEqual": "
 CONVERTERS: dict[str, Converter] = {
     **{op: arithmetic.unary_op(op.upper()) for op in _UNARY.split()},
     **{op: arithmetic.binary_op(kind, dtype=bool) for op, kind in _LOGICAL.items()},
+    **{op: recurrent.recurrent_op(op) for op in recurrent.STEPS},
     "Add": arithmetic.binary_op("ADD"),
     "ArgMax": reduce.arg_op("ARG_MAX"),
     "ArgMin": reduce.arg_op("ARG_MIN"),
@@ -121,14 +123,11 @@ RELABELLING = {
 
 # The nearest way out for operators that have no TFLite form, where there is one.
 NEAREST: dict[str, str] = {
-    "GRU": "unroll it into linear layers for a fixed length",
     "GridSample": "use an upsampling layer of fixed size",
     "If": "export the branch that is taken at inference",
-    "LSTM": "unroll it into linear layers for a fixed length",
     "LRN": "use batch normalisation instead",
     "Loop": "unroll the loop before export",
     "MaxUnpool": "use an upsampling layer",
     "NonMaxSuppression": "leave it out of the model and run it on the outputs",
     "NonZero": "the number of results depends on the data; use a mask of fixed size",
-    "RNN": "unroll it into linear layers for a fixed length",
 }

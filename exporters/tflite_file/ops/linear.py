@@ -75,14 +75,24 @@ def matmul(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Batched matrix product; one of the two may be a constant."""
     first, second = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
     _check(node, first, second)
-    for item in (first, second):
-        if isinstance(item, Constant):
-            item.whole(node)
+    first, second = _once(first, second), _once(second, first)
     if isinstance(first, Value) and isinstance(second, Constant) and second.data.ndim <= 2:
         return [_times_constant(ctx, first, second, ctx.optional_array(node, inputs, 2))]
     if isinstance(first, Constant) and isinstance(second, Value) and first.data.ndim <= 2:
         return [_constant_times(ctx, first, second)]
     return [batched_product(ctx, node, ctx.b.runtime(first), ctx.b.runtime(second))]
+
+
+def _once(item: Item, other: Item) -> Item:
+    """Return a matrix that is repeated for every sample of the other operand as that matrix."""
+    if not isinstance(item, Constant) or not item.repeated or not isinstance(other, Value):
+        return item
+    lead = item.shape[:-2]
+    same = lead == other.shape[:-2] and item.data.shape[-2:] == item.shape[-2:]
+    if not same or math.prod(item.data.shape[:-2]) != 1:
+        return item
+    data = item.data.reshape(item.data.shape[-2:])
+    return Constant(data, data.shape)
 
 
 def _check(node: Node, first: Item, second: Item) -> None:

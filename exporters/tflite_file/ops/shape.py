@@ -47,8 +47,9 @@ def to_shape(ctx: Context, node: Node, item: Item, target: Sequence[int]) -> Ite
             f"{node}: {describe(item.shape)} does not fit into shape {describe(dims)}",
             hint="if the batch size is part of the shape, export with a dynamic batch",
         )
-    if isinstance(item, Constant):
+    if isinstance(item, Constant) and not item.repeated:
         return Constant(item.whole(node).reshape(dims), tuple(dims))
+    item = ctx.b.runtime(item)
     return ctx.b.reshaped(item, dims)
 
 

@@ -11,10 +11,12 @@ from onnx.reference import ReferenceEvaluator
 
 from sepdeploy.errors import GRAPH, TFLITE_FORM, BadInput
 from sepdeploy.exporters.onnx_graph.folding import promised_bytes
-from sepdeploy.exporters.tflite_file.format.graph import MAX_ELEMENTS, Array, is_batch
+from sepdeploy.exporters.tflite_file.format.graph import BATCH, MAX_ELEMENTS, Array, is_batch
 from sepdeploy.exporters.tflite_file.source import Node, as_float32
 from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.layout import Constant
+
+MAX_SIZES = 16  # numbers in a shape
 
 
 def fold(ctx: Context, node: Node, inputs: Inputs) -> list[Item] | None:
@@ -33,13 +35,63 @@ def fold(ctx: Context, node: Node, inputs: Inputs) -> list[Item] | None:
         return [_filled(node, arrays)]
     if node.op == "Expand":
         return [_expanded(node, arrays)]
-    if any(isinstance(i, Constant) and i.data.shape != i.shape for i in constants):
-        return None  # repeated over the batch: the converter knows whether it can broadcast
+    repeats = node.op == "Tile" and any(_counts(a) for a in arrays if a is not None)
+    if repeats or any(isinstance(i, Constant) and i.repeated for i in constants):
+        return _for_every_batch(ctx, node, inputs)
     _check_growth(node, arrays)
     results = _evaluate(node, arrays, ctx.opset)
     if results is None:
         return None  # the converter knows whether it can be left to the runtime
     return [_whole(as_float32(np.asarray(out))) for out in results]
+
+
+def _counts(data: Array) -> bool:
+    """Whether a constant holds sizes that depend on the batch."""
+    return data.dtype.kind == "i" and any(is_batch(int(n)) for n in data.reshape(-1)[:MAX_SIZES])
+
+
+def _for_every_batch(ctx: Context, node: Node, inputs: Inputs) -> list[Item] | None:
+    """Return the outputs for constants that are repeated over the batch, where they are so too.
+
+    The node is computed for two batches; None where that does not give one sample many times.
+    """
+    computed = []
+    for batch in (2, 3):
+        arrays = [_at(i, batch) if isinstance(i, Constant) else None for i in inputs]
+        _check_growth(node, arrays)
+        results = _evaluate(node, arrays, ctx.opset)
+        if results is None:
+            return None
+        computed.append([as_float32(np.asarray(out)) for out in results])
+    outputs = [_once(two, three) for two, three in zip(*computed, strict=True)]
+    return None if None in outputs else [out for out in outputs if out is not None]
+
+
+def _at(item: Constant, batch: int) -> Array:
+    """Return a constant's numbers in a batch of so many samples."""
+    data = item.data
+    if _counts(data):
+        data = np.array([n // BATCH * batch if is_batch(int(n)) else n for n in data.reshape(-1)])
+        data = data.reshape(item.data.shape).astype(item.data.dtype)
+    shape = tuple(d // BATCH * batch if is_batch(d) else d for d in item.shape)
+    return np.broadcast_to(data, shape)
+
+
+def _once(two: Array, three: Array) -> Constant | None:
+    """Return what a batch of two and one of three have in common, None where samples differ."""
+    if two.shape == three.shape:
+        return _whole(two) if np.array_equal(two, three) else None
+    if two.ndim != three.ndim:
+        return None
+    open_axes = [a for a, (m, n) in enumerate(zip(two.shape, three.shape, strict=True)) if m != n]
+    if len(open_axes) != 1:
+        return None
+    axis = open_axes[0]
+    first = np.take(two, [0], axis)
+    sizes = (two.shape[axis], three.shape[axis])
+    if sizes != (2, 3) or not (np.all(two == first) and np.all(three == first)):
+        return None
+    return Constant(first, (*two.shape[:axis], BATCH, *two.shape[axis + 1 :]))
 
 
 def _whole(array: Array) -> Constant:

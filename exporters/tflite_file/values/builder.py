@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from sepdeploy.exporters.tflite_file.format.graph import (
+    BATCH,
     Array,
     Graph,
     Op,
     Shape,
     Tensor,
+    is_batch,
     runtime_shape,
 )
 from sepdeploy.exporters.tflite_file.format.limits import MAX_PLAIN_RANK, check_limits
@@ -33,6 +35,8 @@ class Builder:
         self.settled: dict[int, tuple[object, Value]] = {}
         self._names: dict[str, int] = {}
         self._kinds: dict[int, str] = {}
+        self._pool: dict[tuple[Any, ...], Tensor] = {}
+        self._shared: dict[tuple[Any, ...], Tensor] | None = None
         self._made: dict[tuple[Any, ...], Tensor] = {}
 
     @contextmanager
@@ -54,7 +58,21 @@ class Builder:
     def constant(self, data: Array, role: str) -> Tensor:
         """Return a constant tensor."""
         array = np.asarray(data)
-        return Tensor(self.unique(role), array.shape, array.dtype, array)
+        if self._shared is None:
+            return Tensor(self.unique(role), array.shape, array.dtype, array)
+        key = (array.dtype, array.shape, array.tobytes())
+        if key not in self._shared:
+            self._shared[key] = Tensor(self.unique(role), array.shape, array.dtype, array)
+        return self._shared[key]
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Make equal constants one tensor inside: those of a layer that is applied many times."""
+        self._shared = self._pool
+        try:
+            yield
+        finally:
+            self._shared = None
 
     def ints(self, values: Sequence[int] | Sequence[Sequence[int]] | Array, role: str) -> Tensor:
         """Return an int32 constant tensor."""
@@ -195,11 +213,43 @@ class Builder:
         """Return a run-time value; constants become constant tensors.
 
         Raises:
-            BadInput: The constant is repeated over the batch, which has no TFLite form.
+            BadInput: The constant is repeated over the batch in a way that has no TFLite form.
         """
         if isinstance(item, Value):
             return item
+        if item.repeated:
+            return self._once_per_sample(item, role)
         return layout.plain(self.constant(item.whole(self.scope), role))
+
+    def _once_per_sample(self, item: Constant, role: str) -> Value:
+        """Add a constant to zeros of the batch's size, which are made of the input."""
+        rank = len(item.shape)
+        data = item.data.reshape((1,) * (rank - item.data.ndim) + item.data.shape)
+        wanted = tuple(BATCH if is_batch(d) else 1 for d in item.shape)
+        source = next((t for t in self.graph.inputs.values() if t.shape[0] == BATCH), None)
+        plain = all(
+            s == d or (s, d) == (1, BATCH) for s, d in zip(data.shape, item.shape, strict=True)
+        )
+        if source is None or not plain or data.dtype != FLOAT or source.dtype != FLOAT:
+            item.whole(self.scope)  # says so
+        assert source is not None, "refused above"
+        zeros = self.reshape(self._zeros(source), wanted)
+        tensor = self.op("ADD", [zeros, self.constant(data, role)], item.shape)
+        return layout.plain(tensor)
+
+    def _zeros(self, source: Tensor) -> Tensor:
+        """Return one zero per sample: its first number, held between 0 and 0."""
+        key = ("zeros", id(source))
+        if key not in self._made:
+            rank = len(source.shape)
+            ones = self.ints([1] * rank, "strides")
+            operands = [source, self.ints([0] * rank, "begin"), self.ints([1] * rank, "end"), ones]
+            shape = (source.shape[0], *(1,) * (rank - 1))
+            first = self.op("STRIDED_SLICE", operands, shape, begin_mask=1, end_mask=1)
+            zero = self.constant(np.zeros(1, np.float32), "zero")
+            lower = self.op("MINIMUM", [first, zero], shape)
+            self._made[key] = self.op("MAXIMUM", [lower, zero], shape)
+        return self._made[key]
 
     def _arranged(self, value: Value, order: tuple[int, ...], shape: Shape | None) -> Tensor:
         if order == value.order:

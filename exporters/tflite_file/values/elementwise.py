@@ -211,6 +211,9 @@ def _align_row_major(
     tensors = []
     for item in items:
         if isinstance(item, Constant):
+            if item.repeated:
+                tensors.append(b.runtime(item, role).tensor)
+                continue
             data = item.whole(b.scope)
             tensors.append(b.constant(data.reshape(data.shape or (1,)), role))
             continue

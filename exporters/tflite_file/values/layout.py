@@ -32,6 +32,11 @@ class Constant:
     data: Array
     shape: Shape
 
+    @property
+    def repeated(self) -> bool:
+        """Whether it is repeated over the batch, so that it has no data of its own shape."""
+        return self.data.shape != self.shape
+
     def whole(self, where: object) -> Array:
         """Return the data of a constant that is not repeated over the batch.
 
