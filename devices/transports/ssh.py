@@ -12,7 +12,9 @@ import re
 import secrets
 import shlex
 import shutil
+import socket
 import tempfile
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -44,6 +46,7 @@ from sepdeploy.errors import PATH, BadInput, Missing, SepdeployError
 from sepdeploy.files import atomic_path, temporary_folder
 
 CONNECT_TIMEOUT_S = 5
+NAME_TIMEOUT_S = 2.0
 CLIENT_FAILED = 255  # exit code of ssh when ssh itself failed
 WORKDIR = ".cache/sepdeploy"  # under the home folder, where ssh starts
 _ADDRESS = re.compile(r"(?:[\w.+-]+@)?[\w.:%-]+\Z")
@@ -109,6 +112,8 @@ class SshTransport(Transport):
             address,
         ]
         self._port = settings.get("port", "")
+        proxied = {"proxycommand", "proxyjump"} & settings.keys()
+        self._name = "" if proxied else settings.get("hostname", "")  # which ssh looks up itself
         self._used = False  # whether any call has worked
         self._closed = False
 
@@ -132,6 +137,8 @@ class SshTransport(Transport):
         target: IO[bytes] | None = None,
         most: int = MOST_SAID,
     ) -> Completed:
+        if not self._used:
+            self._check_name()
         try:
             done = run_marked(
                 self._command,
@@ -146,6 +153,30 @@ class SshTransport(Transport):
             raise self._failed(cut) from None
         self._used = True
         return done
+
+    def _check_name(self) -> None:
+        """Refuse a name that is not known soon; ssh itself waits for a name service without limit.
+
+        Raises:
+            Missing: It is not.
+        """
+        told: list[str] = []
+
+        def ask() -> None:
+            try:
+                socket.getaddrinfo(self._name, None)
+                told.append("")
+            except (OSError, UnicodeError) as error:
+                told.append(str(error))
+
+        if not self._name:
+            return
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(NAME_TIMEOUT_S)
+        why = told[0] if told else f"no answer within {NAME_TIMEOUT_S:.0f} s"
+        if why:
+            raise Missing(f"{self.where}: no such host: {why}", hint=NO_HOST)
 
     def _failed(self, cut: CutOff) -> SepdeployError:
         """Return the error for a call whose program never reported its end."""
@@ -228,6 +259,7 @@ class SshTransport(Transport):
         self._stack.close()
 
 
+NO_HOST = "check the name, or use the address of the device: USER@192.168.…"
 # What ssh says when it cannot connect: pattern, our words, next step.
 REFUSALS = (
     (
@@ -248,7 +280,7 @@ REFUSALS = (
     (
         r"Could not resolve hostname",
         "no such host",
-        "check the name, or use the address of the device: USER@192.168.…",
+        NO_HOST,
     ),
     (
         r"Connection refused",

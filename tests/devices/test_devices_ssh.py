@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -180,3 +182,32 @@ def test_closing_leaves_no_client_behind(sshd: Sshd, tmp_path: Path) -> None:
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
     assert folder not in listed.stdout
     assert not Path(folder).exists()
+
+
+def test_an_unknown_name_is_refused_soon(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = sshd.config("unknown", HostName="nosuch.invalid")
+    assert "no such host" in refused(sshd.transport(tmp_path, config)).message
+    asked = threading.Event()
+
+    def silent(*_: object) -> None:
+        asked.wait(20)
+        raise OSError
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    monkeypatch.setattr("sepdeploy.devices.transports.ssh.NAME_TIMEOUT_S", 0.1)
+    error = refused(sshd.transport(tmp_path, sshd.config()))
+    asked.set()
+    assert "no answer" in error.message
+
+
+def test_a_name_that_a_jump_host_looks_up_is_left_to_it(sshd: Sshd, tmp_path: Path) -> None:
+    proxy = f"nc 127.0.0.1 {sshd.port}"
+    if shutil.which("nc") is None:
+        proxy = f"socat - TCP:127.0.0.1:{sshd.port}"
+        if shutil.which("socat") is None:
+            pytest.skip("no nc and no socat here")
+    config = sshd.config("proxied", HostName="nosuch.invalid", ProxyCommand=proxy)
+    with sshd.transport(tmp_path / "wd", config) as device:
+        assert device.run(["echo", "there"]).text == "there"

@@ -148,8 +148,8 @@ def _can_be_had(wanted: Kind | None, devices: list[_Device], options: BenchOptio
             hint="pass --host USER@HOST, or --serial of an adb device",
         )
     for device in live:
-        with connect(device.profile, **reached):
-            pass
+        with connect(device.profile, **reached) as way:
+            way.run(["true"])
 
 
 def _on_host(
