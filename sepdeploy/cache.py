@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
-from sepdeploy.files import temporary_folder
+from sepdeploy.files import sha256_file, temporary_folder
 
 
 def cache_folder() -> Path:
@@ -69,3 +70,35 @@ def _unwritable(target: Path, error: OSError) -> BadInput:
         f"cannot write {target}: {error.strerror or error}",
         hint="free some space, or set XDG_CACHE_HOME to another folder",
     )
+
+
+def untrusted(path: Path, sha256: str) -> str:
+    """Return why a file of the cache must not be executed, "" where it may be.
+
+    The one gate for libraries, plugins, bundles and packages: the file is the one that was made,
+    it and all folders above it belong to this user or root, and nobody else may write them.
+
+    Args:
+        path: The file.
+        sha256: Its digest when it was made; "" where nobody wrote one down.
+    """
+    for place in (path, *path.absolute().parents):
+        try:
+            info = place.lstat()
+        except OSError as error:
+            return f"{place} cannot be read: {error.strerror}"
+        inside = place == path or place == path.parent
+        if inside and stat.S_ISLNK(info.st_mode):
+            return f"{place} is a link"
+        if info.st_uid not in (os.geteuid(), 0):
+            return f"{place} belongs to another user"
+        if stat.S_ISLNK(info.st_mode) or (not inside and info.st_mode & stat.S_ISVTX):
+            continue
+        own_group = info.st_gid in (0, os.getegid()) and not inside
+        if info.st_mode & (stat.S_IWOTH if own_group else stat.S_IWGRP | stat.S_IWOTH):
+            return f"{place} can be written by other users"
+    try:
+        same = not sha256 or sha256_file(path) == sha256
+    except BadInput as error:
+        return error.message
+    return "" if same else f"{path} is not the file that was made (digest differs)"

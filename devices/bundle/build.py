@@ -10,7 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.cache import cache_folder, digest, whole_folder
+from sepdeploy.cache import cache_folder, digest, untrusted, whole_folder
+from sepdeploy.codec import parse_json
 from sepdeploy.devices.bundle.fetch import (
     cached_packages,
     cached_wheel,
@@ -29,8 +30,8 @@ from sepdeploy.devices.bundle.pins import (
     Wheel,
 )
 from sepdeploy.devices.bundle.tools import compile_c, find_compiler
-from sepdeploy.errors import Missing, unknown_name
-from sepdeploy.files import sha256_file, temporary_folder
+from sepdeploy.errors import BadInput, Missing, unknown_name
+from sepdeploy.files import read_bytes, sha256_file, temporary_folder
 from sepdeploy.programs import run
 from sepdeploy.records import Notify
 
@@ -118,19 +119,21 @@ def open_bundle(abi: str, *, setup: str = "sepdeploy devices setup rpi4") -> Bun
     """
     folder = _folder(_abi(abi))
     try:
-        data: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        text = read_bytes(folder / MANIFEST, limit=1 << 20)
+        data: dict[str, Any] = parse_json(text, where=str(folder / MANIFEST))
         bundle = Bundle(folder=folder, **data)
-    except FileNotFoundError:
-        raise Missing(f"the bundle for {abi} is not built yet", hint=setup) from None
-    except (OSError, ValueError, TypeError) as error:
+    except (BadInput, TypeError) as error:
+        if not (folder / MANIFEST).exists():
+            raise Missing(f"the bundle for {abi} is not built yet", hint=setup) from None
         raise Missing(
-            f"the bundle in {folder} is damaged: {error}", hint=f"rm -r {folder} && {setup}"
+            f"the bundle in {folder} is damaged: {error}",
+            hint=f"rm -r {folder} && {setup}",
         ) from error
-    for name, wanted in bundle.files.items():
-        path = folder / name
-        if not path.is_file() or sha256_file(path) != wanted:
+    for name, wanted in {MANIFEST: "", **bundle.files}.items():
+        if why := untrusted(folder / name, wanted):
             raise Missing(
-                f"the bundle's file {path} is missing or damaged", hint=f"rm -r {folder} && {setup}"
+                f"the bundle's file {folder / name} is missing, damaged or not ours: {why}",
+                hint=f"rm -r {folder} && {setup}",
             )
     return bundle
 

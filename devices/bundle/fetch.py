@@ -10,9 +10,10 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import cmp_to_key
 from pathlib import Path
 
-from sepdeploy.cache import cache_folder
+from sepdeploy.cache import cache_folder, untrusted
 from sepdeploy.devices.bundle.pins import DEBIAN_PACKAGES, LIBRARIES, TAGS, Abi, Wheel
 from sepdeploy.errors import Missing
 from sepdeploy.files import scratch, sha256_file, temporary_folder
@@ -87,7 +88,7 @@ def fetch_packages(abi: Abi) -> list[Path]:
     if found:
         return found
     folder = downloads_folder(abi)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     names = " ".join(f"{p}:{abi.debian}" for p in DEBIAN_PACKAGES)
     by_hand = f"apt-get download {names}"
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
@@ -104,20 +105,47 @@ def fetch_packages(abi: Abi) -> list[Path]:
                 f"sudo apt-get update && cd {folder} && {by_hand}; on Ubuntu: {INSTALL} "
                 f"libstdc++6-{abi.debian}-cross",
             )
-        for path in place.glob("*.deb"):
+        for path in place.glob("*.deb"):  # apt has checked their signatures
+            record_of(folder / path.name).write_text(sha256_file(path) + "\n", encoding="ascii")
             shutil.move(path, folder / path.name)
+            (folder / path.name).chmod(0o644)
     return cached_packages(abi)
 
 
 def cached_packages(abi: Abi) -> list[Path]:
-    """Return the downloaded packages, an empty list unless all are there."""
+    """Return the newest downloaded packages, an empty list unless all are there.
+
+    Raises:
+        Missing: One is not the file that was downloaded, or others may have written it.
+    """
     found = []
     for name in DEBIAN_PACKAGES:
-        files = sorted(downloads_folder(abi).glob(f"{name}_*_{abi.debian}.deb"))
+        files = list(downloads_folder(abi).glob(f"{name}_*_{abi.debian}.deb"))
         if not files:
             return []
-        found.append(files[-1])
+        newest = max(files, key=cmp_to_key(_by_version))
+        record = record_of(newest)
+        known = record.read_text(encoding="ascii").strip() if record.is_file() else ""
+        if why := untrusted(newest, known):
+            raise Missing(f"{newest} is not unpacked: {why}", hint=f"rm {newest}; set up again")
+        found.append(newest)
     return found
+
+
+def record_of(package: Path) -> Path:
+    """Return where the digest of a downloaded package is kept; one put there by hand has none."""
+    return package.with_name(f"{package.name}.sha256")
+
+
+def _by_version(one: Path, other: Path) -> int:
+    """Compare two packages by their versions, as the distribution does (12u14 after 12u9)."""
+    versions = [package_version(path) for path in (one, other)]
+    for relation, sign in (("lt", -1), ("gt", 1)):
+        if not run(
+            ["dpkg", "--compare-versions", versions[0], relation, versions[1]], timeout=20
+        ).returncode:
+            return sign
+    return 0
 
 
 def cross_libraries(abi: Abi, root: Path = Path("/usr")) -> Path | None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from sepdeploy.cache import cache_folder, digest, whole_folder
+from sepdeploy.cache import cache_folder, digest, untrusted, whole_folder
+from sepdeploy.codec import parse_json
 from sepdeploy.devices.bundle.tools import compile_c
-from sepdeploy.errors import Missing
-from sepdeploy.files import sha256_file
+from sepdeploy.errors import BadInput, Missing
+from sepdeploy.files import read_bytes, sha256_file
 from sepdeploy.programs import find_tool, run
 
 PROGRAM = "qemu-aarch64"
@@ -85,9 +86,13 @@ def counting_plugin(qemu: Qemu) -> Path:
             entry = {"sha256": sha256_file(made / library.name), "compiler": compiler.version}
             (made / record.name).write_text(json.dumps(entry) + "\n", encoding="utf-8")
     try:
-        known = json.loads(record.read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError):
+        known = str(parse_json(read_bytes(record, limit=1 << 16), where=str(record))["sha256"])
+    except (BadInput, KeyError):
         known = ""
-    if not library.is_file() or sha256_file(library) != known:
-        raise Missing(f"{library} is damaged", hint=f"rm -r {folder} and run the set-up again")
+    why = "it has no record" if not known else untrusted(record, "") or untrusted(library, known)
+    if why:
+        raise Missing(
+            f"{library} is damaged or not ours: {why}",
+            hint=f"rm -r {folder} and run the set-up again",
+        )
     return library

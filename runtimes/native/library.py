@@ -8,14 +8,12 @@ somebody else or that others may write is never loaded.
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sepdeploy import cache
 from sepdeploy.codec import read
 from sepdeploy.errors import BadInput
-from sepdeploy.files import sha256_file
 from sepdeploy.programs import processor_family
 from sepdeploy.runtimes.native import toolchain
 
@@ -23,7 +21,6 @@ LIBRARY = "libsepdeploy_native.so"
 RECORD = "native.json"
 SCHEMA = "sepdeploy.native/1"
 SWITCH = "SEPDEPLOY_NATIVE"  # "0" or "off": as if no library had been built
-OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 MAX_RECORD = 1 << 20
 
 
@@ -103,19 +100,4 @@ def native_status() -> NativeStatus:
 
 def _refusal(path: Path, build: Build) -> str:
     """Return why a library must not be loaded, "" where it may be."""
-    for place in (path.parent, path, path.parent / RECORD):
-        try:
-            info = place.lstat()
-        except OSError as error:
-            return f"{place} cannot be read: {error.strerror}"
-        if stat.S_ISLNK(info.st_mode):
-            return f"{place} is a link"
-        if info.st_uid not in (os.geteuid(), 0):
-            return f"{place} belongs to another user"
-        if info.st_mode & OTHERS_WRITE:
-            return f"{place} can be written by other users"
-    try:
-        same = sha256_file(path) == build.sha256
-    except BadInput as error:
-        return error.message
-    return "" if same else f"{path} is not the file that was built (digest differs)"
+    return cache.untrusted(path.parent / RECORD, "") or cache.untrusted(path, build.sha256)
