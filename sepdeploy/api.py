@@ -385,7 +385,7 @@ def demo(
     notify: Notify = _ignore,
     on_progress: Callable[[Any], None] = _ignore,
 ) -> BenchReport:
-    """Train, export, verify and bench a Kronecker net and its dense twin on the digits.
+    """Train, export, verify and bench a Kronecker net beside two dense ones on the digits.
 
     Raises:
         Missing: torch is not installed.

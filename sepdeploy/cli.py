@@ -40,7 +40,7 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command("demo:demo", "Train, export, verify and bench two nets on the digits."),
+    "demo": Command("demo:demo", "Train, export, verify and bench three nets on the digits."),
     "train": Command("train:train", "Train a robust (separable) model."),
     "compress": Command(
         "compress:compress",

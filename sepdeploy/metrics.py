@@ -4,12 +4,13 @@ A new metric is a row of ``METRICS`` and the file that takes it. Fields that are
 of ``Measurement`` itself:
 
 ``latency_ms``, plain
-    ``samples``: milliseconds per inference, in time order; ``batch``.
+    ``samples``: milliseconds per inference, in time order; ``batch``. On a host ``value`` is the
+    10th percentile (``statistic``), ``median`` beside it, and ``disturbed`` says what spoiled it.
 ``latency_ms``, interleaved (``bench --against OLD``)
     ``interleaved``: true; ``against``: {``path``, ``sha256``} of the old artifact; ``rounds``: how
     many rounds both were timed in by turns; ``old_samples``, ``new_samples``: milliseconds per
     inference in time order, the same number in every round (so their lengths are multiples of
-    ``rounds``). ``value`` is the median of the new one.
+    ``rounds``). ``value`` is that of the new one.
 ``noise_floor`` (``bench --calibrate``)
     The relative difference between two runs of the same file that noise alone explains.
     ``value`` for two separate runs, ``interleaved`` for rounds by turns; see
@@ -83,12 +84,23 @@ def ratio(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A metric's column in the tables of a bench; ``leads``: it stands before the others."""
+    """A metric's column in the tables of a bench.
+
+    ``leads``: it stands before the others; ``spread``: half its interval stands beside it.
+    """
 
     title: str
     draw: Callable[[float | None], str]
     tables: tuple[str, ...] = (HERE, THERE)
     leads: bool = False
+    spread: bool = False
+
+    def cell(self, value: float | None, ci: tuple[float, float] | None) -> str:
+        """Return what stands in the table."""
+        drawn = self.draw(value)
+        if not self.spread or not value or ci is None:
+            return drawn
+        return f"{drawn} ±{50 * (ci[1] - ci[0]) / value:.0f}%"
 
 
 @dataclass(frozen=True)
@@ -159,12 +171,13 @@ METRICS: dict[str, Metric] = {
     ),
     "latency_ms": Metric(
         "ms", _CLOCKS | {Kind.ESTIMATED}, "latency", _DEVICE, _DEVICE, ("batch", "kernels"),
-        worse="One inference takes longer than its baseline.", column=Column("µs", micros),
+        worse="One inference takes longer than its baseline.",
+        column=Column("µs", micros, spread=True),
     ),
     "load_ms": Metric("ms", _CLOCKS, budget=_DEVICE, taken_by=_MEMORY),
     "latency_vs_dense": Metric(
         "ratio", _CLOCKS, budget=_CLOCKS, variants=("batch", "kernels"),
-        column=Column("vs dense", ratio),
+        column=Column("vs dense", ratio, spread=True),
     ),
     "clean_accuracy": Metric(
         "fraction", _COMPUTED, "accuracy", _COMPUTED, _COMPUTED,

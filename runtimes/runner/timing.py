@@ -15,24 +15,27 @@ from sepdeploy.runtimes.runner.job import kernels, load_model, native_calls
 MOST_RUNS = 1 << 16  # in one timed block
 
 
-def _block_size(run: Callable[[Any], Any], batch: Array, block_us: float) -> int:
+Clock = Callable[[], int]
+
+
+def _block_size(run: Callable[[Any], Any], batch: Array, block_us: float, clock: Clock) -> int:
     """Return how many runs make a block of about ``block_us`` microseconds.
 
     The least of several tries decides, so that an interruption does not make the block too short.
     """
     runs = 1
     while True:
-        spent = min(_spent_us(run, batch, runs) for _ in range(3))
+        spent = min(_spent_us(run, batch, runs, clock) for _ in range(3))
         if spent >= block_us / 2 or runs >= MOST_RUNS:
             return min(MOST_RUNS, max(1, round(runs * block_us / max(spent, 0.01))))
         runs *= 2
 
 
-def _spent_us(run: Callable[[Any], Any], batch: Array, runs: int) -> float:
-    start = time.perf_counter_ns()
+def _spent_us(run: Callable[[Any], Any], batch: Array, runs: int, clock: Clock) -> float:
+    start = clock()
     for _ in range(runs):
         run(batch)
-    return (time.perf_counter_ns() - start) / 1000
+    return (clock() - start) / 1000
 
 
 def job_latency(job: dict[str, Any]) -> Result:
@@ -46,13 +49,14 @@ def job_latency(job: dict[str, Any]) -> Result:
         raise RunnerError("bad-input", f"the models take different inputs: {shapes}")
     inputs = generator.random((batch, *models[0].sample), dtype=np.float32)
     warmup = int(job.get("warmup", 5))
+    clock: Clock = time.process_time_ns if job.get("processor") else time.perf_counter_ns
     sizes: list[int] = []
     for model in models:
         for _ in range(max(1, warmup)):
             model.run(inputs)
-        sizes.append(_block_size(model.run, inputs, float(job.get("block_us", 200.0))))
+        sizes.append(_block_size(model.run, inputs, float(job.get("block_us", 200.0)), clock))
     samples: list[list[float]] = [[] for _ in models]
-    rounds = _rounds(job, models, sizes, inputs, samples)
+    rounds = _rounds(job, models, sizes, inputs, samples, clock)
     timed = [
         {
             "name": e["name"],
@@ -69,7 +73,7 @@ def job_latency(job: dict[str, Any]) -> Result:
         "batch": batch,
         "rounds": rounds,
         "warmup": warmup,
-        "timer": "perf_counter_ns",
+        "timer": "process_time_ns" if job.get("processor") else "perf_counter_ns",
         **native_calls(job, models),
     }
 
@@ -80,6 +84,7 @@ def _rounds(
     sizes: list[int],
     inputs: Array,
     samples: list[list[float]],
+    timer: Clock,
 ) -> int:
     """Fill ``samples`` round by round; return the number of rounds."""
     min_rounds, per_round = int(job.get("min_rounds", 30)), int(job.get("samples_per_round", 1))
@@ -99,10 +104,10 @@ def _rounds(
                 for _ in range(min(3, sizes[i])):
                     run(inputs)
                 for _ in range(per_round):
-                    start = clock()
+                    start = timer()
                     for _ in repeat:
                         run(inputs)
-                    samples[i].append((clock() - start) / sizes[i] / 1e6)
+                    samples[i].append((timer() - start) / sizes[i] / 1e6)
             order.reverse()
             rounds += 1
             spent = clock() - began

@@ -14,7 +14,7 @@ from sepdeploy.files.roles import Values, Writes
 
 
 def _written(out: Path, values: Values) -> Iterator[Path]:
-    yield from (out / name for name in ("dense.pt", "kron.pt", "bench.json"))
+    yield from (out / name for name in ("dense.pt", "dense-small.pt", "kron.pt", "bench.json"))
 
 
 def demo(
@@ -26,9 +26,10 @@ def demo(
     seed: SEED = 0,
     json: JSON = None,
 ) -> None:
-    """Train, export, verify and bench two nets on the digits.
+    """Train, export, verify and bench three nets on the digits.
 
-    A robust Kronecker net and its dense twin, in about a minute, without a network.
+    A robust Kronecker net beside a dense one of its widths and a dense one of its size, in about
+    a minute, without a network.
     """
     from sepdeploy import api
     from sepdeploy.reports import terminal

@@ -22,7 +22,7 @@ def host_facts() -> dict[str, object]:
         "cores": available_cores(),
         "memory_bytes": _memory(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "load": _load(),
+        "load": host_load(),
         "system": platform.system(),
         "kernel": platform.release(),
         "libc": " ".join(platform.libc_ver()).strip() or None,
@@ -63,7 +63,8 @@ def _memory() -> int | None:
         return None
 
 
-def _load() -> float | None:
+def host_load() -> float | None:
+    """Return how many processes wanted to run in the last minute; None where it is not told."""
     try:
         return round(os.getloadavg()[0], 2)
     except (AttributeError, OSError):

@@ -11,10 +11,14 @@ from sepdeploy.errors import AT_LEAST_ONE, BadInput
 from sepdeploy.files import sha256_file
 from sepdeploy.jobs import Clocked, Job
 from sepdeploy.measure.child import run_job
-from sepdeploy.measure.summary import ratio_interval, summarize
+from sepdeploy.measure.host import available_cores, host_load
+from sepdeploy.measure.summary import LOW, ratio_interval, summarize
 from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
 
+STATISTIC = f"p{LOW}"
+# What spoils the times of a host: processes per core, median over low percentile, half interval.
+BUSY, SPREAD, WIDE = 1.5, 1.5, 0.1
 PathLike = str | os.PathLike[str]
 
 
@@ -32,6 +36,7 @@ class Timing:
         samples_per_round: Samples that each model gives in a round.
         block_us: One sample is the mean of a block of runs of about this many microseconds, so
             that runs far below the clock's resolution are resolved.
+        processor: Count the processor's time instead of the clock's; on this machine alone.
     """
 
     batch: int = 1
@@ -42,6 +47,7 @@ class Timing:
     max_seconds: float = 60.0
     samples_per_round: int = 1
     block_us: float = 200.0
+    processor: bool = False
 
     def __post_init__(self) -> None:
         counts = (self.batch, self.threads, self.min_rounds, self.samples_per_round)
@@ -77,7 +83,8 @@ def time_models(
 
 def latency_job(models: Mapping[str, PathLike], runtime: str, timing: Timing) -> Job:
     """Return the job that times several artifacts in turns."""
-    how = {key: value for key, value in vars(timing).items() if key != "threads"}
+    left_out = ("threads", *(() if timing.processor else ("processor",)))
+    how = {key: value for key, value in vars(timing).items() if key not in left_out}
     paths = {name: Path(path) for name, path in models.items()}
     return Job("latency", runtime, paths, how, timing.threads)
 
@@ -102,34 +109,41 @@ def latency_pair(
     if "dense" not in samples:
         none = {**shared, "reason": why_no_dense}
         return own, measured("latency_vs_dense", None, kind, n=0, details=none)
-    reference = summarize(samples["dense"])
+    reference, artifact = summarize(samples["dense"]), summarize(samples["artifact"])
+    here = kind is Kind.HOST
     ratio = measured(
         "latency_vs_dense",
-        reference.median / summarize(samples["artifact"]).median,
+        reference.low / artifact.low if here else reference.median / artifact.median,
         kind,
         n=reference.n,
-        ci=ratio_interval(samples["dense"], samples["artifact"]),
+        ci=ratio_interval(samples["dense"], samples["artifact"], percentile=LOW if here else 50),
         details={
             **shared,
-            "dense_ms": reference.median,
+            "dense_ms": reference.low if here else reference.median,
             "dense_mad": reference.mad,
             "rounds": times.rounds,
             **_kernels(times),
+            **({"statistic": STATISTIC} if here else {}),
+            **_disturbed(times, kind),
         },
     )
     return own, ratio
 
 
 def latency_measurement(times: Clocked, timing: Timing, kind: Kind) -> Measurement:
-    """Return ``latency_ms`` of the first model."""
+    """Return ``latency_ms`` of the first model.
+
+    On a host, which others use as well, the 10th percentile of the rounds; else the median.
+    """
     first = times.models[0]
     own = summarize(first.samples_ms)
+    here = kind is Kind.HOST
     return measured(
         "latency_ms",
-        own.median,
+        own.low if here else own.median,
         kind,
         n=own.n,
-        ci=own.interval,
+        ci=own.low_interval if here else own.interval,
         samples=first.samples_ms,
         details={
             "mad": own.mad,
@@ -141,8 +155,28 @@ def latency_measurement(times: Clocked, timing: Timing, kind: Kind) -> Measureme
             "rounds": times.rounds,
             "block_runs": first.block_runs,
             **_kernels(times),
+            **({"statistic": STATISTIC, "median": own.median} if here else {}),
+            **_disturbed(times, kind),
         },
     )
+
+
+def _disturbed(times: Clocked, kind: Kind) -> dict[str, str]:
+    """Return why the times of a host are not to be trusted; nothing where they are."""
+    if kind is not Kind.HOST:
+        return {}
+    found = [summarize(m.samples_ms) for m in times.models]
+    wide = max((s.low_interval[1] - s.low_interval[0]) / 2 / s.low for s in found)
+    spread = max(s.median / s.low for s in found)
+    load, cores = host_load() or 0.0, available_cores()
+    reasons = []
+    if load > BUSY * cores:
+        reasons.append(f"load {load:.1f} on {cores} cores")
+    if spread > SPREAD:
+        reasons.append(f"the median is {spread:.1f} times the 10th percentile")
+    if wide > WIDE:
+        reasons.append(f"the interval is ±{100 * wide:.0f} %")
+    return {"disturbed": ", ".join(reasons)} if reasons else {}
 
 
 def _kernels(times: Clocked) -> dict[str, str]:
@@ -156,7 +190,7 @@ def compare_latency(
     """Measure ``latency_ms`` of a new artifact in turns with an old one.
 
     The result carries both series and the number of rounds, so that the gate can compare what was
-    measured under the same conditions; its value is the median of the new one.
+    measured under the same conditions; its value is the new one's.
 
     Raises:
         BadInput: A file is not usable, or they take different inputs.

@@ -13,6 +13,7 @@ Values = Sequence[float] | npt.NDArray[np.float64]
 
 EXACT_SAMPLES = 2000  # above it the binomial is as good as normal
 DRAWS = 500  # of a bootstrap
+LOW = 10  # percentile of timings that other work on the machine has not touched
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
 
@@ -21,7 +22,7 @@ class Summary:
     """What is reported of a series of timings, in the unit of the samples.
 
     ``mad`` is the median of |x − median|, not scaled to a standard deviation. ``interval`` is a
-    two-sided 95 % interval of the median.
+    two-sided 95 % interval of the median; ``low`` is the 10th percentile, with one of its own.
     """
 
     median: float
@@ -29,6 +30,8 @@ class Summary:
     p90: float
     p99: float
     interval: tuple[float, float]
+    low: float
+    low_interval: tuple[float, float]
     n: int
 
 
@@ -43,9 +46,19 @@ def summarize(samples: Values) -> Summary:
         message = "a summary needs at least one sample, all finite"
         raise ValueError(message)
     median = float(np.median(values))
-    p90, p99 = (float(p) for p in np.percentile(values, (90, 99)))
+    low, p90, p99 = (float(p) for p in np.percentile(values, (LOW, 90, 99)))
     mad = float(np.median(np.abs(values - median)))
-    return Summary(median, mad, p90, p99, median_interval(values), values.size)
+    around = median_interval(values)
+    return Summary(median, mad, p90, p99, around, low, low_interval(values), values.size)
+
+
+def low_interval(samples: Values) -> tuple[float, float]:
+    """Return a 95 % interval of the 10th percentile, by a bootstrap of the samples."""
+    values = np.asarray(samples, dtype=np.float64).ravel()
+    drawn = values[np.random.default_rng(0).integers(0, values.size, (DRAWS, values.size))]
+    own = float(np.percentile(values, LOW))
+    low, high = np.percentile(np.percentile(drawn, LOW, axis=1), (2.5, 97.5))
+    return min(own, float(low)), max(own, float(high))
 
 
 def median_interval(samples: Values) -> tuple[float, float]:
@@ -71,11 +84,14 @@ def _median_rank(n: int) -> int:
     return max(1, k)
 
 
-def ratio_interval(numerator: Values, denominator: Values) -> tuple[float, float]:
-    """Return a 95 % interval of median(numerator) / median(denominator), by a paired bootstrap.
+def ratio_interval(
+    numerator: Values, denominator: Values, *, percentile: float = 50
+) -> tuple[float, float]:
+    """Return a 95 % interval of the quotient of two medians, by a paired bootstrap.
 
     The two series were taken in turns; rounds are drawn with replacement, both members of a round
-    together, so that what slowed a whole round does not widen the interval.
+    together, so that what slowed a whole round does not widen the interval. ``percentile`` takes
+    another one than the median.
 
     Raises:
         ValueError: The series differ in length or are empty.
@@ -85,7 +101,8 @@ def ratio_interval(numerator: Values, denominator: Values) -> tuple[float, float
         message = "a paired interval needs two series of the same length"
         raise ValueError(message)
     chosen = np.random.default_rng(0).integers(0, a.size, (DRAWS, a.size))
-    ratios = np.median(a[chosen], axis=1) / np.median(b[chosen], axis=1)
+    tops, bottoms = (np.percentile(v[chosen], percentile, axis=1) for v in (a, b))
+    ratios = tops / bottoms
     low, high = np.percentile(ratios, (2.5, 97.5))
     return float(low), float(high)
 

@@ -6,9 +6,9 @@ Every column names the kind of its numbers; kinds are never mixed within a colum
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
+from statistics import quantiles
 
-from sepdeploy.metrics import HERE, METRICS, THERE, micros, percent
+from sepdeploy.metrics import HERE, METRICS, THERE, Column, micros, percent
 from sepdeploy.records import BenchReport, Kind, Result
 from sepdeploy.reports.page import Page
 from sepdeploy.reports.tables import Line, Table
@@ -46,11 +46,11 @@ def _table(
     heads = [(c.title, kind.value if kind else "-") for c, _, kind in taken]
     table = Table((("artifact", "runtime"), *heads), right=range(1, len(heads) + 1), hides=(1,))
     for result in results:
-        cells = [c.draw(_value(result, metric, kind)) for c, metric, kind in taken]
+        cells = [_cell(result, column, metric, kind) for column, metric, kind in taken]
         table.add((names[result.artifact.path], result.runtime.name), *cells)
         for old in (m for m in result.measurements if "against" in m.details and name == HERE):
-            times = [micros(median(old.details["old_samples"])) if m == old.metric else "-"
-                     for _, m, _ in taken]  # fmt: skip
+            low = quantiles(old.details["old_samples"], n=10, method="inclusive")[0]
+            times = [micros(low) if metric == old.metric else "-" for _, metric, _ in taken]
             table.add((f"against {old.details['against']['path']}", result.runtime.name), *times)
     return table
 
@@ -66,10 +66,10 @@ def _kind(results: Sequence[Result], metric: str, kinds: Sequence[Kind]) -> Kind
     return next((kind for kind in kinds if kind in found), None)
 
 
-def _value(result: Result, metric: str, kind: Kind | None) -> float | None:
-    return next(
-        (m.value for m in result.measurements if m.metric == metric and m.kind is kind), None
-    )
+def _cell(result: Result, column: Column, metric: str, kind: Kind | None) -> str:
+    found = (m for m in result.measurements if m.metric == metric and m.kind is kind)
+    first = next(found, None)
+    return column.draw(None) if first is None else column.cell(first.value, first.ci)
 
 
 def _intervals(results: Sequence[Result], names: Mapping[str, str]) -> list[str]:
@@ -88,7 +88,7 @@ def _intervals(results: Sequence[Result], names: Mapping[str, str]) -> list[str]
 
 def _bench_notes(report: BenchReport) -> list[Line]:
     names = report.names()
-    notes = [*_attack_notes(report, names), *_latency_notes(report)]
+    notes = [*_attack_notes(report, names), *_latency_notes(report, names)]
     for result in report.results:
         name = names[result.artifact.path]
         notes += result.notes
@@ -129,13 +129,19 @@ def _attack_notes(report: BenchReport, names: Mapping[str, str]) -> list[str]:
     return [*lines[:1], *(f"{line}{end}" for line, end in zip(lines[1:], own[1:], strict=True))]
 
 
-def _latency_notes(report: BenchReport) -> list[str]:
-    notes = []
+def _latency_notes(report: BenchReport, names: Mapping[str, str]) -> list[str]:
+    notes, spoiled = [], []
     for result in report.results:
-        latency = result.get("latency_ms")
-        if latency is not None and latency.value is not None:
+        for m in result.measurements:
+            if m.metric != "latency_ms" or m.value is None or m.kind is Kind.ESTIMATED:
+                continue
+            low = "statistic" in m.details
+            taken = "10th percentile of the rounds ± its 95 % interval" if low else "median"
             notes.append(
-                f"µs: median, {result.runtime.threads} thread(s), batch "
-                f"{latency.details.get('batch', 1)}; dense form timed in turns in the same process"
+                f"µs: {taken}, {result.runtime.threads} thread(s), batch "
+                f"{m.details.get('batch', 1)}; dense form timed in turns in the same process"
             )
-    return notes
+            if "disturbed" in m.details:
+                name = f"{names[result.artifact.path]} {result.runtime.name}"
+                spoiled.append(f"disturbed: {name}: {m.details['disturbed']}")
+    return [*notes, *spoiled]

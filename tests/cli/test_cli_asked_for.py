@@ -137,3 +137,13 @@ def test_a_dense_file_of_a_low_rank_network_is_not_called_dense(tmp_path: Path, 
     assert call("export", tmp_path / "low.pt", "-f", "onnx", "-q").code == 0
     found = call("bench", tmp_path / "low.onnx", "-q")
     assert "dense itself" not in found.out
+
+
+def test_strict_refuses_times_that_load_spoiled(copy: Path, call, monkeypatch) -> None:
+    monkeypatch.setattr("sepdeploy.measure.latency.host_load", lambda: 47.0)
+    found = call("bench", copy / "tiny.onnx", "-q")
+    assert found.code == 0
+    assert "load 47.0 on" in " ".join(found.out.split())
+    found = call("bench", copy / "tiny.onnx", "--strict", "-q")
+    assert (found.code, "load 47.0 on" in found.line) == (5, True)
+    assert "tiny.onnx" in found.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -245,3 +246,18 @@ def test_a_window_that_is_too_narrow_is_told_what_is_missing() -> None:
     assert "too narrow for: params STATIC" in text
     assert "91.4" not in text
     assert "50.0" in text
+
+
+def test_a_time_has_its_interval_and_says_what_spoiled_it() -> None:
+    load = "load 47.0 on 2 cores"
+    taken = result()
+    timed = tuple(
+        replace(m, ci=(0.98 * m.value, 1.02 * m.value),
+                details=m.details | {"statistic": "p10", "disturbed": load})
+        if m.metric == "latency_ms" else m
+        for m in taken.measurements
+    )  # fmt: skip
+    text = drawn(bench_table(report(replace(taken, measurements=timed))))
+    assert "18.5 ±2%" in text
+    assert f"disturbed: net.onnx onnxruntime: {load}" in text
+    assert "µs: 10th percentile of the rounds ± its 95 % interval" in " ".join(text.split())

@@ -3,8 +3,9 @@
 A layer on its own would be charged for the conversions at its edges, which between two int8
 layers are not there. So whole files are compared: first int8 with run-time scales, int8 with
 calibrated scales and float; then the faster int8 file with and without each layer, the most
-expensive layer first, and every decision is kept for the next one. A tie (within 5 %) goes to
-int8, which is smaller.
+expensive layer first, and every decision is kept for the next one. A tie (within 5 %) goes to the
+smaller file. What is compared is the processor's time, which other work on the machine hardly
+moves; where even that is unsteady nothing is decided.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sepdeploy.errors import BadInput, NoRoom
+from sepdeploy.errors import BadInput, NoRoom, Unstable
 from sepdeploy.records import LayerPrecision, LayerRecord, Notify
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 TIE = 1.05
 MOST_LAYERS = 64  # measured one by one; each costs about half a second
-PREFERENCE = ("dynamic", "static")  # at equal speed: no range can be too narrow
+UNSTEADY = 0.1  # half of the 95 % interval of a time, beyond which it decides nothing
+MODES = ("dynamic", "static")
 
 
 def write_fastest(
@@ -37,6 +39,7 @@ def write_fastest(
 
     Raises:
         BadInput: No layer can be quantised.
+        Unstable: The machine is too busy to compare.
     """
     search = _Search(maker, path, folder, notify)
     scheme = search.choose_mode({layer.name: layer.structure for layer in layers})
@@ -66,7 +69,7 @@ class _Search:
         schemes: dict[str, Scheme] = {}
         made: dict[str, tuple[LayerPrecision, ...]] = {}
         refused: BadInput | None = None
-        for mode in PREFERENCE:
+        for mode in MODES:
             if mode == "static" and self.maker.calibration is None:
                 self.notes.append("auto: no training images, so calibrated scales were not tried")
                 continue
@@ -85,9 +88,13 @@ class _Search:
             raise refused
         times = self._times({m: self._candidate(m) for m in schemes})
         fastest = min(times[m] for m in schemes)
-        mode = next(m for m in PREFERENCE if m in schemes and times[m] <= fastest * TIE)
-        shown = ", ".join(f"{m} {times[m]:.1f} µs" for m in times)
-        self.notes.append(f"auto: {mode} int8 taken of {shown} (batch 1, {self.maker.runtime})")
+        sizes = {m: self._candidate(m).stat().st_size for m in schemes}
+        mode = min((m for m in schemes if times[m] <= fastest * TIE), key=lambda m: sizes[m])
+        sizes["float"] = self.maker.maker.float_path.stat().st_size
+        shown = ", ".join(f"{m} {times[m]:.1f} µs {sizes[m]:,} bytes" for m in times)
+        self.notes.append(
+            f"auto: {mode} int8 taken of {shown} (processor time, batch 1, {self.maker.runtime})"
+        )
         self.notify(self.notes[-1])
         shutil.copyfile(self._candidate(mode), self.path)
         self.precisions = made[mode]
@@ -132,10 +139,32 @@ class _Search:
         return self.folder / f"{name}{self.path.suffix}"
 
     def _times(self, files: Mapping[str, Path], *, against_float: bool = True) -> dict[str, float]:
-        """Return the median time of each file in µs, all timed in turns."""
-        from sepdeploy import measure
-
+        """Return the processor's time of each file in µs, all timed in turns."""
         models = {**files, "float": self.maker.maker.float_path} if against_float else dict(files)
-        timing = measure.Timing(min_rounds=20, min_seconds=0.2, max_seconds=10.0)
-        samples = measure.time_models(models, self.maker.runtime, timing).samples()
-        return {name: sorted(s)[len(s) // 2] * 1000 for name, s in samples.items()}
+        return processor_times(models, self.maker.runtime)
+
+
+def processor_times(models: Mapping[str, Path], runtime: str) -> dict[str, float]:
+    """Return the processor's time of an inference in µs, by name, all files timed in turns.
+
+    Raises:
+        Unstable: The times scatter too much to decide anything, twice.
+    """
+    from sepdeploy import measure
+    from sepdeploy.measure.summary import summarize
+
+    wide = 0.0
+    for rounds in (20, 200):
+        timing = measure.Timing(
+            min_rounds=rounds, min_seconds=0.01 * rounds, max_seconds=10.0, processor=True
+        )
+        samples = measure.time_models(models, runtime, timing).samples()
+        found = {name: summarize(s) for name, s in samples.items()}
+        wide = max((s.low_interval[1] - s.low_interval[0]) / 2 / s.low for s in found.values())
+        if wide <= UNSTEADY:
+            return {name: 1000 * s.low for name, s in found.items()}
+    raise Unstable(
+        f"auto cannot decide: processor times of {', '.join(models)} are uncertain by "
+        f"{100 * wide:.0f} %",
+        hint="export again on an idle machine, or name one: --quantize static",
+    )

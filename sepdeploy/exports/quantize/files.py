@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sepdeploy.errors import BadInput, Missing
+from sepdeploy.errors import BadInput, Missing, Unstable
 from sepdeploy.exporters.formats import Format, Order, Quantizer
 from sepdeploy.exporters.modes import Mode
 from sepdeploy.files import scratch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sepdeploy.data import Dataset
     from sepdeploy.exporters.quantize import Scheme
 
+MOSTLY = 0.9  # of the float file's bytes
 SINGLE_RUNTIME = (
     "one scale per channel in dense layers: for LiteRT; tflite-runtime 2.14 refuses the file "
     "(--tflite-target tflite-runtime-2.14 gives one for both)"
@@ -84,6 +85,33 @@ class Calibrated:
         return self.maker.write(replace(scheme, ranges=self.ranges), path)
 
 
+def _say_if_idle(
+    maker: Calibrated, precisions: Sequence[LayerPrecision], path: Path, notify: Notify
+) -> None:
+    """Say where int8 with run-time scales brought nothing: little of it is int8, or no speed."""
+    from sepdeploy.exporters.quantize import quantized_layers
+    from sepdeploy.exports.quantize.fastest import TIE, processor_times
+
+    if path.stat().st_size > MOSTLY * maker.maker.float_path.stat().st_size:
+        done = len(quantized_layers(precisions))
+        notify(
+            f"{path.name}: dynamic int8 applies to {done} of {len(precisions)} layers: "
+            "nearly all of the file stays float; --quantize static reaches convolutions"
+        )
+    if not maker.runtime:
+        return
+    files = {"int8": path, "float": maker.maker.float_path}
+    try:
+        times = processor_times(files, maker.runtime)
+    except Unstable:
+        return
+    if times["int8"] > times["float"] * TIE:
+        notify(
+            f"{path.name}: dynamic int8 is slower than float in {maker.runtime}: "
+            f"{times['int8']:.1f} µs, not {times['float']:.1f}; --quantize static or auto may help"
+        )
+
+
 def no_images() -> BadInput:
     """Return the error for calibration without training images."""
     return BadInput(
@@ -136,5 +164,7 @@ def write_quantized(
             precisions, notes = write_fastest(maker, layers, path, folder, notify)
         else:
             precisions = maker.write(Scheme(mode.name, structures), path)
+            if mode.name == "dynamic":
+                _say_if_idle(maker, precisions, path, notify)
     facts = dict(calibration.facts) if calibration is not None and maker.ranges else {}
     return Quantized(precisions, facts, (*notes, SINGLE_RUNTIME) if row.runtimes(path) else notes)

@@ -18,7 +18,7 @@ from sepdeploy.codec import from_json, parse_json, to_json
 from sepdeploy.devices import DeviceProfile, profile
 from sepdeploy.devices.connect import connect, is_addressed
 from sepdeploy.devices.transports import Replay
-from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError
+from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError, Unstable
 from sepdeploy.exports.judged_images import choose_attacks
 from sepdeploy.files import Watched, scratch
 from sepdeploy.records import BenchReport, Kind, Notify, Result
@@ -77,6 +77,7 @@ def bench_artifacts(
     )
     on_report(report)
     error = error or _unmet(wanted, report) or found.missing
+    error = error or (_disturbed(report) if options.strict else None)
     if error is not None:
         raise error
     return report
@@ -227,6 +228,17 @@ def _on_device(
             if own.error is not None:
                 break
     return results, own.error
+
+
+def _disturbed(report: BenchReport) -> SepdeployError | None:
+    for result in report.results:
+        for m in result.measurements:
+            if "disturbed" in m.details:
+                return Unstable(
+                    f"--strict: {result.artifact.path}: {m.details['disturbed']}",
+                    hint="bench again when nothing else runs here",
+                )
+    return None
 
 
 def _unmet(wanted: Kind | None, report: BenchReport) -> SepdeployError | None:

@@ -70,6 +70,7 @@ class BenchOptions(JudgingOptions):
         "Measure this machine's noise by A/A rounds.",
         more="Each file is timed against itself, and the machine's noise floor is stored.",
     )
+    strict: bool = setting(False, "Fail (5) where load or spread spoiled the times.")
     host: str | None = _device(None, "Reach the device over ssh.", metavar="USER@HOST")
     serial: str | None = _device(None, "Serial of an adb device.")
     python: str | None = _device(
