@@ -6,6 +6,7 @@ are taken before and after a measurement, so that a clock lowered by heat or wea
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from sepdeploy.devices.transports.base import Transport
@@ -178,18 +179,19 @@ def parse_facts(text: str) -> DeviceFacts:
 
 
 def integer(text: str) -> int | None:
-    """Return a number as C writes it, None where there is none."""
+    """Return a number as C writes it, None where there is none or one that no device has."""
     try:
-        return int(text, 0)
+        return int(text, 0) if len(text) <= 24 else None
     except ValueError:
         return None
 
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 def _clock(value: str) -> Clock:

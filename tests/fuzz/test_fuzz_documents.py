@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +15,17 @@ import numpy as np
 import pytest
 from mutation import PLAIN, STRUCTURED
 
-from sepdeploy.codec import dump
+from sepdeploy.codec import dump, to_json
 from sepdeploy.data.evalpack import EvalPack, read_pack, write_pack
+from sepdeploy.devices.facts import parse_facts
+from sepdeploy.devices.judgement import summary
 from sepdeploy.devices.profile import profile
 from sepdeploy.devices.transports import Replay
-from sepdeploy.errors import SepdeployError
+from sepdeploy.errors import BadInput, SepdeployError
 from sepdeploy.exports.manifest import read_manifest
 from sepdeploy.gate import load_baseline, load_report
 from sepdeploy.gate.config import load_rules
+from sepdeploy.jobs import Job, NoAnswer, Refused, Stamp, read_answer
 from sepdeploy.records import (
     ArtifactRecord,
     ArtifactRef,
@@ -113,3 +119,45 @@ def test_a_mutated_pack_is_read_or_refused(seeds: range, tmp_path: Path) -> None
         rng = random.Random(seed)
         path.write_bytes(rng.choice([*PLAIN, STRUCTURED["npz"]])(data, rng))
         assert all("\n" not in line for line in refusal(read_pack, path))
+
+
+ANSWER = {
+    "ok": True, "mode": "latency", "runtime": "onnxruntime", "version": "1.31", "id": "job-1",
+    "models": [{"name": "artifact", "samples_ms": [1.0, 2.0, 3.0, 4.0], "block_runs": 3}],
+    "rounds": 2, "peak_rss_bytes": 1 << 20, "load_ms": 1.5, "found": ["a"], "ranges": {"a": [0, 1]},
+}  # fmt: skip
+FACTS = """machine aarch64
+bits 64
+part 0xd08*4
+clock 0 performance 1500000 1500000 1500000
+zone 45000 cpu-thermal
+throttled throttled=0x0
+MemTotal 4000000
+load 0.10 0.10 0.10
+disk 1000000
+"""
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+@pytest.mark.parametrize("mode", ["latency", "memory", "ranges", "values"])
+def test_a_mutated_answer_of_a_device_is_read_or_refused(mode: str, seeds: range) -> None:
+    job = Job(mode, "onnxruntime", {"artifact": Path("net.onnx")}, {"names": ["a"]})
+    text = json.dumps(ANSWER).encode()
+    read_answer(text, job, stamp=Stamp("job-1", ("ab",)))
+    for seed in seeds:
+        rng = random.Random(f"{mode}{seed}")
+        said = rng.choice([*PLAIN, STRUCTURED["json"], STRUCTURED["json"]])(text, rng)
+        for stamp in (None, Stamp("job-1", ("ab",))):
+            with contextlib.suppress(BadInput, NoAnswer, Refused):
+                dump(read_answer(said, job, stamp=stamp))
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_mutated_facts_of_a_device_are_read(seeds: range) -> None:
+    for seed in seeds:
+        rng = random.Random(seed)
+        text = rng.choice(PLAIN)(FACTS.encode(), rng).decode(errors="replace")
+        number = rng.choice(["9" * 5000, "0x" + "f" * 9000, "nan", "inf", "-1", "1e999", ""])
+        facts = parse_facts(re.sub(r"\d+", number, text, count=rng.randrange(4)))
+        assert json.dumps(to_json(facts))
+        assert summary(facts, facts)
