@@ -20,6 +20,7 @@ class Mode:
         integer: Values are rounded to int8: a file is judged by its distance from the model
             (``measure.proof.int8_parity``), not by the largest difference.
         tolerance: Largest max|Δlogit| / max|reference logit| of a file that is not ``integer``.
+        falls_back: A file that is not the model gives way to the float one.
         hint: What to do where a file of this mode is not the model.
     """
 
@@ -28,6 +29,7 @@ class Mode:
     needs_images: bool = False
     integer: bool = False
     tolerance: float = TOLERANCE
+    falls_back: bool = False
     hint: str = "report this model, it must export correctly"
 
     @property
@@ -44,7 +46,7 @@ MODES: dict[str, Mode] = {
         Mode("none"),
         Mode("dynamic", integer=True, hint=_OTHERWISE),
         Mode("static", calibrated=True, needs_images=True, integer=True, hint=_OTHERWISE),
-        Mode("auto", calibrated=True, integer=True, hint=_OTHERWISE),
+        Mode("auto", calibrated=True, integer=True, falls_back=True, hint=_OTHERWISE),
         Mode("fp16", tolerance=HALF_TOLERANCE),
     )
 }

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.exporters.formats import Order
 from sepdeploy.exports.options import ExportOptions, Output
 from sepdeploy.exports.proof import prove
 from sepdeploy.exports.quantize.files import Calibration, Quantized, write_quantized
 from sepdeploy.exports.source import Reference, Source
 from sepdeploy.files import sha256_file
-from sepdeploy.records import ArtifactRecord, FileRef, Notify
+from sepdeploy.records import ArtifactRecord, FileRef, LayerPrecision, LayerRecord, Notify
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,23 @@ def write_artifact(job: Job, output: Output, folder: Path) -> ArtifactRecord:
             output.format.write(order, path)
     except BadInput as error:
         raise source.wrong(error) from error
-    proof = prove(
-        path,
-        job.reference,
-        source.layers,
-        quantization=options.quantize,
-        precisions=quantized.precisions,
-        canonical=source.canonical,
-    )
+    try:
+        proof = prove(
+            path,
+            job.reference,
+            source.layers,
+            quantization=options.quantize,
+            precisions=quantized.precisions,
+            canonical=source.canonical,
+        )
+    except ArtifactCheckFailed as failed:
+        if not options.mode.falls_back:
+            raise
+        note = f"auto: every layer stays float: {failed.message}"
+        job.notify(note)
+        output.format.write(order, path)
+        quantized = Quantized(_all_float(source.layers, note), notes=(*quantized.notes, note))
+        proof = prove(path, job.reference, source.layers, canonical=source.canonical)
     data, standard = external_data(path), output.format.suffix
     return ArtifactRecord(
         path=path.name,
@@ -76,6 +85,10 @@ def write_artifact(job: Job, output: Output, folder: Path) -> ArtifactRecord:
         sibling="" if output.suffix == standard else f"{source.path.stem}{standard}",
         data=None if data is None else FileRef(data.name, sha256_file(data)),
     )
+
+
+def _all_float(layers: tuple[LayerRecord, ...], reason: str) -> tuple[LayerPrecision, ...]:
+    return tuple(LayerPrecision(layer.name, "float32", reason) for layer in layers)
 
 
 def _order(job: Job, output: Output) -> Order:

@@ -180,18 +180,20 @@ def _images(
 ) -> tuple[Calibration | None, NDArray[np.float32] | None]:
     """Return training images to calibrate with, and images to prove the files on.
 
-    Inputs outside the calibrated ranges say nothing about a file of static quantisation, so that
-    is proven on test images of the same data.
+    Noise says little about an int8 file, and nothing where it is outside the calibrated ranges, so
+    such a file is proven on test images where there are some.
 
     Raises:
         BadInput: There are no images for a quantisation that needs some.
     """
     found = None
-    if options.mode.calibrated:
+    if options.mode.integer:
         found = find_data(source.provenance, wanted, source.input.shape, notify)
     if found is None and options.mode.needs_images:
         raise no_images()
-    calibration = None if found is None else calibrate(found, options.calibration_samples, seed)
+    calibration = None
+    if found is not None and options.mode.calibrated:
+        calibration = calibrate(found, options.calibration_samples, seed)
     if pack is not None:
         return calibration, pack.clean()
     if found is None:

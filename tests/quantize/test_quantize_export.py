@@ -13,7 +13,9 @@ import pytest
 from sepdeploy import api, measure, runtimes
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.exporters.quantize import scales
+from sepdeploy.exports import artifact as artifact_module
 from sepdeploy.exports.manifest import read_manifest
+from sepdeploy.exports.proof import prove
 from sepdeploy.exports.quantize import files as quantising
 from sepdeploy.jobs import Clocked, Timed
 
@@ -189,6 +191,28 @@ def test_auto_gives_the_float_file_where_int8_never_pays(
     assert all("µs in float" in p.reason for p in artifact.precisions)
     assert any("every layer stays float" in note for note in artifact.notes)
     assert max(p.max_rel for p in artifact.parity) < 1e-5
+
+
+def test_auto_gives_the_float_file_where_int8_is_not_the_model(
+    mlp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: Any, quantization: str = "none", **options: Any) -> Any:
+        if quantization == "auto":
+            raise ArtifactCheckFailed("another function", hint="")
+        return prove(*args, quantization=quantization, **options)
+
+    monkeypatch.setattr(measure, "time_models", Clock(0.01, {}))
+    monkeypatch.setattr(artifact_module, "prove", failing)
+    (artifact,) = export(mlp, tmp_path, "auto").artifacts
+    assert {p.precision for p in artifact.precisions} == {"float32"}
+    assert any("stays float: another function" in note for note in artifact.notes)
+    assert all(p.passed and p.criterion == "max_rel" for p in artifact.parity)
+
+
+def test_int8_is_proven_on_images_where_some_are_named(mlp: Any, tmp_path: Path) -> None:
+    (artifact,) = export(mlp, tmp_path, "dynamic").artifacts
+    assert {p.inputs for p in artifact.parity} == {"data"}
+    assert artifact.calibration == {}
 
 
 def test_the_command_line_knows_the_flag(kron: Any, tmp_path: Path) -> None:

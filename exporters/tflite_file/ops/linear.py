@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from sepdeploy.errors import GRAPH, BadInput
-from sepdeploy.exporters.tflite_file.format.graph import Array, describe
+from sepdeploy.exporters.tflite_file.format.graph import Array, describe, is_batch
 from sepdeploy.exporters.tflite_file.ops.arithmetic import scalar
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
@@ -75,6 +75,9 @@ def matmul(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Batched matrix product; one of the two may be a constant."""
     first, second = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
     _check(node, first, second)
+    for item in (first, second):
+        if isinstance(item, Constant) and any(is_batch(d) for d in item.shape[-2:]):
+            item.whole(node)  # its rows or columns are the samples: they would be mixed
     first, second = _once(first, second), _once(second, first)
     if isinstance(first, Value) and isinstance(second, Constant) and second.data.ndim <= 2:
         return [_times_constant(ctx, first, second, ctx.optional_array(node, inputs, 2))]
