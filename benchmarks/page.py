@@ -23,6 +23,7 @@ SECTIONS = {
     "native": "Our op in native kernels",
     "lowering": "The planner's choice against every form",
     "vgg16": "VGG-16 as a whole",
+    "attacks": "Attacks against their references",
 }
 
 

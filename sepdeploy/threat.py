@@ -26,7 +26,7 @@ class Attack:
     """One attack with everything that decides its result.
 
     Args:
-        name: As users write it and files keep it: "fgsm", "pgd-40".
+        name: As users write it and files keep it: "fgsm", "pgd-40", "pgd-20x5", "square@1000".
         eps: Radius, in units of pixels in [0, 1].
         norm: "linf" or "l2".
         restarts: Number of random starts; per sample the worst result is kept.
@@ -60,13 +60,13 @@ class Attack:
 
     @property
     def family(self) -> str:
-        """The name without its number of steps: a key of ``attacks.ATTACKS``."""
-        return self.name.partition("-")[0]
+        """The name without its numbers: a key of ``ATTACKS``."""
+        return _parts(self.name)[0]
 
     @property
     def steps(self) -> int:
-        """The number of steps that the name holds; 1 where it holds none."""
-        return int(self.name.partition("-")[2] or 1)
+        """The number of steps or queries that the name holds; 1 where it holds none."""
+        return int(_parts(self.name)[1] or 1)
 
     @property
     def step(self) -> float:
@@ -98,23 +98,49 @@ class Row:
     Args:
         example: How users write it; with a number of steps where it takes one.
         function: "module:function" of (model, images, labels, ids, attack) that returns
-            ``attacks.gradient.Made``; imported when used.
-        steps: Where none are written; 0 = the attack has a single step.
+            ``attacks.gradient.Made``; imported when used. "" for an ensemble.
+        steps: Where none are written; 0 = the attack has no number of steps.
         norms: That it supports.
         gradients: Whether it needs those of the model.
+        members: Of an ensemble: each attacks what those before it left standing.
     """
 
     example: str
-    function: str
+    function: str = ""
     steps: int = 0
     norms: tuple[str, ...] = NORMS
     gradients: bool = True
+    members: tuple[str, ...] = ()
 
 
+_ROOM = "sepdeploy.attacks."
 ATTACKS: dict[str, Row] = {
-    "fgsm": Row("fgsm", "sepdeploy.attacks.gradient:fgsm"),
-    "pgd": Row("pgd-40", "sepdeploy.attacks.gradient:pgd", steps=20),
+    "fgsm": Row("fgsm", _ROOM + "gradient:fgsm"),
+    "pgd": Row("pgd-40", _ROOM + "gradient:pgd", steps=20),
+    "pgd-margin": Row("pgd-margin-40", _ROOM + "projected:MARGIN", steps=20),
+    "pgd-dlr": Row("pgd-dlr-40", _ROOM + "projected:DLR", steps=20),
+    "pgd-t": Row("pgd-t-40", _ROOM + "projected:TARGETED", steps=20),
+    "jitter": Row("jitter-40", _ROOM + "projected:JITTER", steps=20),
+    "apgd-ce": Row("apgd-ce", _ROOM + "apgd:CE", steps=100),
+    "apgd-dlr": Row("apgd-dlr", _ROOM + "apgd:DLR", steps=100),
+    "apgd-t": Row("apgd-t", _ROOM + "apgd:TARGETED", steps=100),
+    "fab-t": Row("fab-t", _ROOM + "fab:TARGETED", steps=100),
+    "cw": Row("cw", _ROOM + "carlini_wagner:L2", steps=1000, norms=("l2",)),
+    "square": Row("square@1000", _ROOM + "square:SQUARE", steps=5000, gradients=False),
+    "aa-fast": Row("aa-fast", members=("apgd-ce-100", "apgd-t-100")),
+    "aa-standard": Row(
+        "aa-standard", members=("apgd-ce-100", "apgd-t-100", "fab-t-100", "square@5000")
+    ),
 }
+# NAME, NAME-STEPS, NAME-STEPSxRESTARTS or NAME@QUERIES
+_NAME = re.compile(r"(?P<family>[^@]*?)(?:[-@](?P<steps>[0-9]+)(?:x(?P<restarts>[0-9]+))?)?")
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return name, "", ""
+    return found["family"], found["steps"] or "", found["restarts"] or ""
 
 
 def examples() -> str:
@@ -123,28 +149,45 @@ def examples() -> str:
 
 
 def parse_attack(text: str, eps: float = 0.0, norm: str = "linf", *, seed: int = 0) -> Attack:
-    """Read "fgsm" or "pgd-40", in any case; without a radius it is a name for ``attacks.run``.
+    """Read "fgsm", "pgd-40", "pgd-20x5" or "square@1000", in any case.
+
+    Without a radius it is a name for ``attacks.run``.
 
     Raises:
         BadInput: Unknown attack, an impossible number of steps, or a norm it does not support.
     """
-    name, dash, steps = text.strip().lower().partition("-")
+    asked = text.strip().lower()
+    name, steps, restarts = _parts(asked)
     row = ATTACKS.get(name)
     if row is None:
-        raise unknown_name("attack", text, ATTACKS, hint=f"for example: {examples()}")
-    if not row.steps and steps not in ("", "1"):
-        raise BadInput(f"attack '{text}': {name} has one step", hint="for more steps: pgd-10")
-    steps = steps if dash else str(row.steps)
-    is_number = re.fullmatch(r"[0-9]{1,6}", steps) is not None
-    if row.steps and not (is_number and 1 <= int(steps) <= MAX_STEPS):
+        near = [key for key in ATTACKS if asked.startswith((key + "-", key + "@"))]
+        if not near:
+            raise unknown_name("attack", text, ATTACKS, hint=f"for example: {examples()}")
+        family = max(near, key=len)
         raise BadInput(
-            f"attack '{text}': '{steps}' is not a number of steps", hint=f"for example: {name}-40"
+            f"attack '{text}': '{asked[len(family) + 1 :]}' is not a number of steps",
+            hint=f"for example: {ATTACKS[family].example}",
         )
-    full = f"{name}-{int(steps)}" if row.steps else name
-    attack = Attack(full, eps, norm, seed=seed)
+    if not row.steps and (steps not in ("", "1") or restarts):
+        what = "is made of others" if row.members else "has one step"
+        raise BadInput(f"attack '{text}': {name} {what}", hint="for more steps: pgd-10")
+    counted = steps or str(row.steps)
+    if row.steps and not (len(counted) <= 6 and 1 <= int(counted) <= MAX_STEPS):
+        raise BadInput(
+            f"attack '{text}': '{counted}' is not a number of steps",
+            hint=f"for example: {row.example}",
+        )
+    if restarts and not (len(restarts) <= 3 and int(restarts) >= 1):
+        raise BadInput(
+            f"attack '{text}': '{restarts}' is not a number of restarts",
+            hint=f"for example: {name}-{counted}x5",
+        )
     if norm not in row.norms:
         raise unknown_name(f"norm of {name}", norm, row.norms)
-    return attack
+    joint = "@" if "@" in row.example else "-"
+    full = f"{name}{joint}{int(counted)}" if row.steps else name
+    full += f"x{int(restarts)}" if restarts and int(restarts) > 1 else ""
+    return Attack(full, eps, norm, restarts=int(restarts or 1), seed=seed)
 
 
 def parse_eps(text: str | float) -> float:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sepdeploy.attacks.noise import derive_seed, gaussian, uniform
+from sepdeploy.attacks.noise import gaussian, uniform
+from sepdeploy.attacks.seeds import derive_seed
 
 TINY = 1e-12  # keeps 0/0 away for a zero gradient; far below any gradient that matters
 
@@ -26,6 +27,10 @@ class Ball(Protocol):
 
     def step(self, point: Tensor, gradient: Tensor, size: float) -> Tensor:
         """Take the steepest ascent step of length ``size`` and project it back."""
+        ...
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Return the steepest direction, of length 1 in the ball's norm per sample."""
         ...
 
     def project(self, point: Tensor) -> Tensor:
@@ -56,6 +61,10 @@ class LinfBall:
         """Move every value by ``size`` along the gradient's sign."""
         return self.project(torch.add(point, gradient.sign(), alpha=size))
 
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Return the gradient's sign."""
+        return gradient.sign()
+
     def project(self, point: Tensor) -> Tensor:
         """Return the nearest point of the set (in place)."""
         return torch.clamp(point, self.lower, self.upper, out=point)
@@ -78,13 +87,17 @@ class L2Ball:
         direction = gaussian(seed, ids, shape).double()
         radius = (uniform(derive_seed(seed, 1), ids, (1,)).double().add_(1)) / 2
         radius = self.eps * radius.pow(1 / max(1, shape.numel()))
-        delta = direction * (_per_sample(radius, direction) / _norm(direction).clamp_(min=TINY))
+        delta = direction * (per_sample(radius, direction) / _norm(direction).clamp_(min=TINY))
         return (self.images + delta.float()).clamp_(0, 1)
 
     def step(self, point: Tensor, gradient: Tensor, size: float) -> Tensor:
         """Move by ``size`` along the gradient scaled to length 1 per sample."""
         scale = size / _norm(gradient).clamp_(min=TINY)
         return self.project(torch.addcmul(point, gradient, scale.expand_as(gradient)))
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Return the gradient at length 1 per sample."""
+        return gradient / _norm(gradient).clamp_(min=TINY)
 
     def project(self, point: Tensor) -> Tensor:
         """Scale the perturbation back onto the ball, then cut to [0, 1] (which shortens it)."""
@@ -121,8 +134,9 @@ def _towards(images: Tensor, target: Tensor) -> Tensor:
 
 def _norm(delta: Tensor) -> Tensor:
     """Return the L2 norm per sample, shaped to broadcast over ``delta``."""
-    return _per_sample(delta.flatten(1).norm(dim=1), delta)
+    return per_sample(delta.flatten(1).norm(dim=1), delta)
 
 
-def _per_sample(values: Tensor, like: Tensor) -> Tensor:
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Return (N,) values shaped to broadcast over ``like``."""
     return values.reshape(-1, *[1] * (like.dim() - 1))

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from sepdeploy.attacks.balls import BALLS, Ball
 from sepdeploy.attacks.losses import Loss, margin, soft_margin
-from sepdeploy.attacks.noise import derive_seed
 from sepdeploy.attacks.scores import Scores, scores_of
+from sepdeploy.attacks.seeds import derive_seed
 from sepdeploy.errors import BadInput
 from sepdeploy.threat import Attack
 
@@ -76,14 +76,19 @@ def ascend(
     for _ in range(steps):
         with torch.enable_grad():
             leaf = point.detach().requires_grad_(True)
-            gradient = _gradient(loss(scores(leaf)), leaf)
-        gradient, lacking = _usable(gradient)
+            gradient = gradient_of(loss(scores(leaf)), leaf)
+        gradient, lacking = usable(gradient)
         blind |= lacking
         point = ball.step(leaf.detach(), gradient, size)
     return Made(ball.finish(point), blind)
 
 
-def _gradient(value: Tensor, leaf: Tensor) -> Tensor:
+def gradient_of(value: Tensor, leaf: Tensor) -> Tensor:
+    """Return the gradient of a sum over samples.
+
+    Raises:
+        BadInput: There is none.
+    """
     found = None
     if value.requires_grad:
         (found,) = torch.autograd.grad(value, leaf, allow_unused=True)
@@ -95,7 +100,7 @@ def _gradient(value: Tensor, leaf: Tensor) -> Tensor:
     return found
 
 
-def _usable(gradient: Tensor) -> tuple[Tensor, Tensor]:
+def usable(gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Return a gradient with finite values of a bearable size, and which samples lacked one.
 
     What is infinite becomes the largest finite value, what is NaN zero; an ordinary gradient is

@@ -14,22 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-GOLDEN = 0x9E3779B97F4A7C15
-FIRST = 0xBF58476D1CE4E5B9
-SECOND = 0x94D049BB133111EB
-WORD = (1 << 64) - 1
+from sepdeploy.attacks.seeds import FIRST, GOLDEN, SECOND, derive_seed
+
 BITS = 23  # of a uniform number: 2k+1 < 2**24 is still exact in float32
-
-
-def derive_seed(*parts: int) -> int:
-    """Hash integers (a seed, an epoch, a restart, ...) into one seed, 0 <= seed < 2**63."""
-    state = 0
-    for part in parts:
-        z = (state + GOLDEN + (part & WORD)) & WORD
-        z = ((z ^ (z >> 30)) * FIRST) & WORD
-        z = ((z ^ (z >> 27)) * SECOND) & WORD
-        state = z ^ (z >> 31)
-    return state >> 1
 
 
 def uniform(seed: int, ids: Tensor, shape: Sequence[int]) -> Tensor:

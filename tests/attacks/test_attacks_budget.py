@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from sepdeploy.attacks import parse_attack
 from sepdeploy.attacks.balls import BALLS, L2Ball, LinfBall, float32_floor
-from sepdeploy.attacks.noise import derive_seed, gaussian, uniform
+from sepdeploy.attacks.noise import gaussian, uniform
+from sepdeploy.attacks.seeds import derive_seed
 from sepdeploy.errors import BadInput
 from sepdeploy.threat import Attack, default_step_size, parse_eps
 
@@ -54,7 +55,7 @@ def test_impossible_steps(text):
         parse_attack(text, 0.1)
 
 
-@pytest.mark.parametrize("text", ["pdg-40", "", "square", "-3"])
+@pytest.mark.parametrize("text", ["pdg-40", "", "squares", "-3"])
 def test_unknown_attacks(text):
     with pytest.raises(BadInput, match="unknown attack"):
         parse_attack(text, 0.1)

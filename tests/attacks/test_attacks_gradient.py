@@ -187,7 +187,8 @@ class Watcher(nn.Module):
 
     def forward(self, x):
         self.calls += 1
-        self.trainable += sum(p.requires_grad for p in self.parameters())
+        if torch.is_grad_enabled():
+            self.trainable += sum(p.requires_grad for p in self.parameters())
         return self.inner(x) * self.frozen
 
 

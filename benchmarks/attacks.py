@@ -1,0 +1,156 @@
+"""Do our attacks give the verdicts of their references, and in what time?
+
+    SEPDEPLOY_DATA=DIR python -m benchmarks.attacks --reference DIR [--nets DIR] [--write]
+
+``--reference`` is a folder with the public AutoAttack (github.com/fra31/auto-attack, package
+``autoattack``); torchattacks and foolbox are compared where they are installed. Nets are trained
+by the product with fixed seeds and kept in ``--nets``. Each attack and its reference take turns
+on the same images on one thread; times are those of the processor, verdicts of the torch model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import page
+from sepdeploy import api, attacks
+from sepdeploy.data import load as load_data
+from sepdeploy.measure import host_facts
+from sepdeploy.models import Model, load
+from sepdeploy.threat import parse_attack
+
+# Ours beside the reference's name; the ensemble runs all of it on what stands.
+SINGLE = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")
+ROBUST = {"objective": "pgd-at", "arch": "mlp", "hidden": (1024, 1024)}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A net and how it is attacked."""
+
+    name: str
+    data: str
+    recipe: dict[str, Any]
+    eps: float
+    norm: str = "linf"
+
+
+def _subjects() -> Iterator[Subject]:
+    natural = {"objective": "natural", "arch": "mlp", "hidden": (1024, 1024), "epochs": 1}
+    kron = {"structure": "fc1=kron:28x28-34x34,fc2=kron:34x34-34x34", "hidden": (1156, 1156)}
+    yield Subject("mlp natural", "mnist", natural, 0.05)
+    yield Subject("mlp robust", "mnist", ROBUST | {"epochs": 2, "eps": 0.1}, 0.1)
+    yield Subject("kron robust", "mnist", ROBUST | kron | {"epochs": 2, "eps": 0.1}, 0.1)
+    yield Subject("mlp robust", "mnist", ROBUST | {"epochs": 2, "eps": 0.1}, 1.0, "l2")
+    cnn = {"objective": "pgd-at", "arch": "lenet", "epochs": 2, "eps": 0.2}
+    yield Subject("cnn robust", "mnist", cnn, 0.2)
+    resnet = {"arch": "resnet20", "epochs": 2, "batch_size": 128}
+    yield Subject("resnet20 natural", "cifar10", resnet | {"objective": "natural"}, 2 / 255)
+    yield Subject(
+        "resnet20 robust", "cifar10", resnet | {"objective": "pgd-at", "eps": 8 / 255}, 8 / 255
+    )
+
+
+def _net(subject: Subject, folder: Path) -> Model:
+    stem = f"{subject.name} {subject.data}".replace(" ", "-")
+    path = folder / f"{stem}.pt"
+    if not path.is_file():
+        print(f"training {path}", file=sys.stderr, flush=True)
+        api.train(path, data=subject.data, seed=0, **subject.recipe)
+    return load(path).eval()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one attack left standing, and the processor's seconds for it."""
+
+    standing: Tensor
+    seconds: float
+
+
+def _timed(model: Model, labels: Tensor, make: Callable[[], Tensor]) -> Outcome:
+    start = time.process_time()
+    points = make()
+    seconds = time.process_time() - start
+    with torch.no_grad():
+        return Outcome(model(points).argmax(dim=1) == labels, seconds)
+
+
+def _ours(model: Model, name: str, images: Tensor, labels: Tensor, subject: Subject) -> Outcome:
+    attack = parse_attack(name, subject.eps, subject.norm)
+    return _timed(model, labels, lambda: attacks.run(model, images, labels, attack))
+
+
+def _theirs(model: Model, name: str, images: Tensor, labels: Tensor, subject: Subject) -> Outcome:
+    from autoattack import AutoAttack  # type: ignore[import-not-found]
+
+    norm = {"linf": "Linf", "l2": "L2"}[subject.norm]
+    version = "standard" if name == "aa-standard" else "custom"
+    reference = AutoAttack(
+        model, norm=norm, eps=subject.eps, version=version, device="cpu", verbose=False, seed=0
+    )
+    if version == "custom":
+        reference.attacks_to_run = [name]
+        for part in (reference.apgd, reference.apgd_targeted, reference.fab, reference.square):
+            part.n_restarts = 1
+        reference.apgd_targeted.n_target_classes = reference.fab.n_target_classes = 9
+    return _timed(model, labels, lambda: reference.run_standard_evaluation(images, labels, bs=256))
+
+
+def _row(subject: Subject, name: str, ours: Outcome, theirs: Outcome) -> str:
+    agree = float((ours.standing == theirs.standing).float().mean()) * 100
+    share = (float(o.standing.float().mean()) * 100 for o in (ours, theirs))
+    mine, other = share
+    return (
+        f"| {subject.name}, {subject.data}, {subject.norm} {subject.eps:.4g} | {name} | "
+        f"{mine:.2f} | {other:.2f} | {agree:.2f} | {theirs.seconds / ours.seconds:.2f}x |"
+    )
+
+
+def main() -> None:
+    """Compare, and print or write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--nets", type=Path, default=Path("attack-nets"))
+    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--only", default="", help="part of a net's name")
+    parser.add_argument("--write", action="store_true", help="put the table into the page")
+    options = parser.parse_args()
+    sys.path.insert(0, str(options.reference))
+    torch.set_num_threads(1)
+    facts = host_facts()
+    rows = [
+        "| net | attack | ours % | reference % | same verdict % | faster by |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for subject in _subjects():
+        if options.only not in subject.name:
+            continue
+        model, test = _net(subject, options.nets), load_data(subject.data).test
+        images = torch.from_numpy(test.batch(slice(0, options.samples)))
+        labels = torch.from_numpy(test.labels[: options.samples]).long()
+        given = (images, labels, subject)
+        for name in (*SINGLE, "aa-standard"):
+            ours = _ours(model, name, *given)
+            theirs = _theirs(model, name, *given)
+            rows.append(_row(subject, name, ours, theirs))
+            print(rows[-1], flush=True)
+        fast = _ours(model, "aa-fast", *given)
+        rows.append(_row(subject, "aa-fast | aa-standard of the reference", fast, theirs))
+        print(rows[-1], flush=True)
+    if options.write:
+        command = f"python -m benchmarks.attacks --reference DIR --samples {options.samples}"
+        page.put("attacks", "\n".join(rows), command, facts)
+
+
+if __name__ == "__main__":
+    main()

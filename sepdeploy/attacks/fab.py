@@ -1,0 +1,147 @@
+"""Fast adaptive boundary attack, targeted (Croce and Hein 2020b): looks for the nearest boundary.
+
+Where the loss of an ascent is flat, the distance to a decision boundary is not: each step goes to
+the boundary between the true class and one other, as if the network were linear, pulled towards
+the image, and back towards it where the point is over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from sepdeploy.attacks.balls import BALLS, per_sample
+from sepdeploy.attacks.goals import Goal, margin
+from sepdeploy.attacks.gradient import Made, frozen
+from sepdeploy.attacks.hyperplane import LENGTHS, nearest
+from sepdeploy.attacks.losses import right
+from sepdeploy.attacks.scores import Scores, scores_of
+from sepdeploy.attacks.seeds import derive_seed
+from sepdeploy.attacks.standing import Standing, slope
+from sepdeploy.threat import Attack
+
+NEAR = 1 + 1e-5  # how far beyond eps a point may lie that is then moved into the ball
+
+
+@dataclass(frozen=True, kw_only=True)
+class FAB:
+    """Calling it attacks a batch, see ``attacks.run``.
+
+    Attributes:
+        targets: The most likely other classes are aimed at one after the other.
+        alpha_max: Largest weight of the projection of the image against that of the point.
+        overshoot: How far a step goes beyond the boundary.
+        backward: What is left of the perturbation of a point that is over.
+    """
+
+    targets: int = 9
+    alpha_max: float = 0.1
+    overshoot: float = 1.05
+    backward: float = 0.9
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, attack: Attack
+    ) -> Made:
+        """Return points within eps that fell an image, and the images without one."""
+        scores = scores_of(model)
+        standing = Standing(scores, images, labels)
+        with frozen(model):
+            for start in range(attack.restarts):
+                for aim in range(min(self.targets, standing.rivals.shape[1])):
+                    point = images[standing.rows]
+                    if start:  # the first search begins at the image itself
+                        ball = BALLS[attack.norm](point, attack.eps)
+                        seed = derive_seed(attack.seed, start, aim)
+                        point = ball.finish(ball.start(seed, ids[standing.rows]))
+                    self._search(scores, images, point, standing, attack, aim)
+        return standing.made()
+
+    def _search(
+        self,
+        scores: Scores,
+        images: Tensor,
+        point: Tensor,
+        standing: Standing,
+        attack: Attack,
+        aim: int,
+    ) -> None:
+        length, goal = LENGTHS[attack.norm], standing.goal(aim)
+        if not len(standing):
+            return
+        found = slope(scores, point, goal, margin)
+        state = _State(standing.rows, images[standing.rows], point, found.gradient, found.value)
+        for _ in range(attack.steps):
+            state.point = self._towards_boundary(state, attack.norm)
+            found = slope(scores, state.point, goal, margin)
+            standing.lacked(state.row[found.blind])
+            state.value, state.gradient, wrong = found.value, found.gradient, found.wrong
+            if not wrong.any():
+                continue
+            close = wrong & (length(state.point - state.images) <= attack.eps * NEAR)
+            fallen = self._confirmed(scores, state, goal, attack, close)
+            standing.fell(state.row[fallen], state.point[fallen])
+            if fallen.any():
+                left = ~fallen
+                state, goal, wrong = state.kept(left), goal.kept(left), wrong[left]
+            if not len(state.row):
+                return
+            self._step_back(scores, state, goal, wrong)
+
+    def _towards_boundary(self, state: _State, norm: str) -> Tensor:
+        """Step to the linearised boundary from the point and from the image, and mix the two."""
+        image, point, slope = state.images, state.point, state.gradient
+        lag = -state.value  # what the difference of logits must rise by, seen from the point
+        lag_of_image = lag + (slope * (point - image)).flatten(1).sum(dim=1)
+        both = nearest(
+            torch.cat([point, image]), slope.repeat(2, *[1] * (slope.dim() - 1)),
+            torch.cat([lag, lag_of_image]), norm,
+        )  # fmt: skip
+        from_point, from_image = both.chunk(2)
+        length = LENGTHS[norm]
+        near, far = length(from_point).clamp(min=1e-8), length(from_image).clamp(min=1e-8)
+        alpha = per_sample((near / (near + far)).clamp(max=self.alpha_max), point)
+        reached = torch.lerp(
+            point + self.overshoot * from_point, image + self.overshoot * from_image, alpha
+        )
+        return reached.clamp_(0, 1)
+
+    def _confirmed(
+        self, scores: Scores, state: _State, goal: Goal, attack: Attack, close: Tensor
+    ) -> Tensor:
+        """Move close points exactly into the ball; tell which are still wrong there."""
+        fallen = torch.zeros_like(close)
+        if close.any():
+            ball = BALLS[attack.norm](state.images[close], attack.eps)
+            inside = ball.finish(ball.project(state.point[close]))
+            with torch.no_grad():
+                fallen[close] = ~right(scores(inside), goal.labels[close])
+            state.point[close] = inside
+        return fallen
+
+    def _step_back(self, scores: Scores, state: _State, goal: Goal, wrong: Tensor) -> None:
+        """Pull points that are over the boundary back towards their images."""
+        if wrong.any():
+            image = state.images[wrong]
+            back = image + (state.point[wrong] - image) * self.backward
+            found = slope(scores, back, goal.kept(wrong), margin)
+            state.point[wrong] = back
+            state.value[wrong], state.gradient[wrong] = found.value, found.gradient
+
+
+@dataclass
+class _State:
+    """One row a standing image."""
+
+    row: Tensor
+    images: Tensor
+    point: Tensor
+    gradient: Tensor
+    value: Tensor
+
+    def kept(self, rows: Tensor) -> _State:
+        return _State(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+TARGETED = FAB()
