@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from sepdeploy.attacks.balls import BALLS, per_sample
+from sepdeploy.attacks.draws import derive_seed
 from sepdeploy.attacks.goals import LOSSES
 from sepdeploy.attacks.gradient import Made, frozen
 from sepdeploy.attacks.scores import Scores, scores_of
-from sepdeploy.attacks.seeds import derive_seed
 from sepdeploy.attacks.standing import Standing, slope
 from sepdeploy.threat import Attack
 

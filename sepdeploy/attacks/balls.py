@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sepdeploy.attacks.draws import derive_seed
 from sepdeploy.attacks.noise import gaussian, uniform
-from sepdeploy.attacks.seeds import derive_seed
 
 TINY = 1e-12  # keeps 0/0 away for a zero gradient; far below any gradient that matters
 

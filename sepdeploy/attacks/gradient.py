@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from sepdeploy.attacks.balls import BALLS, Ball
+from sepdeploy.attacks.draws import derive_seed
 from sepdeploy.attacks.losses import Loss, margin, soft_margin
 from sepdeploy.attacks.scores import Scores, scores_of
-from sepdeploy.attacks.seeds import derive_seed
 from sepdeploy.errors import BadInput
 from sepdeploy.threat import Attack
 

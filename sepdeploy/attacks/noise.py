@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sepdeploy.attacks.seeds import FIRST, GOLDEN, SECOND, derive_seed
+from sepdeploy.attacks.draws import FIRST, GOLDEN, SECOND, derive_seed
 
 BITS = 23  # of a uniform number: 2k+1 < 2**24 is still exact in float32
 

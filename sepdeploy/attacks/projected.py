@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepdeploy.attacks.balls import BALLS
+from sepdeploy.attacks.draws import derive_seed
 from sepdeploy.attacks.goals import LOSSES, Goal
 from sepdeploy.attacks.gradient import Made, frozen
 from sepdeploy.attacks.noise import gaussian
 from sepdeploy.attacks.scores import Scores, scores_of
-from sepdeploy.attacks.seeds import derive_seed
 from sepdeploy.attacks.standing import Standing, slope
 from sepdeploy.threat import Attack
 

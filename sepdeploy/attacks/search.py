@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from sepdeploy.attacks.balls import BALLS
+from sepdeploy.attacks.draws import derive_seed
 from sepdeploy.attacks.losses import margin
 from sepdeploy.attacks.noise import uniform
 from sepdeploy.attacks.scores import Scores
-from sepdeploy.attacks.seeds import derive_seed
 from sepdeploy.threat import Attack
 
 QUERIES = 200  # forward passes an image at most; pgd-40 costs about 120

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepdeploy.attacks.seeds import derive_seed
+from sepdeploy.attacks.draws import derive_seed
 from sepdeploy.data import Split
 from sepdeploy.threat import Attack
 from sepdeploy.training.objectives.batch import Batch

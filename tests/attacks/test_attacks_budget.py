@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sepdeploy.attacks import parse_attack
 from sepdeploy.attacks.balls import BALLS, L2Ball, LinfBall, float32_floor
+from sepdeploy.attacks.draws import derive_seed
 from sepdeploy.attacks.noise import gaussian, uniform
-from sepdeploy.attacks.seeds import derive_seed
 from sepdeploy.errors import BadInput
 from sepdeploy.threat import Attack, default_step_size, parse_eps
 

@@ -11,7 +11,7 @@ from compared_trainings import same_bits, state
 from torch import nn
 
 from sepdeploy import attacks
-from sepdeploy.attacks.seeds import derive_seed
+from sepdeploy.attacks.draws import derive_seed
 from sepdeploy.data import split_validation
 from sepdeploy.errors import BadInput
 from sepdeploy.models import create, load

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepdeploy.attacks.seeds import derive_seed
+from sepdeploy.attacks.draws import derive_seed
 from sepdeploy.compression.masks import fold_cores
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sepdeploy.attacks.seeds import derive_seed
+from sepdeploy.attacks.draws import derive_seed
 from sepdeploy.data import Split
 from sepdeploy.training.augmentation import augment_images
 from sepdeploy.training.machine.acceleration import CPU
