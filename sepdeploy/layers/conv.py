@@ -71,7 +71,7 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
             raise BadInput(
                 f"ranks {q}, {p} of a {in_channels} → {out_channels} convolution "
                 f"are outside 1 … {in_channels} and 1 … {out_channels}",
-                hint="choose ranks within these bounds",
+                hint="choose ranks within these bounds, or leave it out",
             )
         self.reduce = nn.Conv2d(in_channels, q, 1, bias=False, device=device, dtype=dtype)
         self.core = nn.Conv2d(

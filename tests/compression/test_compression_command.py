@@ -134,7 +134,7 @@ def test_the_file_beats_defaults(tmp_path):
         ([], "there is no target"),
         (["--structure", "kron:8x8-8x7"], "the layer is 64 → 64"),
         (["--target", "2x", "--layers", "fc1,,fc2"], "empty name"),
-        (["--target", "2x", "-o", "big.pt"], "is the model itself"),
+        (["--target", "2x", "-o", "big.pt"], "would overwrite what the command reads"),
         (["--target", "2x", "--finetune", "none.toml"], "none.toml"),
         (["--target", "2x", "--resume"], "--resume needs --finetune"),
         (["--target", "2x", "--data-dir", "."], "--data-dir needs --finetune"),

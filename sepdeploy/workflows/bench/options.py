@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.errors import PATH, BadInput, Missing
+from sepdeploy.errors import PATH, BadInput
 from sepdeploy.exporters.formats import format_of
 from sepdeploy.exports.options import JudgingOptions
 from sepdeploy.files.roles import READS_MODEL, Reads, Values, Writes
@@ -107,11 +107,6 @@ class BenchOptions(JudgingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.device == "host" and self.require not in (None, "static", "host"):
-            raise Missing(
-                f"--require {self.require} needs another device than this machine",
-                hint="--device ID, such as rpi4; --host USER@HOST where it can be reached",
-            )
         if self.host is not None:
             from sepdeploy.devices.transports.ssh import check_address
 
