@@ -144,7 +144,7 @@ def _attacked(
     """Attack one batch; images that gradients failed for are searched from where they stand."""
     import torch
 
-    from sepdeploy.attacks.gradient import Made
+    from sepdeploy.attacks.gradient import Made, frozen
     from sepdeploy.attacks.losses import right
     from sepdeploy.attacks.scores import scores_of
     from sepdeploy.attacks.search import search
@@ -152,7 +152,7 @@ def _attacked(
     row = ATTACKS[attack.family]
     function: Run = pkgutil.resolve_name(row.function)
     scores = scores_of(model)
-    with torch.no_grad():
+    with torch.no_grad(), frozen(model):
         clean = scores(images)
         standing = right(clean, labels)  # also refuses what gives no logits
     if int(labels.max()) >= clean.shape[1]:
