@@ -117,9 +117,9 @@ def test_a_real_regression_fails_the_job(repository: Repository, job: str, tmp_p
     from sepdeploy.models import create, save
     from sepdeploy.records import InputSpec
 
-    model = create("mlp", InputSpec((1, 8, 8)), 10, structure="dense", hidden=(2048, 2048))
+    model = create("mlp", InputSpec((1, 8, 8)), 10, structure="dense", hidden=(1024, 1024))
     save(model.eval(), tmp_path / "kron.pt")
-    sd.export(tmp_path / "kron.pt", no_eval=True)
+    sd.export(tmp_path / "kron.pt", eval_pack=False)
     worse = Repository(tmp_path / "worse", repository.environment)
     shutil.copytree(repository.folder, worse.folder)
     shutil.copy(tmp_path / "kron.onnx", worse.folder / "models/kron.onnx")
