@@ -48,7 +48,7 @@ unit: $(STAMP)
 
 # The cases marked `slow`; .ci/run includes them.
 slow: $(STAMP)
-	$(BIN)/python -m pytest -q -m slow --durations=15
+	$(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile --durations=15
 
 # The default suite on the kernels of other processors, as far as this one can play them: numpy's
 # OpenBLAS, torch's own loops and oneDNN. A result may differ in its last bits, a verdict may not.

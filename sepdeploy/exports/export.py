@@ -37,16 +37,40 @@ class Export:
     def __init__(self, path: Path) -> None:
         self.path, self.folder = path, path.parent
         self.manifest = read_manifest(path)
-        self._faults: dict[str, str] = {}
+        self._faults: dict[tuple[str, str], str] = {}
         self._sources: dict[str | None, tuple[Source | None, str]] = {}
+
+    @cached_property
+    def _model(self) -> Path | None:
+        """Where the model lies: beside the manifest, in the folder above, or the current one.
+
+        The manifest gives a plain name and a digest, so it chooses nothing: elsewhere than beside
+        it, only the very file that was exported counts.
+        """
+        named = self.manifest.model
+        for folder in (self.folder, self.folder.resolve().parent, Path.cwd()):
+            file = folder / named.path
+            if file.is_file() and sha256_file(file) == named.sha256:
+                return file
+        taken = {artifact.path for artifact in self.manifest.artifacts}
+        return None if named.path in taken else self.folder / named.path
+
+    def place(self, named: FileRef | ArtifactRecord) -> Path:
+        """Return where a file that the manifest names lies."""
+        if named is self.manifest.model and self._model is not None:
+            return self._model
+        return self.folder / named.path
 
     def fault(self, named: FileRef | ArtifactRecord) -> str:
         """Return what is wrong with a file that the manifest names; "" where it is as exported."""
-        if named.path not in self._faults:
-            file = self.folder / named.path
+        if named is self.manifest.model and self._model is None:
+            return MISSING  # an artifact has its name
+        key = (named.path, named.sha256)
+        if key not in self._faults:
+            file = self.place(named)
             same = file.is_file() and sha256_file(file) == named.sha256
-            self._faults[named.path] = "" if same else CHANGED if file.is_file() else MISSING
-        return self._faults[named.path]
+            self._faults[key] = "" if same else CHANGED if file.is_file() else MISSING
+        return self._faults[key]
 
     def artifact(self, path: Path) -> ArtifactRecord:
         """Return the manifest's row of a file.
@@ -97,7 +121,7 @@ class Export:
         return self._sources[arch]
 
     def _open_source(self, arch: str | None) -> tuple[Source | None, str]:
-        path = self.folder / self.manifest.model.path
+        path = self.place(self.manifest.model)
         if found := self.fault(self.manifest.model):
             return None, (
                 f"{path} is missing"

@@ -48,7 +48,7 @@ def _table(
     for result in results:
         cells = [_cell(result, column, metric, kind) for column, metric, kind in taken]
         table.add((names[result.artifact.path], result.runtime.name), *cells)
-        for old in (m for m in result.measurements if "against" in m.details and name == HERE):
+        for old in (m for m in result.measurements if "old_samples" in m.details and name == HERE):
             low = quantiles(old.details["old_samples"], n=10, method="inclusive")[0]
             times = [micros(low) if metric == old.metric else "-" for _, metric, _ in taken]
             table.add((f"against {old.details['against']['path']}", result.runtime.name), *times)

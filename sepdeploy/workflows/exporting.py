@@ -165,7 +165,7 @@ def export_source(
         write_text(folder / f"{stem}.manifest.json", dump(manifest))
         watched.check()
         move_all(folder, out_dir, last=f"{stem}.manifest.json")
-    if source.path.resolve().parent != out_dir.resolve():
+    if source.path.resolve().parent not in (out_dir.resolve(), out_dir.resolve().parent):
         notify(f"copy {source.path} there too: verify and bench look for it beside the manifest")
     return manifest
 

@@ -92,7 +92,7 @@ def _verify(export: Export, arch: str | None, seed: int) -> list[VerifyItem]:
     source, _ = export.source(arch)
     files: list[FileRef | ArtifactRecord] = [manifest.model, *manifest.artifacts]
     files += [] if manifest.eval_pack is None else [manifest.eval_pack]
-    same = Watched(known={export.folder / f.path: f.sha256 for f in files if not export.fault(f)})
+    same = Watched(known={export.place(f): f.sha256 for f in files if not export.fault(f)})
     items = []
     if export.fault(manifest.model) != MISSING:  # an export is whole without its model
         items.append(_digest(export, manifest.model))

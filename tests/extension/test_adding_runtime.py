@@ -71,6 +71,6 @@ def test_it_opens_files_in_this_process_and_its_errors_are_ours(copy: Path, call
         assert (toy.runtime.name, toy.runtime.version) == ("toy", "0.7")
     refused = copy / "forbidden.onnx"
     refused.write_bytes((copy / "tiny.onnx").read_bytes())
-    found = call("bench", refused, "--runtime", "toy", "--attack", "pgd-2")
+    found = call("bench", refused, "--runtime", "toy")
     assert (found.code, "not for toys" in found.line) == (2, True)
     assert "take another" in found.err

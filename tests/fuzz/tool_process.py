@@ -108,7 +108,7 @@ def prepare() -> None:
     from sepdeploy.measure.latency import Timing
 
     child.subprocess = Subprocess  # type: ignore[attr-defined]
-    Timing.__init__.__defaults__ = (1, 1, 1, 3, 0.0, 0.0, 1, 20.0)  # type: ignore[misc]
+    Timing.__init__.__defaults__ = (1, 1, 1, 3, 0.0, 0.0, 1, 20.0, False)  # type: ignore[misc]
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ def watch(subjects: Sequence[Subject], options: BenchOptions) -> Watched:
             others.add(subject.export.path)
             named = (subject.export.manifest.model, subject.export.manifest.eval_pack)
             known |= {
-                subject.export.folder / file.path: file.sha256
+                subject.export.place(file): file.sha256
                 for file in named
                 if file is not None and not subject.export.fault(file)
             }
