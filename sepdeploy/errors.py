@@ -2,6 +2,7 @@
 
     SepdeployError                exit code
     ├── BadInput                  2    usage, unreadable or invalid file, unknown name
+    │   └── NoRoom                2    a disk is full
     ├── Incomparable              3    no baseline, nothing measured, kinds or versions differ
     ├── Missing                   4    device, tool, runtime or optional package absent
     ├── Unstable                  5    measurement too noisy or throttled

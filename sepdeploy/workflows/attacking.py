@@ -59,7 +59,8 @@ def attack_model(
     """Attack a model's test images and write them; return what came of it.
 
     Raises:
-        BadInput: No data at hand, no attack radius known, or a file that cannot be used.
+        BadInput: No attack radius known, or a file that cannot be used.
+        Missing: No data at hand.
     """
     with claimed(outputs_of(ATTACKED, out), (model_path,)):
         return _attack(model_path, out, wanted, arch=arch, seed=seed, notify=notify)

@@ -151,7 +151,7 @@ class Dropping(LocalTransport):
             self._dropped = True
             name = argv[-1].split("> ")[1].split(";")[0]
             (self.workdir / name).write_text(f"{self._pid}\n")
-            raise Disconnected("local: the connection was lost")
+            raise Disconnected("local: the connection was lost", hint="plug it in")
         return super().run(argv, **options)
 
 

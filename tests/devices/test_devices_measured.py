@@ -270,7 +270,7 @@ class Flaky(LocalTransport):
     def run(self, argv: Sequence[str], **options: Any) -> Completed:
         if "echo $$" in argv[-1] and self.drops > 0:
             self.drops -= 1
-            raise Disconnected("local: the connection was lost")
+            raise Disconnected("local: the connection was lost", hint="plug it in")
         return super().run(argv, **options)
 
 

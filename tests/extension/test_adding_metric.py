@@ -62,7 +62,7 @@ def test_a_metric_goes_from_measuring_to_a_verdict(
     assert "~43" in table
     found = call("check", "new.json", "--sarif", "found.sarif")
     assert found.code == 1
-    assert re.search(r"FAIL answer +STATIC +42 +43", found.out)
+    assert re.search(r"FAIL +answer +STATIC +42 +43", found.out)
     (rule,) = json.loads((copy / "found.sarif").read_text())["runs"][0]["tool"]["driver"]["rules"]
     assert rule["shortDescription"]["text"] == "The answer has grown."
 

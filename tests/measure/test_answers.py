@@ -82,7 +82,7 @@ def test_a_refusal_is_one_printable_line() -> None:
     refusal = {"ok": False, "error": "\x1b[31mred\nline " + error, "kind": "bad-input"}
     with pytest.raises(Refused) as caught:
         read_answer(said(refusal), LATENCY)
-    assert caught.value.message.startswith("[31mred line xxx")
+    assert caught.value.message.startswith("\N{REPLACEMENT CHARACTER}[31mred line xxx")
     assert len(caught.value.message) <= 500
     assert caught.value.message.isprintable()
 

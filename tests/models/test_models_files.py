@@ -217,7 +217,7 @@ def test_a_missing_folder_is_made(model, tmp_path):
 
 def test_folders_that_cannot_be_written(model, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match=r"cannot write .*m\.pt: File exists"):
+    with pytest.raises(BadInput, match=r"cannot write .*m\.pt: Not a directory"):
         save(model, tmp_path / "file" / "m.pt")
     (tmp_path / "folder").mkdir()
     with pytest.raises(BadInput, match="is a folder, not a file"):

@@ -15,7 +15,7 @@ TREE = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e
 def test_exit_codes_are_the_promised_ones() -> None:
     assert {e.__name__: e.exit_code for e in TREE} == {
         "SepdeployError": 70, "BadInput": 2, "Incomparable": 3, "Missing": 4, "Unstable": 5,
-        "ArtifactCheckFailed": 6, "ToldElsewhere": 2,
+        "ArtifactCheckFailed": 6, "ToldElsewhere": 2, "NoRoom": 2,
     }  # fmt: skip
 
 

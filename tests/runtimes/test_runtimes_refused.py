@@ -35,7 +35,7 @@ def test_an_entry_that_lies_is_refused(tmp_path, weights, runtime, form, text, w
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(BadInput, match=r"absent\.onnx: cannot be read: No such file"):
+    with pytest.raises(BadInput, match=r"cannot read .*absent\.onnx: No such file"):
         runtimes.open(tmp_path / "absent.onnx")
     with pytest.raises(BadInput, match="Is a directory"):
         runtimes.open(tmp_path)

@@ -1,5 +1,7 @@
 """Averaged weights, recomputed batch statistics, early stopping."""
 
+from itertools import starmap
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.models import load, wrap
 from sepdeploy.training import load_recipe, loop
 from sepdeploy.training.descent.averaging import Average, recompute_statistics
+from sepdeploy.training.judge import Accuracies
 
 
 def split(n=300):
@@ -96,8 +99,9 @@ def test_trained_and_resumed_to_the_same_bits(resumed_and_whole, choice):
 
 
 def test_the_better_of_both_is_kept(train, monkeypatch):
-    scores = iter([0.5, 0.2, 0.5, 0.4, 0.9, 0.3, 0.9, 0.1])  # raw, then average, of two epochs
-    monkeypatch.setattr(loop, "accuracy", lambda *a, team: next(scores))
+    scores = starmap(Accuracies, [(0.5, 0.2), (0.5, 0.4), (0.9, 0.3), (0.9, 0.1)])
+    # raw, then average, of two epochs
+    monkeypatch.setattr(loop, "accuracies", lambda *a, team: next(scores))
     result = train(swa=True, epochs=2)
     assert result.best_epoch == 1
     assert [e["robust_accuracy"] for e in result.history] == [0.4, 0.3]

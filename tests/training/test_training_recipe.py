@@ -201,7 +201,7 @@ def test_differences_name_every_field_but_the_free_ones(name):
     old = Recipe()
     values = {
         "arch": "lenet", "data": "mnist", "data_dir": "/x", "hidden": (3,), "structure": "kron",
-        "target": "10x", "objective": "natural", "norm": "l2", "optimizer": "sgd",
+        "target": "10x", "objective": "natural", "eps": 0.5, "norm": "l2", "optimizer": "sgd",
         "schedule": "constant", "validation": 0.2, "momentum": 0.5, "regularize": "all",
         "inner": "kl", "align_axes": "class",
         "align_on": "features", "ema": 0.5, "swa": True, "rank_tolerance": 0.1, "mart_beta": 4,

@@ -16,8 +16,8 @@ from sepdeploy.errors import BadInput, Missing
 from sepdeploy.models import create, load
 from sepdeploy.records import InputSpec
 from sepdeploy.threat import Attack
-from sepdeploy.training import load_recipe
-from sepdeploy.training.checkpoint import checkpoint_path, read_checkpoint
+from sepdeploy.training import checkpoint_path, load_recipe
+from sepdeploy.training.checkpoint import read_checkpoint
 from sepdeploy.training.descent import steps
 from sepdeploy.training.machine import acceleration, batches
 from sepdeploy.training.machine.acceleration import Forward, choose_device, moved

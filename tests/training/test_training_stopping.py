@@ -5,6 +5,7 @@ from compared_trainings import stop_in
 
 from sepdeploy.training import loop
 from sepdeploy.training.descent.stopping import may_be_kept, planned_epochs, ranks_frozen
+from sepdeploy.training.judge import Accuracies
 from sepdeploy.training.ranks.windows import RankDynamics
 from sepdeploy.training.recipe.fields import Recipe
 
@@ -46,7 +47,7 @@ def test_a_better_clean_accuracy_alone_is_better():
 
 
 def test_a_plateau_ends_a_training_and_its_last_epoch_is_kept(train, monkeypatch):
-    monkeypatch.setattr(loop, "accuracy", lambda *a, team: 0.5)
+    monkeypatch.setattr(loop, "accuracies", lambda *a, team: Accuracies(0.5, 0.5))
     result = train(epochs=8, patience=2)
     assert (len(result.history), result.best_epoch) == (3, 3)
 
@@ -70,8 +71,8 @@ def declining(monkeypatch):
     """Validation gets worse from epoch to epoch."""
 
     def restart():
-        scores = iter(range(100, 0, -1))
-        monkeypatch.setattr(loop, "accuracy", lambda *a, team: next(scores) / 200)
+        scores = (Accuracies(n / 200, (n - 1) / 200) for n in range(100, 0, -2))
+        monkeypatch.setattr(loop, "accuracies", lambda *a, team: next(scores))
 
     restart()
     return restart

@@ -58,7 +58,7 @@ def test_a_model_of_unknown_data_wants_data_named(copy: Path, tmp_path: Path, ca
     model.provenance.clear()
     sd.save(model, tmp_path / "net.pt")
     got = call("attack", tmp_path / "net.pt", "-o", tmp_path / "adv.npz", "--eps", "0.1")
-    assert (got.code, got.line) == (2, "error: no data set to attack on")
+    assert (got.code, got.line) == (4, "error: no data set to attack on")
     told: list[str] = []
     sd.export(tmp_path / "net.pt", formats=("onnx",), notify=told.append)
     assert "no data at hand" in told[0]
