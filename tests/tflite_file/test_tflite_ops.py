@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(not INTERPRETERS, reason="no TFLite runtime is i
 # input type, a newer opset than the oracle knows.
 ELSEWHERE = {"And", "Or", "Not", "Cast", "Concat", "Dropout", "Einsum", "GatherND", "Swish"}
 ELSEWHERE |= {"RMSNormalization"}
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}  # of recurrent layers, below
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.op}-{c.label}")
@@ -28,12 +29,25 @@ def test_an_operator_computes_what_onnxruntime_computes(case: Case, tmp_path: Pa
 
 
 def test_every_converter_has_a_case() -> None:
-    tested = {case.op for case in CASES} | ELSEWHERE
+    tested = {case.op for case in CASES} | ELSEWHERE | set(GATES)
     assert set(CONVERTERS) == tested
 
 
 def n(op: str, inputs: str, output: str, **attributes: object) -> helper.NodeProto:
     return helper.make_node(op, inputs.split(), [output], **attributes)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("op", GATES)
+def test_recurrent_layers(op: str, direction: str, tmp_path: Path) -> None:
+    ways, rows = 1 + (direction == "bidirectional"), 5 * GATES[op]
+    weights = {"w": rand(ways, rows, 6), "r": rand(ways, rows, 5), "b": rand(ways, 2 * rows)}
+    nodes = [
+        n("Transpose", "x", "t", perm=[1, 0, 2]),  # the steps come first
+        n(op, "t w r b", "s", hidden_size=5, direction=direction),
+        n("Transpose", "s", "y", perm=[2, 0, 1, 3]),
+    ]
+    check(graph(nodes, (4, 6), weights), (4, 6), tmp_path)
 
 
 @pytest.mark.parametrize("axis", [1, 2, 3])
