@@ -51,7 +51,9 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     Above zero the network is fooled: such logits count as wrong wherever accuracy is taken.
     """
     own = F.one_hot(labels, check_logits(logits, labels).shape[1]).bool()
-    found = logits.masked_fill(own, -torch.inf).amax(dim=1) - logits[own]
+    found = (
+        logits.masked_fill(own, -torch.inf).amax(dim=1) - logits.gather(1, labels[:, None])[:, 0]
+    )
     return torch.where(logits.isfinite().all(dim=1), found, torch.inf)
 
 
@@ -66,7 +68,10 @@ def _soft_margin(logits: Tensor, labels: Tensor) -> Tensor:
     spread = (fixed.amax(dim=1) - fixed.amin(dim=1)) / SHARPNESS
     scaled = exact / torch.where(spread > 0, spread, 1.0)[:, None]
     own = F.one_hot(labels, logits.shape[1]).bool()
-    return scaled.masked_fill(own, -torch.inf).logsumexp(dim=1) - scaled[own]
+    return (
+        scaled.masked_fill(own, -torch.inf).logsumexp(dim=1)
+        - scaled.gather(1, labels[:, None])[:, 0]
+    )
 
 
 def check_logits(logits: Tensor, labels: Tensor) -> Tensor:
