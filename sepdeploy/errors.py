@@ -17,6 +17,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import partial
+from typing import Any
 
 # `::error::` and `::stop-commands::` (GitHub), `##[error]` and `##vso[` (Azure), `##teamcity[`.
 _COMMAND = re.compile(r"(?<![\w)>\]])::(?=\s*[A-Za-z])|##(?=\w*\[)")
@@ -63,6 +65,10 @@ class SepdeployError(Exception):
         self.message = _line(message)
         self.hint = _line(hint)
         super().__init__(self.message)
+
+    def __reduce__(self) -> tuple[Any, tuple[str, ...]]:
+        """Travel to another process with the hint, which the constructor wants by its name."""
+        return partial(type(self), hint=self.hint), (self.message,)
 
 
 def printable(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,12 @@ def test_exit_codes_are_the_promised_ones() -> None:
         "SepdeployError": 70, "BadInput": 2, "Incomparable": 3, "Missing": 4, "Unstable": 5,
         "ArtifactCheckFailed": 6, "ToldElsewhere": 2, "NoRoom": 2,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("cls", TREE)
+def test_an_error_travels_to_another_process(cls: type[SepdeployError]) -> None:
+    found = pickle.loads(pickle.dumps(cls("what happened", hint="what to do")))
+    assert (type(found), found.message, found.hint) == (cls, "what happened", "what to do")
 
 
 @pytest.mark.parametrize("cls", TREE)
