@@ -17,7 +17,7 @@ IMAGES = 48  # of each part: the commands are what is tested, not the network
 
 def commands() -> list[str]:
     use = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Use\n", 1)[1]
-    block = re.search(r"\n\n((?:    .*\n)+)", use)
+    block = re.search(r"((?:^    .*\n)+)", use, re.MULTILINE)
     assert block is not None
     lines = block[1].replace("\\\n", " ").splitlines()
     return [line.split("#")[0].strip() for line in lines]
