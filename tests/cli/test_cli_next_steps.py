@@ -22,10 +22,10 @@ TRAINED = ["train", "--epochs", "1", "--objective", "natural"]
     "runs",
     [
         [[*TRAINED, "--hidden", "16", "-o", "a net.pt"]],
-        [[*TRAINED, "--arch", "mine:make", "-o", "my.pt"]],
+        [[*TRAINED, "--arch", "next_step_network:make", "-o", "my.pt"]],
         [
-            [*TRAINED, "--arch", "mine:make", "-o", "my.pt"],
-            ["compress", "my.pt", "--arch", "mine:make", "--structure", "lowrank:4"],
+            [*TRAINED, "--arch", "next_step_network:make", "-o", "my.pt"],
+            ["compress", "my.pt", "--arch", "next_step_network:make", "--structure", "lowrank:4"],
         ],
     ],
     ids=["a name with a space", "an architecture of one's own", "compressed"],
@@ -35,7 +35,7 @@ def test_the_printed_next_step_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "next_step_network.py").write_text(MINE)
     for words in runs:
         got = call(*words)
         assert got.code == 0, got.err
@@ -48,4 +48,7 @@ def test_only_code_of_ones_own_is_named_again() -> None:
     from sepdeploy.workflows.training import export_command
 
     assert export_command("m.pt", "mlp") == "sepdeploy export m.pt"
-    assert export_command("a b.pt", "mine:make") == "sepdeploy export 'a b.pt' --arch mine:make"
+    assert (
+        export_command("a b.pt", "next_step_network:make")
+        == "sepdeploy export 'a b.pt' --arch next_step_network:make"
+    )
