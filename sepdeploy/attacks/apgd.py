@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from sepdeploy.attacks.balls import BALLS, per_sample
 from sepdeploy.attacks.draws import derive_seed
 from sepdeploy.attacks.goals import LOSSES
-from sepdeploy.attacks.gradient import Made, frozen
-from sepdeploy.attacks.scores import Scores, scores_of
-from sepdeploy.attacks.standing import Standing, slope
+from sepdeploy.attacks.gradient import Made
+from sepdeploy.attacks.standing import Standing, evaluated, slope
 from sepdeploy.threat import Attack
 
 
@@ -47,36 +46,24 @@ class APGD:
         self, model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, attack: Attack
     ) -> Made:
         """Return the points that fell an image, and the images that none was found for."""
-        scores = scores_of(model)
-        standing = Standing(scores, images, labels)
-        aims = range(min(self.targets, standing.rivals.shape[1])) if self.targets else (None,)
-        with frozen(model):
-            for start in range(attack.restarts):
-                for aim in aims:
-                    seed = derive_seed(attack.seed, start, aim or 0)
-                    self._climb(scores, images, ids, standing, attack, seed, aim)
-        return standing.made()
+
+        def climb(standing: Standing, start: int, aim: int | None) -> None:
+            seed = derive_seed(attack.seed, start, aim or 0)
+            self._climb(standing, ids[standing.rows], attack, seed, aim)
+
+        return evaluated(model, images, labels, attack, climb, targets=self.targets)
 
     def _climb(
-        self,
-        scores: Scores,
-        images: Tensor,
-        ids: Tensor,
-        standing: Standing,
-        attack: Attack,
-        seed: int,
-        aim: int | None,
+        self, standing: Standing, ids: Tensor, attack: Attack, seed: int, aim: int | None
     ) -> None:
         """Ascend from one start towards one class, or away from the true one."""
-        if not len(standing):
-            return
         loss, steps, goal = LOSSES[self.loss], attack.steps, standing.goal(aim)
-        ball = BALLS[attack.norm](images[standing.rows], attack.eps)
-        point = ball.finish(ball.start(seed, ids[standing.rows]))
+        ball = BALLS[attack.norm](standing.images[standing.rows], attack.eps)
+        point = ball.finish(ball.start(seed, ids))
         state = _first(standing.rows, ball.images, point, 2 * ball.eps)
         window, since = max(round(self.first_window * steps), 1), 0
         for step in range(steps + 1):
-            found = slope(scores, state.point, goal, loss)
+            found = slope(standing.scores, state.point, goal, loss)
             standing.lacked(state.row[found.blind])
             state.rise(found.value, found.gradient, first=step == 0)
             if found.wrong.any():

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from sepdeploy.attacks.balls import BALLS, per_sample
 from sepdeploy.attacks.draws import derive_seed
 from sepdeploy.attacks.goals import Goal, margin
-from sepdeploy.attacks.gradient import Made, frozen
+from sepdeploy.attacks.gradient import Made
 from sepdeploy.attacks.hyperplane import LENGTHS, nearest
 from sepdeploy.attacks.losses import right
-from sepdeploy.attacks.scores import Scores, scores_of
-from sepdeploy.attacks.standing import Standing, slope
+from sepdeploy.attacks.scores import Scores
+from sepdeploy.attacks.standing import Standing, evaluated, slope
 from sepdeploy.threat import Attack
 
 NEAR = 1 + 1e-5  # how far beyond eps a point may lie that is then moved into the ball
@@ -45,33 +45,23 @@ class FAB:
         self, model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, attack: Attack
     ) -> Made:
         """Return points within eps that fell an image, and the images without one."""
-        scores = scores_of(model)
-        standing = Standing(scores, images, labels)
-        with frozen(model):
-            for start in range(attack.restarts):
-                for aim in range(min(self.targets, standing.rivals.shape[1])):
-                    point = images[standing.rows]
-                    if start:  # the first search begins at the image itself
-                        ball = BALLS[attack.norm](point, attack.eps)
-                        seed = derive_seed(attack.seed, start, aim)
-                        point = ball.finish(ball.start(seed, ids[standing.rows]))
-                    self._search(scores, images, point, standing, attack, aim)
-        return standing.made()
 
-    def _search(
-        self,
-        scores: Scores,
-        images: Tensor,
-        point: Tensor,
-        standing: Standing,
-        attack: Attack,
-        aim: int,
-    ) -> None:
-        length, goal = LENGTHS[attack.norm], standing.goal(aim)
-        if not len(standing):
-            return
+        def climb(standing: Standing, start: int, aim: int | None) -> None:
+            point = images[standing.rows]
+            if start:  # the first search begins at the image itself
+                ball = BALLS[attack.norm](point, attack.eps)
+                seed = derive_seed(attack.seed, start, aim or 0)
+                point = ball.finish(ball.start(seed, ids[standing.rows]))
+            self._search(standing, point, attack, aim)
+
+        return evaluated(model, images, labels, attack, climb, targets=self.targets)
+
+    def _search(self, standing: Standing, point: Tensor, attack: Attack, aim: int | None) -> None:
+        """Go along the boundary with one class."""
+        length, goal, scores = LENGTHS[attack.norm], standing.goal(aim), standing.scores
         found = slope(scores, point, goal, margin)
-        state = _State(standing.rows, images[standing.rows], point, found.gradient, found.value)
+        rows = standing.rows
+        state = _State(rows, standing.images[rows], point, found.gradient, found.value)
         for _ in range(attack.steps):
             state.point = self._towards_boundary(state, attack.norm)
             found = slope(scores, state.point, goal, margin)

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from sepdeploy.attacks.balls import BALLS
 from sepdeploy.attacks.draws import derive_seed
 from sepdeploy.attacks.goals import LOSSES, Goal
-from sepdeploy.attacks.gradient import Made, frozen
+from sepdeploy.attacks.gradient import Made
 from sepdeploy.attacks.noise import gaussian
-from sepdeploy.attacks.scores import Scores, scores_of
-from sepdeploy.attacks.standing import Standing, slope
+from sepdeploy.attacks.standing import Standing, evaluated, slope
 from sepdeploy.threat import Attack
 
 Loss = Callable[[Tensor, Goal], Tensor]
@@ -42,47 +41,37 @@ class PGD:
         self, model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, attack: Attack
     ) -> Made:
         """Return the points that fell an image, and the images that none was found for."""
-        scores = scores_of(model)
-        standing = Standing(scores, images, labels)
-        aims = range(min(self.targets, standing.rivals.shape[1])) if self.targets else (None,)
-        with frozen(model):
-            for start in range(attack.restarts):
-                for aim in aims:
-                    seed = derive_seed(attack.seed, start, aim or 0)
-                    self._climb(scores, images, ids, standing, attack, seed, aim)
-        return standing.made()
+
+        def climb(standing: Standing, start: int, aim: int | None) -> None:
+            seed = derive_seed(attack.seed, start, aim or 0)
+            self._climb(standing, ids[standing.rows], attack, seed, aim)
+
+        return evaluated(model, images, labels, attack, climb, targets=self.targets)
 
     def at(self, seed: int, ids: Tensor) -> Loss:
         """Return the loss of one step."""
         return LOSSES[self.loss]
 
     def _climb(
-        self,
-        scores: Scores,
-        images: Tensor,
-        ids: Tensor,
-        standing: Standing,
-        attack: Attack,
-        seed: int,
-        aim: int | None,
+        self, standing: Standing, ids: Tensor, attack: Attack, seed: int, aim: int | None
     ) -> None:
         """Ascend from one start towards one class, or away from the true one."""
         rows, goal = standing.rows, standing.goal(aim)
-        ball = BALLS[attack.norm](images[rows], attack.eps)
-        point = ball.finish(ball.start(seed, ids[rows]))
+        ball = BALLS[attack.norm](standing.images[rows], attack.eps)
+        point = ball.finish(ball.start(seed, ids))
         for step in range(attack.steps + 1):
             if not len(rows):
                 return
-            found = slope(scores, point, goal, self.at(derive_seed(seed, step), ids[rows]))
+            loss = self.at(derive_seed(seed, step), ids)
+            found = slope(standing.scores, point, goal, loss)
             standing.lacked(rows[found.blind])
             gradient = found.gradient
             if found.wrong.any():
                 standing.fell(rows[found.wrong], point[found.wrong])
                 left = ~found.wrong
-                rows, point, gradient, goal = (
-                    rows[left], point[left], gradient[left], goal.kept(left),
-                )  # fmt: skip
-                ball = BALLS[attack.norm](images[rows], attack.eps)
+                rows, ids, point = rows[left], ids[left], point[left]
+                gradient, goal = gradient[left], goal.kept(left)
+                ball = BALLS[attack.norm](standing.images[rows], attack.eps)
             point = ball.finish(ball.step(point, gradient, attack.step))
 
 

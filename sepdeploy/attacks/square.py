@@ -9,6 +9,7 @@ fixed schedule.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ class Square:
         return fell, points[fell]
 
 
-class Patches:
+class Patches(ABC):
     """The best points so far and how they are changed; rows are images.
 
     Args:
@@ -153,13 +154,13 @@ class Patches:
         self.images, self.eps, self.draws = images, eps, draws
         self.point = self.start()
 
+    @abstractmethod
     def start(self) -> Array:
         """Return the first points."""
-        raise NotImplementedError
 
+    @abstractmethod
     def propose(self, share: float) -> Array:
         """Return changed points; ``share`` of the pixels lie in a square."""
-        raise NotImplementedError
 
     def accept(self, rows: NDArray[np.bool_], proposal: Array) -> None:
         """Go on from the proposals of some rows."""

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sepdeploy.attacks.goals import Goal, rivals, scale_of
-from sepdeploy.attacks.gradient import Made, gradient_of, usable
+from sepdeploy.attacks.gradient import Made, frozen, gradient_of, usable
 from sepdeploy.attacks.losses import right
-from sepdeploy.attacks.scores import Scores
+from sepdeploy.attacks.scores import Scores, scores_of
+from sepdeploy.threat import Attack
 
 
 class Standing:
@@ -27,6 +28,8 @@ class Standing:
         labels: (N,) int64.
 
     Attributes:
+        scores: As given.
+        images: As given.
         rows: (M,) int64, which images stand.
         rivals: (N, classes - 1) int64, the wrong classes, the most likely first.
     """
@@ -34,6 +37,7 @@ class Standing:
     def __init__(self, scores: Scores, images: Tensor, labels: Tensor) -> None:
         with torch.no_grad():
             logits = scores(images)
+        self.scores, self.images = scores, images
         self._labels, self._scale = labels, scale_of(logits)
         self._points = images.clone()
         self._blind = torch.zeros(len(images), dtype=torch.bool, device=images.device)
@@ -61,6 +65,41 @@ class Standing:
     def made(self) -> Made:
         """Return the points that felled images, and the images themselves that stand."""
         return Made(self._points, self._blind)
+
+
+Climb = Callable[[Standing, int, int | None], None]
+
+
+def evaluated(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    climb: Climb,
+    *,
+    targets: int = 0,
+) -> Made:
+    """Attack what stands from every start and, one after the other, towards every rival.
+
+    Args:
+        model: In evaluation mode; its parameters are frozen meanwhile.
+        images: (N, ...) float32.
+        labels: (N,) int64.
+        attack: Its ``restarts`` are the starts.
+        climb: Takes out of what stands what it fells, given the start and the rival (None = any).
+        targets: Rivals to aim at, the most likely first; 0 = none in particular.
+
+    Returns:
+        The points that felled images, and the images themselves that stand.
+    """
+    with frozen(model):
+        standing = Standing(scores_of(model), images, labels)
+        aims = range(min(targets, standing.rivals.shape[1])) if targets else (None,)
+        for start in range(attack.restarts):
+            for aim in aims:
+                if len(standing):
+                    climb(standing, start, aim)
+    return standing.made()
 
 
 @dataclass
