@@ -1,0 +1,132 @@
+"""Layers made from dense ones, in other types and with shapes that they choose."""
+
+import math
+from functools import reduce
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sepdeploy.errors import BadInput
+from sepdeploy.layers import (
+    KronLinear,
+    LowRankConv2d,
+    LowRankLinear,
+)
+
+
+def randomised(layer, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    layer.double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return layer
+
+
+def numpy_dense(layer):
+    """The matrix of a layer, from its parameters alone."""
+    if isinstance(layer, LowRankLinear):
+        U, S, V = (p.detach().numpy() for p in (layer.U, layer.S, layer.V))
+        return (U @ S @ V.T).T
+    factors = [f.detach().numpy() for f in layer.factors]
+    return sum(reduce(np.kron, [f[k] for f in factors]) for k in range(layer.spec.terms))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_from_dense_copies_bias_and_reports_the_error(bias):
+    torch.manual_seed(0)
+    linear = nn.Linear(30, 28, bias=bias)
+    kron = KronLinear.from_dense(linear, (6, 5), (4, 7), 2)
+    low = LowRankLinear.from_dense(linear, 5)
+    for layer in (kron, low):
+        assert (layer.bias is None) == (not bias)
+        if bias:
+            assert torch.equal(layer.bias, linear.bias)
+        left = (linear.weight - layer.dense_weight()).norm() / linear.weight.norm()
+        assert layer.projection_error == pytest.approx(left.item(), abs=1e-5)
+        assert 0 < layer.projection_error < 1
+    U, V = low.U, low.V
+    assert torch.allclose(U.T @ U, torch.eye(5), atol=1e-5)
+    assert torch.allclose(V.T @ V, torch.eye(5), atol=1e-5)
+
+
+def test_from_dense_is_exact_where_it_can_be():
+    true = randomised(KronLinear((6, 5), (4, 7)))
+    linear = nn.Linear(30, 28).double()
+    with torch.no_grad():
+        linear.weight.copy_(true.dense_weight())
+        linear.bias.copy_(true.bias)
+    for layer in (
+        KronLinear.from_dense(linear, (6, 5), (4, 7)),
+        LowRankLinear.from_dense(linear, 28),
+    ):
+        assert layer.projection_error < 1e-6
+        x = torch.randn(3, 30, dtype=torch.float64)
+        assert layer(x).dtype == torch.float64
+        assert torch.allclose(layer(x), linear(x), atol=1e-5)
+    assert KronLinear((6, 5), (4, 7)).projection_error is None
+
+
+def test_from_dense_of_a_zero_layer_is_zero():
+    linear = nn.Linear(6, 6)
+    nn.init.zeros_(linear.weight)
+    for layer in (
+        KronLinear.from_dense(linear, (2, 3), (3, 2)),
+        LowRankLinear.from_dense(linear, 2),
+    ):
+        assert layer.projection_error == 0
+        assert torch.allclose(layer(torch.randn(2, 6)), linear.bias.expand(2, 6))
+
+
+def test_from_dense_refuses_other_sizes_and_nan():
+    linear = nn.Linear(6, 6)
+    with pytest.raises(BadInput):
+        KronLinear.from_dense(linear, (2, 2), (3, 2))
+    with pytest.raises(BadInput):
+        LowRankLinear.from_dense(linear, 7)
+    with torch.no_grad():
+        linear.weight[0, 0] = math.nan
+    with pytest.raises(BadInput, match="NaN"):
+        KronLinear.from_dense(linear, (2, 3), (3, 2))
+
+
+MAKERS = {
+    "kron": lambda **at: KronLinear((3, 2), (4, 5), 2, **at),
+    "lowrank": lambda **at: LowRankLinear(6, 20, 3, **at),
+    "conv": lambda **at: LowRankConv2d(4, 6, (3, 3), (2, 3), **at),
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_layers_are_made_in_a_type_and_on_a_device(kind, dtype):
+    layer = MAKERS[kind](dtype=dtype)
+    assert {p.dtype for p in layer.parameters()} == {dtype}
+    assert {p.device.type for p in MAKERS[kind](device="meta").parameters()} == {"meta"}
+
+
+def test_a_layer_of_doubles_is_projected_in_doubles():
+    torch.manual_seed(0)
+    product = torch.kron(torch.randn(4, 3).double(), torch.randn(5, 2).double())
+    linear = nn.Linear(6, 20).double()
+    linear.weight.data = product
+    for layer in (KronLinear.from_dense(linear), LowRankLinear.from_dense(linear, 6)):
+        error = (layer.dense_weight() - product).norm() / product.norm()
+        assert error < 1e-12
+        assert {p.dtype for p in layer.parameters()} == {torch.float64}
+    conv = nn.Conv2d(4, 6, 3).double()
+    whole = LowRankConv2d.from_dense(conv, (4, 6)).dense_weight()
+    assert (whole - conv.weight).norm() / conv.weight.norm() < 1e-12
+
+
+def test_modes_are_chosen_where_none_are_given():
+    torch.manual_seed(0)
+    linear = nn.Linear(36, 48)
+    linear.weight.data = torch.kron(torch.randn(8, 6), torch.randn(6, 6))
+    layer = KronLinear.from_dense(linear)
+    assert (layer.spec.in_shape, layer.spec.out_shape) == ((6, 6), (8, 6))
+    assert layer.projection_error < 1e-6
+    assert KronLinear.from_dense(nn.Linear(784, 100), terms=3).spec.terms == 3
+    assert KronLinear.from_dense(nn.Linear(7, 13)).spec.dense_macs == 91  # two primes
