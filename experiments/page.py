@@ -25,7 +25,8 @@ HEAD = """# Results
 
 Written by `python -m experiments.page` from `experiments/results/*.json`; the scripts named below
 make those files. Robust: accuracy under PGD with the given steps of the default size and one random
-start on all test images of the table, attack and verdict on the torch model (`sepdeploy verify`
+start on all test images of the table, climbing the plain cross entropy (as sepdeploy itself did
+until 2026-11-30), attack and verdict on the torch model (`sepdeploy verify`
 proves that exported files compute the same). A mean of several seeds stands with its standard
 deviation. "Against dense" is the mean over seeds of the difference to the dense net of the same
 seed, in points; below the tables such means stand with their standard errors. κ is the median

@@ -17,6 +17,9 @@ from sepdeploy.errors import BadInput, unknown_name
 
 NORMS = ("linf", "l2")
 MAX_STEPS = 100_000
+# Of what the attacks do: images that another revision made are not the same attack's. 2: they
+# climb a loss that the scale of logits does not change.
+REVISION = 2
 UNITS = "write it as 8/255 or 0.1 (pixels in [0, 1])"
 MEANT = f"did you mean 8/255? {UNITS}"
 
@@ -84,6 +87,7 @@ class Attack:
             "steps": self.steps,
             "restarts": self.restarts,
             "seed": self.seed,
+            "revision": REVISION,
         }
 
     def made(self, stored: Mapping[str, Any] | None) -> bool:
@@ -183,7 +187,8 @@ def parse_attack(text: str, eps: float = 0.0, norm: str = "linf", *, seed: int =
             hint=f"for example: {name}-{counted}x5",
         )
     if norm not in row.norms:
-        raise unknown_name(f"norm of {name}", norm, row.norms)
+        only = ", ".join(row.norms)
+        raise BadInput(f"attack '{text}' knows {only}, not {norm}", hint=f"--norm {row.norms[0]}")
     joint = "@" if "@" in row.example else "-"
     full = f"{name}{joint}{int(counted)}" if row.steps else name
     full += f"x{int(restarts)}" if restarts and int(restarts) > 1 else ""

@@ -110,7 +110,7 @@ def check_any(precisions: Sequence[LayerPrecision], mode: str, format_name: str)
         BadInput: No layer could be; the first reason is named.
     """
     if not quantized_layers(precisions):
-        why = next((p.reason for p in precisions if p.reason), "it has no weights")
+        why = next((p.reason for p in precisions if p.reason), "no weights worth it")
         raise BadInput(
             f"--quantize {mode} changes nothing in the .{format_name} file: {why}",
             hint="export with --quantize none, or another mode",

@@ -244,3 +244,11 @@ def test_linf_start_fills_the_box():
     delta = LinfBall(images, 0.25).start(3, torch.arange(50)) - images
     assert 0.24 < delta.max() <= 0.25
     assert abs(delta.double().var() - 0.25**2 / 3) < 0.001
+
+
+def test_images_of_an_earlier_revision_are_not_of_the_same_attack():
+    attack = parse_attack("pgd-40", 0.1)
+    stored = attack.details()
+    assert attack.made(stored)
+    assert not attack.made({**stored, "revision": 1})
+    assert not attack.made({k: v for k, v in stored.items() if k != "revision"})

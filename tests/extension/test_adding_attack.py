@@ -51,7 +51,7 @@ def test_what_it_cannot_do_is_said(copy: Path, call: Callable) -> None:
     words = ("attack", copy / "tiny.pt", "--eps", "0.1", "-o", copy / "adv.npz", "--attack")
     found = call(*words, "brighten", "--norm", "l2")
     assert found.code == 2
-    assert "unknown norm of brighten 'l2'; closest: linf" in found.line
+    assert "attack 'brighten' knows linf, not l2" in found.line
     assert "brighten" in call(*words, "darken").err  # the names come from the table
     assert "one step" in call(*words, "brighten-3").line
     for row in ATTACKS.values():
