@@ -29,6 +29,7 @@ KeyPath = tuple[str | int, ...]
 
 FLAT = {"flat": True}  # metadata of a field whose entries stand beside the record's own keys
 ABSENT = {"absent": True}  # metadata of a field that is left out where it is empty
+NO_TEXT = "give the file that is meant here; this one holds a model, images or the like"
 MAX_BYTES = 256 << 20
 MAX_TOML_BYTES = 1 << 20
 MAX_DEPTH = 64
@@ -139,6 +140,8 @@ def parse_json(text: str | bytes, *, where: str) -> dict[str, Any]:
 
     try:
         data = loads(text, object_pairs_hook=unique)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{where} is no JSON: it is no text", hint=NO_TEXT) from error
     except ValueError as error:
         raise BadInput(
             f"{where} is not valid JSON: {error}", hint="restore the file, or write it again"
@@ -181,6 +184,8 @@ def parse_toml(text: str | bytes, *, where: str) -> dict[str, Any]:
     """
     try:
         data = tomllib.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{where} is no TOML: it is no text", hint=NO_TEXT) from error
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where} is not valid TOML: {error}", hint="correct the file") from error
     _check_values(data, where)

@@ -110,7 +110,7 @@ def test_files_that_are_not_toml(tmp_path):
     path = tmp_path / "rules.toml"
     for text in (b"= 3", b"\xff\xfe"):
         path.write_bytes(text)
-        with pytest.raises(BadInput, match="not valid TOML"):
+        with pytest.raises(BadInput, match=r"(not valid|is no) TOML"):
             load_rules(path)
     with pytest.raises(BadInput, match="cannot read"):
         load_rules(tmp_path / "missing.toml")

@@ -86,7 +86,7 @@ def test_another_version_is_told_from_another_kind(version: object, hint: str) -
         ("[a]\nb = 2020-01-01", r"t: a\.b: a date has no place here"),
         ("a = " + "[" * 5000, "t is not valid TOML"),
         ("a = " + "[" * 80 + "]" * 80, "t: .* is nested too deeply"),
-        (b"\xff\xfe", "t is not valid TOML"),
+        (b"\xff\xfe", "t is no TOML: it is no text"),
     ],
 )
 def test_a_damaged_table_is_refused_with_file_and_key(text: str | bytes, message: str) -> None:
