@@ -180,7 +180,7 @@ def test_files_that_are_no_recipes(tmp_path):
     with pytest.raises(BadInput, match="is not valid TOML"):
         load_recipe(write(tmp_path, "epochs = = 3"))
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadInput, match="is not valid TOML"):
+    with pytest.raises(BadInput, match="is no TOML: it is no text"):
         load_recipe(tmp_path / "binary.toml")
 
 
