@@ -3,14 +3,16 @@
 The file is a table of plain values and tensors: ``format`` "sepdeploy.model", ``version``,
 ``arch`` and ``arch_kwargs``, ``layers`` (structure of every linear layer, by name),
 ``convolutions`` (ranks [q, p] of every low-rank convolution, by name; absent = none),
-``state_dict`` (of ``net``), ``input`` and ``provenance``. A user's own architecture is recorded
-by name only; the file never decides which code is imported.
+``state_dict`` (of ``net``), ``computed`` (values of weights that are computed from others, for
+factories that make plain ones; absent = none), ``input`` and ``provenance``. A user's own
+architecture is recorded by name only; the file never decides which code is imported.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from sepdeploy.layers import (
     make_linear,
 )
 from sepdeploy.models.accepting import WRAPPER_PREFIXES, plain_key
-from sepdeploy.models.computed_weights import write_out
+from sepdeploy.models.computed_weights import computed_values, made_of, settle, write_out
 from sepdeploy.models.empty_weights import without_storage
 from sepdeploy.models.factory import ARCHITECTURES, build_net, is_foreign, replace_module
 from sepdeploy.models.model import Model
@@ -77,8 +79,9 @@ def save(model: Model, path: Path | str) -> None:
             architecture options or provenance that are not plain values.
     """
     state = {k: v.detach().cpu() for k, v in model.net.state_dict().items()}
+    computed = {k: v.detach().cpu() for k, v in computed_values(model.net).items()}
     try:
-        _check_finite(state)
+        _check_finite(state | computed)
     except BadInput as error:
         raise BadInput(f"{path} is not written: {error.message}", hint=error.hint) from error
     data = {
@@ -91,6 +94,7 @@ def save(model: Model, path: Path | str) -> None:
         "input": to_json(model.input),
         "provenance": _plain_json(model.provenance, "provenance"),
         "state_dict": state,
+        "computed": computed,
     }
     write_tensor_file(data, path)
 
@@ -134,14 +138,14 @@ def _from_table(data: Mapping[str, Any], asked_arch: str | None) -> Model:
     arch = _choose_arch(_expect(data, "arch", str), asked_arch)
     kwargs = _expect(data, "arch_kwargs", dict)
     input = from_json(InputSpec, _expect(data, "input", dict), where="input")
-    convolutions = _expect({"convolutions": {}, **data}, "convolutions", dict)
+    data = {"convolutions": {}, "computed": {}, **data}
     net = _rebuild(
-        arch,
-        input,
-        kwargs,
+        partial(build_net, arch, input, kwargs),
+        is_foreign(arch),
         _expect(data, "layers", dict),
-        convolutions,
+        _expect(data, "convolutions", dict),
         _expect(data, "state_dict", dict),
+        _expect(data, "computed", dict),
     )
     provenance = _expect(data, "provenance", dict)
     return Model(net, input, arch=arch, arch_kwargs=kwargs, provenance=provenance).eval()
@@ -199,46 +203,72 @@ def _choose_arch(recorded: str, asked: str | None) -> str:
 
 
 def _rebuild(
-    arch: str,
-    input: InputSpec,
-    kwargs: dict[str, Any],
+    make: Callable[[], nn.Module],
+    foreign: bool,
     layers: dict[str, Any],
     convolutions: dict[str, Any],
     state: dict[str, Any],
+    computed: dict[str, Any],
 ) -> nn.Module:
     """Build the network on storage-less tensors, compare, and only then take the weights."""
     specs = {str(k): spec_from_json(v, where=f"layer '{k!s:.60}'") for k, v in layers.items()}
     held = sum(t.numel() for t in state.values() if isinstance(t, Tensor))
     if sum(spec.weight_params for spec in specs.values()) > held:
         raise BadInput("the layers claim more weights than the file holds", hint=MODEL_AGAIN)
-    with torch.device("cpu") if is_foreign(arch) else without_storage():
-        net = _built(arch, input, kwargs, specs, convolutions, state)
+    with torch.device("cpu") if foreign else without_storage():
+        net = make()
+        _take_values(net.state_dict(), state, computed)
+        _give_structure(net, specs, convolutions, state)
     _give_own_names(net.state_dict(), state)
     _check_state(net.state_dict(), state)
-    _check_finite(state)
+    _check_finite(state | computed)
     own = {key: state.pop(key).clone().contiguous() for key in list(state)}  # never twice in full
     net.load_state_dict(own, assign=True)
     if any(t.is_meta for t in net.buffers()):  # buffers that no file holds must be computed
-        net = _built(arch, input, kwargs, specs, convolutions, own)
+        net = make()
+        _give_structure(net, specs, convolutions, own)
         net.load_state_dict(own)
+    settle(net)
+    _hold_to_values(net, computed)
     return net
 
 
-def _built(
-    arch: str,
-    input: InputSpec,
-    kwargs: dict[str, Any],
+def _take_values(
+    expected: Mapping[str, Tensor], state: dict[str, Any], computed: Mapping[str, Any]
+) -> None:
+    """Take the value of a computed weight where the factory does not compute it the same way."""
+    for weight, value in computed.items():
+        if not isinstance(value, Tensor):
+            raise BadInput(f"the value of '{weight!s:.60}' is no tensor", hint=MODEL_AGAIN)
+        held = made_of(str(weight), state)
+        if held and held != made_of(str(weight), expected):
+            for key in held:
+                del state[key]
+            state[weight] = value
+
+
+def _hold_to_values(net: nn.Module, computed: Mapping[str, Tensor]) -> None:
+    """Write out what the factory computes from the same tensors in another way."""
+    own = computed_values(net) if computed else {}
+    for weight in own.keys() & computed.keys():
+        value = computed[weight]
+        _check_state({weight: own[weight]}, {weight: value})
+        if not torch.allclose(own[weight], value, rtol=1e-4, atol=1e-6 * float(value.norm())):
+            write_out(net, {weight})
+            net.load_state_dict({weight: value}, strict=False)
+
+
+def _give_structure(
+    net: nn.Module,
     specs: Mapping[str, Spec],
-    convolutions: dict[str, Any],
+    convolutions: Mapping[str, Any],
     state: Mapping[str, Any],
-) -> nn.Module:
-    """The architecture in the structures of a file, its weights written out where theirs are."""
-    net = build_net(arch, input, kwargs)
+) -> None:
+    """Give a fresh network the structures of a file, weights written out where theirs are."""
     changed = {name for name, spec in specs.items() if not isinstance(spec, DenseSpec)}
     write_out(net, changed | state.keys())
     _apply_specs(net, specs)
     _apply_forms(net, convolutions)
-    return net
 
 
 def _give_own_names(expected: Mapping[str, Tensor], state: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ Training keeps them as they are. What is counted, exported or projected is their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from copy import deepcopy
 from typing import TypeVar
 
@@ -40,9 +40,8 @@ def with_plain_weights(net: Net) -> Net:
     """
     if not any(_computed(module) for module in net.modules()):
         return net
+    settle(net)  # a weight that remembers its gradient cannot be copied
     with torch.no_grad():
-        for module in net.modules():
-            _compute_anew(module)  # a weight that remembers its gradient cannot be copied
         try:
             copy = deepcopy(net)
         except Exception as error:  # a user's module may hold anything
@@ -54,6 +53,32 @@ def with_plain_weights(net: Net) -> Net:
             for name, write in _computed(module).items():
                 write(module, name)
     return copy
+
+
+def computed_values(net: nn.Module) -> dict[str, Tensor]:
+    """The values of all computed weights, by name: what a net without them would hold.
+
+    Raises:
+        BadInput: A network with computed weights that cannot be copied.
+    """
+    names = [(path, name) for path, m in net.named_modules() for name in _computed(m)]
+    plain = with_plain_weights(net)
+    found = {(path, name): plain.get_submodule(path).state_dict()[name] for path, name in names}
+    return {f"{path}.{name}".removeprefix("."): value for (path, name), value in found.items()}
+
+
+def made_of(weight: str, names: Iterable[str]) -> set[str]:
+    """Which of the names of a state a computed weight is computed from."""
+    path, _, name = weight.rpartition(".")
+    new = f"{path}.parametrizations.{name}.".removeprefix(".")
+    return {key for key in names if key.startswith((f"{weight}_", new))}
+
+
+def settle(net: nn.Module) -> None:
+    """Compute the weights of old hooks anew, which otherwise wait for the next forward pass."""
+    with torch.no_grad():
+        for module in net.modules():
+            _compute_anew(module)
 
 
 def write_out(net: nn.Module, wanted: Container[str]) -> None:

@@ -24,6 +24,15 @@ class Symmetric(nn.Module):
         return w.triu() + w.triu(1).transpose(-1, -2)
 
 
+class Mask(nn.Module):
+    def __init__(self, weight):
+        super().__init__()
+        self.register_buffer("mask", weight.detach().abs() > 0.1)
+
+    def forward(self, w):
+        return w * self.mask
+
+
 def own(layer):
     parametrize.register_parametrization(layer, "weight", Symmetric())
     return layer
@@ -135,6 +144,56 @@ def test_computed_weights_are_saved_compressed_and_loaded(tmp_path):
     sd.save(small, tmp_path / "small.pt")
     with torch.no_grad():
         torch.testing.assert_close(sd.load(tmp_path / "small.pt", arch=arch)(x), small.eval()(x))
+
+
+def plain_factory():
+    return plain_net()
+
+
+def other_factory():
+    return computed_net("weight_norm")
+
+
+@pytest.mark.parametrize("factory", ["plain_factory", "other_factory"])
+@pytest.mark.parametrize("kind", [*COMPUTED, "mask module"])
+def test_computed_weights_are_loaded_into_a_factory_that_makes_other_ones(tmp_path, kind, factory):
+    if kind == "mask module":
+        net = plain_net()
+        parametrize.register_parametrization(net[4], "weight", Mask(net[4].weight))
+    else:
+        net = computed_net(kind)
+    path, x = tmp_path / "net.pt", torch.rand(2, *SHAPE)
+    sd.save(sd.wrap(net, SHAPE), path)
+    loaded = sd.load(path, arch=f"{__name__}:{factory}")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), sd.wrap(net, SHAPE).eval()(x))
+    sd.save(loaded, path)
+    with torch.no_grad():
+        torch.testing.assert_close(sd.load(path, arch=f"{__name__}:{factory}")(x), loaded(x))
+
+
+@pytest.mark.parametrize("value", ["x", None, torch.zeros(3), torch.full((16, 16), torch.nan)])
+def test_damaged_values_of_computed_weights_are_refused(tmp_path, value):
+    sd.save(sd.wrap(computed_net("pruned"), SHAPE), tmp_path / "net.pt")
+    table = torch.load(tmp_path / "net.pt", weights_only=True)
+    for factory in ("plain_factory", "pruned_factory"):
+        torch.save(table | {"computed": {"4.weight": value}}, tmp_path / "bad.pt")
+        with pytest.raises(sd.BadInput):
+            sd.load(tmp_path / "bad.pt", arch=f"{__name__}:{factory}")
+
+
+def pruned_factory():
+    return computed_net("pruned")
+
+
+def test_a_pruned_layer_has_its_weight_as_soon_as_it_is_loaded(tmp_path):
+    net = computed_net("pruned")
+    with torch.no_grad():
+        net[4].weight_orig.mul_(3)  # the attribute `weight` waits for the next forward pass
+    sd.save(sd.wrap(net, SHAPE), tmp_path / "net.pt")
+    loaded = sd.load(tmp_path / "net.pt", arch=f"{__name__}:pruned_factory").net
+    torch.testing.assert_close(loaded[4].weight, net[4].weight_orig * net[4].weight_mask)
+    assert len(list(loaded[4].named_buffers())) == 1  # still pruned, should it be trained
 
 
 # --- what cannot become a model -------------------------------------------------------------------
