@@ -184,36 +184,29 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
     @classmethod
     def forms(cls, conv: nn.Conv2d) -> Iterator[tuple[LowRankConvSpec, float]]:
         """Ranks of both modes that lose about the same share; none of 1×1 and grouped ones."""
-        if conv.groups != 1 or max(conv.kernel_size) == 1:
-            return
-        channels, kernel = (conv.in_channels, conv.out_channels), tuple(conv.kernel_size)
-        into, out, kept = _channel_energy(conv.weight.detach().double())
-        seen = set()
-        for step in range(1, STEPS + 1):
-            wanted = (1 - step / STEPS) ** 2  # share of energy that either mode may lose
-            q, p = (max(1, int(np.argmax(tail <= wanted + 1e-12))) for tail in (into, out))
-            if (q, p) in seen:
-                continue
-            seen.add((q, p))
-            lost = max(0.0, 1.0 - float(kept[p - 1, q - 1]))
-            yield LowRankConvSpec(*channels, kernel, (q, p)), lost if lost > ROUNDING else 0.0
+        return iter(()) if conv.groups != 1 or max(conv.kernel_size) == 1 else _balanced(conv)
 
     @classmethod
-    def from_dense(cls, conv: nn.Conv2d, ranks: tuple[int, int]) -> Self:
+    def from_dense(cls, conv: nn.Conv2d, ranks: tuple[int, int] | None = None) -> Self:
         """A Tucker approximation of a plain convolution; its bias is copied.
 
         Higher-order SVD of the channel modes, refined by alternating iterations.
 
+        Args:
+            conv: The plain convolution.
+            ranks: As of the class; None takes those that lose least with at most half the
+                weights.
+
         Raises:
             BadInput: A grouped convolution, ranks that do not fit, or a weight that is not finite.
         """
-        layer = cls.like(conv, ranks).to(conv.weight.device, conv.weight.dtype)
         W = conv.weight.detach().double()
+        layer = cls.like(conv, ranks or (1, 1)).to(conv.weight.device, conv.weight.dtype)
         if not bool(torch.isfinite(W).all()):
             raise BadInput(
                 "weight holds NaN or infinite values and cannot be projected", hint=FINITE
             )
-        U, S, V = tucker(W, layer.ranks)
+        U, S, V = tucker(W, ranks or _half(conv))
         with torch.no_grad():
             layer.set_factors(U, S, V)
             if conv.bias is not None and layer.expand.bias is not None:
@@ -224,6 +217,27 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
     def extra_repr(self) -> str:
         """Ranks for ``print(model)``."""
         return f"ranks={self.ranks}"
+
+
+def _balanced(conv: nn.Conv2d) -> Iterator[tuple[LowRankConvSpec, float]]:
+    """Ranks of both modes that lose about the same share, ever fewer, with the share lost."""
+    channels, kernel = (conv.in_channels, conv.out_channels), tuple(conv.kernel_size)
+    into, out, kept = _channel_energy(conv.weight.detach().double())
+    seen = set()
+    for step in range(1, STEPS + 1):
+        wanted = (1 - step / STEPS) ** 2  # share of energy that either mode may lose
+        q, p = (max(1, int(np.argmax(tail <= wanted + 1e-12))) for tail in (into, out))
+        if (q, p) in seen:
+            continue
+        seen.add((q, p))
+        lost = max(0.0, 1.0 - float(kept[p - 1, q - 1]))
+        yield LowRankConvSpec(*channels, kernel, (q, p)), lost if lost > ROUNDING else 0.0
+
+
+def _half(conv: nn.Conv2d) -> tuple[int, int]:
+    """The ranks that lose least with at most half the weights; (1, 1) if none are that small."""
+    small = [f for f in _balanced(conv) if 2 * f[0].params(bias=False) <= conv.weight.numel()]
+    return min(small, key=lambda form: form[1])[0].ranks if small else (1, 1)
 
 
 def tucker(W: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:

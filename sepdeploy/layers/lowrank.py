@@ -149,14 +149,27 @@ class LowRankLinear(StructuredLinear, AdaptiveRanks):
             parameter.data = value.to(parameter.device, parameter.dtype).contiguous()
 
     @classmethod
-    def from_dense(cls, linear: nn.Linear, rank: int) -> Self:
+    def from_dense(cls, linear: nn.Linear, rank: int | None = None) -> Self:
         """The best rank-r approximation of a dense layer; its bias is copied.
+
+        Args:
+            linear: The dense layer.
+            rank: As of the class; None halves the weights, or takes the rank of the layer's own
+                matrix where that is smaller.
 
         Raises:
             BadInput: The rank is too large, or the weight is not finite.
         """
         out_features, in_features = linear.weight.shape
-        return cls.project(linear, LowRankSpec(in_features, out_features, rank))
+        half = max(1, linear.weight.numel() // (2 * (in_features + out_features)))
+        spec = LowRankSpec(in_features, out_features, half if rank is None else rank)
+        layer = cls.project(linear, spec)
+        if rank is None:
+            sigma = layer.S.detach().diagonal()
+            least = torch.finfo(sigma.dtype).eps * max(linear.weight.shape) * sigma.max()
+            own = max(1, int((sigma > least).sum()))
+            layer.set_factors(*(f.detach()[..., :own] for f in (layer.U, layer.S[:own], layer.V)))
+        return layer
 
     def extra_repr(self) -> str:
         """Sizes for ``print(model)``."""

@@ -130,3 +130,34 @@ def test_modes_are_chosen_where_none_are_given():
     assert layer.projection_error < 1e-6
     assert KronLinear.from_dense(nn.Linear(784, 100), terms=3).spec.terms == 3
     assert KronLinear.from_dense(nn.Linear(7, 13)).spec.dense_macs == 91  # two primes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ranks_are_chosen_where_none_are_given(dtype):
+    torch.manual_seed(0)
+    linear = nn.Linear(30, 60, dtype=dtype)
+    half = LowRankLinear.from_dense(linear)
+    assert half.spec.rank == 10  # 10 · (30 + 60) is half of 30 · 60
+    linear.weight.data = torch.randn(60, 3, dtype=dtype) @ torch.randn(3, 30, dtype=dtype)
+    low = LowRankLinear.from_dense(linear)
+    error = (low.dense_weight() - linear.weight).norm() / linear.weight.norm()
+    assert (low.spec.rank, low.U.dtype) == (3, dtype)
+    assert error < 10 * torch.finfo(dtype).eps
+    assert low(torch.rand(2, 30, dtype=dtype)).shape == (2, 60)
+    linear.weight.data.zero_()
+    assert LowRankLinear.from_dense(linear).spec.rank == 1
+    assert LowRankLinear.from_dense(nn.Linear(1, 1)).spec.rank == 1
+
+
+@pytest.mark.parametrize("kernel", [1, 3, (1, 5)])
+def test_ranks_of_a_convolution_are_chosen_where_none_are_given(kernel):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16, 24, kernel, padding="same", dtype=torch.float64)
+    layer = LowRankConv2d.from_dense(conv)
+    assert 1 < layer.stored_weights <= conv.weight.numel() / 2
+    assert {p.dtype for p in layer.parameters()} == {torch.float64}
+    given = LowRankConv2d.from_dense(conv, layer.ranks)
+    torch.testing.assert_close(layer(x := torch.rand(1, 16, 7, 7).double()), given(x))
+    exact = LowRankConv2d.from_dense(conv, (2, 3)).dense_weight().detach()
+    conv.weight.data = exact
+    assert (LowRankConv2d.from_dense(conv).dense_weight() - exact).norm() < 1e-6 * exact.norm()
