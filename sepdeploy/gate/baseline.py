@@ -22,11 +22,13 @@ from sepdeploy.files.claims import Output, claimed
 from sepdeploy.files.roles import Writes
 from sepdeploy.gate.evidence import (
     INTERLEAVED_FIELDS,
+    VOID,
     is_gated,
     is_interleaved,
     needs_samples,
     rounds_of,
     variant,
+    void_flag,
     void_reason,
 )
 from sepdeploy.gate.report import Entry, check_entries, describe, entries
@@ -142,7 +144,7 @@ def _refuse_void(entry: Entry) -> None:
         if is_gated(measurement) and reason:
             raise Unstable(
                 f"{describe(entry.key)}: {measurement.metric} is void ({reason})",
-                hint="let the device cool down and repeat the bench",
+                hint=VOID[void_flag(measurement)],
             )
 
 

@@ -13,7 +13,13 @@ from sepdeploy.records import Kind, Measurement
 INTERLEAVED = "interleaved"
 INTERLEAVED_FIELDS = (INTERLEAVED, "against", "rounds", "old_samples", "new_samples")
 INTERLEAVED_KINDS = frozenset({Kind.HOST, Kind.MEASURED, Kind.MEASURED_EMULATOR})
-VOID_FLAGS = ("throttled", "unstable")
+# What makes a measurement void, and what to do about it.
+VOID = {
+    "throttled": "let the device cool down and repeat the bench",
+    "unstable": "repeat the bench",
+    "disturbed": "repeat the bench while nothing else runs there",
+    "unreliable": "bench with an attack that needs no gradients, such as --attack square@1000",
+}
 
 
 def is_latency(measurement: Measurement) -> bool:
@@ -44,12 +50,15 @@ def variant(measurement: Measurement) -> tuple[str, ...]:
 
 
 def void_reason(measurement: Measurement) -> str:
-    """Return why a measurement is void ("throttled", "unstable: ..."), or nothing."""
-    for flag in VOID_FLAGS:
-        if measurement.details.get(flag):
-            reason = measurement.details.get("reason")
-            return f"{flag}: {reason}" if isinstance(reason, str) and reason else flag
-    return ""
+    """Return why a measurement is void ("throttled", "disturbed: ..."), or nothing."""
+    details, flag = measurement.details, void_flag(measurement)
+    reason = next((r for r in (details.get(flag), details.get("reason")) if isinstance(r, str)), "")
+    return f"{flag}: {reason.removeprefix(f'{flag}: ')}" if reason else flag
+
+
+def void_flag(measurement: Measurement) -> str:
+    """Return which row of ``VOID`` a measurement falls under, or nothing."""
+    return next((flag for flag in VOID if measurement.details.get(flag)), "")
 
 
 def validate(measurement: Measurement, where: str) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from sepdeploy.gate.config import Rules
-from sepdeploy.gate.evidence import INTERLEAVED_KINDS, is_latency, variant
+from sepdeploy.gate.evidence import INTERLEAVED_KINDS, is_latency, variant, void_reason
 from sepdeploy.gate.report import Entry, Key
 from sepdeploy.gate.verdict import Finding, Outcome
 from sepdeploy.records import Measurement
@@ -23,6 +23,7 @@ def reported(old: Measurement | None, new: Measurement) -> Finding:
     why = "shown, not judged"
     if is_latency(new) and new.kind in INTERLEAVED_KINDS:
         why = f"a {new.kind} clock is judged by bench --against OLD only"
+    why = "; ".join(filter(None, (void_reason(new), why)))
     return Finding(Outcome.REPORTED, why, before, new.value)
 
 

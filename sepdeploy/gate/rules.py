@@ -66,6 +66,9 @@ def judge_accuracy(old: Measurement, new: Measurement, rules: Rules, floor: floa
     """Judge accuracy on the same images: a loss must be large enough and significant."""
     before, after = _values(old, new)
     limit = before - rules.accuracy_drop
+    reason = void_reason(new)
+    if reason:
+        return Finding(Outcome.UNSTABLE, reason, before, after, limit)
     reason = _difference(old, new)
     if reason:
         return Finding(Outcome.INCOMPARABLE, reason, before, after, limit)
