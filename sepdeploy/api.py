@@ -14,12 +14,16 @@ from sepdeploy.exports.options import ATTACKED as ATTACKED
 from sepdeploy.exports.options import EvaluationOptions as EvaluationOptions
 from sepdeploy.exports.options import ExportOptions as ExportOptions
 from sepdeploy.exports.options import JudgingOptions as JudgingOptions
+from sepdeploy.exports.options import ModelOptions as ModelOptions
+from sepdeploy.exports.options import Seeded as Seeded
 from sepdeploy.exports.requirements import require_torch
 from sepdeploy.records import BenchReport, Manifest, Notify
 from sepdeploy.settings import filled, takes
 from sepdeploy.training.recipe.fields import Recipe as Recipe
 from sepdeploy.workflows.bench.options import BenchOptions as BenchOptions
-from sepdeploy.workflows.compress_options import CompressOptions as CompressOptions
+from sepdeploy.workflows.options import CompressOptions as CompressOptions
+from sepdeploy.workflows.options import ProofOptions as ProofOptions
+from sepdeploy.workflows.options import VerifyOptions as VerifyOptions
 
 if TYPE_CHECKING:
     from sepdeploy.gate import Baseline, Verdict
@@ -74,7 +78,6 @@ def compress(
     options: CompressOptions | None = None,
     *,
     out: str | Path | None = None,
-    arch: str | None = None,
     on_plan: Callable[[CompressSummary], None] = _ignore,
     on_progress: Callable[[Any], None] = _ignore,
     **overrides: Any,
@@ -85,7 +88,6 @@ def compress(
         model: A model file.
         options: What is asked for; its fields are taken one by one too, as below.
         out: The model file; default ``STEM-STRUCTURE.pt`` beside the model.
-        arch: ``package.module:factory`` of a model file with the user's own architecture.
         on_plan: Shown the plan before anything is projected.
         on_progress: Called with each ``training.Event`` of the fine-tuning.
         **overrides: Fields of ``CompressOptions``.
@@ -103,20 +105,17 @@ def compress(
         Path(model),
         None if out is None else Path(out),
         wanted,
-        arch=arch,
         on_plan=on_plan,
         on_progress=on_progress,
     )
 
 
-@takes(ExportOptions, EvaluationOptions)
+@takes(ExportOptions, EvaluationOptions, ModelOptions)
 def export(
     model: Model | str | Path,
     stem: str | Path | None = None,
     *,
     out_dir: str | Path | None = None,
-    arch: str | None = None,
-    seed: int = 0,
     notify: Notify = _ignore,
     **options: Any,
 ) -> Manifest:
@@ -127,10 +126,8 @@ def export(
             file, of which ``STEM.tflite`` is made.
         stem: Path without suffix; the model in memory is saved as ``STEM.pt`` first.
         out_dir: Folder of the exported files; default beside the model file.
-        arch: ``package.module:factory`` of a model file with the user's own architecture.
-        seed: Seed of everything random.
         notify: Told what goes on.
-        **options: Fields of ``ExportOptions`` and ``EvaluationOptions``.
+        **options: Fields of ``ExportOptions``, ``EvaluationOptions`` and ``ModelOptions``.
 
     Raises:
         ArtifactCheckFailed: Parity or re-densification check failed; nothing was written.
@@ -139,32 +136,28 @@ def export(
     """
     from sepdeploy.workflows.exporting import export_any
 
+    every = (ExportOptions, EvaluationOptions, ModelOptions)
     return export_any(
         model,
         stem,
         None if out_dir is None else Path(out_dir),
-        arch=arch,
-        options=filled(ExportOptions(), options, "export", besides=EvaluationOptions),
-        evaluation=filled(EvaluationOptions(), options, "export", besides=ExportOptions),
-        seed=seed,
+        arch=filled(ModelOptions(), options, "export", besides=every).arch,
+        options=filled(ExportOptions(), options, "export", besides=every),
+        evaluation=filled(EvaluationOptions(), options, "export", besides=every),
         notify=notify,
     )
 
 
+@takes(ProofOptions)
 def verify(
-    manifest: str | Path | None = None,
-    *,
-    arch: str | None = None,
-    seed: int = 0,
-    notify: Notify = _ignore,
+    manifest: str | Path | None = None, *, notify: Notify = _ignore, **options: Any
 ) -> VerifyReport:
     """Recompute digests, parity and the re-densification check of one export or a folder of them.
 
     Args:
         manifest: A manifest or a folder; default: the current folder.
-        arch: ``package.module:factory`` of a model with the user's own architecture.
-        seed: Seed of synthetic inputs, where there is no data.
         notify: Told what goes on.
+        **options: Fields of ``ProofOptions``.
 
     The report's ``exit_code`` is 6 when a check failed.
 
@@ -174,23 +167,19 @@ def verify(
     from sepdeploy.workflows.verifying import verify_exports
 
     path = None if manifest is None else Path(manifest)
-    return verify_exports(path, arch=arch, seed=seed, notify=notify)
+    return verify_exports(path, filled(ProofOptions(), options, "verify"), notify)
 
 
+@takes(ProofOptions)
 def verify_layers(
-    manifest: str | Path | None = None,
-    *,
-    arch: str | None = None,
-    seed: int = 0,
-    notify: Notify = _ignore,
+    manifest: str | Path | None = None, *, notify: Notify = _ignore, **options: Any
 ) -> LayersReport:
     """Compare every layer of an export's files with the model they were made from.
 
     Args:
         manifest: A manifest or a folder; default: the current folder.
-        arch: ``package.module:factory`` of a model with the user's own architecture.
-        seed: Seed of synthetic inputs, where there is no data.
         notify: Told what goes on.
+        **options: Fields of ``ProofOptions``.
 
     The report's ``exit_code`` is 6 when logits disagree.
 
@@ -202,7 +191,7 @@ def verify_layers(
     from sepdeploy.workflows.verifying import find_manifests
 
     found = find_manifests(None if manifest is None else Path(manifest))
-    return compare_exports(found, arch=arch, seed=seed, notify=notify)
+    return compare_exports(found, filled(ProofOptions(), options, "verify_layers"), notify)
 
 
 def compare_artifacts(
@@ -311,8 +300,13 @@ def update_baseline(
     return path, len(gate.update_baseline(report, path, replace=replace).entries)
 
 
-def inspect(file: str | Path, *, arch: str | None = None) -> InspectReport:
+@takes(ModelOptions)
+def inspect(file: str | Path, **options: Any) -> InspectReport:
     """Describe the layers of a .pt, .onnx or .tflite file.
+
+    Args:
+        file: The file.
+        **options: Fields of ``ModelOptions``.
 
     Raises:
         BadInput: Unreadable or not one of ours.
@@ -320,16 +314,14 @@ def inspect(file: str | Path, *, arch: str | None = None) -> InspectReport:
     """
     from sepdeploy.workflows.inspecting import inspect_file
 
-    return inspect_file(Path(file), arch=arch)
+    return inspect_file(Path(file), arch=filled(ModelOptions(), options, "inspect").arch)
 
 
-@takes(JudgingOptions)
+@takes(JudgingOptions, ModelOptions)
 def attack(
     model: str | Path,
     out: str | Path,
     *,
-    arch: str | None = None,
-    seed: int = 0,
     notify: Notify = _ignore,
     **options: Any,
 ) -> AttackSummary:
@@ -338,10 +330,8 @@ def attack(
     Args:
         model: A model file.
         out: The set (.npz).
-        arch: ``package.module:factory`` of a model file with the user's own architecture.
-        seed: Seed of everything random.
         notify: Told what goes on.
-        **options: Fields of ``JudgingOptions``.
+        **options: Fields of ``JudgingOptions`` and ``ModelOptions``.
 
     Raises:
         BadInput: A file, name or data set that cannot be used.
@@ -350,8 +340,9 @@ def attack(
     require_torch("attack a model")
     from sepdeploy.workflows.attacking import attack_model
 
-    wanted = filled(JudgingOptions(), options, "attack")
-    return attack_model(Path(model), Path(out), wanted, arch=arch, seed=seed, notify=notify)
+    wanted = filled(JudgingOptions(), options, "attack", besides=(ModelOptions,))
+    arch = filled(ModelOptions(), options, "attack", besides=(JudgingOptions,)).arch
+    return attack_model(Path(model), Path(out), wanted, arch=arch, notify=notify)
 
 
 def diagnose() -> tuple[Finding, ...]:
@@ -378,14 +369,21 @@ def setup_device(device: str, *, notify: Notify = _ignore) -> None:
     set_up(device, notify=notify)
 
 
+@takes(Seeded)
 def demo(
     out: str | Path = "demo",
     *,
-    seed: int = 0,
     notify: Notify = _ignore,
     on_progress: Callable[[Any], None] = _ignore,
+    **options: Any,
 ) -> BenchReport:
     """Train, export, verify and bench a Kronecker net beside two dense ones on the digits.
+
+    Args:
+        out: Folder of the results.
+        notify: Told what goes on.
+        on_progress: Called with each ``training.Event``.
+        **options: Fields of ``Seeded``.
 
     Raises:
         Missing: torch is not installed.
@@ -394,4 +392,5 @@ def demo(
     require_torch("run the demo")
     from sepdeploy.workflows.demonstration import run_demo
 
+    seed = filled(Seeded(), options, "demo").seed
     return run_demo(Path(out), seed=seed, notify=notify, on_progress=on_progress)

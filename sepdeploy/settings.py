@@ -306,7 +306,7 @@ def several(value: Any) -> str:
 
 
 def filled(
-    record: R, values: Mapping[str, Any], where: str, *, besides: type[Options] | None = None
+    record: R, values: Mapping[str, Any], where: str, *, besides: Iterable[type[Options]] = ()
 ) -> R:
     """Return a record with some values replaced; None leaves a value as it is.
 
@@ -314,14 +314,14 @@ def filled(
         record: What the values are put over.
         values: By the names of the fields.
         where: The function or file that the values were given to, for errors.
-        besides: Another record, whose fields may be among the values.
+        besides: Other records, whose fields may be among the values.
 
     Raises:
         BadInput: A name that is no field (with the closest), a wrong type, or a value refused.
     """
     cls = type(record)
     own = settings(cls)
-    known = [*own, *(settings(besides) if besides else ())]
+    known = list(dict.fromkeys([*own, *(name for cls in besides for name in settings(cls))]))
     for name in values:
         if name not in known:
             raise unknown_key(where, name, known)

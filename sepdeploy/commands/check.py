@@ -10,14 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from sepdeploy import console
+from sepdeploy.commands.flags import taking
 from sepdeploy.commands.shell import JSON, give
 from sepdeploy.files.roles import Reads, Writes
 from sepdeploy.gate import DEFAULT_BASELINE
+from sepdeploy.gate.options import CheckOptions
 from sepdeploy.reports import REPORTS, View, render
+from sepdeploy.settings import settings
 
 
 def with_report_flags(function: Callable[..., int]) -> Callable[..., int]:
-    """Put a flag per row of ``REPORTS`` in the place of a command's ``**wanted``."""
+    """Put a flag per row of ``REPORTS`` in the place of a command's ``**options``."""
     signature = inspect.signature(function, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     flags = []
@@ -34,21 +37,12 @@ def with_report_flags(function: Callable[..., int]) -> Callable[..., int]:
     return function
 
 
+@taking(CheckOptions)
 @with_report_flags
 def check(
     result: Annotated[Path, typer.Argument(help="What bench --json wrote."), Reads()],
-    baseline: Annotated[
-        Path | None,
-        typer.Option("--baseline", help="Default: sepdeploy-baseline.json."),
-        Reads(lambda v, _: [Path(v or DEFAULT_BASELINE)]),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="Rules (TOML); default: pyproject.toml."),
-        Reads(lambda v, _: [Path(v or "pyproject.toml")]),
-    ] = None,
     json: JSON = None,
-    **wanted: Any,
+    **options: Any,
 ) -> int:
     """Compare a result with the baseline.
 
@@ -58,11 +52,12 @@ def check(
     from sepdeploy.files import write_out
     from sepdeploy.reports.check_terminal import verdict_table
 
-    verdict = api.check(result, baseline, config=config)
-    source = (baseline or Path(DEFAULT_BASELINE)).as_posix()
+    given = {name: options.pop(name) for name in settings(CheckOptions)}
+    verdict = api.check(result, **given)
+    source = (given["baseline"] or Path(DEFAULT_BASELINE)).as_posix()
     view = View(source, verbose=console.VERBOSITY.level > 0)
     give(verdict, json, lambda: verdict_table(verdict, view))
-    for name, target in wanted.items():
+    for name, target in options.items():
         text = render(name, verdict, view) if target else ""
         if isinstance(target, Path):
             write_out(target, text)

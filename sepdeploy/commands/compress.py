@@ -11,7 +11,7 @@ import typer
 from sepdeploy import console
 from sepdeploy.api import CompressOptions
 from sepdeploy.commands.flags import taking
-from sepdeploy.commands.shell import ARCH, JSON, give
+from sepdeploy.commands.shell import JSON, give
 from sepdeploy.files.roles import READS_MODEL, Values, Writes
 from sepdeploy.training.beside import TRAINED
 
@@ -29,7 +29,6 @@ def _written(out: Path | None, values: Values) -> Iterator[Path]:
 @taking(CompressOptions)
 def compress(
     model: Annotated[Path, typer.Argument(help="model.pt, trained."), READS_MODEL],
-    arch: ARCH = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Model file."),
@@ -52,7 +51,7 @@ def compress(
             console.show(compression_table(plan))
 
     try:
-        summary = api.compress(model, arch=arch, out=out, on_plan=show, on_progress=draw, **options)
+        summary = api.compress(model, out=out, on_plan=show, on_progress=draw, **options)
     finally:
         progress.clear()
     from sepdeploy.training import is_first_process

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sepdeploy import console
-from sepdeploy.commands.shell import JSON, SEED, give
+from sepdeploy.api import Seeded
+from sepdeploy.commands.flags import taking
+from sepdeploy.commands.shell import JSON, give
 from sepdeploy.files.roles import Values, Writes
 
 
@@ -17,14 +19,15 @@ def _written(out: Path, values: Values) -> Iterator[Path]:
     yield from (out / name for name in ("dense.pt", "dense-small.pt", "kron.pt", "bench.json"))
 
 
+@taking(Seeded)
 def demo(
     out: Annotated[
         Path,
         typer.Option("-o", "--out", help="Folder of the results."),
         Writes("the demonstration", files=_written, folder=True),
     ] = Path("demo"),
-    seed: SEED = 0,
     json: JSON = None,
+    **options: Any,
 ) -> None:
     """Train, export, verify and bench three nets on the digits.
 
@@ -38,9 +41,9 @@ def demo(
     try:
         report = api.demo(
             out,
-            seed=seed,
             notify=console.notice,
             on_progress=lambda e: progress.update(str(e)),
+            **options,
         )
     finally:
         progress.clear()

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from sepdeploy import console
-from sepdeploy.api import EvaluationOptions, ExportOptions
+from sepdeploy.api import EvaluationOptions, ExportOptions, ModelOptions
 from sepdeploy.commands.flags import taking
-from sepdeploy.commands.shell import ARCH, JSON, SEED, give
+from sepdeploy.commands.shell import JSON, give
 from sepdeploy.files.roles import Reads, Values, Writes
 from sepdeploy.settings import filled, settings
 
@@ -27,7 +27,7 @@ def _written(out: Path | None, values: Values) -> Iterator[Path]:
             yield path
 
 
-@taking(ExportOptions, EvaluationOptions)
+@taking(ExportOptions, EvaluationOptions, ModelOptions)
 def export(
     model: Annotated[
         Path, typer.Argument(help="model.pt, or any .onnx for -f tflite, --quantize"), Reads()
@@ -37,8 +37,6 @@ def export(
         typer.Option("-o", "--out", help="Folder; default beside the model."),
         Writes("an export", files=_written, folder=True),
     ] = None,
-    arch: ARCH = None,
-    seed: SEED = 0,
     json: JSON = None,
     **options: Any,
 ) -> None:
@@ -49,7 +47,5 @@ def export(
     from sepdeploy import api
     from sepdeploy.reports import terminal
 
-    manifest = api.export(
-        model, out_dir=out, arch=arch, seed=seed, notify=console.notice, **options
-    )
+    manifest = api.export(model, out_dir=out, notify=console.notice, **options)
     give(manifest, json, lambda: terminal.manifest_table(manifest))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 import typer
 
+from sepdeploy.api import ModelOptions, Seeded
 from sepdeploy.settings import Options, defaults, flags, kinds_of, settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,11 +55,15 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
         if p.kind is not p.VAR_KEYWORD
     ]
     classes, only_given = getattr(function, "options", ((), False))
-    made = [p for cls in classes for p in _parameters(cls, only_given=only_given)]
-    return signature.replace(parameters=[*own[:1], *made, *own[1:]])
+    made = [p for cls in classes for p in parameters(cls, only_given=only_given)]
+    shared = settings(ModelOptions) | settings(Seeded)  # listed behind a command's own
+    special = [p for p in made if only_given or p.name not in shared]
+    rest = [p for p in made if p not in special]
+    return signature.replace(parameters=[*own[:1], *special, *own[1:], *rest])
 
 
-def _parameters(cls: type[Options], *, only_given: bool) -> Iterator[inspect.Parameter]:
+def parameters(cls: type[Options], *, only_given: bool = False) -> Iterator[inspect.Parameter]:
+    """Give the flags of a record as parameters of a command; see ``taking``."""
     for name, s in settings(cls).items():
         if not s.flag:
             continue

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sepdeploy.commands.shell import ARCH, JSON, give
+from sepdeploy.api import ModelOptions
+from sepdeploy.commands.flags import taking
+from sepdeploy.commands.shell import JSON, give
 from sepdeploy.files.roles import READS_MODEL
 
 
+@taking(ModelOptions)
 def inspect(
     file: Annotated[Path, typer.Argument(help=".pt, .onnx or .tflite"), READS_MODEL],
-    arch: ARCH = None,
     json: JSON = None,
+    **options: Any,
 ) -> None:
     """Show the layers of a .pt, .onnx or .tflite file.
 
@@ -24,5 +27,5 @@ def inspect(
     from sepdeploy import api
     from sepdeploy.reports import terminal
 
-    report = api.inspect(file, arch=arch)
+    report = api.inspect(file, **options)
     give(report, json, lambda: terminal.inspect_table(report))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,31 +13,25 @@ import typer
 from typer.models import OptionInfo
 
 from sepdeploy import console
-from sepdeploy.commands.flags import signature_of
-from sepdeploy.errors import BadInput
+from sepdeploy.api import Seeded
+from sepdeploy.commands.flags import parameters, signature_of
 from sepdeploy.files.claims import command_claimed
 from sepdeploy.files.roles import Reads, Writes
+from sepdeploy.settings import filled, setting
 from sepdeploy.signals import launched_rank
 
 
-def seed_of(text: str | int) -> int:
-    """Return a seed as it was typed.
+@dataclass(frozen=True)
+class CommonOptions(Seeded):
+    """What every command accepts.
 
-    Raises:
-        BadInput: It is none.
+    One that draws nothing at random has no use for ``--seed``, but scripts can give it everywhere.
     """
-    if not str(text).isdecimal():
-        raise BadInput(f"--seed {text!s:.60} is not a whole number from 0 on", hint="--seed 0")
-    return int(text)
 
+    verbose: bool = setting(False, "Say more on standard error.", flags=("--verbose", "-v"))
+    quiet: bool = setting(False, "Say only errors on standard error.", flags=("--quiet", "-q"))
+    debug: bool = setting(False, "Show the traceback of a failure.")
 
-VERBOSE = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")]
-QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Say only errors on standard error.")]
-DEBUG = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
-SEED = Annotated[
-    int,
-    typer.Option("--seed", parser=seed_of, metavar="<int>", help="Seed of everything random."),
-]
 
 JSON = Annotated[
     str | None,
@@ -46,41 +41,20 @@ JSON = Annotated[
     Writes("JSON", (".json",), lambda v, _: [] if v in (None, "-") else [Path(v)], stream=True),
 ]
 
-ARCH = Annotated[
-    str | None, typer.Option("--arch", help="package.module:factory of your own network.")
-]
-
 STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
-_COMMON: dict[str, tuple[Any, Any]] = {
-    "seed": (SEED, 0),
-    "verbose": (VERBOSE, False),
-    "quiet": (QUIET, False),
-    "debug": (DEBUG, False),
-}
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--seed``, ``-v``, ``-q`` and ``--debug`` to a command's signature and apply them.
-
-    A command that draws nothing at random accepts ``--seed`` and has no use for it, so that
-    scripts can give it everywhere.
-    """
+    """Add the ``CommonOptions`` that a command lacks to its signature and apply them."""
     signature = signature_of(function)
-    takes_seed = "seed" in signature.parameters
     roles = roles_of(signature)
-    extra = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind)
-        for name, (kind, value) in _COMMON.items()
-        if not (name == "seed" and takes_seed)
-    ]
+    extra = [p for p in parameters(CommonOptions) if p.name not in signature.parameters]
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        verbose, quiet = kwargs.pop("verbose"), kwargs.pop("quiet")
-        kwargs.pop("debug")  # read in sepdeploy.cli.run
-        if not takes_seed:
-            kwargs.pop("seed")
-        console.VERBOSITY.level = int(verbose) - int(quiet)
+        given = {p.name: kwargs.pop(p.name) for p in extra}
+        common = filled(CommonOptions(), given, "the command line")  # debug: read in cli.run
+        console.VERBOSITY.level = int(common.verbose) - int(common.quiet)
         if kwargs.get("json") in STANDARD_OUTPUT:
             kwargs["json"] = "-"
         if launched_rank():  # the first of several processes writes for all of them
@@ -89,9 +63,9 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
 
     wrapped.roles = roles  # type: ignore[attr-defined]
-    parameters = [*signature.parameters.values(), *extra]
-    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    every = [*signature.parameters.values(), *extra]
+    wrapped.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in every}
     return wrapped
 
 

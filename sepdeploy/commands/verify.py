@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sepdeploy import console
-from sepdeploy.commands.shell import ARCH, JSON, SEED, give
-from sepdeploy.files.roles import READS_MODEL, READS_MODELS
+from sepdeploy.api import VerifyOptions
+from sepdeploy.commands.flags import taking
+from sepdeploy.commands.shell import JSON, give
+from sepdeploy.files.roles import READS_MODELS
+from sepdeploy.settings import filled
 
 
+@taking(VerifyOptions)
 def verify(
     manifest: Annotated[
         Path | None,
         typer.Argument(help="STEM.manifest.json (with --against also a file); default: all here."),
         READS_MODELS,
     ] = None,
-    layers: Annotated[
-        bool, typer.Option("--layers", help="Also compare every layer with the model's.")
-    ] = False,
-    against: Annotated[
-        Path | None,
-        typer.Option("--against", metavar="OTHER", help="Compare with OTHER, layer by layer."),
-        READS_MODEL,
-    ] = None,
-    arch: ARCH = None,
-    seed: SEED = 0,
     json: JSON = None,
+    **options: Any,
 ) -> int:
     """Check that an export is still what its manifest says.
 
@@ -41,12 +36,14 @@ def verify(
     from sepdeploy.reports import terminal
     from sepdeploy.reports.layers import layers_table
 
-    if against is not None:
-        return _against(manifest, against, arch, layers=layers, seed=seed, json=json)
-    report = api.verify(manifest, arch=arch, seed=seed, notify=console.notice)
+    wanted = filled(VerifyOptions(), options, "verify")
+    if wanted.against is not None:
+        return _against(manifest, wanted.against, wanted, json)
+    proven = {"arch": wanted.arch, "seed": wanted.seed}
+    report = api.verify(manifest, notify=console.notice, **proven)
     by_layer = None
-    if layers:
-        by_layer = api.verify_layers(manifest, arch=arch, seed=seed, notify=console.notice)
+    if wanted.layers:
+        by_layer = api.verify_layers(manifest, notify=console.notice, **proven)
     document = to_json(report)
     if by_layer is not None:
         document["layers"] = to_json(by_layer)
@@ -56,18 +53,16 @@ def verify(
     return report.exit_code or (0 if by_layer is None else by_layer.exit_code)
 
 
-def _against(
-    path: Path | None, other: Path, arch: str | None, *, layers: bool, seed: int, json: str | None
-) -> int:
+def _against(path: Path | None, other: Path, wanted: VerifyOptions, json: str | None) -> int:
     from sepdeploy import api
     from sepdeploy.errors import BadInput
     from sepdeploy.reports.layers import layers_table
 
-    if path is None or layers or arch is not None:
+    if path is None or wanted.layers or wanted.arch is not None:
         raise BadInput(
             "--against compares a file with OTHER; it takes neither --layers nor --arch",
             hint="sepdeploy verify NEW.onnx --against OLD.onnx",
         )
-    report = api.compare_artifacts(path, other, seed=seed)
+    report = api.compare_artifacts(path, other, seed=wanted.seed)
     give(report, json, lambda: layers_table(report))
     return report.exit_code

@@ -6,7 +6,7 @@ functions: without it a stored evaluation pack is still usable.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,15 +29,12 @@ COPIED_PARAMS = 1 << 25  # of a model that is copied in float64: 256 MiB
 BATCH_VALUES = 1 << 17  # input values per forward pass
 
 
-def choose_attacks(
-    provenance: dict[str, Any], wanted: JudgingOptions, seed: int
-) -> tuple[Attack, ...]:
+def choose_attacks(provenance: Mapping[str, Any], wanted: JudgingOptions) -> tuple[Attack, ...]:
     """Return the attacks to judge by: what was asked, else what the model was trained against.
 
     Args:
         provenance: Of the model (``objective``, ``eps``, ``norm``).
         wanted: Names, separated by commas, radius and norm, as far as they were asked for.
-        seed: Seed of random starts.
 
     Returns:
         Empty when nothing was asked and the model has no adversarial provenance.
@@ -63,7 +60,7 @@ def choose_attacks(
             "the model's provenance has no attack radius", hint="pass --eps, e.g. --eps 8/255"
         )
     names = wanted.attacks or (f"pgd-{EVAL_STEPS}",)
-    return tuple(parse_attack(name, radius, chosen, seed=seed) for name in names)
+    return tuple(parse_attack(name, radius, chosen, seed=wanted.seed) for name in names)
 
 
 def find_data(
@@ -198,10 +195,9 @@ def make_pack(
     model: Model,
     dataset: Dataset,
     attack: Attack | None,
+    wanted: JudgingOptions,
     *,
-    samples: int,
     model_sha256: str,
-    seed: int,
     notify: Notify,
 ) -> EvalPack:
     """Build the evaluation pack of a model, reduced to what 16 MiB hold.
@@ -210,9 +206,8 @@ def make_pack(
         model: The torch model.
         dataset: The data set; its test images are taken.
         attack: The attack, or None for a pack of clean images.
-        samples: Images wanted.
+        wanted: How many images, and the seed of their choice.
         model_sha256: Digest of the model file that the examples belong to.
-        seed: Seed of the choice of images.
         notify: Told when the number of images is reduced.
     """
     test = dataset.test
@@ -223,16 +218,16 @@ def make_pack(
         uint8=test.images.dtype == np.uint8,
         attacked=attack is not None,
     )
-    n = min(samples, len(test), room)
-    if n < min(samples, len(test)):
-        notify(f"evaluation pack: {n} images instead of {samples}, to stay below 16 MiB")
-    part = test.take(n, seed)
+    n = min(wanted.samples, len(test), room)
+    if n < min(wanted.samples, len(test)):
+        notify(f"evaluation pack: {n} images instead of {wanted.samples}, to stay below 16 MiB")
+    part = test.take(n, wanted.seed)
     clean = part.batch(slice(None))
     logits = torch_logits(model, clean)
     provenance: dict[str, Any] = {
         "data": dataset.name,
         "split": "test",
-        "seed": seed,
+        "seed": wanted.seed,
         "model_sha256": model_sha256,
         "attack": None,
     }

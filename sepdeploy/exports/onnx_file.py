@@ -118,7 +118,7 @@ class OnnxFile:
                 hint=f"export {manifest.model.path}, or choose another folder with -o",
             )
 
-    def pack(self, wanted: EvaluationOptions, seed: int, notify: Notify) -> None:
+    def pack(self, wanted: EvaluationOptions, notify: Notify) -> None:
         """Return None: what the outputs of a foreign file mean is not known."""
 
     def reference(self, images: Array | None, batches: tuple[int, ...], seed: int) -> Reference:

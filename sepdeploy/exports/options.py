@@ -28,6 +28,20 @@ class Output(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Seeded(Options):
+    """What is drawn at random."""
+
+    seed: int = setting(0, "Seed of everything random.", low=0)
+
+
+@dataclass(frozen=True)
+class ModelOptions(Options):
+    """How a model file is read."""
+
+    arch: str | None = setting(None, "package.module:factory of your own network.")
+
+
+@dataclass(frozen=True)
 class ExportOptions(Options):
     """How the files are written; the values are those of the command line."""
 
@@ -107,7 +121,7 @@ class ExportOptions(Options):
 
 
 @dataclass(frozen=True)
-class JudgingOptions(Options):
+class JudgingOptions(Seeded):
     """Which images, and how they are attacked; None means: as the model was trained."""
 
     attack: str | None = setting(

@@ -100,7 +100,7 @@ class Source(Protocol):
         """
         ...
 
-    def pack(self, wanted: EvaluationOptions, seed: int, notify: Notify) -> EvalPack | None:
+    def pack(self, wanted: EvaluationOptions, notify: Notify) -> EvalPack | None:
         """Return the evaluation pack, None where there is no data or none is wanted.
 
         Raises:

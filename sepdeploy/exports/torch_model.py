@@ -72,7 +72,7 @@ class TorchModel:
         """Return the files to write: all that were asked for."""
         return options.outputs()
 
-    def pack(self, wanted: EvaluationOptions, seed: int, notify: Notify) -> EvalPack | None:
+    def pack(self, wanted: EvaluationOptions, notify: Notify) -> EvalPack | None:
         """Return the evaluation pack, None where there is no data or none is wanted.
 
         Raises:
@@ -91,7 +91,7 @@ class TorchModel:
         if data is None:
             notify("no data at hand: no evaluation pack; pass --data to get one")
             return None
-        attacks = choose_attacks(model.provenance, wanted, seed)
+        attacks = choose_attacks(model.provenance, wanted)
         if len(attacks) > 1:
             raise BadInput("an evaluation pack holds one attack", hint="pass a single --attack")
         if not attacks:
@@ -100,9 +100,8 @@ class TorchModel:
             model,
             data,
             attacks[0] if attacks else None,
-            samples=wanted.samples,
+            wanted,
             model_sha256=sha256_file(self.path),
-            seed=seed,
             notify=notify,
         )
 

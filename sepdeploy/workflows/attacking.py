@@ -53,7 +53,6 @@ def attack_model(
     wanted: JudgingOptions,
     *,
     arch: str | None,
-    seed: int,
     notify: Notify,
 ) -> AttackSummary:
     """Attack a model's test images and write them; return what came of it.
@@ -63,7 +62,7 @@ def attack_model(
         Missing: No data at hand.
     """
     with claimed(outputs_of(ATTACKED, out), (model_path,)):
-        return _attack(model_path, out, wanted, arch=arch, seed=seed, notify=notify)
+        return _attack(model_path, out, wanted, arch=arch, notify=notify)
 
 
 def _attack(
@@ -72,7 +71,6 @@ def _attack(
     wanted: JudgingOptions,
     *,
     arch: str | None,
-    seed: int,
     notify: Notify,
 ) -> AttackSummary:
     watched = Watched([model_path])
@@ -80,7 +78,7 @@ def _attack(
     data = find_data(model.provenance, wanted, model.input.shape, notify)
     if data is None:
         raise Missing("no data set to attack on", hint="pass --data, and --data-dir where needed")
-    attacks = choose_attacks(model.provenance, wanted, seed)
+    attacks = choose_attacks(model.provenance, wanted)
     if len(attacks) != 1:
         raise BadInput(
             "attack takes exactly one attack and its radius", hint="--attack pgd-40 --eps 8/255"
@@ -89,9 +87,8 @@ def _attack(
         model,
         data,
         attacks[0],
-        samples=wanted.samples,
+        wanted,
         model_sha256=watched.digests[model_path],
-        seed=seed,
         notify=notify,
     )
     watched.check()

@@ -16,6 +16,7 @@ from sepdeploy.exporters.modes import MODES
 from sepdeploy.exports.export import Export
 from sepdeploy.exports.judged_images import reference_inputs
 from sepdeploy.records import Notify
+from sepdeploy.workflows.options import ProofOptions
 
 if TYPE_CHECKING:
     from sepdeploy.measure.proof.fidelity import LayerFidelity
@@ -62,7 +63,7 @@ class LayersReport:
 
 
 def compare_exports(
-    manifests: tuple[Path, ...], *, arch: str | None = None, seed: int = 0, notify: Notify
+    manifests: tuple[Path, ...], wanted: ProofOptions, notify: Notify
 ) -> LayersReport:
     """Compare every artifact of exports with its model, layer by layer, in every runtime.
 
@@ -71,8 +72,7 @@ def compare_exports(
 
     Args:
         manifests: Manifest files.
-        arch: ``package.module:factory`` of a model of the user's own architecture.
-        seed: Seed of synthetic inputs, where there is no data.
+        wanted: How the model is read, and the seed of inputs where there is no data.
         notify: Told what goes on.
 
     Raises:
@@ -83,7 +83,7 @@ def compare_exports(
     found: list[LayerComparison] = []
     for path in manifests:
         notify(f"comparing the layers of {path}")
-        found += _export_layers(Export(path), arch, seed)
+        found += _export_layers(Export(path), wanted)
     return _report(found)
 
 
@@ -162,15 +162,15 @@ def _comparison(
     )
 
 
-def _export_layers(export: Export, arch: str | None, seed: int) -> list[LayerComparison]:
+def _export_layers(export: Export, wanted: ProofOptions) -> list[LayerComparison]:
     from sepdeploy import runtimes
     from sepdeploy.measure.child import every_runtime
     from sepdeploy.measure.proof import fidelity
 
     manifest, pack = export.manifest, export.pack
     clean = None if pack is None else pack.clean()
-    images, kind = reference_inputs(manifest.input.shape, clean, fidelity.SAMPLES, seed)
-    source, _ = export.source(arch)
+    images, kind = reference_inputs(manifest.input.shape, clean, fidelity.SAMPLES, wanted.seed)
+    source, _ = export.source(wanted.arch)
     canonical = None if source is None else source.canonical
     found = []
     for artifact in manifest.artifacts:

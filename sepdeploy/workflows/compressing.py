@@ -20,8 +20,8 @@ from sepdeploy.threat import Attack
 from sepdeploy.training import Event, Recipe, fit, joined, load_recipe
 from sepdeploy.training.beside import TRAINED
 from sepdeploy.training.events import judged_by
-from sepdeploy.workflows.compress_options import CompressOptions
 from sepdeploy.workflows.factored import merge_factored
+from sepdeploy.workflows.options import CompressOptions
 from sepdeploy.workflows.training import export_command
 
 COMPRESS_SCHEMA = "sepdeploy.compress/1"
@@ -103,7 +103,6 @@ def compress_file(
     out: Path | None,
     options: CompressOptions,
     *,
-    arch: str | None,
     on_plan: Callable[[CompressSummary], None],
     on_progress: Callable[[Event], None],
 ) -> CompressSummary:
@@ -113,7 +112,7 @@ def compress_file(
     """
     with joined() as team, team.outlived("run the command again"), ExitStack() as stack:
         with team.agreed():
-            model = load(path, arch=arch)
+            model = load(path, arch=options.arch)
             recipe = None if options.finetune is None else _recipe(model, options.finetune, options)
             target = out or options.default_out(path)
             if team.first and not options.dry_run:

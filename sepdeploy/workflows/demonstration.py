@@ -19,6 +19,7 @@ from sepdeploy.records import BenchReport, Notify
 from sepdeploy.workflows.bench.benching import bench_artifacts
 from sepdeploy.workflows.bench.options import BenchOptions
 from sepdeploy.workflows.exporting import export_source
+from sepdeploy.workflows.options import ProofOptions
 from sepdeploy.workflows.training import train_model
 from sepdeploy.workflows.verifying import verify_exports
 
@@ -37,7 +38,6 @@ NETS: dict[str, dict[str, Any]] = {
     "dense-small": {"structure": "dense", "hidden": (90, 90)},  # 14,950 parameters
     "kron": {"structure": "kron", "hidden": (1024, 1024)},  # 14,858
 }
-EVALUATION = EvaluationOptions(attack="pgd-40")
 
 
 def run_demo(
@@ -61,12 +61,11 @@ def run_demo(
             TorchModel(load(path), path),
             out,
             options=ExportOptions(),
-            evaluation=EVALUATION,
-            seed=seed,
+            evaluation=EvaluationOptions(attack="pgd-40", seed=seed),
             notify=notify,
         )
         artifacts += [out / a.path for a in manifest.artifacts]
-    report = verify_exports(out, seed=seed, notify=notify)
+    report = verify_exports(out, ProofOptions(seed=seed), notify)
     for item in report.items:
         if item.result == "failed":
             raise ArtifactCheckFailed(f"{item.path}: {item.check}: {item.found}", hint=VERIFY)

@@ -43,7 +43,6 @@ def export_any(
     arch: str | None,
     options: ExportOptions,
     evaluation: EvaluationOptions,
-    seed: int,
     notify: Notify,
 ) -> Manifest:
     """Export a model file, a model in memory (saved first), or somebody else's .onnx file.
@@ -54,8 +53,7 @@ def export_any(
         out_dir: Folder of the exported files; None is that of the model file.
         arch: ``package.module:factory`` of a model file with the user's own architecture.
         options: Formats and flavours.
-        evaluation: Evaluation pack; of a foreign file, the data of its calibration.
-        seed: Seed of images, attacks and synthetic inputs.
+        evaluation: Evaluation pack; of a foreign file, the data of its calibration; the seed.
         notify: Told what goes on.
 
     Raises:
@@ -83,7 +81,6 @@ def export_any(
         folder,
         options=options,
         evaluation=evaluation,
-        seed=seed,
         notify=notify,
         watched=watched,
     )
@@ -109,7 +106,6 @@ def export_source(
     *,
     options: ExportOptions,
     evaluation: EvaluationOptions,
-    seed: int,
     notify: Notify,
     watched: Watched | None = None,
 ) -> Manifest:
@@ -119,8 +115,7 @@ def export_source(
         source: A torch model or an ONNX file; the exported files take its stem. It is closed.
         out_dir: Folder of the exported files.
         options: Formats and flavours.
-        evaluation: Evaluation pack, and data to calibrate with.
-        seed: Seed of images, attacks and synthetic inputs.
+        evaluation: Evaluation pack, data to calibrate with, and the seed.
         notify: Told what goes on, one line at a time.
         watched: Holds the digest of the source's file from before it was read.
 
@@ -133,9 +128,9 @@ def export_source(
     stem = source.path.stem
     watched = watched or Watched([source.path])
     digest = watched.digests[source.path]
-    pack = source.pack(evaluation, seed, notify)
-    calibration, images = _images(source, pack, options, evaluation, seed, notify)
-    reference = source.reference(images, source.batches, seed)
+    pack = source.pack(evaluation, notify)
+    calibration, images = _images(source, pack, options, evaluation, notify)
+    reference = source.reference(images, source.batches, evaluation.seed)
     job = Job(source, reference, options, notify, calibration)
     layers = source.layers
     source.close()
@@ -175,7 +170,6 @@ def _images(
     pack: EvalPack | None,
     options: ExportOptions,
     wanted: EvaluationOptions,
-    seed: int,
     notify: Notify,
 ) -> tuple[Calibration | None, NDArray[np.float32] | None]:
     """Return training images to calibrate with, and images to prove the files on.
@@ -193,9 +187,9 @@ def _images(
         raise no_images()
     calibration = None
     if found is not None and options.mode.calibrated:
-        calibration = calibrate(found, options.calibration_samples, seed)
+        calibration = calibrate(found, options.calibration_samples, wanted.seed)
     if pack is not None:
         return calibration, pack.clean()
     if found is None:
         return None, None
-    return calibration, found.test.take(max(source.batches), seed).batch(slice(None))
+    return calibration, found.test.take(max(source.batches), wanted.seed).batch(slice(None))

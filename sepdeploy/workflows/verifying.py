@@ -14,6 +14,7 @@ from sepdeploy.exports.proof import prove
 from sepdeploy.exports.source import Source
 from sepdeploy.files import Watched
 from sepdeploy.records import ArtifactRecord, FileRef, Manifest, Notify
+from sepdeploy.workflows.options import ProofOptions
 
 if TYPE_CHECKING:
     from sepdeploy.exporters.entry import Entry
@@ -66,15 +67,12 @@ def find_manifests(path: Path | None) -> tuple[Path, ...]:
     return found
 
 
-def verify_exports(
-    path: Path | None, *, arch: str | None = None, seed: int, notify: Notify
-) -> VerifyReport:
+def verify_exports(path: Path | None, wanted: ProofOptions, notify: Notify) -> VerifyReport:
     """Verify one manifest, or every one of the current folder.
 
     Args:
         path: Manifest or folder; None is the current folder.
-        arch: ``package.module:factory`` of a model of the user's own architecture.
-        seed: Seed of synthetic inputs, where there is no data.
+        wanted: How the model is read, and the seed of inputs where there is no data.
         notify: Told what goes on.
 
     Raises:
@@ -83,13 +81,13 @@ def verify_exports(
     items: list[VerifyItem] = []
     for found in find_manifests(path):
         notify(f"verifying {found}")
-        items += _verify(Export(found), arch, seed)
+        items += _verify(Export(found), wanted)
     return VerifyReport(tuple(items), 6 if any(i.result == FAILED for i in items) else 0)
 
 
-def _verify(export: Export, arch: str | None, seed: int) -> list[VerifyItem]:
+def _verify(export: Export, wanted: ProofOptions) -> list[VerifyItem]:
     manifest = export.manifest
-    source, _ = export.source(arch)
+    source, _ = export.source(wanted.arch)
     files: list[FileRef | ArtifactRecord] = [manifest.model, *manifest.artifacts]
     files += [] if manifest.eval_pack is None else [manifest.eval_pack]
     same = Watched(known={export.place(f): f.sha256 for f in files if not export.fault(f)})
@@ -102,7 +100,7 @@ def _verify(export: Export, arch: str | None, seed: int) -> list[VerifyItem]:
         own = (artifact,) if artifact.data is None else (artifact, artifact.data)
         items += [_digest(export, file) for file in own]
         if not any(export.fault(file) for file in own):
-            items += _artifact(export, artifact, source, seed)
+            items += _artifact(export, artifact, source, wanted.seed)
     same.check()  # what was proven is what was hashed
     return items
 

@@ -17,6 +17,7 @@ from sepdeploy.exports import judged_images as evaluation
 from sepdeploy.exports import requirements
 from sepdeploy.exports.judged_images import find_data, reference_inputs
 from sepdeploy.exports.options import JudgingOptions
+from sepdeploy.workflows.options import ProofOptions
 from sepdeploy.workflows.verifying import verify_exports
 
 
@@ -113,7 +114,7 @@ def test_what_no_runtime_can_check_is_skipped_not_passed(
 ) -> None:
     true = runtimes.installed
     monkeypatch.setattr(runtimes, "installed", lambda f: () if f == "tflite" else true(f))
-    report = verify_exports(exported, seed=0, notify=lambda _: None)
+    report = verify_exports(exported, ProofOptions(), lambda _: None)
     found = {(i.path, i.check): i.result for i in report.items}
     assert found["tiny.tflite", "parity"] == "skipped"
     assert found["tiny.onnx", "parity"] == "ok"
@@ -125,7 +126,7 @@ def test_a_layer_table_that_was_changed_is_noticed(copy: Path) -> None:
     manifest = json.loads(path.read_text())
     manifest["layers"][0]["params"] += 1
     path.write_text(json.dumps(manifest))
-    report = verify_exports(path, seed=0, notify=lambda _: None)
+    report = verify_exports(path, ProofOptions(), lambda _: None)
     failed = [i for i in report.items if i.result == "failed"]
     assert {i.check for i in failed} == {"entry"}
     assert "layer table differs" in failed[0].found

@@ -21,6 +21,7 @@ from sepdeploy.workflows.bench import judging
 from sepdeploy.workflows.bench.judging import JudgingSet, judging_sets
 from sepdeploy.workflows.bench.options import BenchOptions
 from sepdeploy.workflows.bench.subjects import find_subjects
+from sepdeploy.workflows.options import ProofOptions
 from sepdeploy.workflows.verifying import verify_exports
 
 NAMES = ["tiny.onnx", "tiny.tflite"]
@@ -116,13 +117,13 @@ def test_verify_compares_the_input_too_and_wants_a_manifest(copy: Path) -> None:
     told: list[str] = []
     spec = json.loads((copy / MANIFEST).read_text())["input"]
     change(copy, input=spec | {"class_names": ["other"]})
-    report = verify_exports(copy, seed=0, notify=told.append)
+    report = verify_exports(copy, ProofOptions(), told.append)
     assert report.exit_code == 6
     assert {(i.check, i.result) for i in report.items if i.check == "entry"} == {
         ("entry", "failed")
     }
     with pytest.raises(BadInput, match="no manifest") as failure:
-        verify_exports(copy / "tiny.onnx", seed=0, notify=told.append)
+        verify_exports(copy / "tiny.onnx", ProofOptions(), told.append)
     assert MANIFEST in failure.value.hint
 
 
@@ -235,17 +236,17 @@ def test_attacks_that_cannot_be_known(
     known: dict[str, Any], asked: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(BadInput, match=says):
-        choose_attacks(known, JudgingOptions(**asked), 0)
+        choose_attacks(known, JudgingOptions(**asked))
 
 
 def test_what_is_not_said_is_as_the_model_was_trained() -> None:
     known = {"objective": "trades", "eps": "8/255", "norm": "l2"}
-    (found,) = choose_attacks(known, JudgingOptions(), 3)
+    (found,) = choose_attacks(known, JudgingOptions(seed=3))
     assert (found.name, found.norm, found.seed) == ("pgd-40", "l2", 3)
     assert found.eps == pytest.approx(8 / 255)
-    (found,) = choose_attacks(known, JudgingOptions(attack="fgsm", eps="0.1", norm="linf"), 0)
+    (found,) = choose_attacks(known, JudgingOptions(attack="fgsm", eps="0.1", norm="linf"))
     assert (found.name, found.norm, found.eps) == ("fgsm", "linf", 0.1)
-    assert choose_attacks({"objective": "natural"}, JudgingOptions(), 0) == ()
+    assert choose_attacks({"objective": "natural"}, JudgingOptions()) == ()
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def _on_host(
     watched = watch(subjects, options)
     for subject in subjects:  # what is wrong with a name or a radius is said before anything runs
         known = {} if subject.export is None else subject.export.manifest.provenance
-        choose_attacks(known, options, options.seed)
+        choose_attacks(known, options)
     for subject in subjects:
         chosen = choose_runtimes(subject.path, options.runtime)
         if not chosen:

@@ -87,7 +87,7 @@ def judging_sets(
     """
     provenance = {} if export is None else export.manifest.provenance
     pack = None if export is None else export.pack
-    attacks = choose_attacks(provenance, options, options.seed)
+    attacks = choose_attacks(provenance, options)
     clean = _clean(export, pack, shape, options, notify)
     if clean is None:
         notify("no images to judge on: accuracy is not measured; pass --data")

@@ -103,7 +103,6 @@ class BenchOptions(JudgingOptions):
         what="kind",
         parse=str.lower,
     )
-    seed: int = setting(0, "Seed of everything random.", low=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,18 +1,19 @@
-"""What a compression is asked for: the values of the command line, checked."""
+"""What compressing and verifying are asked for: the values of the command line, checked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from sepdeploy.files.roles import Reads
-from sepdeploy.settings import Options, setting
+from sepdeploy.exports.options import ModelOptions, Seeded
+from sepdeploy.files.roles import READS_MODEL, Reads
+from sepdeploy.settings import setting
 
 BUDGETS = ("params", "macs")
 
 
 @dataclass(frozen=True)
-class CompressOptions(Options):
+class CompressOptions(ModelOptions):
     """What becomes of a trained model."""
 
     structure: str = setting(
@@ -62,3 +63,18 @@ class CompressOptions(Options):
         """Return where a compressed model goes when nobody says it."""
         family = self.structure.partition(":")[0].partition("*")[0]
         return model.with_name(f"{model.stem}-{family if family.isalnum() else 'small'}.pt")
+
+
+@dataclass(frozen=True)
+class ProofOptions(ModelOptions, Seeded):
+    """How an export is proven again: with which model, and on which inputs without data."""
+
+
+@dataclass(frozen=True)
+class VerifyOptions(ProofOptions):
+    """What ``sepdeploy verify`` looks at besides digests, parity and residency."""
+
+    layers: bool = setting(False, "Also compare every layer with the model's.")
+    against: Path | None = setting(
+        None, "Compare with OTHER, layer by layer.", metavar="OTHER", path=READS_MODEL
+    )
