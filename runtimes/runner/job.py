@@ -2,47 +2,102 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sepdeploy.runtimes.runner.contract import Array, Model, Result, RunnerError, one_line
 from sepdeploy.runtimes.runner.table import load
 
+READERS = {"str": str, "int": int, "float": float, "bool": bool}
 
-def load_model(job: dict[str, Any], path: str, *, keep_values: bool = False) -> Model:
+
+class Named(NamedTuple):
+    """A model of a job, by name and path."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked for; a ``batch`` of 0 and ``batches`` of None are the mode's own."""
+
+    mode: str
+    runtime: str
+    models: tuple[Named, ...]
+    threads: int = 1
+    native: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
+    inputs: str = ""
+    output: str = ""
+    names: tuple[str, ...] = ()
+    batch: int = 0
+    batches: tuple[int, ...] | None = None
+    memory_limit: int = 0
+    runs: int = 5
+    seed: int = 0
+    warmup: int = 5
+    processor: bool = False
+    block_us: float = 200.0
+    min_rounds: int = 30
+    samples_per_round: int = 1
+    min_seconds: float = 1.0
+    max_seconds: float = 60.0
+
+    @property
+    def model(self) -> str:
+        """The path of a job about one model."""
+        return self.models[0].path
+
+
+def read_job(said: Mapping[str, Any]) -> Job:
+    """Return a job that was read from JSON; a key that no mode has is passed over."""
+    several = said["models"] if said["mode"] == "latency" else [{"name": "", "path": said["model"]}]
+    plain = {
+        f.name: READERS[str(f.type)](said[f.name])
+        for f in fields(Job)
+        if str(f.type) in READERS and f.name in said
+    }
+    return Job(
+        models=tuple(Named(str(m["name"]), str(m["path"])) for m in several),
+        native=said.get("native") or {},
+        names=tuple(map(str, said.get("names", ()))),
+        batches=tuple(map(int, said["batches"])) if "batches" in said else None,
+        **plain,
+    )
+
+
+def load_model(job: Job, path: str, *, keep_values: bool = False) -> Model:
     """Return a model of a job."""
-    native = _library(job, path)
-    return load(job["runtime"], path, job.get("threads", 1), native, keep_values=keep_values)
+    library = job.native.get(path, "")
+    return load(job.runtime, path, job.threads, library, keep_values=keep_values)
 
 
-def _library(job: dict[str, Any], path: str) -> str:
-    """Return what runs a model's custom nodes."""
-    return str((job.get("native") or {}).get(path, ""))
-
-
-def native_calls(job: dict[str, Any], models: list[Any]) -> Result:
+def native_calls(job: Job, models: list[Any]) -> Result:
     """Return what a result says about native kernels."""
-    if not job.get("native"):
+    if not job.native:
         return {}
     return {"native_calls": sum(getattr(model, "native_calls", 0) for model in models)}
 
 
-def kernels(job: dict[str, Any], entry: dict[str, Any], model: Any) -> Result:
+def kernels(job: Job, path: str, model: Any) -> Result:
     """Return which kernels ran a model's custom nodes, nothing where none did."""
     if not getattr(model, "native_calls", 0):
         return {}
-    return {"kernels": "reference" if _library(job, entry["path"]) == "reference" else "native"}
+    return {"kernels": "reference" if job.native.get(path) == "reference" else "native"}
 
 
-def read_inputs(job: dict[str, Any]) -> Array:
+def read_inputs(job: Job) -> Array:
     """Return the samples that a job is about.
 
     Raises:
         RunnerError: They cannot be read.
     """
     try:
-        inputs: Array = np.load(job["inputs"], allow_pickle=False)
+        inputs: Array = np.load(job.inputs, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise RunnerError("bad-input", f"inputs cannot be read: {one_line(error)}") from error
     return inputs

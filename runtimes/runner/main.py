@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sepdeploy.runtimes.runner.contract import Result, RunnerError, one_line
+from sepdeploy.runtimes.runner.job import Job, read_job
 from sepdeploy.runtimes.runner.memory import job_memory, limit_memory
 from sepdeploy.runtimes.runner.running import job_optimize, job_ranges, job_run, job_values
 from sepdeploy.runtimes.runner.timing import job_latency
@@ -21,7 +22,7 @@ from sepdeploy.runtimes.runner.timing import job_latency
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # numpy says no number
 EXIT_CODES = {"bad-input": 2, "no-room": 2, "missing": 4, "internal": 70}
 
-MODES: dict[str, Callable[[dict[str, Any]], Result]] = {
+MODES: dict[str, Callable[[Job], Result]] = {
     "run": job_run,
     "latency": job_latency,
     "memory": job_memory,
@@ -31,13 +32,14 @@ MODES: dict[str, Callable[[dict[str, Any]], Result]] = {
 }
 
 
-def execute(job: Any) -> Result:
-    """Do one job; every failure becomes a result with ``ok`` false."""
+def execute(said: Any) -> Result:
+    """Do one job, read from JSON; every failure becomes a result with ``ok`` false."""
     try:
-        if not isinstance(job, dict) or job.get("mode") not in MODES:
+        if not isinstance(said, dict) or said.get("mode") not in MODES:
             raise RunnerError("bad-input", f"job needs a mode out of {', '.join(MODES)}")
-        limit_memory(int(job.get("memory_limit", 0)))
-        result = MODES[job["mode"]](job)
+        job = read_job(said)
+        limit_memory(job.memory_limit)
+        result = MODES[job.mode](job)
     except RunnerError as error:
         return {"ok": False, "error": str(error), "kind": error.kind, "hint": error.hint}
     except ImportError as error:
@@ -52,21 +54,20 @@ def execute(job: Any) -> Result:
         text = f"{type(error).__name__}: {one_line(error)}"
         return {"ok": False, "error": text, "kind": "internal", "hint": ""}
     facts = {
-        "runtime": job["runtime"],
-        "threads": job.get("threads", 1),
+        "runtime": job.runtime,
+        "threads": job.threads,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "machine": platform.machine(),
     }
-    return {"ok": True, "mode": job["mode"], **facts, **identity(job), **result}
+    return {"ok": True, "mode": job.mode, **facts, **identity(job), **result}
 
 
-def identity(job: dict[str, Any]) -> Result:
+def identity(job: Job) -> Result:
     """Return the name of a job that has one, and the digests of the files that it was about."""
-    if not job.get("id"):
+    if not job.id:
         return {}
-    models = job["models"] if job["mode"] == "latency" else [{"path": job["model"]}]
-    return {"id": str(job["id"]), "sha256": [file_digest(str(m["path"])) for m in models]}
+    return {"id": job.id, "sha256": [file_digest(m.path) for m in job.models]}
 
 
 def file_digest(path: str) -> str:
@@ -78,11 +79,11 @@ def file_digest(path: str) -> str:
 def main() -> int:
     """Read a job from standard input, print the result as the last line of standard output."""
     try:
-        job = json.load(sys.stdin)
+        said = json.load(sys.stdin)
     except ValueError as error:
-        job = None
+        said = None
         sys.stderr.write(f"job is not JSON: {one_line(error)}\n")
-    result = execute(job)
+    result = execute(said)
     sys.stdout.flush()
     sys.stdout.write("\n" + json.dumps(result) + "\n")
     sys.stdout.flush()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sepdeploy.runtimes.runner.contract import Result
-from sepdeploy.runtimes.runner.job import load_model, native_calls
+from sepdeploy.runtimes.runner.job import Job, load_model, native_calls
 from sepdeploy.runtimes.runner.table import adapter
 
 
@@ -34,20 +33,20 @@ def resident() -> tuple[int, int]:
         return peak, peak
 
 
-def job_memory(job: dict[str, Any]) -> Result:
+def job_memory(job: Job) -> Result:
     """Load the model once, run it, and report time to load and resident memory in bytes."""
-    adapter(job["runtime"]).prepare(job["runtime"])  # an import is no part of loading a model
+    adapter(job.runtime).prepare(job.runtime)  # an import is no part of loading a model
     _, before = resident()
     start = time.perf_counter_ns()
-    model = load_model(job, job["model"])
+    model = load_model(job, job.model)
     load_ms = (time.perf_counter_ns() - start) / 1e6
     _, loaded = resident()
-    batch = model.fixed or int(job.get("batch", 1))
+    batch = model.fixed or job.batch or 1
     inputs = np.random.default_rng(0).random((batch, *model.sample), dtype=np.float32)
     start = time.perf_counter_ns()
     model.run(inputs)
     first_ms = (time.perf_counter_ns() - start) / 1e6
-    for _ in range(int(job.get("runs", 5)) - 1):
+    for _ in range(job.runs - 1):
         model.run(inputs)
     peak, after = resident()
     return {

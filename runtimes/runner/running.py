@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sepdeploy.runtimes.runner.contract import Array, Result, RunnerError
-from sepdeploy.runtimes.runner.job import load_model, native_calls, read_inputs
+from sepdeploy.runtimes.runner.job import Job, load_model, native_calls, read_inputs
 from sepdeploy.runtimes.runner.table import adapter
 
 
@@ -29,11 +29,11 @@ def run_in_batches(model: Any, inputs: Array, batch: int) -> Array:
     return np.concatenate(parts)
 
 
-def job_run(job: dict[str, Any]) -> Result:
+def job_run(job: Job) -> Result:
     """Run all inputs once per batch size."""
     inputs = read_inputs(job)
-    model = load_model(job, job["model"])
-    batches = [int(b) for b in job.get("batches", [len(inputs)])]
+    model = load_model(job, job.model)
+    batches = [len(inputs)] if job.batches is None else list(job.batches)
     if not len(inputs) or not batches or min(batches) < 1:
         raise RunnerError(
             "bad-input", "run needs at least one sample and batch sizes of at least 1"
@@ -41,31 +41,31 @@ def job_run(job: dict[str, Any]) -> Result:
     logits = np.stack([run_in_batches(model, inputs, b) for b in batches])
     result: Result = {"version": model.version, "batches": batches, "shape": list(logits.shape)}
     result.update(native_calls(job, [model]))
-    if job.get("output"):
-        with Path(job["output"]).open("wb") as file:
+    if job.output:
+        with Path(job.output).open("wb") as file:
             np.save(file, logits, allow_pickle=False)
     else:
         result["logits"] = logits.tolist()
     return result
 
 
-def job_values(job: dict[str, Any]) -> Result:
+def job_values(job: Job) -> Result:
     """Write intermediate values of one run of all inputs."""
     inputs = read_inputs(job)
-    names = [str(name) for name in job["names"]]
-    model = load_model(job, job["model"], keep_values=True)
+    names = list(job.names)
+    model = load_model(job, job.model, keep_values=True)
     found = model.values(inputs, names)
-    with Path(job["output"]).open("wb") as file:
+    with Path(job.output).open("wb") as file:
         np.savez(file, **{f"value{names.index(name)}": value for name, value in found.items()})
     return {"version": model.version, "found": list(found)}
 
 
-def job_ranges(job: dict[str, Any]) -> Result:
+def job_ranges(job: Job) -> Result:
     """Find the smallest and largest value of each named intermediate value over all inputs."""
     inputs = read_inputs(job)
-    names = [str(name) for name in job["names"]]
-    model = load_model(job, job["model"], keep_values=True)
-    batch = model.fixed or int(job.get("batch", 16))
+    names = list(job.names)
+    model = load_model(job, job.model, keep_values=True)
+    batch = model.fixed or job.batch or 16
     ranges: dict[str, list[float]] = {}
     usable = len(inputs) - (len(inputs) % batch if model.fixed else 0)
     for start in range(0, usable, batch):
@@ -76,10 +76,10 @@ def job_ranges(job: dict[str, Any]) -> Result:
     return {"version": model.version, "ranges": ranges}
 
 
-def job_optimize(job: dict[str, Any]) -> Result:
+def job_optimize(job: Job) -> Result:
     """Write the graph as the runtime optimises it, its constants in a file beside it."""
-    optimize = getattr(adapter(job["runtime"]), "optimize", None)
+    optimize = getattr(adapter(job.runtime), "optimize", None)
     if optimize is None:
-        raise RunnerError("bad-input", f"{job['runtime']} does not write optimised graphs")
-    model = optimize(job["runtime"], job["model"], job.get("threads", 1), job["output"])
+        raise RunnerError("bad-input", f"{job.runtime} does not write optimised graphs")
+    model = optimize(job.runtime, job.model, job.threads, job.output)
     return {"version": model.version}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sepdeploy.runtimes.runner.contract import Array, Result, RunnerError
-from sepdeploy.runtimes.runner.job import kernels, load_model, native_calls
+from sepdeploy.runtimes.runner.job import Job, kernels, load_model, native_calls
 
 MOST_RUNS = 1 << 16  # in one timed block
 
@@ -38,48 +38,46 @@ def _spent_us(run: Callable[[Any], Any], batch: Array, runs: int, clock: Clock) 
     return (clock() - start) / 1000
 
 
-def job_latency(job: dict[str, Any]) -> Result:
+def job_latency(job: Job) -> Result:
     """Time several models in turns; every sample is the mean of one block of runs."""
-    entries = job["models"]
-    models = [load_model(job, e["path"]) for e in entries]
-    batch = int(job.get("batch", 1))
-    generator = np.random.default_rng(job.get("seed", 0))
+    models = [load_model(job, m.path) for m in job.models]
+    batch = job.batch or 1
+    generator = np.random.default_rng(job.seed)
     if len({m.sample for m in models}) != 1:
         shapes = ", ".join(str(m.sample) for m in models)
         raise RunnerError("bad-input", f"the models take different inputs: {shapes}")
     inputs = generator.random((batch, *models[0].sample), dtype=np.float32)
-    warmup = int(job.get("warmup", 5))
-    clock: Clock = time.process_time_ns if job.get("processor") else time.perf_counter_ns
+    clock: Clock = time.process_time_ns if job.processor else time.perf_counter_ns
     sizes: list[int] = []
     for model in models:
-        for _ in range(max(1, warmup)):
+        for _ in range(max(1, job.warmup)):
             model.run(inputs)
-        sizes.append(_block_size(model.run, inputs, float(job.get("block_us", 200.0)), clock))
+        sizes.append(_block_size(model.run, inputs, job.block_us, clock))
     samples: list[list[float]] = [[] for _ in models]
     rounds = _rounds(job, models, sizes, inputs, samples, clock)
     timed = [
         {
-            "name": e["name"],
-            "path": e["path"],
+            "name": named.name,
+            "path": named.path,
             "samples_ms": s,
             "block_runs": k,
-            **kernels(job, e, m),
+            **kernels(job, named.path, m),
         }
-        for e, s, k, m in zip(entries, samples, sizes, models)  # noqa: B905  # Python 3.9
+        for named, s, k, m in zip(job.models, samples, sizes, models)  # noqa: B905  # Python 3.9
     ]
     return {
         "version": models[0].version,
         "models": timed,
         "batch": batch,
         "rounds": rounds,
-        "warmup": warmup,
-        "timer": "process_time_ns" if job.get("processor") else "perf_counter_ns",
+        "warmup": job.warmup,
+        "timer": "process_time_ns" if job.processor else "perf_counter_ns",
         **native_calls(job, models),
     }
 
 
 def _rounds(
-    job: dict[str, Any],
+    job: Job,
     models: list[Any],
     sizes: list[int],
     inputs: Array,
@@ -87,9 +85,7 @@ def _rounds(
     timer: Clock,
 ) -> int:
     """Fill ``samples`` round by round; return the number of rounds."""
-    min_rounds, per_round = int(job.get("min_rounds", 30)), int(job.get("samples_per_round", 1))
-    min_ns = float(job.get("min_seconds", 1.0)) * 1e9
-    max_ns = float(job.get("max_seconds", 60.0)) * 1e9
+    min_ns, max_ns = job.min_seconds * 1e9, job.max_seconds * 1e9
     clock = time.perf_counter_ns
     order = list(range(len(models)))
     rounds = 0
@@ -103,7 +99,7 @@ def _rounds(
                 # The other model has emptied the caches; these runs fill them again.
                 for _ in range(min(3, sizes[i])):
                     run(inputs)
-                for _ in range(per_round):
+                for _ in range(job.samples_per_round):
                     start = timer()
                     for _ in repeat:
                         run(inputs)
@@ -111,7 +107,7 @@ def _rounds(
             order.reverse()
             rounds += 1
             spent = clock() - began
-            if (rounds >= min_rounds and spent >= min_ns) or (rounds >= 3 and spent >= max_ns):
+            if (rounds >= job.min_rounds and spent >= min_ns) or (rounds >= 3 and spent >= max_ns):
                 return rounds
     finally:
         if collecting:

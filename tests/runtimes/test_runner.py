@@ -16,6 +16,7 @@ from onnx_builder import linear_model
 from sepdeploy import runtimes
 from sepdeploy.runtimes import packing
 from sepdeploy.runtimes.runner import contract, main, memory, timing
+from sepdeploy.runtimes.runner.job import read_job
 
 RUNTIMES = [(name, runtimes.RUNTIMES[name].format) for name in runtimes.versions()]
 
@@ -174,7 +175,9 @@ def fake_job(monkeypatch, costs, **job):
     monkeypatch.setattr(timing.time, "perf_counter_ns", clock)
     monkeypatch.setattr(timing, "load_model", lambda job, path: models[path])
     entries = [{"name": label, "path": label} for label in costs]
-    result = timing.job_latency({"runtime": "fake", "models": entries, "min_seconds": 0, **job})
+    result = timing.job_latency(
+        read_job({"mode": "latency", "runtime": "fake", "models": entries, "min_seconds": 0, **job})
+    )
     return result, log
 
 
