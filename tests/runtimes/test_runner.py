@@ -318,7 +318,7 @@ def test_running_out_of_memory_is_bad_input(monkeypatch):
         raise MemoryError
 
     monkeypatch.setitem(main.MODES, "run", greedy)
-    result = main.execute({"mode": "run", "runtime": "onnxruntime"})
+    result = main.execute({"mode": "run", "runtime": "onnxruntime", "model": "m"})
     assert (result["kind"], result["error"]) == ("bad-input", "out of memory")
 
 
@@ -328,7 +328,7 @@ def test_the_result_is_the_last_line_whatever_the_runtime_prints(monkeypatch, ca
         return {"version": "1"}
 
     monkeypatch.setitem(main.MODES, "run", chatty)
-    monkeypatch.setattr(sys, "stdin", io.StringIO('{"mode": "run", "runtime": "r"}'))
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"mode": "run", "runtime": "r", "model": "m"}'))
     assert main.main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "a runtime says something"
