@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,47 +30,65 @@ VERSION = 2
 State = dict[str, Tensor]
 
 
-@dataclass
-class Checkpoint:
+@dataclass(frozen=True)
+class Identity:
+    """What never changes in a training.
+
+    Attributes:
+        data_sha256: Digest of the training images and labels.
+        start_sha256: Digest of the given weights it started from, "" for fresh ones.
+        threads: CPU threads, chosen once; 0 = not yet.
+    """
+
+    data_sha256: str
+    start_sha256: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a step changes.
+
+    Attributes:
+        model: State dict of the network.
+        optimizer: State dict of the optimiser.
+        rng: State of torch's CPU generator (dropout and the like).
+        average: State of the averaged weights, empty where none are kept.
+        pruning: State of masks and scores, empty where nothing is pruned.
+    """
+
+    model: State
+    optimizer: dict[str, Any]
+    rng: Tensor
+    average: dict[str, Any]
+    pruning: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint(Held, Identity):
     """State between two optimiser steps.
 
     Attributes:
         recipe: The recipe's values.
-        data_sha256: Digest of the training images and labels.
-        start_sha256: Digest of the given weights the training started from, "" for fresh ones.
-        threads: CPU threads, chosen once.
         epoch: Completed epochs.
         step: Completed steps of the next epoch.
         order: Image order of that epoch (positions in the training part).
         loss_sum: Loss of that epoch so far, summed over steps.
         penalty_sum: Regularisers of that epoch so far, summed over steps.
-        model: State dict of the network.
-        optimizer: State dict of the optimiser.
-        rng: State of torch's CPU generator (dropout and the like).
         history: One table per completed epoch.
         best_epoch: Epoch of ``best``, 0 = none yet.
         best: State dict with the best validation result.
-        average: State of the averaged weights, empty where none are kept.
-        pruning: State of masks and scores, empty where nothing is pruned.
     """
 
     recipe: dict[str, Any]
-    data_sha256: str
-    start_sha256: str
-    threads: int
     epoch: int
     step: int
     order: Tensor
     loss_sum: float
     penalty_sum: float
-    model: State
-    optimizer: dict[str, Any]
-    rng: Tensor
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    best: State = field(default_factory=dict)
-    average: dict[str, Any] = field(default_factory=dict)
-    pruning: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]]
+    best_epoch: int
+    best: State
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -106,7 +124,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def check_same_training(
-    path: Path, checkpoint: Checkpoint, recipe: Recipe, *, data_sha256: str, start_sha256: str
+    path: Path, checkpoint: Checkpoint, recipe: Recipe, identity: Identity
 ) -> None:
     """Refuse to continue a training under other conditions than it was begun with.
 
@@ -114,9 +132,9 @@ def check_same_training(
         BadInput: Another recipe, other data or other starting weights, naming what differs.
     """
     changed = differences(recipe_from(checkpoint.recipe, where=str(path)), recipe)
-    if checkpoint.data_sha256 != data_sha256:
+    if checkpoint.data_sha256 != identity.data_sha256:
         changed.append("the images or labels of the data set")
-    if checkpoint.start_sha256 != start_sha256:
+    if checkpoint.start_sha256 != identity.start_sha256:
         changed.append("the weights it starts from")
     if changed:
         raise BadInput(

@@ -17,7 +17,7 @@ from sepdeploy.models import Model, save
 from sepdeploy.models import load as load_model
 from sepdeploy.models.factory import is_foreign
 from sepdeploy.training.beside import checkpoint_path, history_path
-from sepdeploy.training.checkpoint import read_history
+from sepdeploy.training.checkpoint import Identity, read_history
 from sepdeploy.training.events import Event, judged_by
 from sepdeploy.training.judge import accuracies
 from sepdeploy.training.loop import Trainer
@@ -100,8 +100,8 @@ def _provenance(trainer: Trainer, dataset: Dataset) -> dict[str, Any]:
         "best_epoch": trainer.best_epoch,
         "data": recipe.data,
         "data_dir": str(Path(recipe.data_dir).resolve()) if recipe.data_dir else None,
-        "data_sha256": trainer.identity["data_sha256"],
-        "start_sha256": trainer.identity["start_sha256"],
+        "data_sha256": trainer.identity.data_sha256,
+        "start_sha256": trainer.identity.start_sha256,
         "accuracy": {
             "attack": judged.name if recipe.robust else None,
             "validation_clean": best["clean_accuracy"],
@@ -111,7 +111,7 @@ def _provenance(trainer: Trainer, dataset: Dataset) -> dict[str, Any]:
             "n": len(dataset.test),
             "no_gradient": found.no_gradient,
         },
-        "threads": trainer.identity["threads"],
+        "threads": trainer.identity.threads,
         "processes": team.world,
         "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
         "tool": {
@@ -124,12 +124,7 @@ def _provenance(trainer: Trainer, dataset: Dataset) -> dict[str, Any]:
 
 
 def already_finished(
-    recipe: Recipe,
-    out: Path,
-    *,
-    data_sha256: str,
-    start_sha256: str,
-    on_progress: Callable[[Event], None],
+    recipe: Recipe, out: Path, identity: Identity, on_progress: Callable[[Event], None]
 ) -> TrainResult | None:
     """Load the result of a training that has nothing left to resume; None where there is none.
 
@@ -142,13 +137,13 @@ def already_finished(
     # the recipe comes from the user, so it may name the code that makes the network
     model = load_model(out, recipe.arch if is_foreign(recipe.arch) else None)
     stored = model.provenance.get("recipe")
-    if not isinstance(stored, dict) or model.provenance.get("data_sha256") != data_sha256:
+    if not isinstance(stored, dict) or model.provenance.get("data_sha256") != identity.data_sha256:
         raise BadInput(
             f"{out} exists, but no training of it to resume",
             hint="leave --resume out to train it anew, or choose another -o",
         )
     changed = differences(recipe_from(stored, where=str(out)), recipe)
-    if model.provenance.get("start_sha256", "") != start_sha256:
+    if model.provenance.get("start_sha256", "") != identity.start_sha256:
         changed.append("the weights it starts from")
     if changed:
         raise BadInput(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from sepdeploy.models import Model, create
 from sepdeploy.training.beside import checkpoint_path
 from sepdeploy.training.checkpoint import (
     Checkpoint,
+    Identity,
     check_same_training,
     read_checkpoint,
     state_sha256,
@@ -83,26 +83,17 @@ def fit(
                 speak(Event("note", message=note))
             if team.world > 1:
                 _check_team(recipe, team)
-        identity: dict[str, Any] = {
-            "recipe": recipe.to_json(),
-            "data_sha256": dataset.train.sha256(),
-            "start_sha256": "" if model is None else state_sha256(model.net.state_dict()),
-            "threads": recipe.threads,
-        }
-        _check_same(identity, team)
+        identity = Identity(
+            dataset.train.sha256(),
+            "" if model is None else state_sha256(model.net.state_dict()),
+            recipe.threads,
+        )
+        _check_same(recipe, identity, team)
         with team.agreed():
             if team.first:
                 _make_folder(out.parent)
         if resume:
-            found = team.from_first(
-                lambda: already_finished(
-                    recipe,
-                    out,
-                    data_sha256=identity["data_sha256"],
-                    start_sha256=identity["start_sha256"],
-                    on_progress=speak,
-                )
-            )
+            found = team.from_first(lambda: already_finished(recipe, out, identity, speak))
             if found is not None:
                 return found
         with _generators_kept(device), cpu_threads(torch.get_num_threads()):
@@ -126,11 +117,11 @@ def _generators_kept(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _check_same(identity: Mapping[str, Any], team: Team) -> None:
+def _check_same(recipe: Recipe, identity: Identity, team: Team) -> None:
     """Compare what the processes were given, before any network of theirs talks to another."""
     team.check_same(
-        {name: value for name, value in identity["recipe"].items() if name not in FREE_ON_RESUME}
-        | {"images": identity["data_sha256"], "starting weights": identity["start_sha256"]}
+        {name: value for name, value in recipe.to_json().items() if name not in FREE_ON_RESUME}
+        | {"images": identity.data_sha256, "starting weights": identity.start_sha256}
     )
 
 
@@ -147,7 +138,7 @@ def _check_team(recipe: Recipe, team: Team) -> None:
 def _trainer(
     recipe: Recipe,
     dataset: Dataset,
-    identity: dict[str, Any],
+    identity: Identity,
     model: Model | None,
     out: Path,
     team: Team,
@@ -177,18 +168,18 @@ def _trainer(
 
 def _begin(trainer: Trainer, *, resume: bool) -> None:
     """Put a trainer where its training stands, and set its threads."""
-    team, identity = trainer.team, trainer.identity
+    team = trainer.team
     checkpoint = team.from_first(lambda: _read_state(trainer)) if resume else None
     if checkpoint is not None:
         with team.agreed():
             _restore(trainer, checkpoint)
     elif not trainer.recipe.threads:
-        identity["threads"] = _threads(trainer)
+        trainer.identity = dataclasses.replace(trainer.identity, threads=_threads(trainer))
     if resume and checkpoint is None:
         state = checkpoint_path(trainer.out)
         _note(trainer.on_progress, f"nothing to resume: there is no {state}; it starts anew")
     trainer.write_history()
-    threads, device = identity["threads"], trainer.stepper.device
+    threads, device = trainer.identity.threads, trainer.stepper.device
     torch.set_num_threads(threads)
     parts = [f"{threads} thread{'s' * (threads > 1)}"]
     if team.world > 1:
@@ -270,13 +261,7 @@ def _read_state(trainer: Trainer) -> Checkpoint | None:
     if not path.exists():
         return None
     checkpoint = read_checkpoint(path)
-    check_same_training(
-        path,
-        checkpoint,
-        trainer.recipe,
-        data_sha256=trainer.identity["data_sha256"],
-        start_sha256=trainer.identity["start_sha256"],
-    )
+    check_same_training(path, checkpoint, trainer.recipe, trainer.identity)
     return checkpoint
 
 
@@ -288,7 +273,7 @@ def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
             f"{checkpoint_path(trainer.out)} does not fit this network",
             hint="remove it to start again",
         ) from error
-    trainer.identity["threads"] = checkpoint.threads
+    trainer.identity = dataclasses.replace(trainer.identity, threads=checkpoint.threads)
     _note(
         trainer.on_progress,
         f"resuming in epoch {trainer.epoch + 1}, step {trainer.step + 1}"

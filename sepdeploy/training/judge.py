@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +34,34 @@ class Accuracies:
     robust: float | None = None
     no_gradient: int = 0
 
+    @property
+    def score(self) -> tuple[float, float]:
+        """What the best epoch maximises: robust, then clean accuracy."""
+        return (self.clean if self.robust is None else self.robust, self.clean)
+
     def entry(self) -> dict[str, Any]:
         """Return the fields of a history's line."""
         lacking = {"no_gradient": self.no_gradient} if self.no_gradient else {}
         return {"clean_accuracy": self.clean, "robust_accuracy": self.robust, **lacking}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an epoch is judged by: of the step's weights and their average, the better ones."""
+
+    found: Accuracies
+    raw: Accuracies | None = None
+    average: Accuracies | None = None
+
+    def entry(self) -> dict[str, Any]:
+        """Return the fields of a history's line."""
+        both = {"raw": self.raw, "average": self.average}
+        return self.found.entry() | {name: x.entry() for name, x in both.items() if x is not None}
+
+
+def score(entry: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the score of a history's line."""
+    return Accuracies(entry["clean_accuracy"], entry["robust_accuracy"]).score
 
 
 def accuracies(

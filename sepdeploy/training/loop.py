@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sepdeploy.models import Model
 from sepdeploy.training.beside import checkpoint_path, history_path
 from sepdeploy.training.checkpoint import (
     Checkpoint,
+    Identity,
     State,
     copy_state,
     write_checkpoint,
@@ -24,7 +26,7 @@ from sepdeploy.training.checkpoint import (
 from sepdeploy.training.descent.steps import Moment, Stepper
 from sepdeploy.training.descent.stopping import may_be_kept, planned_epochs, ranks_frozen
 from sepdeploy.training.events import Event, judged_by
-from sepdeploy.training.judge import accuracies
+from sepdeploy.training.judge import Accuracies, Judged, accuracies, score
 from sepdeploy.training.machine.acceleration import CPU
 from sepdeploy.training.machine.batches import Loader, epoch_order
 from sepdeploy.training.machine.team import ALONE, Team
@@ -32,7 +34,7 @@ from sepdeploy.training.penalties.regularizers import term_values
 from sepdeploy.training.penalties.spectra import condition_numbers
 from sepdeploy.training.ranks.dynamic import ranks_of
 from sepdeploy.training.recipe.fields import Recipe
-from sepdeploy.training.sources import Sources, score, validation_attack
+from sepdeploy.training.sources import Sources, validation_attack
 
 
 class Trainer:
@@ -47,7 +49,7 @@ class Trainer:
         model: Trained in place.
         sources: Training and validation images.
         out: The model file to be; state and history are written beside it.
-        identity: The fields of ``Checkpoint`` that never change.
+        identity: What never changes.
         checkpoint_every_s: Longest time without a checkpoint inside an epoch.
         on_progress: Called at every step and epoch.
         team: The processes that train together.
@@ -61,7 +63,7 @@ class Trainer:
         sources: Sources,
         *,
         out: Path,
-        identity: dict[str, Any],
+        identity: Identity,
         checkpoint_every_s: float,
         on_progress: Callable[[Event], None],
         team: Team = ALONE,
@@ -161,7 +163,7 @@ class Trainer:
         self.order = self._new_order()
         self.save()
         self.write_history()
-        self.on_progress(
+        self._report(
             Event(
                 "epoch",
                 epoch=self.epoch,
@@ -175,40 +177,40 @@ class Trainer:
                     len(self.sources.validation),
                     entry.get("no_gradient", 0),
                 ),
-                **self._size(),
             )
         )
 
-    def _size(self) -> dict[str, Any]:
-        """Ranks and compression for an event, where ranks adapt."""
-        if self.stepper.dynamics is None:
-            return {}
-        ranks = tuple(r for pair in ranks_of(self.model.net).values() for r in pair)
-        return {"ranks": ranks, "compression": self.model.params_dense / self.model.params}
+    def _report(self, event: Event) -> None:
+        """Report, with ranks and compression where ranks adapt."""
+        if self.stepper.dynamics is not None:
+            ranks = tuple(r for pair in ranks_of(self.model.net).values() for r in pair)
+            share = self.model.params_dense / self.model.params
+            event = replace(event, ranks=ranks, compression=share)
+        self.on_progress(event)
 
-    def _judge(self) -> tuple[dict[str, Any], State]:
+    def _judge(self) -> tuple[Judged, State]:
         """Return the validation accuracies of this epoch, and the weights they belong to.
 
         Where weights are averaged, those of the step and the average are judged alike and the
         better ones count.
         """
-        found: dict[str, Any] = self._validate()
+        found = self._validate()
         state = copy_state(self.model.net.state_dict())
         average = self.stepper.average
         if average is None or not average.count:
-            return found, state
+            return Judged(found), state
         with average.applied(self.sources.train):
             averaged = self._validate()
-            if score(averaged) < score(found):
-                return {**found, "raw": found, "average": averaged}, state
+            if averaged.score < found.score:
+                return Judged(found, raw=found, average=averaged), state
             state = copy_state(self.model.net.state_dict())
-        return {**averaged, "raw": found, "average": averaged}, state
+        return Judged(averaged, raw=found, average=averaged), state
 
-    def _validate(self) -> dict[str, Any]:
+    def _validate(self) -> Accuracies:
         images, attack = self.sources.validation, validation_attack(self.recipe)
-        return accuracies(self.stepper.form, images, attack, team=self.team).entry()
+        return accuracies(self.stepper.form, images, attack, team=self.team)
 
-    def _entry(self, found: dict[str, Any]) -> dict[str, Any]:
+    def _entry(self, found: Judged) -> dict[str, Any]:
         stepper = self.stepper
         adaptive = {} if stepper.dynamics is None else {"ranks": ranks_of(self.model.net)}
         return {
@@ -216,7 +218,7 @@ class Trainer:
             "loss": self.loss_sum / self.steps_per_epoch,
             "penalty": self.penalty_sum / self.steps_per_epoch,
             **term_values(stepper.matrices(), self.recipe.coefficients),
-            **found,
+            **found.entry(),
             "condition_numbers": condition_numbers(self.model.net),
             "learning_rate": stepper.optimizer.param_groups[0]["lr"],
             **adaptive,
@@ -233,7 +235,7 @@ class Trainer:
     def _report_step(self) -> None:
         rate = self._rate()
         left = (self.epochs - self.epoch) * self.steps_per_epoch - self.step
-        self.on_progress(
+        self._report(
             Event(
                 "step",
                 epoch=self.epoch + 1,
@@ -243,7 +245,6 @@ class Trainer:
                 loss=self.loss_sum / self.step,
                 rate=rate,
                 eta_s=left * self.recipe.batch_size / rate,
-                **self._size(),
             )
         )
 
@@ -266,7 +267,8 @@ class Trainer:
             write_checkpoint(
                 checkpoint_path(self.out),
                 Checkpoint(
-                    **self.identity,
+                    **vars(self.identity),
+                    recipe=self.recipe.to_json(),
                     epoch=self.epoch,
                     step=self.step,
                     order=self.order,
@@ -275,19 +277,13 @@ class Trainer:
                     history=self.history,
                     best_epoch=self.best_epoch,
                     best=self.best,
-                    **self.stepper.state(),
+                    **vars(self.stepper.state()),
                 ),
             )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same training."""
-        self.stepper.restore(
-            model=checkpoint.model,
-            optimizer=checkpoint.optimizer,
-            rng=checkpoint.rng,
-            pruning=checkpoint.pruning,
-            average=checkpoint.average,
-        )
+        self.stepper.restore(checkpoint)
         self.epoch, self.step, self.order = checkpoint.epoch, checkpoint.step, checkpoint.order
         self.loss_sum, self.penalty_sum = checkpoint.loss_sum, checkpoint.penalty_sum
         self.history = checkpoint.history

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,10 +48,3 @@ def validation_attack(recipe: Recipe) -> Attack:
         seed=derive_seed(recipe.seed, VALIDATION_NOISE),
         step_size=recipe.step_size or None,
     )
-
-
-def score(entry: Mapping[str, Any]) -> tuple[float, float]:
-    """Return what the best epoch maximises: robust, then clean validation accuracy."""
-    robust = entry["robust_accuracy"]
-    clean: float = entry["clean_accuracy"]
-    return (clean if robust is None else robust, clean)

@@ -112,7 +112,7 @@ def test_patience_stops_early_and_resumes_to_the_same_end(train, monkeypatch):
     fixed = {1: 0.3, 2: 0.6, 3: 0.5, 4: 0.5, 5: 0.9}
 
     def judged(self):
-        return {"clean_accuracy": 0.9, "robust_accuracy": fixed[self.epoch + 1]}
+        return Accuracies(0.9, fixed[self.epoch + 1])
 
     monkeypatch.setattr(loop.Trainer, "_validate", judged)
     result = train(epochs=5, patience=2)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from sepdeploy.compression.masks import fold_cores
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model
 from sepdeploy.threat import Attack
-from sepdeploy.training.checkpoint import State
+from sepdeploy.training.checkpoint import Held
 from sepdeploy.training.descent.averaging import Average
 from sepdeploy.training.descent.optimizers import make_optimizer
 from sepdeploy.training.descent.schedule import learning_rate
@@ -210,35 +209,28 @@ class Stepper:
         """Return the matrices that the penalties act on."""
         return regularized_matrices(self.model.net, self.recipe.regularize)
 
-    def state(self) -> dict[str, Any]:
-        """Return the fields of ``Checkpoint`` that belong to the model and its optimiser."""
+    def state(self) -> Held:
+        """Return what steps have changed so far."""
         held = {
             "model": self.model.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "pruning": {} if self.pruner is None else self.pruner.state(),
             "average": {} if self.average is None else self.average.state(),
         }
-        return {"rng": torch.get_rng_state(), **moved(held, CPU)}
+        return Held(rng=torch.get_rng_state(), **moved(held, CPU))
 
-    def restore(
-        self,
-        *,
-        model: State,
-        optimizer: dict[str, Any],
-        rng: Tensor,
-        pruning: dict[str, Any],
-        average: dict[str, Any],
-    ) -> None:
+    def restore(self, held: Held) -> None:
         """Continue from what ``state`` gave, on whichever device it was."""
-        match_ranks(self.model.net, model)
-        self.model.net.load_state_dict(model)
-        self.optimizer.load_state_dict(optimizer)
-        torch.set_rng_state(rng)
+        match_ranks(self.model.net, held.model)
+        self.model.net.load_state_dict(held.model)
+        self.optimizer.load_state_dict(held.optimizer)
+        torch.set_rng_state(held.rng)
         if self.pruner is not None:
-            masks = {k: v for k, v in pruning.items() if k != "optimizer"}
-            self.pruner.restore(moved(masks, self.device) | {"optimizer": pruning["optimizer"]})
+            masks = {k: v for k, v in held.pruning.items() if k != "optimizer"}
+            own = {"optimizer": held.pruning["optimizer"]}
+            self.pruner.restore(moved(masks, self.device) | own)
         if self.average is not None:
-            self.average.restore(moved(average, self.device))
+            self.average.restore(moved(held.average, self.device))
 
 
 def _require_finite(what: str, tensors: Sequence[Tensor]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sepdeploy.training.judge import score
 from sepdeploy.training.recipe.fields import Recipe
-from sepdeploy.training.sources import score
 
 
 def planned_epochs(recipe: Recipe, history: Sequence[Mapping[str, Any]]) -> int:
