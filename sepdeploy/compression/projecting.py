@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 
-import torch
 from torch import nn
 
 from sepdeploy.errors import BadInput
@@ -57,9 +56,7 @@ def _project(layer: nn.Module, text: str) -> nn.Module:
 def factorize_convolutions(net: nn.Module, rank: int) -> dict[str, LowRankConv2d]:
     """Give every convolution of a fresh network but the first its low-rank form, in place.
 
-    1×1 and grouped convolutions stay. The core is scaled up so that the weight keeps the norm it
-    was drawn with: a random kernel loses most of it when it is truncated. On the meta device, where
-    networks are built for their shapes, nothing is projected.
+    1×1 and grouped convolutions stay.
 
     Args:
         net: A network that has not been trained.
@@ -71,17 +68,6 @@ def factorize_convolutions(net: nn.Module, rank: int) -> dict[str, LowRankConv2d
         if conv.groups != 1 or max(conv.kernel_size) == 1:
             continue
         q, p = (max(1, min(n // 2, rank)) for n in (conv.in_channels, conv.out_channels))
-        done[name] = _factorized(conv, (q, p))
+        done[name] = LowRankConv2d.fresh(conv, (q, p))
         replace_module(net, name, done[name])
     return done
-
-
-def _factorized(conv: nn.Conv2d, ranks: tuple[int, int]) -> LowRankConv2d:
-    if conv.weight.is_meta:
-        return LowRankConv2d.like(conv, ranks).to("meta")
-    layer = LowRankConv2d.from_dense(conv, ranks)
-    with torch.no_grad():
-        kept = layer.core.weight.norm().clamp_min(torch.finfo(torch.float32).tiny)
-        layer.core.weight.mul_(conv.weight.norm() / kept)
-    layer.projection_error = None
-    return layer

@@ -12,7 +12,7 @@ from sepdeploy.layers.conv import LowRankConv2d
 from sepdeploy.layers.graph import graph_nodes
 from sepdeploy.layers.kron import KronLinear
 from sepdeploy.layers.lowrank import LowRankLinear
-from sepdeploy.structures import DenseSpec, Spec, parse_convolution
+from sepdeploy.structures import DenseSpec, Spec, parse_convolution, saved_convolution
 
 __all__ = [
     "CONVOLUTION_LAYERS",
@@ -75,9 +75,9 @@ def convolution_like(conv: nn.Conv2d, saved: Any) -> StructuredConv2d | None:
     Raises:
         BadInput: Sizes that do not fit the convolution.
     """
-    if not isinstance(saved, list) or [type(r) for r in saved] != [int, int]:
-        return None
-    return LowRankConv2d.like(conv, (saved[0], saved[1]))
+    channels = conv.in_channels, conv.out_channels
+    spec = saved_convolution(saved, channels, tuple(conv.kernel_size))
+    return None if spec is None else CONVOLUTION_LAYERS[spec.structure].from_conv(conv, spec)
 
 
 def project_convolution(conv: nn.Conv2d, text: str) -> StructuredConv2d:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sepdeploy.errors import BadInput
 from sepdeploy.layers.graph import is_tracing, structured
 from sepdeploy.layers.initial import RELU_GAIN
-from sepdeploy.structures.base import Form, Structure
+from sepdeploy.structures.base import Convolution, Structure
 
 
 class Structured(nn.Module):
@@ -147,7 +147,7 @@ class StructuredConv2d(Structured):
 
     @property
     @abstractmethod
-    def spec(self) -> Form:
+    def spec(self) -> Convolution:
         """The structure as a record."""
 
     @classmethod
@@ -161,14 +161,9 @@ class StructuredConv2d(Structured):
         """The layer closest to a plain convolution; its bias is copied."""
 
     @classmethod
-    def forms(cls, conv: nn.Conv2d) -> Iterator[tuple[Form, float]]:
+    def forms(cls, conv: nn.Conv2d) -> Iterator[tuple[Convolution, float]]:
         """The structures worth a look, and the share of energy each would lose."""
         return iter(())
-
-    @property
-    @abstractmethod
-    def saved_form(self) -> list[int]:
-        """What a model file keeps of the structure: its ranks."""
 
     @abstractmethod
     def parts(self) -> Mapping[nn.Module, int]:

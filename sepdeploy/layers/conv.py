@@ -100,11 +100,6 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
         channels = self.reduce.in_channels, self.expand.out_channels
         return LowRankConvSpec(*channels, kernel, self.ranks)
 
-    @property
-    def saved_form(self) -> list[int]:
-        """[q, p]."""
-        return list(self.ranks)
-
     def parts(self) -> dict[nn.Module, int]:
         """The three convolutions; the core stands for all dense weights."""
         return {self.reduce: 0, self.core: self.dense_weights, self.expand: 0}
@@ -212,6 +207,22 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
             if conv.bias is not None and layer.expand.bias is not None:
                 layer.expand.bias.copy_(conv.bias)
         layer.projection_error = residual(W, S)
+        return layer
+
+    @classmethod
+    def fresh(cls, conv: nn.Conv2d, ranks: tuple[int, int]) -> Self:
+        """The layer to begin with in the place of a convolution that nobody has trained.
+
+        The core is scaled up so that the weight keeps the norm it was drawn with: a random kernel
+        loses most of it when it is truncated. On the meta device nothing is projected.
+        """
+        if conv.weight.is_meta:
+            return cls.like(conv, ranks).to("meta")
+        layer = cls.from_dense(conv, ranks)
+        with torch.no_grad():
+            kept = layer.core.weight.norm().clamp_min(torch.finfo(torch.float32).tiny)
+            layer.core.weight.mul_(conv.weight.norm() / kept)
+        layer.projection_error = None
         return layer
 
     def extra_repr(self) -> str:

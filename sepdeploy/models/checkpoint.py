@@ -2,7 +2,7 @@
 
 The file is a table of plain values and tensors: ``format`` "sepdeploy.model", ``version``,
 ``arch`` and ``arch_kwargs``, ``layers`` (structure of every linear layer, by name),
-``convolutions`` (ranks [q, p] of every low-rank convolution, by name; absent = none),
+``convolutions`` (structure of every structured convolution, by name; absent = none),
 ``state_dict`` (of ``net``), ``computed`` (values of weights that are computed from others, for
 factories that make plain ones; absent = none), ``input`` and ``provenance``. A user's own
 architecture is recorded by name only; the file never decides which code is imported.
@@ -68,7 +68,7 @@ def structure_forms(net: nn.Module) -> dict[str, Form]:
 def convolution_forms(net: nn.Module) -> dict[str, Any]:
     """What is saved of every structured convolution of a network, by name."""
     modules = net.named_modules()
-    return {n: m.saved_form for n, m in modules if isinstance(m, StructuredConv2d)}
+    return {n: m.spec.saved for n, m in modules if isinstance(m, StructuredConv2d)}
 
 
 def save(model: Model, path: Path | str) -> None:
@@ -300,22 +300,21 @@ def _apply_specs(net: nn.Module, specs: Mapping[str, Spec]) -> None:
 
 
 def _apply_forms(net: nn.Module, table: Mapping[str, Any]) -> None:
-    """Give each convolution the form the file says; ranks are bounded by the channels."""
+    """Give each convolution the form the file says."""
     modules = dict(net.named_modules())
     for name, form in table.items():
         found = modules.get(name)
         if isinstance(found, StructuredConv2d):
-            if found.saved_form != form:
-                saved = tuple(found.saved_form)
+            if found.spec.saved != form:
                 raise BadInput(
-                    f"convolution '{name[:60]}' has ranks {saved}, not {form!r:.40}",
+                    f"convolution '{name[:60]}' is {found.spec.text}, not of the form {form!r:.40}",
                     hint=OTHER_LAYERS,
                 )
             continue
         made = convolution_like(found, form) if isinstance(found, nn.Conv2d) else None
         if made is None:
             raise BadInput(
-                f"'{name!s:.60}' is no convolution with ranks {form!r:.40}", hint=OTHER_LAYERS
+                f"'{name!s:.60}' is no convolution of the form {form!r:.40}", hint=OTHER_LAYERS
             )
         replace_module(net, name, made)
 

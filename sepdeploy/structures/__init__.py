@@ -1,8 +1,8 @@
 """Structure families: what a layer is made of, counted and decomposed with numpy only.
 
 ``STRUCTURES`` has the families of linear layers, ``CONVOLUTIONS`` those of convolutions. A family
-that is to be known everywhere needs its row here, one in ``sepdeploy.layers.LAYERS`` and one in
-``sepdeploy.exporters.families.FAMILIES``.
+that is to be known everywhere needs its row here and one in ``sepdeploy.layers``, of linear layers
+one in ``sepdeploy.exporters.families.FAMILIES`` too: convolutions go out as what they are made of.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sepdeploy.errors import FORMS, NEW_FILE, BadInput, unknown_name
-from sepdeploy.structures.base import Form, Projection, Spectrum, Structure
+from sepdeploy.structures.base import Convolution, Form, Projection, Spectrum, Structure
 from sepdeploy.structures.dense import DenseSpec
 from sepdeploy.structures.kron import KronSpec, suggest_shapes
 from sepdeploy.structures.lowrank import LowRankSpec
@@ -21,6 +21,7 @@ from sepdeploy.structures.shapes import two_modes
 __all__ = [
     "CONVOLUTIONS",
     "STRUCTURES",
+    "Convolution",
     "DenseSpec",
     "Form",
     "KronSpec",
@@ -34,6 +35,7 @@ __all__ = [
     "grammar",
     "parse_convolution",
     "parse_structure",
+    "saved_convolution",
     "spec_from_json",
     "split_structure",
     "suggest_shapes",
@@ -45,7 +47,7 @@ Spec = Structure
 STRUCTURES: dict[str, type[Spec]] = {
     spec.structure: spec for spec in (DenseSpec, KronSpec, LowRankSpec)
 }
-CONVOLUTIONS: dict[str, type[LowRankConvSpec]] = {
+CONVOLUTIONS: dict[str, type[Convolution]] = {
     "lowrank": LowRankConvSpec,
     "tucker": LowRankConvSpec,
 }
@@ -104,7 +106,7 @@ def parse_structure(text: str, in_shape: Sequence[int], out_features: int) -> Sp
         raise BadInput(f"structure '{text[:60]}': {error.message}", hint=error.hint) from error
 
 
-def parse_convolution(text: str, channels: tuple[int, int], kernel: tuple[int, ...]) -> Form:
+def parse_convolution(text: str, channels: tuple[int, int], kernel: tuple[int, ...]) -> Convolution:
     """Read a structure string for a convolution.
 
     Args:
@@ -117,11 +119,19 @@ def parse_convolution(text: str, channels: tuple[int, int], kernel: tuple[int, .
     """
     name, _ = split_structure(text)
     if name not in CONVOLUTIONS:
+        known = " or ".join(dict.fromkeys(x for row in CONVOLUTIONS.values() for x in row.grammar))
         raise BadInput(
-            f"structure '{text[:60]}' is no form of a convolution",
-            hint="for example lowrank:24x32, which is the same as tucker:24x32",
+            f"structure '{text[:60]}' is no form of a convolution", hint=f"for example {known}"
         )
     return CONVOLUTIONS[name].parse(text, *channels, kernel)
+
+
+def saved_convolution(
+    saved: Any, channels: tuple[int, int], kernel: tuple[int, ...]
+) -> Convolution | None:
+    """Read what a model file keeps of a convolution's structure; None where nobody knows it."""
+    found = (row.read(saved, *channels, kernel) for row in CONVOLUTIONS.values())
+    return next((spec for spec in found if spec is not None), None)
 
 
 def grammar() -> str:

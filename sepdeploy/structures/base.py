@@ -71,6 +71,40 @@ class Form(Protocol):
         ...
 
 
+class Convolution(Form, Protocol):
+    """A family's description of a convolution that is made of ordinary ones, one after the other.
+
+    Attributes:
+        grammar: Examples of its structure strings, for error messages.
+    """
+
+    grammar: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def parse(cls, text: str, in_channels: int, out_channels: int, kernel: tuple[int, ...]) -> Self:
+        """Read a structure string with the family's name."""
+        ...
+
+    @classmethod
+    def from_factors(cls, shapes: Sequence[tuple[int, ...]]) -> Self:
+        """Read the sizes from the shapes of the kernels that it is made of."""
+        ...
+
+    @property
+    def saved(self) -> Any:
+        """What a model file keeps of it: the structure string."""
+        return self.text
+
+    @classmethod
+    def read(
+        cls, saved: Any, in_channels: int, out_channels: int, kernel: tuple[int, ...]
+    ) -> Self | None:
+        """Read what a model file keeps; None where that is of another family."""
+        if not isinstance(saved, str) or saved.partition(":")[0] != cls.structure:
+            return None
+        return cls.parse(saved, in_channels, out_channels, kernel)
+
+
 class Linear(Form, Protocol):
     """What follows for a spec from its other properties, unless the family says otherwise.
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from sepdeploy.codec import to_json
 from sepdeploy.errors import BadInput
+from sepdeploy.structures.base import Convolution
 
 
 @dataclass(frozen=True)
-class LowRankConvSpec:
+class LowRankConvSpec(Convolution):
     """A Tucker factorisation of the two channel modes: 1×1 (c → q), k×k (q → p), 1×1 (p → o)."""
 
     in_channels: int
@@ -20,6 +21,7 @@ class LowRankConvSpec:
     kernel: tuple[int, ...]
     ranks: tuple[int, int]
     structure: ClassVar[str] = "lowrank"
+    grammar: ClassVar[tuple[str, ...]] = ("lowrank:24x32, which is the same as tucker:24x32",)
 
     @classmethod
     def parse(cls, text: str, in_channels: int, out_channels: int, kernel: tuple[int, ...]) -> Self:
@@ -33,7 +35,7 @@ class LowRankConvSpec:
         if len(ranks) > 2 or not all(r.isdecimal() and len(r) < 7 for r in ranks):
             raise BadInput(
                 f"structure '{text[:60]}' is no form of a convolution",
-                hint="for example lowrank:24x32, which is the same as tucker:24x32",
+                hint=f"for example {cls.grammar[0]}",
             )
         return cls(in_channels, out_channels, kernel, (int(ranks[0]), int(ranks[-1])))
 
@@ -42,6 +44,20 @@ class LowRankConvSpec:
         """Read the sizes from the shapes of the three kernels."""
         (q, into, *_), (_, _, *kernel), (out, p, *_) = shapes
         return cls(into, out, tuple(kernel), (q, p))
+
+    @property
+    def saved(self) -> list[int]:
+        """[q, p], as the first model files had it."""
+        return list(self.ranks)
+
+    @classmethod
+    def read(
+        cls, saved: Any, in_channels: int, out_channels: int, kernel: tuple[int, ...]
+    ) -> Self | None:
+        """Read [q, p]."""
+        if not isinstance(saved, list) or [type(r) for r in saved] != [int, int]:
+            return None
+        return cls(in_channels, out_channels, kernel, (saved[0], saved[1]))
 
     @property
     def text(self) -> str:
