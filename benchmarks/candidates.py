@@ -33,7 +33,7 @@ from sepdeploy.structures import DenseSpec, KronSpec, LowRankSpec, Spec
 Array = NDArray[Any]
 Writer = Callable[[Path], None]
 RULE, DENSE = "rule", "dense"
-TFLITE_TARGET = "tflite-runtime-2.14"  # operator versions that both runtimes accept
+BOTH_RUNTIMES = "tflite-runtime-2.14"  # operator versions that both runtimes accept
 
 
 @lru_cache(maxsize=2)
@@ -93,7 +93,7 @@ def write(model: ModelProto, path: Path, choices: tuple[LoweringChoice, ...] = (
     if path.suffix == ".onnx":
         write_onnx(model, path, choices=choices)
     else:
-        write_tflite(model, path, target=TFLITE_TARGET, choices=choices)
+        write_tflite(model, path, runtime=BOTH_RUNTIMES, choices=choices)
 
 
 def write_rule(spec: Spec, path: Path) -> str:

@@ -102,7 +102,7 @@ def write_pair(spec: KronSpec, format: str, folder: Path) -> dict[str, Path]:
         else:
             target = "tflite-runtime-2.14"  # operator versions that both runtimes accept
             choices = plan(graph, "tflite")
-            write_tflite(graph, paths[name], entry=None, target=target, choices=choices)
+            write_tflite(graph, paths[name], entry=None, runtime=target, choices=choices)
     return paths
 
 

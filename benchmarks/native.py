@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import page
-from benchmarks.candidates import RULE, TFLITE_TARGET, candidates, canonical, write_rule
+from benchmarks.candidates import BOTH_RUNTIMES, RULE, candidates, canonical, write_rule
 from benchmarks.lowering import layers
 from sepdeploy import runtimes
 from sepdeploy.exporters.families.cost import BATCHES
@@ -97,7 +97,9 @@ def write_fused(spec: Spec, path: Path) -> None:
     if path.suffix == ".onnx":
         write_onnx(canonical(spec), path, flavour="custom", choices=choices)
     else:
-        write_tflite(canonical(spec), path, flavour="custom", choices=choices, target=TFLITE_TARGET)
+        write_tflite(
+            canonical(spec), path, flavour="custom", choices=choices, runtime=BOTH_RUNTIMES
+        )
 
 
 def bench_layer(spec: Spec, runtime: str, folder: Path) -> list[Cell]:

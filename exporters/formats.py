@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from sepdeploy.exporters.quantize.scheme import Scheme
 
 PROTOBUF_LIMIT = 2**31 - 1  # bytes of one message, so of an .onnx file without external data
-TARGETS = ("litert", "tflite-runtime-2.14")  # runtimes whose operators bound a .tflite file's
+# Whose operators bound a .tflite file's; chosen with --tflite-target.
+TFLITE_RUNTIMES = ("litert", "tflite-runtime-2.14")
 FLAVOURS = ("standard", "custom")
 
 
@@ -32,7 +33,7 @@ class Order:
         choices: The planner's form per structured layer.
         entry: The embedded description, None for none.
         flavour: "standard" or "custom".
-        target: Runtime that a .tflite file is for.
+        runtime: Runtime that a .tflite file is for.
         simplify: Let onnxsim look at a standard .onnx graph.
         merge: Multiply small adjacent Kronecker factors of a .tflite file together where the
             planner reckons with it.
@@ -42,7 +43,7 @@ class Order:
     choices: tuple[LoweringChoice, ...] = ()
     entry: str | None = None
     flavour: str = "standard"
-    target: str = "litert"
+    runtime: str = "litert"
     simplify: bool = True
     merge: bool = False
 
@@ -148,7 +149,7 @@ TFLITE = Format(
     image_layout="NHWC",
     head=is_tflite,
     entry=_later("containers:tflite_entry"),
-    write=_writer("tflite_file.write:write_tflite", *_SETTINGS, "target", "merge"),
+    write=_writer("tflite_file.write:write_tflite", *_SETTINGS, "runtime", "merge"),
     quantizer=_later("quantize.tflite_file:TfliteQuantizer"),
     runtimes=_tflite_runtimes,
 )

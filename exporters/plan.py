@@ -27,7 +27,7 @@ def plan(
     format: str,
     *,
     flavour: str = "standard",
-    target: str = "",
+    runtime: str = "",
     quantized: bool = False,
 ) -> tuple[LoweringChoice, ...]:
     """Choose a form for every structured layer.
@@ -36,7 +36,7 @@ def plan(
         canonical: A canonical graph; only its shapes matter.
         format: "onnx" or "tflite".
         flavour: In the "custom" flavour layers are handed to the fused op where that pays.
-        target: The TFLite target; by default LiteRT.
+        runtime: Of a TFLite file; by default LiteRT.
         quantized: The file's weights are going to be quantised.
 
     Returns:
@@ -48,7 +48,7 @@ def plan(
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
     shapes = constant_shapes(canonical)
-    kinds = (QUANTIZED, target) if quantized else (target,)
+    kinds = (QUANTIZED, runtime) if quantized else (runtime,)
     choices = []
     for node in structured_nodes(canonical):
         spec = node_spec(node, shapes)

@@ -31,7 +31,7 @@ Absorber = Callable[[Context, Node, Scaled, Inputs], list[Item | None] | None]
 Merged = tuple[Any, Callable[[Emitter, Sequence[Weight]], list[Weight]]]
 """A structure with fewer factors that is the same map, and how its factors are made."""
 
-QUANTIZED = "quantized"  # a key of ``Form.barred``, beside the names of TFLite targets
+QUANTIZED = "quantized"  # a key of ``Form.barred``, beside the runtimes of TFLite files
 
 
 def never(spec: Any, *_: Any) -> str:
@@ -63,7 +63,7 @@ class Form(Generic[B]):
         build: Writes the layer; its type is the format's own.
         note: Why it was taken, for the manifest.
         barred: Files that cannot have this form although it is right, and why: by the name of the
-            TFLite target, or ``QUANTIZED``.
+            runtime of a TFLite file, or ``QUANTIZED``.
     """
 
     name: str

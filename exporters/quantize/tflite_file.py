@@ -17,7 +17,7 @@ from sepdeploy.exporters.quantize.tflite_static import StaticPass
 from sepdeploy.exporters.tflite_file.convert import convert
 from sepdeploy.exporters.tflite_file.format.graph import Graph
 from sepdeploy.exporters.tflite_file.format.serialize import write_file
-from sepdeploy.exporters.tflite_file.format.versions import check_target
+from sepdeploy.exporters.tflite_file.format.versions import check_runtime
 from sepdeploy.exporters.tflite_file.write import METADATA_NAME
 from sepdeploy.records import LayerPrecision, LoweringChoice
 
@@ -33,7 +33,7 @@ def tflite_graph(canonical: ModelProto, choices: Sequence[LoweringChoice]) -> Gr
     return convert(canonical, choices={c.layer: c.form for c in choices})
 
 
-def tflite_activations(graph: Graph, scheme: Scheme, target: str) -> tuple[str, ...]:
+def tflite_activations(graph: Graph, scheme: Scheme, runtime: str) -> tuple[str, ...]:
     """Return the activations that have to be calibrated; none but for "static"."""
     if scheme.mode != "static":
         return ()
@@ -43,13 +43,13 @@ def tflite_activations(graph: Graph, scheme: Scheme, target: str) -> tuple[str, 
         names[name] = None
         return UNKNOWN
 
-    layers = Layers(scheme, Ledger(scheme), target)
+    layers = Layers(scheme, Ledger(scheme), runtime)
     StaticPass(layers, storage, dry=True).rewrite(_copy(graph))
     return tuple(names)
 
 
 def quantize_tflite(
-    graph: Graph, scheme: Scheme, *, target: str = "litert"
+    graph: Graph, scheme: Scheme, *, runtime: str = "litert"
 ) -> tuple[Graph, tuple[LayerPrecision, ...]]:
     """Quantise a graph.
 
@@ -60,18 +60,18 @@ def quantize_tflite(
     Args:
         graph: The float graph; it is not changed.
         scheme: What to do.
-        target: ``litert`` or ``tflite-runtime-2.14``.
+        runtime: ``litert`` or ``tflite-runtime-2.14``.
 
     Returns:
         The quantised graph, and the precision of every layer.
 
     Raises:
-        BadInput: Unknown mode or target, nothing to quantise, a missing range, or numbers that
+        BadInput: Unknown mode or runtime, nothing to quantise, a missing range, or numbers that
             are not finite.
     """
-    check_target(target)
+    check_runtime(runtime)
     made, ledger = _copy(graph), Ledger(scheme)
-    layers = Layers(scheme, ledger, target)
+    layers = Layers(scheme, ledger, runtime)
     if scheme.mode == "static":
         StaticPass(layers, scheme.storage).rewrite(made)
     elif scheme.mode == "dynamic":
@@ -102,7 +102,7 @@ def with_outputs(graph: Graph, names: Sequence[str]) -> Graph:
 
 
 def write_tflite_graph(
-    graph: Graph, path: Path, *, entry: str | None = None, target: str = "litert"
+    graph: Graph, path: Path, *, entry: str | None = None, runtime: str = "litert"
 ) -> None:
     """Write a TFLite graph as a file, atomically.
 
@@ -110,14 +110,14 @@ def write_tflite_graph(
         graph: The graph, float or quantised.
         path: The file.
         entry: The embedded description.
-        target: The runtime whose operator versions bound the file's.
+        runtime: The runtime whose operator versions bound the file's.
 
     Raises:
-        BadInput: The target lacks an operator, some runtime would compute one silently wrong, or
+        BadInput: The runtime lacks an operator, some runtime would compute one silently wrong, or
             the file cannot be written.
     """
     metadata = {} if entry is None else {METADATA_NAME: entry.encode()}
-    write_file(graph, path, metadata=metadata, target=target)
+    write_file(graph, path, metadata=metadata, runtime=runtime)
 
 
 def _copy(graph: Graph) -> Graph:
@@ -136,20 +136,20 @@ class TfliteQuantizer:
         self.float_path = folder / "float.tflite"
         self.order = order
         self.graph = tflite_graph(order.canonical, order.choices)
-        write_tflite_graph(self.graph, self.float_path, entry=order.entry, target=order.target)
+        write_tflite_graph(self.graph, self.float_path, entry=order.entry, runtime=order.runtime)
 
     def activations(self, scheme: Scheme) -> tuple[str, ...]:
         """Return what has to be calibrated."""
-        return tflite_activations(self.graph, scheme, self.order.target)
+        return tflite_activations(self.graph, scheme, self.order.runtime)
 
     def calibration_file(self, names: tuple[str, ...]) -> Path:
         """Return a float file that shows these activations."""
         path = self.float_path.with_name("calibration.tflite")
-        write_tflite_graph(with_outputs(self.graph, names), path, target=self.order.target)
+        write_tflite_graph(with_outputs(self.graph, names), path, runtime=self.order.runtime)
         return path
 
     def write(self, scheme: Scheme, path: Path) -> tuple[LayerPrecision, ...]:
         """Write a file and return the precision of its layers."""
-        graph, precisions = quantize_tflite(self.graph, scheme, target=self.order.target)
-        write_tflite_graph(graph, path, entry=self.order.entry, target=self.order.target)
+        graph, precisions = quantize_tflite(self.graph, scheme, runtime=self.order.runtime)
+        write_tflite_graph(graph, path, entry=self.order.entry, runtime=self.order.runtime)
         return precisions

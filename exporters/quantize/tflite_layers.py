@@ -22,12 +22,12 @@ class Layers:
     Attributes:
         scheme: What to do.
         ledger: Where it is noted.
-        target: Runtime that the file is for.
+        runtime: Runtime that the file is for.
     """
 
     scheme: Scheme
     ledger: Ledger
-    target: str
+    runtime: str
 
     def wanted(self, op: Op) -> bool:
         """Whether an operator is a layer to quantise; the ledger learns it either way."""
@@ -58,13 +58,13 @@ class Layers:
         op.inputs[1] = _int8_tensor(weight, made)
 
     def _axis(self, op: Op) -> int | None:
-        """Per channel wherever every runtime of the target computes it right."""
+        """Per channel wherever the runtime computes it right."""
         axis = CHANNEL_AXIS[op.kind]
         if op.kind != "FULLY_CONNECTED":
             return axis
         layer = self.scheme.layer(op.inputs[1].name)
         dense = self.scheme.structures.get(layer, "dense") == "dense"
-        return axis if dense and self.target == "litert" else None
+        return axis if dense and self.runtime == "litert" else None
 
 
 def half_weight(op: Op) -> Op:

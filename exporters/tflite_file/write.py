@@ -13,7 +13,7 @@ from sepdeploy.exporters.formats import FLAVOURS
 from sepdeploy.exporters.onnx_graph.merging import merged_for_tflite
 from sepdeploy.exporters.tflite_file.convert import convert
 from sepdeploy.exporters.tflite_file.format.serialize import write_file
-from sepdeploy.exporters.tflite_file.format.versions import check_target
+from sepdeploy.exporters.tflite_file.format.versions import check_runtime
 from sepdeploy.records import LoweringChoice
 
 METADATA_NAME = "sepdeploy"
@@ -24,7 +24,7 @@ def write_tflite(
     path: str | PathLike[str],
     *,
     entry: str | None = None,
-    target: str = "litert",
+    runtime: str = "litert",
     flavour: str = "standard",
     choices: Sequence[LoweringChoice] = (),
     merge: bool = False,
@@ -38,7 +38,7 @@ def write_tflite(
         canonical: ONNX model, weights included; its first input dimension may be symbolic.
         path: The file to write.
         entry: The embedded description, stored as metadata ``sepdeploy``; None stores none.
-        target: ``litert`` or ``tflite-runtime-2.14``, the runtime whose operator versions bound
+        runtime: ``litert`` or ``tflite-runtime-2.14``, the runtime whose operator versions bound
             the file's.
         flavour: ``standard``, or ``custom``: structured layers as CUSTOM operators, which only a
             runtime with kernels for them can run.
@@ -47,14 +47,14 @@ def write_tflite(
             reckons with it; False keeps every mode as it stands.
 
     Raises:
-        BadInput: The model has something that TFLite or the target has no form for, naming the
+        BadInput: The model has something that TFLite or the runtime has no form for, naming the
             node, or the file cannot be written.
     """
-    check_target(target)
+    check_runtime(runtime)
     if flavour not in FLAVOURS:
         raise unknown_name("flavour", flavour, FLAVOURS)
     forms = {c.layer: c.form for c in choices}
     model = merged_for_tflite(canonical) if merge else canonical
     graph = convert(model, choices=forms, custom=flavour == "custom")
     metadata = {} if entry is None else {METADATA_NAME: entry.encode()}
-    write_file(graph, Path(path), metadata=metadata, target=target)
+    write_file(graph, Path(path), metadata=metadata, runtime=runtime)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sepdeploy.errors import BadInput
-from sepdeploy.exporters.formats import FLAVOURS, FORMATS, TARGETS, Format
+from sepdeploy.exporters.formats import FLAVOURS, FORMATS, TFLITE_RUNTIMES, Format
 from sepdeploy.exporters.modes import MODES, Mode
 from sepdeploy.files.roles import Reads, Writes, of_data
 from sepdeploy.settings import DATA_NAMES, Needs, Options, setting, several
@@ -61,7 +61,7 @@ class ExportOptions(Options):
     tflite_target: str = setting(
         "litert",
         "Runtime of the .tflite.",
-        choices=TARGETS,
+        choices=TFLITE_RUNTIMES,
         what="TFLite target",
         needs={"formats": ("tflite",)},
         why="no .tflite is written",

@@ -101,7 +101,7 @@ class Network:
         else:
             target = "tflite-runtime-2.14"
             choices = plan(canonical, "tflite")
-            write_tflite(canonical, path, entry=text, target=target, choices=choices)
+            write_tflite(canonical, path, entry=text, runtime=target, choices=choices)
         return path
 
     def scaled(self, weight, factor):

@@ -65,5 +65,5 @@ def write_custom(model, path):
     if path.suffix == ".onnx":
         write_onnx(model, path, flavour="custom", choices=choices)
     else:
-        write_tflite(model, path, flavour="custom", choices=choices, target="tflite-runtime-2.14")
+        write_tflite(model, path, flavour="custom", choices=choices, runtime="tflite-runtime-2.14")
     return path

@@ -42,7 +42,7 @@ def exported(custom_tflite):
     path, reference = custom_tflite
     model, _ = two_layers()
     standard = path.with_name("net.tflite")
-    write_tflite(model, standard, target="tflite-runtime-2.14")
+    write_tflite(model, standard, runtime="tflite-runtime-2.14")
     rows = tuple(
         ArtifactRecord(
             p.name, "tflite", flavour, "none", sha256_file(p), p.stat().st_size, "NF", "float32",

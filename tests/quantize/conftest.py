@@ -35,7 +35,7 @@ class Trained:
     def order(self, format: str, target: str = "litert") -> Order:
         canonical = trace(self.model)
         choices = plan(canonical, format, quantized=True)
-        return Order(canonical, choices, "{}", target=target)
+        return Order(canonical, choices, "{}", runtime=target)
 
     def maker(self, format: str, folder: Path, target: str = "litert") -> Calibrated:
         order = self.order(format, target)

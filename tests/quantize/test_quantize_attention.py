@@ -34,7 +34,7 @@ def test_a_transformer_is_right_at_every_batch(target: str, tmp_path: Path) -> N
     model = create("vit_tiny", data.input, 10, width=48, depth=2, patch=2, heads=3).eval()
     graph, layers = trace(model), model.layer_records()
     choices, entry = plan(graph, "tflite", quantized=True), make_entry(graph, data.input, layers)
-    order = Order(graph, choices, entry, target=target)
+    order = Order(graph, choices, entry, runtime=target)
     path = tmp_path / "vit.tflite"
     maker = Calibrated(TFLITE.quantizer(order, tmp_path), "litert", calibrate(data, 64, 0))
     precisions = maker.write(Scheme("static", {r.name: r.structure for r in layers}), path)

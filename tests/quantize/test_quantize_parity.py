@@ -79,7 +79,7 @@ def per_channel_in_older(trained: object, tmp_path: Path, monkeypatch: pytest.Mo
     """The graph that must never be written: dynamic-range, a scale per channel, for 2.14."""
     monkeypatch.setattr(Layers, "_axis", lambda self, op: 0)
     graph = trained.maker("tflite", tmp_path).maker.graph
-    return quantize_tflite(graph, Scheme("dynamic", trained.structures), target=OLDER)[0]
+    return quantize_tflite(graph, Scheme("dynamic", trained.structures), runtime=OLDER)[0]
 
 
 def test_per_channel_dynamic_range_is_refused_for_the_older_runtime(
@@ -87,7 +87,7 @@ def test_per_channel_dynamic_range_is_refused_for_the_older_runtime(
 ) -> None:
     graph = per_channel_in_older(mlp, tmp_path, monkeypatch)
     with pytest.raises(BadInput, match=r"silently wrong: tflite-runtime 2\.14"):
-        write_tflite_graph(graph, tmp_path / "wrong.tflite", target=OLDER)
+        write_tflite_graph(graph, tmp_path / "wrong.tflite", runtime=OLDER)
     assert not (tmp_path / "wrong.tflite").exists()
 
 
@@ -99,7 +99,7 @@ def test_parity_catches_per_channel_dynamic_range_in_the_older_runtime(
     monkeypatch.setattr(serialize, "refuse_traps", lambda *_: None)
     monkeypatch.setitem(versions._HYBRID, "FULLY_CONNECTED", (3, 5))  # as others write it
     path = tmp_path / "wrong.tflite"
-    write_tflite_graph(graph, path, target=OLDER)
+    write_tflite_graph(graph, path, runtime=OLDER)
     reference = Reference(mlp.images[:32], mlp.logits[:32], "data", BATCHES, "the model")
     with pytest.raises(ArtifactCheckFailed, match="another function") as failure:
         prove(path, reference, mlp.model.layer_records(), quantization="dynamic")
@@ -131,7 +131,7 @@ def batched_product(*, per_channel: bool) -> tuple[Graph, np.ndarray]:
 
 
 def test_integer_batched_products_with_a_scale_per_channel_are_refused() -> None:
-    for target in versions.TARGETS:
+    for target in versions.TFLITE_RUNTIMES:
         refuse_traps(batched_product(per_channel=False)[0], target)
         with pytest.raises(BadInput, match="BATCH_MATMUL 'yq' would be silently wrong"):
             refuse_traps(batched_product(per_channel=True)[0], target)

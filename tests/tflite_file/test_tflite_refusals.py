@@ -232,7 +232,7 @@ def test_a_broken_model_is_explained(name: str, tmp_path: Path) -> None:
 
 def test_targets_and_flavours_are_checked(tmp_path: Path) -> None:
     model = change(lambda m: None)
-    refused(model, tmp_path, "closest: litert", target="lite")
+    refused(model, tmp_path, "closest: litert", runtime="lite")
     refused(model, tmp_path, "closest: custom", flavour="customs")
     eight = graph([n("Transpose", "x", perm=[0, 3, 2, 4, 1, 5, 7, 6])], (2, 3, 2, 3, 2, 3, 2))
     refused(eight, tmp_path, "8 dimensions")

@@ -189,7 +189,7 @@ def test_an_option_that_the_schema_lacks_is_a_mistake_of_ours() -> None:
     b.graph.inputs["x"] = x
     b.graph.outputs["y"] = b.op("RELU", [x], (1, 4), slope=0.1)
     with pytest.raises(KeyError, match="slope"):
-        serialize.lay_out(b.graph, metadata={}, target="litert")
+        serialize.lay_out(b.graph, metadata={}, runtime="litert")
 
 
 def test_only_one_dimension_may_stay_open() -> None:

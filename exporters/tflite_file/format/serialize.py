@@ -53,7 +53,7 @@ class Layout:
 
 
 def write_file(
-    graph: Graph, path: Path, *, metadata: Mapping[str, bytes], target: str = "litert"
+    graph: Graph, path: Path, *, metadata: Mapping[str, bytes], runtime: str = "litert"
 ) -> None:
     """Write a graph to a file atomically.
 
@@ -61,29 +61,29 @@ def write_file(
         graph: The graph.
         path: The file.
         metadata: Named metadata entries of the file.
-        target: The runtime whose operator versions bound the file's.
+        runtime: The runtime whose operator versions bound the file's.
 
     Raises:
         BadInput: The file cannot be written, would exceed 2 GiB, or an operator is too new for
-            the target.
+            the runtime.
     """
-    layout = lay_out(graph, metadata=metadata, target=target)
+    layout = lay_out(graph, metadata=metadata, runtime=runtime)
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         for chunk in layout.chunks():
             stream.write(chunk)
 
 
-def lay_out(graph: Graph, *, metadata: Mapping[str, bytes], target: str) -> Layout:
+def lay_out(graph: Graph, *, metadata: Mapping[str, bytes], runtime: str) -> Layout:
     """Build the flatbuffer and place the constants behind it.
 
     Raises:
         BadInput: As `write_file`, apart from the writing itself.
     """
-    refuse_traps(graph, target)
+    refuse_traps(graph, runtime)
     tensors = graph.tensors()
     constants, buffer_of = _distinct_buffers(tensors)
     blobs: list[Array | bytes] = [*constants, *metadata.values()]
-    writer = TableWriter(target)
+    writer = TableWriter(runtime)
     head, fields = writer.model(
         graph, tensors, buffer_of, len(blobs), _entries(metadata, constants)
     )

@@ -43,8 +43,8 @@ _NAMED = {"activation": ACTIVATIONS, "padding": PADDINGS, "dtype": TENSOR_TYPES}
 class TableWriter:
     """Builds the tables back to front, as flatbuffers require."""
 
-    def __init__(self, target: str) -> None:
-        self.target = target
+    def __init__(self, runtime: str) -> None:
+        self.runtime = runtime
         self.b = flatbuffers.Builder(1 << 14)
 
     def model(
@@ -106,7 +106,7 @@ class TableWriter:
         known: dict[tuple[str, str, int], int] = {}
         code_of: dict[int, int] = {}
         for op in graph.ops:
-            key = (op.kind, op.custom_name, op_version(op, self.target))
+            key = (op.kind, op.custom_name, op_version(op, self.runtime))
             if key not in known:
                 known[key] = len(codes)
                 codes.append(self._operator_code(*key))

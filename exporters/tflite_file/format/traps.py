@@ -10,14 +10,14 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Graph, Op
 
 
-def refuse_traps(graph: Graph, target: str) -> None:
+def refuse_traps(graph: Graph, runtime: str) -> None:
     """Refuse a graph that some runtime computes silently wrong.
 
     Raises:
         BadInput: It holds such an operator; the message names it and says what happens.
     """
     for op in graph.ops:
-        reason = _trap(op, target)
+        reason = _trap(op, runtime)
         if reason:
             raise BadInput(
                 f"{op.kind} '{op.outputs[0].name}' would be silently wrong: {reason}",
@@ -25,14 +25,14 @@ def refuse_traps(graph: Graph, target: str) -> None:
             )
 
 
-def _trap(op: Op, target: str) -> str:
+def _trap(op: Op, runtime: str) -> str:
     if op.kind not in ("FULLY_CONNECTED", "BATCH_MATMUL"):
         return ""
     integer = [t for t in op.inputs if t.dtype == "int8"]
     per_channel = any(t.quantization and t.quantization.per_channel for t in integer)
     mixed = bool(integer) and any(t.dtype == "float32" for t in op.inputs[:2])
     if op.kind == "FULLY_CONNECTED":
-        wrong = mixed and per_channel and target == "tflite-runtime-2.14"
+        wrong = mixed and per_channel and runtime == "tflite-runtime-2.14"
         return "tflite-runtime 2.14 reads only the first of its scales" if wrong else ""
     if per_channel:
         return "both runtimes give zeros for int8 products with a scale per channel"

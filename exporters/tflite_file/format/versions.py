@@ -1,4 +1,4 @@
-"""Operator versions: the lowest one that covers what an operator uses, checked against the target.
+"""Operator versions: the lowest that covers what an operator uses, checked against the runtime.
 
 A version says "needs at least a runtime that knows this"; writing a higher one than needed locks
 out older runtimes, a lower one makes them fail later or compute something else. The rules for
@@ -8,7 +8,7 @@ float32 follow TensorFlow's ``op_version.cc``; the highest versions were probed 
 from __future__ import annotations
 
 from sepdeploy.errors import BadInput, unknown_name
-from sepdeploy.exporters.formats import TARGETS
+from sepdeploy.exporters.formats import TFLITE_RUNTIMES
 from sepdeploy.exporters.tflite_file.format.graph import Op
 
 # Highest version that tflite-runtime 2.14.0 accepts, where a rule below can exceed 1.
@@ -45,22 +45,22 @@ _HYBRID: dict[str, tuple[int, int]] = {
 PER_CHANNEL_LAYER = 12  # of FULLY_CONNECTED: runtimes that do not know it compute something else
 
 
-def check_target(target: str) -> None:
-    """Raise `BadInput` for a target that is not known."""
-    if target not in TARGETS:
-        raise unknown_name("TFLite target", target, TARGETS)
+def check_runtime(runtime: str) -> None:
+    """Raise `BadInput` for a runtime that is not known."""
+    if runtime not in TFLITE_RUNTIMES:
+        raise unknown_name("TFLite target", runtime, TFLITE_RUNTIMES)
 
 
-def op_version(op: Op, target: str) -> int:
+def op_version(op: Op, runtime: str) -> int:
     """Return the version to write for an operator.
 
     Raises:
-        BadInput: The target's runtime does not know that version.
+        BadInput: The runtime does not know that version.
     """
     version = max(_needed(op), _quantized(op))
-    if target == "tflite-runtime-2.14" and version > _MAX_2_14.get(op.kind, 1):
+    if runtime == "tflite-runtime-2.14" and version > _MAX_2_14.get(op.kind, 1):
         raise BadInput(
-            f"{op.kind} '{op.outputs[0].name}' needs version {version}, which {target} lacks",
+            f"{op.kind} '{op.outputs[0].name}' needs version {version}, which {runtime} lacks",
             hint="export with --tflite-target litert",
         )
     return version

@@ -147,8 +147,8 @@ def write_quantized(
     from sepdeploy import runtimes
     from sepdeploy.exporters.quantize import Scheme
 
-    # The target's own runtime first: "tflite-runtime-2.14" is that version of tflite-runtime.
-    able = sorted(runtimes.installed(row.name), key=lambda name: not order.target.startswith(name))
+    # The file's own runtime first: "tflite-runtime-2.14" is that version of tflite-runtime.
+    able = sorted(runtimes.installed(row.name), key=lambda name: not order.runtime.startswith(name))
     if mode.calibrated and not able:
         raise Missing(
             f"--quantize {mode.name} needs a runtime for {row.suffix} files",
