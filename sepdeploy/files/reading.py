@@ -35,6 +35,9 @@ def sha256_file(path: Path) -> str:
 class Watched:
     """Files that must stay what they are while something is said about them.
 
+    The digest is compared again afterwards, and so is what the system notes of every change: a
+    file that was replaced for a while and put back is noticed as well.
+
     Args:
         paths: The files; the digests of those that are there are taken now.
         known: Digests that were taken before.
@@ -44,9 +47,9 @@ class Watched:
     """
 
     def __init__(self, paths: Iterable[Path] = (), known: Mapping[Path, str] | None = None) -> None:
-        self.digests = dict(known or {}) | {
-            path: sha256_file(path) for path in paths if path.is_file()
-        }
+        wanted = [path for path in paths if path.is_file()]
+        self._marks = {path: _mark(path) for path in [*(known or {}), *wanted]}
+        self.digests = dict(known or {}) | {path: sha256_file(path) for path in wanted}
 
     def check(self) -> None:
         """Compare the files with their digests again.
@@ -55,11 +58,20 @@ class Watched:
             ArtifactCheckFailed: One is another by now.
         """
         for path, digest in self.digests.items():
-            if not path.is_file() or sha256_file(path) != digest:
+            if _mark(path) != self._marks[path] or sha256_file(path) != digest:
                 raise ArtifactCheckFailed(
                     f"{path} was changed while it was in use",
                     hint="run the command again when nothing else writes it",
                 )
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    """Return what differs after a file was written to or another one took its name."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def open_plain(path: Path) -> BinaryIO:

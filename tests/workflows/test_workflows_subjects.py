@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -291,6 +292,28 @@ def test_no_numbers_of_a_file_that_was_replaced_while_it_was_measured(
     with pytest.raises(ArtifactCheckFailed, match=f"{changed} was changed while it was in use"):
         api.bench([copy / "tiny.onnx"], against=copy / "old.onnx", on_report=shown.append)
     assert shown == []
+
+
+@pytest.mark.parametrize("how", ["renamed", "written"])
+def test_no_numbers_of_a_file_that_was_another_one_for_a_while(
+    copy: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, kept = copy / "tiny.onnx", (copy / "tiny.onnx").read_bytes()
+    at = path.stat()
+
+    def measured_meanwhile(*_: Any, **__: Any) -> None:
+        if how == "written":
+            path.write_bytes(kept + b"x")
+            path.write_bytes(kept)
+            os.utime(path, ns=(at.st_atime_ns, at.st_mtime_ns))
+        else:
+            path.rename(copy / "aside")
+            path.write_bytes(b"x")
+            (copy / "aside").replace(path)
+
+    monkeypatch.setattr("sepdeploy.workflows.bench.benching.host_result", measured_meanwhile)
+    with pytest.raises(ArtifactCheckFailed, match=r"tiny\.onnx was changed while it was in use"):
+        api.bench([path])
 
 
 @pytest.mark.parametrize(
