@@ -33,7 +33,7 @@ def crash(done: Completed, job: Job, *, where: str, program: str, bound: bool) -
     if "xec format error" in text or "not executable: " in text:
         return Missing(
             f"{where}: {program} is built for another architecture: {said}",
-            hint="is the device what its profile says? sepdeploy devices probe",
+            hint="is the device what its profile says? sepdeploy devices show ID",
         )
     if "No space left" in text:
         return Missing(

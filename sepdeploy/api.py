@@ -275,7 +275,8 @@ def check(
         verdict = gate.check(report, None, rules)
         if verdict.verdict is not gate.Outcome.INCOMPARABLE:
             return verdict
-    return gate.check(report, gate.load_baseline(path), rules)
+    name = "RESULT.json" if isinstance(result, BenchReport) else str(result)
+    return gate.check(report, gate.load_baseline(path, name), rules)
 
 
 def update_baseline(

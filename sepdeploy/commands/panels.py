@@ -22,7 +22,36 @@ class PanelledCommand(TyperCommand):
         """Parse the words, in which a bare ``--json`` means ``--json -``."""
         self._refuse_empty(ctx, args)
         self._refuse_folders(ctx, args)
-        return super().parse_args(ctx, list(_with_targets(args)))
+        return super().parse_args(ctx, list(self._with_targets(ctx, args)))
+
+    def _with_targets(self, ctx: Any, words: Sequence[str]) -> Iterator[str]:
+        """Give each bare ``--json`` its target, standard output.
+
+        It is bare before another flag, at the end, and where the next word is an argument of the
+        command: one that it cannot do without (``devices show --json rpi4``), or a model or an
+        export (``bench --json net.onnx``).
+        """
+        plain = self._plain_words(ctx, words)
+        needed = sum(p.required for p in self.get_params(ctx) if p.param_type_name == "argument")
+        for place, (word, following) in enumerate(itertools.pairwise([*words, "--"])):
+            yield word
+            if word == "--json" and place not in plain:
+                flag = following.startswith("-") and following != "-"
+                argument = following != "-" and len(plain) < needed
+                if flag or argument or (not plain and following.endswith(INPUTS)):
+                    yield "-"
+
+    def _plain_words(self, ctx: Any, words: Sequence[str]) -> set[int]:
+        """Return the places of words that are neither flags nor what follows a flag."""
+        flags = [p for p in self.get_params(ctx) if p.param_type_name == "option"]
+        valued = {o for p in flags if not getattr(p, "is_flag", False) for o in p.opts}
+        found, before, rest = set(), "", False
+        for place, word in enumerate(words):
+            if rest or (before not in valued and (word == "-" or not word.startswith("-"))):
+                found.add(place)
+            rest = rest or word == "--"
+            before = word if before not in valued or word.startswith("-") else ""
+        return found
 
     def _refuse_empty(self, ctx: Any, words: Sequence[str]) -> None:
         """Refuse a value of no characters, which a shell makes of a variable that is not set."""
@@ -32,8 +61,9 @@ class PanelledCommand(TyperCommand):
             taken = [p for p in self.get_params(ctx) if flag in p.opts]
             if any('""' in (getattr(p, "help", "") or "") for p in taken):
                 continue  # a choice of its own
-            what = flag if taken else "an argument"
-            raise BadInput(f"{what} is empty", hint=f"give {what} a value, or leave it out")
+            if not taken:
+                raise BadInput("an argument is empty", hint=f"see {ctx.command_path} --help")
+            raise BadInput(f"{flag} is empty", hint=f"give {flag} a value, or leave it out")
 
     def _refuse_folders(self, ctx: Any, words: Sequence[str]) -> None:
         """Refuse ``-o DIR/`` where a file is written; a path no longer has that slash."""
@@ -67,18 +97,3 @@ class PanelledCommand(TyperCommand):
             if records:
                 with formatter.section(heading):
                     formatter.write_dl(records)
-
-
-def _with_targets(words: Sequence[str]) -> Iterator[str]:
-    """Give each bare ``--json`` its target, standard output.
-
-    It is bare before another flag, at the end, and before the first plain word where that names
-    a model or an export, as in ``inspect --json net.onnx``.
-    """
-    plain = False
-    for word, following in itertools.pairwise([*words, "--"]):
-        yield word
-        flag = following.startswith("-") and following != "-"
-        if word == "--json" and (flag or (not plain and following.endswith(INPUTS))):
-            yield "-"
-        plain = plain or not word.startswith("-")

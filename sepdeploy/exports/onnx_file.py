@@ -115,7 +115,7 @@ class OnnxFile:
         if manifest.model.path != self.path.name:
             raise BadInput(
                 f"{manifest_path} belongs to {manifest.model.path} and would be overwritten",
-                hint=f"export {manifest.model.path}, or choose another folder with -o",
+                hint="choose another folder with -o, or give one of the two models another name",
             )
 
     def pack(self, wanted: EvaluationOptions, notify: Notify) -> None:

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from sepdeploy.errors import BadInput
 from sepdeploy.files.roles import SAID, Reads, Values, Writes, said_by
@@ -140,7 +141,7 @@ def check_folder(folder: Path, asked: str) -> None:
     if end := said_by(folder):
         raise BadInput(
             f"{asked} names a folder, and {folder} says {SAID[end]}",
-            hint=f"{asked} {folder.name[: -len(end)]}",
+            hint=f"{asked} {quote(str(folder)[: -len(end)])}",
         )
 
 
@@ -169,7 +170,7 @@ def _check_name(output: Output) -> None:
     if end and role.suffixes and end not in role.suffixes and not is_stream(output.path):
         raise BadInput(
             f"{output.asked} writes {role.what}, and {output.path} says {SAID[end]}",
-            hint=f"{output.asked} {output.path.name[: -len(end)]}{role.suffixes[0]}",
+            hint=f"{output.asked} {quote(str(output.path)[: -len(end)] + role.suffixes[0])}",
         )
 
 

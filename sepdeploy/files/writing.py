@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 from sepdeploy.errors import BadInput, NoRoom
 from sepdeploy.files.scratch import FULL, temporary_file
@@ -101,7 +102,8 @@ def _plain_target(path: Path) -> Path:
     # The superuser may write everything: what nobody may write was protected on purpose.
     if not mode & 0o222 or not os.access(path, os.W_OK):
         raise BadInput(
-            f"{path} is write-protected", hint=f"choose another path, or: chmod u+w {path}"
+            f"{path} is write-protected",
+            hint=f"choose another path, or: chmod u+w {quote(str(path))}",
         )
     return target_of(path)
 

@@ -10,6 +10,7 @@ wherever a rule judges them: they are what the tests of significance need.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,8 +50,12 @@ class Baseline:
     entries: tuple[Entry, ...]
 
 
-def load_baseline(path: Path) -> Baseline:
+def load_baseline(path: Path, result: str = "RESULT.json") -> Baseline:
     """Read and check a baseline file.
+
+    Args:
+        path: The file.
+        result: The file of the result that it is wanted for.
 
     Raises:
         Incomparable: There is no such file.
@@ -59,7 +64,8 @@ def load_baseline(path: Path) -> Baseline:
     if not path.exists():
         raise Incomparable(
             f"there is no baseline {path}",
-            hint=f"write one: sepdeploy baseline update RESULT.json --baseline {path}",
+            hint="write one: "
+            + shlex.join(["sepdeploy", "baseline", "update", result, "--baseline", str(path)]),
         )
     baseline = read(Baseline, path)
     check_entries(baseline.entries, str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from sepdeploy.errors import EXPORT_AGAIN, VERIFY, ArtifactCheckFailed, BadInput, Missing, NoRoom
@@ -53,9 +54,8 @@ def find_manifests(path: Path | None) -> tuple[Path, ...]:
     """
     if path is not None and not path.is_dir():
         if named_format(path) or path.suffix == ".pt":
-            raise BadInput(
-                f"{path} is no manifest", hint=f"verify {path.with_suffix('.manifest.json')}"
-            )
+            manifest = quote(str(path.with_suffix(".manifest.json")))
+            raise BadInput(f"{path} is no manifest", hint=f"sepdeploy verify {manifest}")
         return (path,)
     folder = path or Path()
     found = tuple(sorted(folder.glob("*.manifest.json")))

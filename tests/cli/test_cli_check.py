@@ -20,7 +20,10 @@ def result(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         [exported / "tiny.onnx"], attack="pgd-3", samples=40, calibrate=True,
         against=exported / "tiny.onnx",
     )  # fmt: skip
-    path.write_text(dump(report))
+    found = json.loads(dump(report))
+    for measurement in found["results"][0]["measurements"]:
+        measurement.pop("disturbed", None)  # what else this machine does is not asked here
+    path.write_text(json.dumps(found))
     return path
 
 

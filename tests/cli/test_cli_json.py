@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from test_cli_wrong_uses import TEXTS
 
 from sepdeploy.cli import COMMANDS, GROUPS, build
 
@@ -58,6 +59,52 @@ def test_a_file_standard_output_and_nothing(
         assert json.loads(call(*words, *target).out) == document
 
 
-def test_a_bare_one_may_stand_before_the_file(exported: Path, call) -> None:
-    got = call("inspect", "--json", exported / "tiny.onnx")
-    assert json.loads(got.out)["schema"] == "sepdeploy.inspect/1", got.err
+@pytest.mark.parametrize(
+    ("words", "schema"),
+    [
+        ("inspect --json tiny.onnx", "sepdeploy.inspect/1"),
+        ("inspect -v --seed 3 --json tiny.tflite", "sepdeploy.inspect/1"),
+        ("verify --json tiny.manifest.json", "sepdeploy.verify/1"),
+        ("devices show --json rpi4", "sepdeploy.device/1"),
+        ("devices list --json", "sepdeploy.devices/1"),
+        ("check --json bench.json --baseline base.json", "sepdeploy.check/1"),
+        ("baseline update --json bench.json --baseline base.json", "sepdeploy.update/1"),
+        ("attack --json tiny.pt -o a.npz --attack fgsm --samples 9", "sepdeploy.attack/1"),
+    ],
+)
+def test_a_bare_one_may_stand_before_the_arguments(
+    exported: Path, call, words: str, schema: str, tmp_path: Path, monkeypatch
+) -> None:
+    for path in exported.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "bench.json").write_text(TEXTS["bench.json"])
+    monkeypatch.chdir(tmp_path)
+    if "check" in words:
+        assert call("baseline", "update", "bench.json", "--baseline", "base.json").code == 0
+    before = {p.name for p in tmp_path.iterdir()}
+    got = call(*words.split())
+    assert got.code == 0, got.err
+    assert json.loads(got.out)["schema"] == schema
+    made = (
+        {"a.npz"} if "attack" in words else {"base.json"} if "baseline update" in words else set()
+    )
+    assert {p.name for p in tmp_path.iterdir()} - before == made
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "devices show --json found rpi4",
+        "devices show --json found -v rpi4",
+        "devices show rpi4 --json found",
+        "devices show --seed 3 --json found rpi4",
+        "devices show --json=found rpi4",
+        "devices list --json found",
+        "doctor --json found",
+    ],
+)
+def test_a_file_may_stand_before_the_arguments(call, words: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    got = call(*words.split())
+    assert got.code == 0, got.err
+    assert json.loads((tmp_path / "found").read_text())["schema"].startswith("sepdeploy.d")
