@@ -63,12 +63,6 @@ def notice(text: str) -> None:
         _say(text, None)
 
 
-def detail(text: str) -> None:
-    """Say one line on standard error when ``-v`` was given."""
-    if VERBOSITY.level >= 1:
-        _say(text, "dim")
-
-
 def error(message: str, hint: str = "") -> None:
     """Print the one red line of a failure and, below it, the next step."""
     _say(f"error: {_one_line(message)}", "bold red")

@@ -57,6 +57,19 @@ def one_line(error: object, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def check_counts(path: str, inputs: int, outputs: int) -> None:
+    """Refuse a file of several inputs, or without an output.
+
+    Raises:
+        RunnerError: It is one.
+    """
+    if inputs != 1 or not outputs:
+        raise RunnerError(
+            "bad-input",
+            f"{path}: expected one input and at least one output, found {inputs} and {outputs}",
+        )
+
+
 def wrong_batch(path: str, batch: Any, sample: Shape, fixed: int | None) -> RunnerError:
     """Return the error for a batch that does not fit, naming what was expected and found."""
     wanted = ", ".join([str(fixed) if fixed else "N", *map(str, sample)])

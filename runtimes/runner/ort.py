@@ -17,6 +17,7 @@ from sepdeploy.runtimes.runner.contract import (
     Array,
     RunnerError,
     Shape,
+    check_counts,
     fits,
     no_calls,
     one_line,
@@ -91,12 +92,7 @@ class OrtModel:
             raise RunnerError(
                 "bad-input", f"{path}: cannot be loaded: {one_line(error)}"
             ) from error
-        if len(inputs) != 1 or not outputs:
-            raise RunnerError(
-                "bad-input",
-                f"{path}: expected one input and at least one output, found {len(inputs)} "
-                f"and {len(outputs)}",
-            )
+        check_counts(path, len(inputs), len(outputs))
         output = next((o for o in outputs if o.name == "logits"), outputs[0])
         if inputs[0].type != "tensor(float)" or output.type != "tensor(float)":
             raise RunnerError(

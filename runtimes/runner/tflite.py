@@ -17,6 +17,7 @@ from sepdeploy.runtimes.runner.contract import (
     Array,
     RunnerError,
     Shape,
+    check_counts,
     fits,
     no_calls,
     one_line,
@@ -89,12 +90,7 @@ class TfliteModel:
             raise RunnerError(
                 "bad-input", f"{path}: cannot be loaded: {one_line(error)}"
             ) from error
-        if len(inputs) != 1 or not outputs:
-            raise RunnerError(
-                "bad-input",
-                f"{path}: expected one input and at least one output, found {len(inputs)} "
-                f"and {len(outputs)}",
-            )
+        check_counts(path, len(inputs), len(outputs))
         named = [o for o in outputs if o["name"] == "logits"]
         self._quantize = _affine(path, inputs[0])
         self._dequantize = _affine(path, (named or outputs)[0])

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sepdeploy import console
 from sepdeploy.api import CompressOptions
 from sepdeploy.commands.flags import taking
-from sepdeploy.commands.shell import JSON, give
+from sepdeploy.commands.shell import JSON, give, progress
 from sepdeploy.files.roles import READS_MODEL, Values, Writes
 from sepdeploy.training.beside import TRAINED
-
-if TYPE_CHECKING:
-    from sepdeploy.training import Event
 
 
 def _written(out: Path | None, values: Values) -> Iterator[Path]:
@@ -41,19 +38,12 @@ def compress(
     from sepdeploy import api
     from sepdeploy.reports.compress_terminal import compression_table
 
-    progress = console.Progress()
-
-    def draw(event: Event) -> None:
-        progress.update(str(event), force=event.lasting)
-
     def show(plan: Any) -> None:
         if json != "-":
             console.show(compression_table(plan))
 
-    try:
-        summary = api.compress(model, out=out, on_plan=show, on_progress=draw, **options)
-    finally:
-        progress.clear()
+    with progress() as watch:
+        summary = api.compress(model, out=out, on_plan=show, on_progress=watch, **options)
     from sepdeploy.training import is_first_process
 
     if not is_first_process():

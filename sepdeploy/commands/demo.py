@@ -11,7 +11,7 @@ import typer
 from sepdeploy import console
 from sepdeploy.api import Seeded
 from sepdeploy.commands.flags import taking
-from sepdeploy.commands.shell import JSON, give
+from sepdeploy.commands.shell import JSON, give, progress
 from sepdeploy.files.roles import Values, Writes
 
 
@@ -37,15 +37,7 @@ def demo(
     from sepdeploy import api
     from sepdeploy.reports import terminal
 
-    progress = console.Progress()
-    try:
-        report = api.demo(
-            out,
-            notify=console.notice,
-            on_progress=lambda e: progress.update(str(e)),
-            **options,
-        )
-    finally:
-        progress.clear()
+    with progress(lasting=False) as watch:
+        report = api.demo(out, notify=console.notice, on_progress=watch, **options)
     give(report, json, lambda: terminal.bench_table(report))
     console.notice(f"everything is in {out}/: start with {out}/bench.json")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.models import OptionInfo
@@ -19,6 +20,9 @@ from sepdeploy.files.claims import command_claimed
 from sepdeploy.files.roles import Reads, Writes
 from sepdeploy.settings import filled, setting
 from sepdeploy.signals import launched_rank
+
+if TYPE_CHECKING:
+    from sepdeploy.training import Event
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,20 @@ def roles_of(signature: inspect.Signature) -> dict[str, tuple[str, Reads | Write
             if isinstance(role, (Reads, Writes)):
                 found[name] = (flag, role)
     return found
+
+
+@contextmanager
+def progress(*, lasting: bool = True) -> Iterator[Callable[[Event], None]]:
+    """Give what shows the events of a training; the unfinished line goes with the block.
+
+    Args:
+        lasting: Whether what is more than a step stays visible.
+    """
+    line = console.Progress()
+    try:
+        yield lambda event: line.update(str(event), force=lasting and event.lasting)
+    finally:
+        line.clear()
 
 
 def give(record: Any, json: str | None, draw: Callable[[], Any] | None = None) -> None:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sepdeploy import console
 from sepdeploy.api import Recipe
 from sepdeploy.commands.flags import taking
-from sepdeploy.commands.shell import JSON, give
+from sepdeploy.commands.shell import JSON, give, progress
 from sepdeploy.errors import BadInput
 from sepdeploy.files.roles import Reads
 from sepdeploy.settings import settings, unknown_key
 from sepdeploy.training.beside import TRAINED
-
-if TYPE_CHECKING:
-    from sepdeploy.training import Event
 
 SET = Annotated[
     list[str] | None,
@@ -49,15 +46,8 @@ def train(
     from sepdeploy import api
 
     overrides = recipe_values(flags, set or ())
-    progress = console.Progress()
-
-    def draw(event: Event) -> None:
-        progress.update(str(event), force=event.lasting)
-
-    try:
-        summary = api.train(recipe, out=out, resume=resume, on_progress=draw, **overrides)
-    finally:
-        progress.clear()
+    with progress() as watch:
+        summary = api.train(recipe, out=out, resume=resume, on_progress=watch, **overrides)
     from sepdeploy.training import is_first_process
 
     if not is_first_process():

@@ -42,11 +42,3 @@ def worst_first(verdict: Verdict) -> list[Item]:
     """Return the items by severity, otherwise in their order."""
     severity = list(SHOWN)
     return sorted(verdict.items, key=lambda i: severity.index(i.verdict))
-
-
-def shorten(text: str, width: int) -> str:
-    """Return text cut in the middle to a width: "a-very-l…el.onnx"."""
-    if len(text) <= width:
-        return text
-    head = (width - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"

@@ -62,37 +62,28 @@ def attack_model(
         Missing: No data at hand.
     """
     with claimed(outputs_of(ATTACKED, out), (model_path,)):
-        return _attack(model_path, out, wanted, arch=arch, notify=notify)
-
-
-def _attack(
-    model_path: Path,
-    out: Path,
-    wanted: JudgingOptions,
-    *,
-    arch: str | None,
-    notify: Notify,
-) -> AttackSummary:
-    watched = Watched([model_path])
-    model = load(model_path, arch=arch)
-    data = find_data(model.provenance, wanted, model.input.shape, notify)
-    if data is None:
-        raise Missing("no data set to attack on", hint="pass --data, and --data-dir where needed")
-    attacks = choose_attacks(model.provenance, wanted)
-    if len(attacks) != 1:
-        raise BadInput(
-            "attack takes exactly one attack and its radius", hint="--attack pgd-40 --eps 8/255"
+        watched = Watched([model_path])
+        model = load(model_path, arch=arch)
+        data = find_data(model.provenance, wanted, model.input.shape, notify)
+        if data is None:
+            raise Missing(
+                "no data set to attack on", hint="pass --data, and --data-dir where needed"
+            )
+        attacks = choose_attacks(model.provenance, wanted)
+        if len(attacks) != 1:
+            raise BadInput(
+                "attack takes exactly one attack and its radius", hint="--attack pgd-40 --eps 8/255"
+            )
+        pack = make_pack(
+            model,
+            data,
+            attacks[0],
+            wanted,
+            model_sha256=watched.digests[model_path],
+            notify=notify,
         )
-    pack = make_pack(
-        model,
-        data,
-        attacks[0],
-        wanted,
-        model_sha256=watched.digests[model_path],
-        notify=notify,
-    )
-    watched.check()
-    write_pack(pack, out)
-    clean = float((pack.logits.argmax(1) == pack.labels).mean())
-    blind = pack.provenance["attack"]["no_gradient"]
-    return AttackSummary(str(out), len(pack), str(attacks[0]), clean, robust_share(pack), blind)
+        watched.check()
+        write_pack(pack, out)
+        clean = float((pack.logits.argmax(1) == pack.labels).mean())
+        blind = pack.provenance["attack"]["no_gradient"]
+        return AttackSummary(str(out), len(pack), str(attacks[0]), clean, robust_share(pack), blind)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.compression import CompressionPlan, compress_model, plan_compression
+from sepdeploy.compression import CompressionPlan, LayerPlan, compress_model, plan_compression
 from sepdeploy.errors import BadInput
 from sepdeploy.files import sha256_file
 from sepdeploy.files.claims import claimed, outputs_of
@@ -31,28 +31,11 @@ DECIDED = ("structure", "target", "hidden", "conv_rank")  # keys of a recipe for
 
 
 @dataclass(frozen=True)
-class CompressedLayer:
-    """One layer of the result.
-
-    ``relative_error`` is expected until the layer is projected, then that of the projection:
-    fine-tuning does not change it.
-    """
-
-    name: str
-    structure: str
-    params: int
-    params_dense: int
-    macs: int
-    macs_dense: int
-    relative_error: float
-    reason: str = ""
-
-
-@dataclass(frozen=True)
 class CompressSummary:
     """A plan, and what came of it; accuracies are fractions in [0, 1].
 
-    ``model`` is "" for a plan that was only shown.
+    ``model`` is "" for a plan that was only shown. A layer's ``relative_error`` is expected until
+    it is projected, then that of the projection: fine-tuning does not change it.
     """
 
     source: str
@@ -65,7 +48,7 @@ class CompressSummary:
     params_before: int
     macs: int
     macs_before: int
-    layers: tuple[CompressedLayer, ...]
+    layers: tuple[LayerPlan, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
     arch: str = ""
     schema: str = COMPRESS_SCHEMA
@@ -162,8 +145,8 @@ def _made(
 
 
 def _as_made(
-    layer: CompressedLayer, record: LayerRecord | None, form: Form | None, errors: dict[str, float]
-) -> CompressedLayer:
+    layer: LayerPlan, record: LayerRecord | None, form: Form | None, errors: dict[str, float]
+) -> LayerPlan:
     layer = replace(layer, relative_error=errors.get(layer.name, layer.relative_error))
     if record is None or form is None:
         return layer
@@ -217,5 +200,5 @@ def _summary(path: Path, options: CompressOptions, plan: CompressionPlan) -> Com
         params_before=plan.params_before,
         macs=plan.macs,
         macs_before=plan.macs_before,
-        layers=tuple(CompressedLayer(**vars(x)) for x in plan.layers),
+        layers=plan.layers,
     )

@@ -22,7 +22,7 @@ from sepdeploy.records import Kind
 from sepdeploy.reports import REPORTS, View, render
 from sepdeploy.reports.check_terminal import verdict_table
 from sepdeploy.reports.markdown import MAX_ROWS
-from sepdeploy.reports.plain import headline, shorten
+from sepdeploy.reports.plain import headline
 
 PLAIN = View()
 
@@ -307,8 +307,6 @@ def test_the_terminal_looks_like_this():
 
 
 def test_words():
-    assert shorten("a-very-long-name.onnx", 11) == "a-ver….onnx"
-    assert shorten("short", 11) == "short"
     assert printable("a\x1b[0m\nb") == "a\N{REPLACEMENT CHARACTER}[0m b"
 
 
