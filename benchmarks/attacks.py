@@ -26,6 +26,7 @@ from sepdeploy import api, attacks
 from sepdeploy.data import load as load_data
 from sepdeploy.measure import host_facts
 from sepdeploy.models import Model, load
+from sepdeploy.reports.tables import Table, markdown
 from sepdeploy.threat import parse_attack
 
 # Ours beside the reference's name; the ensemble runs all of it on what stands.
@@ -106,14 +107,12 @@ def _theirs(model: Model, name: str, images: Tensor, labels: Tensor, subject: Su
     return _timed(model, labels, lambda: reference.run_standard_evaluation(images, labels, bs=256))
 
 
-def _row(subject: Subject, name: str, ours: Outcome, theirs: Outcome) -> str:
+def _row(subject: Subject, name: str, ours: Outcome, theirs: Outcome) -> tuple[str, ...]:
     agree = float((ours.standing == theirs.standing).float().mean()) * 100
     share = (float(o.standing.float().mean()) * 100 for o in (ours, theirs))
-    mine, other = share
-    return (
-        f"| {subject.name}, {subject.data}, {subject.norm} {subject.eps:.4g} | {name} | "
-        f"{mine:.2f} | {other:.2f} | {agree:.2f} | {theirs.seconds / ours.seconds:.2f}x |"
-    )
+    net = f"{subject.name}, {subject.data}, {subject.norm} {subject.eps:.4g}"
+    numbers = (f"{n:.2f}" for n in (*share, agree))
+    return net, name, *numbers, f"{theirs.seconds / ours.seconds:.2f}x"
 
 
 def main() -> None:
@@ -128,10 +127,8 @@ def main() -> None:
     sys.path.insert(0, str(options.reference))
     torch.set_num_threads(1)
     facts = host_facts()
-    rows = [
-        "| net | attack | ours % | reference % | same verdict % | faster by |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
+    heads = ("net", "attack", "ours %", "reference %", "same verdict %", "faster by")
+    table = Table(heads, (2, 3, 4, 5))
     for subject in _subjects():
         if options.only not in subject.name:
             continue
@@ -142,14 +139,14 @@ def main() -> None:
         for name in (*SINGLE, "aa-standard"):
             ours = _ours(model, name, *given)
             theirs = _theirs(model, name, *given)
-            rows.append(_row(subject, name, ours, theirs))
-            print(rows[-1], flush=True)
+            table.add(*_row(subject, name, ours, theirs))
+            print(markdown(table)[-1], flush=True)
         fast = _ours(model, "aa-fast", *given)
-        rows.append(_row(subject, "aa-fast | aa-standard of the reference", fast, theirs))
-        print(rows[-1], flush=True)
+        table.add(*_row(subject, "aa-fast, aa-standard of the reference", fast, theirs))
+        print(markdown(table)[-1], flush=True)
     if options.write:
         command = f"python -m benchmarks.attacks --reference DIR --samples {options.samples}"
-        page.put("attacks", "\n".join(rows), command, facts)
+        page.put("attacks", "\n".join(markdown(table)), command, facts)
 
 
 if __name__ == "__main__":

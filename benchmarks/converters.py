@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks import page
 from benchmarks.rivals import network_pair
 from sepdeploy.measure import Timing, time_models
+from sepdeploy.reports.tables import Table, markdown
 
 PART = "litert-torch"
 COMPARED = ("mlp", "lenet", "vgg16_bn", "vit_tiny")
@@ -134,12 +135,15 @@ def _children_s() -> float:
 
 def table(rows: list[Comparison]) -> str:
     """Return the rows as a Markdown table."""
-    lines = [
-        "| network | µs: ours, theirs | ratio | KiB: ours, theirs | ratio "
-        "| conversion step, CPU ms: ours, theirs | ratio | whole process, CPU s: ours, theirs "
-        "| ratio | by the clock, s | ratio |",
-        "|---|" + "--:|" * 10,
-    ]
+    measured = (
+        "µs: ours, theirs",
+        "KiB: ours, theirs",
+        "conversion step, CPU ms: ours, theirs",
+        "whole process, CPU s: ours, theirs",
+        "by the clock, s",
+    )
+    heads = ("network", *(head for name in measured for head in (name, "ratio")))
+    drawn = Table(heads, range(1, len(heads)))
     for r in rows:
         cells = []
         for name, (ratio, bar) in r.ratios.items():
@@ -153,8 +157,8 @@ def table(rows: list[Comparison]) -> str:
             }[name]
             text = f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.3f}×"
             cells += [shown, f"**{text}**" if ratio < bar else text]
-        lines.append(f"| {r.name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        drawn.add(r.name, *cells)
+    return "\n".join(markdown(drawn))
 
 
 def run(python: str, rounds: int, facts: dict[str, Any], target: Path | None) -> int:

@@ -30,6 +30,7 @@ from benchmarks.rivals import NETWORKS, int8_files, network_pair, ours, plain_on
 from sepdeploy import runtimes
 from sepdeploy.errors import SepdeployError
 from sepdeploy.measure import Timing, host_facts, time_models
+from sepdeploy.reports.tables import Table, markdown
 from sepdeploy.structures import KronSpec, LowRankSpec
 
 SIDE = 4096
@@ -173,14 +174,12 @@ def network_rows(folder: Path) -> Iterator[Row]:
 
 def table(rows: list[Row]) -> str:
     """Return the rows as a Markdown table."""
-    lines = [
-        "| what | against | runtime | µs | other µs | ratio (5–95 %) | bar |",
-        "|---|---|---|--:|--:|--:|--:|",
-    ]
+    heads = ("what", "against", "runtime", "µs", "other µs", "ratio (5–95 %)", "bar")
+    drawn = Table(heads, (3, 4, 5, 6))
     for r in rows:
         bar = "" if r.bar is None else f"{r.bar:g}×"
         if r.ratio is None:
-            numbers = f"| | | {r.note} | {bar} |"
+            numbers = ("", "", r.note)
         else:
             ratio, low, high = (
                 f"{n:.{_digits(n)}f}" for n in (r.ratio, r.low or 0.0, r.high or 0.0)
@@ -188,9 +187,9 @@ def table(rows: list[Row]) -> str:
             spread = f"{ratio}× ({low}–{high})"
             if r.broken:
                 spread = f"**{spread}**"
-            numbers = f"| {r.us:.1f} | {r.other_us:.1f} | {spread} | {bar} |"
-        lines.append(f"| {r.what} | {r.against} | {r.runtime} {numbers}")
-    return "\n".join(lines)
+            numbers = (f"{r.us:.1f}", f"{r.other_us:.1f}", spread)
+        drawn.add(r.what, r.against, r.runtime, *numbers, bar)
+    return "\n".join(markdown(drawn))
 
 
 def _digits(ratio: float) -> int:

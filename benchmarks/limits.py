@@ -27,6 +27,7 @@ from benchmarks.kron import interleave
 from benchmarks.native import write_fused
 from sepdeploy import runtimes
 from sepdeploy.measure import host_facts
+from sepdeploy.reports.tables import Table, markdown
 from sepdeploy.structures import DenseSpec, KronSpec, LowRankSpec, Spec
 
 SIDE = 4096
@@ -111,19 +112,17 @@ def measure(runtime: str, folder: Path, rounds: int, blocks: int) -> list[Limit]
 
 def table(limits: list[Limit]) -> str:
     """Return the limits as a Markdown table."""
-    lines = [
-        "| layer | runtime | µs | our op | one-operator graph | multiplying | bound "
-        "| dense µs (GB/s) | ratio | our op | at the bound |",
-        "|---|---|" + "--:|" * 9,
-    ]
+    heads = ("layer", "runtime", "µs", "our op", "one-operator graph", "multiplying", "bound")
+    heads = (*heads, "dense µs (GB/s)", "ratio", "our op", "at the bound")
+    drawn = Table(heads, range(2, 11))
     for m in limits:
         speed = SIDE * SIDE * 4 / m.dense_us / 1000
-        lines.append(
-            f"| {m.layer} | {m.runtime} | {m.layer_us:.2f} | {m.own_us:.2f} | {m.floor_us:.2f} "
-            f"| {m.multiply_us:.2f} | {m.bound_us:.2f} | {m.dense_us:.0f} ({speed:.0f}) "
-            f"| {m.ratio:.0f}× | {m.dense_us / m.own_us:.0f}× | {m.best_ratio:.0f}× |"
-        )
-    return "\n".join(lines)
+        times = (m.layer_us, m.own_us, m.floor_us, m.multiply_us, m.bound_us)
+        ratios = (m.ratio, m.dense_us / m.own_us, m.best_ratio)
+        dense = f"{m.dense_us:.0f} ({speed:.0f})"
+        own = (*(f"{t:.2f}" for t in times), dense, *(f"{r:.0f}×" for r in ratios))
+        drawn.add(m.layer, m.runtime, *own)
+    return "\n".join(markdown(drawn))
 
 
 NOTES = """A perfect form costs what a graph of one operator costs in this runtime (the call, 16 KiB

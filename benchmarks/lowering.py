@@ -32,6 +32,7 @@ from benchmarks.candidates import DENSE, RULE, candidates, write_dense, write_ru
 from sepdeploy import runtimes
 from sepdeploy.measure import Timing, host_facts, time_models
 from sepdeploy.records import Kind
+from sepdeploy.reports.tables import Table, markdown
 from sepdeploy.structures import KronSpec, LowRankSpec, Spec
 
 SIZES = ((4096, 4096), (25088, 4096), (784, 512), (768, 3072))
@@ -211,25 +212,26 @@ def verdict(cells: list[Cell]) -> tuple[list[str], bool]:
 
 def section(cells: list[Cell]) -> str:
     """Return what the cells say as Markdown."""
-    lines = [
-        "| runtime | cells | regret: median | worst | bar | slowest against dense | broken |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-    ]
+    heads = ("runtime", "cells", "regret: median", "worst", "bar", "slowest against dense")
+    table = Table((*heads, "broken"), range(1, 7))
     for runtime in dict.fromkeys(c.runtime for c in cells):
         own = [c for c in cells if c.runtime == runtime]
         worst = max(own, key=lambda c: c.regret)
-        lines.append(
-            f"| {runtime} | {len(own)} | {float(np.median([c.regret for c in own])):.3f} "
-            f"| {worst.regret:.2f} ({worst.size} {worst.layer}, batch {worst.batch}) "
-            f"| {worst.bar:.2f} | {max(c.over_dense for c in own):.2f} "
-            f"| {sum(c.broken for c in own)} |"
+        table.add(
+            runtime,
+            str(len(own)),
+            f"{float(np.median([c.regret for c in own])):.3f}",
+            f"{worst.regret:.2f} ({worst.size} {worst.layer}, batch {worst.batch})",
+            f"{worst.bar:.2f}",
+            f"{max(c.over_dense for c in own):.2f}",
+            str(sum(c.broken for c in own)),
         )
     return (
         "Regret is the time of the planner's form over that of the best of all candidate forms "
         "(found in a first pass,\ncompared in a second); a cell is one layer at batch 1 or 32. "
         f"Bars: {BAR} in every cell ({SHORT_BAR} where the best\ntakes less than "
         f"{SHORT_US:.0f} µs), {MEDIAN_BAR} in the median, never more than "
-        f"{(DENSE_BAR - 1) * 100:.0f} % slower than dense.\n\n" + "\n".join(lines)
+        f"{(DENSE_BAR - 1) * 100:.0f} % slower than dense.\n\n" + "\n".join(markdown(table))
     )
 
 

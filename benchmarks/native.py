@@ -37,6 +37,7 @@ from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.measure import Timing, host_facts, run_job, time_models
 from sepdeploy.measure.latency import latency_job
 from sepdeploy.records import Kind, LoweringChoice
+from sepdeploy.reports.tables import Table, markdown
 from sepdeploy.structures import KronSpec, LowRankSpec, Spec
 
 BAR = 1.0
@@ -204,11 +205,9 @@ def verdict(results: list[list[Cell]]) -> tuple[list[str], bool]:
 
 def section(results: list[list[Cell]]) -> str:
     """Return what the layers say as Markdown."""
-    lines = [
-        "| runtime | layers | handed over | median gain, batch 1 | batch 32 "
-        "| least gain of one handed | kept back: gain | broken |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    heads = ("runtime", "layers", "handed over", "median gain, batch 1", "batch 32")
+    heads = (*heads, "least gain of one handed", "kept back: gain", "broken")
+    table = Table(heads, range(1, 8))
     for runtime in dict.fromkeys(cells[0].runtime for cells in results):
         own = [cells for cells in results if cells[0].runtime == runtime]
         handed = [cells for cells in own if cells[0].handed]
@@ -218,16 +217,14 @@ def section(results: list[list[Cell]]) -> str:
             gains = [c.gain for cells in handed for c in cells if c.batch == batch]
             spreads.append(f"{float(np.median(gains)):.2f}× ({min(gains):.2f}–{max(gains):.2f})")
         shown = ", ".join(f"{gain:.2f}×" for gain in kept) or "-"
-        lines.append(
-            f"| {runtime} | {len(own)} | {len(handed)} | {' | '.join(spreads)} "
-            f"| {min(map(layer_gain, handed)):.2f}× | {shown} | {sum(map(broken, own))} |"
-        )
+        least, lost = f"{min(map(layer_gain, handed)):.2f}×", str(sum(map(broken, own)))
+        table.add(runtime, str(len(own)), str(len(handed)), *spreads, least, shown, lost)
     return (
         "The gain is the time of the best of all standard forms over that of the fused op in "
         "native kernels; of a layer, the\ngeometric mean over the batches that the planner plans "
         "for (1, 1, 32). The rule may hand a layer over only where its\ngain is at least "
         f"{BAR:.1f} and no batch size loses more than {TOLERANCE * 100:.0f} %.\n\n"
-        + "\n".join(lines)
+        + "\n".join(markdown(table))
     )
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sepdeploy.reports.tables import Table, markdown
+
 QUIET = 25  # percentile of the rounds that stands for a run: other programs only ever slow it down
 
 
@@ -83,12 +85,12 @@ def take_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
 
 def table(rows: list[Ratio]) -> str:
     """Return the rows as a Markdown table."""
-    lines = ["| what | against | ms | other ms | ratio | bar |", "|---|---|--:|--:|--:|--:|"]
+    drawn = Table(("what", "against", "ms", "other ms", "ratio", "bar"), (2, 3, 4, 5))
     for r in rows:
         bar = "" if r.at_least is None else f"≥ {r.at_least:g}×"
         bar = bar if r.at_most is None else f"≤ {r.at_most:g}×"
         ratio = r.note if r.ratio is None else f"{r.ratio:.2f}×"
         ratio = f"**{ratio}**" if r.broken else ratio
         ms, other = ("" if n is None else f"{n:.2f}" for n in (r.ms, r.other_ms))
-        lines.append(f"| {r.what} | {r.against} | {ms} | {other} | {ratio} | {bar} |")
-    return "\n".join(lines)
+        drawn.add(r.what, r.against, ms, other, ratio, bar)
+    return "\n".join(markdown(drawn))

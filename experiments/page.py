@@ -16,6 +16,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from experiments.trainings import RESULTS
+from sepdeploy.reports.tables import Table, markdown
 from sepdeploy.training.descent.optimizers import OPTIMIZERS
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -192,20 +193,22 @@ def schedule(results: Sequence[Result]) -> str:
 
 def table(results: Sequence[Result]) -> list[str]:
     """A table with a line per name, in the order of the results."""
-    lines = [
-        "| net | parameters | fewer | seeds | clean % | robust % | against dense | κ |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    heads = ("net", "parameters", "fewer", "seeds", "clean %", "robust %", "against dense", "κ")
+    table = Table(heads, range(1, 8))
     for name in names(results):
         rows = named(results, name)
         value = kappa(rows)
-        lines.append(
-            f"| {name} | {median(r['params'] for r in rows):,.0f} | {ratio(results, name):.0f}× "
-            f"| {len(rows)} | {spread(rows, 'clean')} | {spread(rows, 'robust')} | "
-            + ("" if name == "dense" else f"{-mean(losses(results, name)):+.2f}")
-            + f" | {'–' if value is None else condition(value)} |"
+        table.add(
+            name,
+            f"{median(r['params'] for r in rows):,.0f}",
+            f"{ratio(results, name):.0f}×",
+            str(len(rows)),
+            spread(rows, "clean"),
+            spread(rows, "robust"),
+            "" if name == "dense" else f"{-mean(losses(results, name)):+.2f}",
+            "–" if value is None else condition(value),
         )
-    return lines
+    return markdown(table)
 
 
 def names(results: Sequence[Result]) -> list[str]:
