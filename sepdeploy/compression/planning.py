@@ -166,7 +166,7 @@ def _families(
     if not names:
         raise BadInput(
             f"the network has no layer besides its classifier that '{structure}' applies to",
-            hint="lowrank has forms for convolutions; or name layers with --layers",
+            hint=f"convolutions take {', '.join(CONVOLUTIONS)}; or name layers with --layers",
         )
     return dict.fromkeys(names, wanted)
 

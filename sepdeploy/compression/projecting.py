@@ -8,7 +8,13 @@ from copy import deepcopy
 from torch import nn
 
 from sepdeploy.errors import BadInput
-from sepdeploy.layers import LowRankConv2d, project_convolution, project_linear
+from sepdeploy.layers import (
+    CONVOLUTION_LAYERS,
+    LAYERS,
+    LowRankConv2d,
+    project_convolution,
+    project_linear,
+)
 from sepdeploy.models import Model
 from sepdeploy.models.computed_weights import with_plain_weights
 from sepdeploy.models.factory import replace_module
@@ -47,7 +53,8 @@ def _project(layer: nn.Module, text: str) -> nn.Module:
     if not isinstance(layer, nn.Linear):
         raise BadInput(
             f"a {type(layer).__name__} has no structured form",
-            hint="linear layers take kron and lowrank, convolutions lowrank; leave this one out",
+            hint=f"linear layers take {', '.join(LAYERS)}, convolutions "
+            f"{', '.join(CONVOLUTION_LAYERS)}; leave this one out",
         )
     spec = parse_structure(text, (layer.in_features,), layer.out_features)
     return project_linear(layer, spec)

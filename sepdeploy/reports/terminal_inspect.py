@@ -9,6 +9,7 @@ from sepdeploy.metrics import count, ratio
 from sepdeploy.records import LayerRecord
 from sepdeploy.reports.page import Page
 from sepdeploy.reports.tables import Line, Table
+from sepdeploy.structures import shown_factors
 
 if TYPE_CHECKING:
     from sepdeploy.workflows.inspecting import InspectReport, Stretch
@@ -21,7 +22,7 @@ def inspect_table(report: InspectReport) -> Page:
         table.add(
             layer.name,
             layer.structure,
-            _factors(layer),
+            shown_factors(layer.structure, layer.factors),
             count(layer.params),
             count(layer.macs),
             ratio(layer.params_dense / layer.params if layer.params else None),
@@ -45,7 +46,8 @@ def inspect_table(report: InspectReport) -> Page:
 
 def is_bound(layer: LayerRecord) -> bool:
     """Whether σ max of a layer is an upper bound: a kernel above 1×1, factored or not."""
-    return any(math.prod(shape[2:]) > 1 for shape in layer.factors if layer.structure != "kron")
+    kernels = () if "structure" in layer.spec else layer.factors  # a linear layer has none
+    return any(math.prod(shape[2:]) > 1 for shape in kernels)
 
 
 def _spectra(report: InspectReport) -> Table:
@@ -94,12 +96,3 @@ def _lipschitz(stretch: Stretch) -> str:
         f"Lipschitz ≤ {stretch.bound:.3g}: Euclidean norms, pixels in [0, 1] to logits; product of "
         f"1/std = {stretch.input:.3g} and the σ max of all layers{norms}. An upper bound."
     )
-
-
-def _factors(layer: LayerRecord) -> str:
-    """Return the factor shapes: "64×28 ⊗ 64×28", twice that many for two summed terms."""
-    if layer.structure != "kron":
-        return " ".join("×".join(str(n) for n in shape) for shape in layer.factors)
-    terms = layer.factors[0][0]
-    product = " ⊗ ".join("×".join(str(n) for n in shape[1:]) for shape in layer.factors)
-    return product if terms == 1 else f"{terms} ({product})"

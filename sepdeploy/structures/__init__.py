@@ -36,6 +36,7 @@ __all__ = [
     "parse_convolution",
     "parse_structure",
     "saved_convolution",
+    "shown_factors",
     "spec_from_json",
     "split_structure",
     "suggest_shapes",
@@ -75,7 +76,7 @@ def family_of(text: str) -> type[Spec]:
     if name in CONVOLUTIONS and name not in STRUCTURES:
         raise BadInput(
             f"structure '{text[:60]}' is a form of convolutions, this layer is linear",
-            hint="write lowrank:40, the same for two modes",
+            hint=f"write {grammar()}",
         )
     if name not in STRUCTURES:
         raise unknown_name("structure", name[:40], STRUCTURES, hint=f"write {grammar()}")
@@ -132,6 +133,11 @@ def saved_convolution(
     """Read what a model file keeps of a convolution's structure; None where nobody knows it."""
     found = (row.read(saved, *channels, kernel) for row in CONVOLUTIONS.values())
     return next((spec for spec in found if spec is not None), None)
+
+
+def shown_factors(structure: str, shapes: Sequence[tuple[int, ...]]) -> str:
+    """The shapes of a layer's factors for readers, as its family writes them."""
+    return STRUCTURES.get(structure, DenseSpec).shown(shapes)
 
 
 def grammar() -> str:

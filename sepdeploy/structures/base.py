@@ -90,6 +90,10 @@ class Convolution(Form, Protocol):
         """Read the sizes from the shapes of the kernels that it is made of."""
         ...
 
+    def to_json(self) -> dict[str, object]:
+        """The fields as plain JSON values."""
+        return dict(to_json(self))
+
     @property
     def saved(self) -> Any:
         """What a model file keeps of it: the structure string."""
@@ -125,6 +129,11 @@ class Linear(Form, Protocol):
     def written_width(cls, options: str) -> int:
         """n_out where the options behind the name spell it out, else 0."""
         return 0
+
+    @staticmethod
+    def shown(shapes: Sequence[tuple[int, ...]]) -> str:
+        """The shapes of the factors for readers."""
+        return " ".join("×".join(map(str, shape)) for shape in shapes)
 
     @property
     def in_modes(self: Structure) -> tuple[int, ...]:

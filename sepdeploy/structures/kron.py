@@ -109,6 +109,13 @@ class KronSpec(Linear):
         sides = "-".join("x".join(map(str, s)) for s in (self.in_shape, self.out_shape))
         return f"{self.structure}:{sides}" + (f"*{self.terms}" if self.terms > 1 else "")
 
+    @staticmethod
+    def shown(shapes: Sequence[tuple[int, ...]]) -> str:
+        """The shapes of the factors: "64×28 ⊗ 64×28", with the terms where there are several."""
+        terms = shapes[0][0]
+        product = " ⊗ ".join("×".join(map(str, shape[1:])) for shape in shapes)
+        return product if terms == 1 else f"{terms} ({product})"
+
     @property
     def in_modes(self) -> tuple[int, ...]:
         """i_1 … i_d."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from sepdeploy.codec import to_json
 from sepdeploy.errors import BadInput
 from sepdeploy.structures.base import Convolution
 
@@ -77,7 +76,3 @@ class LowRankConvSpec(Convolution):
         """The first part sees the layer's input, the others its result."""
         first, *others = self._weights
         return inputs * first + outputs * sum(others)
-
-    def to_json(self) -> dict[str, object]:
-        """The fields as plain JSON values."""
-        return dict(to_json(self))

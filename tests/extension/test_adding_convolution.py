@@ -61,9 +61,6 @@ class CrossSpec(Convolution):
     def macs_at(self, inputs: int, outputs: int) -> int:
         return outputs * self.weights
 
-    def to_json(self) -> dict[str, object]:
-        return {"structure": self.structure, "rank": self.rank}
-
 
 def split(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The column (c·h, k), the squares of the k singular values, and the row (k, o·w)."""

@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "compression": {"structures", "layers", "models"},
     "measure": {"structures", "exporters", "runtimes", "devices"},
     "gate": {"measure"},  # its statistics module only
-    "reports": {"gate", "devices", "workflows"},  # workflows: for type checking only
+    "reports": {"structures", "gate", "devices", "workflows"},  # workflows: for type checking only
     "exports": {"models", "data", "attacks", "exporters", "runtimes", "measure"},
     "workflows": {
         "structures", "models", "data", "training", "compression", "exporters", "runtimes",
