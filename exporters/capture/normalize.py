@@ -8,6 +8,7 @@ import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto, checker, inliner, version_converter
 
 from sepdeploy.errors import GRAPH, BadInput
+from sepdeploy.exporters.capture.old_forms import computes_in_half, renew, widen
 from sepdeploy.exporters.capture.onnx_source import DAMAGED
 from sepdeploy.exporters.domain import (
     DOMAIN,
@@ -55,7 +56,10 @@ def normalize(
     del model.graph.value_info[:]  # inferred again, in our names and without its errors
     _check_operators(model, where)
     _one_input(model, where)
+    renew(model, max(o.version for o in model.opset_import if o.domain in STANDARD))
     _check_graph(model, where)
+    if computes_in_half(model):
+        widen(model, weights)
     _one_output(model, where, notify)
     _name_batch(model)
     if _converted(model):

@@ -17,6 +17,7 @@ import numpy as np
 
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.exporters.formats import ONNX, named_format
+from sepdeploy.exporters.modes import HALF_TOLERANCE
 from sepdeploy.exports.judged_images import reference_inputs
 from sepdeploy.exports.manifest import read_manifest
 from sepdeploy.exports.options import EvaluationOptions, ExportOptions, Output
@@ -42,6 +43,7 @@ class OnnxFile:
 
     def __init__(self, path: Path, notify: Notify) -> None:
         self.path, self._notify = path, notify
+        self._in_half = False
         self.provenance = {"source": ONNX.name}
 
     @cached_property
@@ -52,9 +54,11 @@ class OnnxFile:
             BadInput: Damaged, more than one input, open sizes, or operators of another domain.
         """
         from sepdeploy.exporters.capture import normalize
+        from sepdeploy.exporters.capture.old_forms import computes_in_half
         from sepdeploy.exporters.capture.onnx_source import read_onnx
 
         light, weights = read_onnx(self.path)
+        self._in_half = computes_in_half(light)
         return normalize.normalize(light, weights, where=str(self.path), notify=self._notify)
 
     @cached_property
@@ -148,6 +152,10 @@ class OnnxFile:
             batches=batches,
             said_by=f"{self.path.name} in {RUNTIME}",
         )
+        if self._in_half:  # the file's own rounding is that of float16
+            tolerance = np.maximum(found.tolerance, HALF_TOLERANCE)
+            note = f"{self.path.name} computes in 16 bits in places; the new file in float32"
+            found = replace(found, tolerance=tolerance, notes=(*found.notes, note))
         return replace(found, otherwise=lambda: self._by_evaluator(found))
 
     def _by_evaluator(self, found: Reference) -> Reference | None:

@@ -173,13 +173,16 @@ def certify(
     # everywhere has no more digits in some runtimes. Where even that says nothing, digits count.
     least = FLOOR / _scale(reference)
     least = max(MODES[quantization].tolerance, least if least <= LOOSE else 0.0)
-    allowed = np.maximum(tolerance, least)
+    errors = _errors(logits, reference)
+    allowed = np.broadcast_to(np.maximum(tolerance, least), errors.shape)
+    passed = bool((errors <= allowed).all())
+    worst = int(np.argmax(errors if passed else errors / allowed))  # the sample that decides
     judged = replace(
         certificate,
-        max_rel=error,
+        max_rel=error if passed else float(errors[worst]),
         label_agreement=agreement,
-        tolerance=float(np.max(allowed)),
-        passed=same and bool((_errors(logits, reference) <= allowed).all()),
+        tolerance=float(np.max(allowed)) if passed else float(allowed[worst]),
+        passed=same and passed,
         proven=moves(reference) and float(np.max(allowed)) <= LOOSE,
     )
     return _as_int8(judged, logits, reference) if MODES[quantization].integer else judged
