@@ -55,12 +55,7 @@ def attack_model(
     arch: str | None,
     notify: Notify,
 ) -> AttackSummary:
-    """Attack a model's test images and write them; return what came of it.
-
-    Raises:
-        BadInput: No attack radius known, or a file that cannot be used.
-        Missing: No data at hand.
-    """
+    """Attack a model's test images and write them; see ``sepdeploy.api.attack``."""
     with claimed(outputs_of(ATTACKED, out), (model_path,)):
         watched = Watched([model_path])
         model = load(model_path, arch=arch)

@@ -65,20 +65,9 @@ class LayersReport:
 def compare_exports(
     manifests: tuple[Path, ...], wanted: ProofOptions, notify: Notify
 ) -> LayersReport:
-    """Compare every artifact of exports with its model, layer by layer, in every runtime.
+    """Compare exports with their models, in every runtime; see ``sepdeploy.api.verify_layers``.
 
-    The model file must be at hand with torch; where it is not, the manifest's .onnx file stands in
-    for it and a note says so.
-
-    Args:
-        manifests: Manifest files.
-        wanted: How the model is read, and the seed of inputs where there is no data.
-        notify: Told what goes on.
-
-    Raises:
-        ArtifactCheckFailed: The evaluation pack is not the one that a manifest describes.
-        BadInput: A manifest or a model that cannot be read.
-        Missing: No runtime is installed.
+    Where a model is not at hand, the manifest's .onnx file stands in for it and a note says so.
     """
     found: list[LayerComparison] = []
     for path in manifests:
@@ -90,17 +79,9 @@ def compare_exports(
 def compare_files(
     path: Path, other: Path, *, seed: int = 0, runtime: str | None = None
 ) -> LayersReport:
-    """Compare artifacts with other ones wherever the names of layers agree, and at the logits.
+    """Compare artifacts with other ones; see ``sepdeploy.api.compare_artifacts``.
 
-    Args:
-        path: An artifact, or a manifest: each of its files is compared.
-        other: An artifact, or a manifest: its file of the same format, else its first one.
-        seed: Seed of synthetic inputs, where there is no data.
-        runtime: Of the files at ``path``; by default the first one installed.
-
-    Raises:
-        BadInput: A file is not usable, or the two take different inputs.
-        Missing: No runtime is installed for a file.
+    Of a manifest each file is compared, with the other's of its format, else with its first one.
     """
     from sepdeploy.measure.child import every_runtime
     from sepdeploy.measure.proof import fidelity

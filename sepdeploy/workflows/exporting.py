@@ -45,22 +45,7 @@ def export_any(
     evaluation: EvaluationOptions,
     notify: Notify,
 ) -> Manifest:
-    """Export a model file, a model in memory (saved first), or somebody else's .onnx file.
-
-    Args:
-        model: The model or its file.
-        stem: Path without suffix of a model in memory; None for a file.
-        out_dir: Folder of the exported files; None is that of the model file.
-        arch: ``package.module:factory`` of a model file with the user's own architecture.
-        options: Formats and flavours.
-        evaluation: Evaluation pack; of a foreign file, the data of its calibration; the seed.
-        notify: Told what goes on.
-
-    Raises:
-        ArtifactCheckFailed: A written file is wrong; nothing was left.
-        BadInput: The model cannot be used, or it has no name or two.
-        Missing: torch is not installed, or for a foreign file ONNX Runtime.
-    """
+    """Export a model file, a model in memory or an .onnx file; see ``sepdeploy.api.export``."""
     if isinstance(model, (str, Path)):
         path = Path(model)
         if stem is not None:

@@ -93,12 +93,7 @@ def total_of(layers: tuple[LayerRecord, ...]) -> Total:
 
 
 def inspect_file(path: Path, *, arch: str | None = None) -> InspectReport:
-    """Describe a .pt, .onnx or .tflite file.
-
-    Raises:
-        BadInput: Unreadable or not one of ours.
-        Missing: A .pt file without torch installed.
-    """
+    """Describe a .pt, .onnx or .tflite file; see ``sepdeploy.api.inspect``."""
     kind = sniff(path)
     if arch is not None and kind != "pt":
         raise BadInput(

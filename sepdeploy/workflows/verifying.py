@@ -68,16 +68,7 @@ def find_manifests(path: Path | None) -> tuple[Path, ...]:
 
 
 def verify_exports(path: Path | None, wanted: ProofOptions, notify: Notify) -> VerifyReport:
-    """Verify one manifest, or every one of the current folder.
-
-    Args:
-        path: Manifest or folder; None is the current folder.
-        wanted: How the model is read, and the seed of inputs where there is no data.
-        notify: Told what goes on.
-
-    Raises:
-        BadInput: No manifest, or one that cannot be read.
-    """
+    """Verify one manifest or a folder of them; see ``sepdeploy.api.verify``."""
     items: list[VerifyItem] = []
     for found in find_manifests(path):
         notify(f"verifying {found}")
