@@ -124,7 +124,7 @@ def compute(node: NodeProto, arrays: dict[str, Array], limit: int) -> list[Array
         return None
     try:
         with np.errstate(all="ignore"):
-            results = ReferenceEvaluator(_alone(node, arrays)).run(None, arrays)
+            results = ReferenceEvaluator(alone(node, arrays)).run(None, arrays)
     except _FAILURES:
         return None  # an op the reference lacks simply stays in the graph
     found = [np.asarray(r) for r in results]
@@ -141,7 +141,7 @@ def promised_bytes(node: NodeProto, arrays: dict[str, Array], opset: int = OPSET
     work = math.prod(a.size for a in arrays.values()) if node.op_type == "Einsum" else 0
     if node.op_type in _HUNGRY or work > _MOST_WORK:
         return math.inf
-    light = _alone(node, arrays, told=True, opset=opset)
+    light = alone(node, arrays, told=True, opset=opset)
     try:
         inferred = onnx.shape_inference.infer_shapes(light).graph
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
@@ -159,10 +159,10 @@ def promised_bytes(node: NodeProto, arrays: dict[str, Array], opset: int = OPSET
     return total
 
 
-def _alone(
+def alone(
     node: NodeProto, arrays: dict[str, Array], *, told: bool = False, opset: int = OPSET
 ) -> ModelProto:
-    """A model of one node; ``told`` small inputs are constants."""
+    """Return a model of one node; ``told`` small inputs are constants."""
     infos = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
         for n, a in arrays.items()

@@ -10,7 +10,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from sepdeploy.errors import GRAPH, TFLITE_FORM, BadInput
-from sepdeploy.exporters.onnx_graph.folding import promised_bytes
+from sepdeploy.exporters.onnx_graph.folding import alone, promised_bytes
 from sepdeploy.exporters.tflite_file.format.graph import BATCH, MAX_ELEMENTS, Array, is_batch
 from sepdeploy.exporters.tflite_file.source import Node, as_float32
 from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
@@ -195,15 +195,8 @@ def _evaluate(node: Node, arrays: Sequence[Array | None], opset: int) -> list[Ar
         return None
     if size > MAX_ELEMENTS * np.dtype(np.float32).itemsize:
         raise _too_large(node, int(size) // 4)
-    graph = onnx.helper.make_graph(
-        [proto],
-        "fold",
-        [_info(n, a) for n, a in given.items()],
-        [onnx.helper.make_empty_tensor_value_info(o) for o in outputs if o],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     try:
-        results = ReferenceEvaluator(model).run(None, given)
+        results = ReferenceEvaluator(alone(proto, given, opset=opset)).run(None, given)
     except Exception as error:
         # The evaluator raises whatever numpy raises; any of it means the file is not usable.
         inputs = ", ".join(f"{a.dtype} {list(a.shape)}" for a in given.values())
@@ -211,8 +204,3 @@ def _evaluate(node: Node, arrays: Sequence[Array | None], opset: int) -> list[Ar
             f"{node} cannot be computed from its constants: {inputs or 'none'}", hint=GRAPH
         ) from error
     return [np.asarray(r) for r in results]
-
-
-def _info(name: str, array: Array) -> onnx.ValueInfoProto:
-    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    return onnx.helper.make_tensor_value_info(name, kind, array.shape)

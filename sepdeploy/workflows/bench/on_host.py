@@ -104,7 +104,7 @@ def dense_form(subject: Subject, options: BenchOptions, folder: Path) -> tuple[P
         return options.dense, ""
     if all(layer.structure == "dense" for layer in subject.entry.layers):
         if any(layer.part_of is not None for layer in subject.entry.layers):
-            return None, "no dense form of low-rank convolutions is made; time one with --dense"
+            return None, "no dense form of factored convolutions is made; time one with --dense"
         return None, "the file is dense itself"
     path = folder / f"dense{subject.path.suffix}"
     write_plain(dense_reference(subject.entry, options.seed), path)
