@@ -195,7 +195,7 @@ class DeviceBench:
         )
         if latency is None or latency.value is None or self.error is not None:
             raise BadInput(
-                "--save-anchor needs a sound latency that was latency on the device",
+                "--save-anchor needs a sound latency that was measured on the device",
                 hint="measure again on a quiet, cool device",
             )
         threads = self._options.threads
