@@ -25,7 +25,7 @@ from sepdeploy.training.checkpoint import (
 from sepdeploy.training.descent.steps import Moment, Stepper
 from sepdeploy.training.events import Event
 from sepdeploy.training.finishing import TrainResult, already_finished, finish
-from sepdeploy.training.loop import Trainer
+from sepdeploy.training.loop import Assignment, Trainer
 from sepdeploy.training.machine.acceleration import choose_device
 from sepdeploy.training.machine.batches import take_parts
 from sepdeploy.training.machine.team import Team, joined
@@ -98,8 +98,8 @@ def fit(
                 return found
         with _generators_kept(device), cpu_threads(torch.get_num_threads()):
             with team.agreed():
-                trainer = _trainer(recipe, dataset, identity, model, out, team, device,
-                                   checkpoint_every_s, speak)  # fmt: skip
+                assignment = Assignment(recipe, out, checkpoint_every_s, speak, team, device)
+                trainer = _trainer(assignment, dataset, identity, model)
             _begin(trainer, resume=resume)
             trainer.run()
             return finish(trainer, dataset)
@@ -136,34 +136,17 @@ def _check_team(recipe: Recipe, team: Team) -> None:
 
 
 def _trainer(
-    recipe: Recipe,
-    dataset: Dataset,
-    identity: Identity,
-    model: Model | None,
-    out: Path,
-    team: Team,
-    device: torch.device,
-    checkpoint_every_s: float,
-    on_progress: Callable[[Event], None],
+    assignment: Assignment, dataset: Dataset, identity: Identity, model: Model | None
 ) -> Trainer:
     """Make everything that a training needs, nothing of it trained or written yet."""
+    recipe = assignment.recipe
     sources = Sources(*split_validation(dataset.train, recipe.validation, recipe.seed))
     check_windows(recipe, len(sources.train))
     torch.manual_seed(recipe.seed)
     if model is None:
-        model = _new_model(recipe, dataset, on_progress)
+        model = _new_model(recipe, dataset, assignment.on_progress)
     _check_fits(model, dataset)
-    return Trainer(
-        recipe,
-        model,
-        sources,
-        out=out,
-        identity=identity,
-        checkpoint_every_s=checkpoint_every_s,
-        on_progress=on_progress,
-        team=team,
-        device=device,
-    )
+    return Trainer(assignment, model, sources, identity)
 
 
 def _begin(trainer: Trainer, *, resume: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,27 @@ from sepdeploy.training.recipe.fields import Recipe
 from sepdeploy.training.sources import Sources, validation_attack
 
 
+@dataclass(frozen=True)
+class Assignment:
+    """What a training is to do, where, and who hears of it.
+
+    Attributes:
+        recipe: What to do.
+        out: The model file to be; state and history are written beside it.
+        checkpoint_every_s: Longest time without a checkpoint inside an epoch.
+        on_progress: Called at every step and epoch.
+        team: The processes that train together.
+        device: Where they compute.
+    """
+
+    recipe: Recipe
+    out: Path
+    checkpoint_every_s: float
+    on_progress: Callable[[Event], None]
+    team: Team = ALONE
+    device: torch.device = CPU
+
+
 class Trainer:
     """A training in progress; owns everything that changes.
 
@@ -45,38 +66,24 @@ class Trainer:
     processes of a team hold the same state; the first one writes it.
 
     Args:
-        recipe: What to do.
+        assignment: What to do.
         model: Trained in place.
         sources: Training and validation images.
-        out: The model file to be; state and history are written beside it.
         identity: What never changes.
-        checkpoint_every_s: Longest time without a checkpoint inside an epoch.
-        on_progress: Called at every step and epoch.
-        team: The processes that train together.
-        device: Where they compute.
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        model: Model,
-        sources: Sources,
-        *,
-        out: Path,
-        identity: Identity,
-        checkpoint_every_s: float,
-        on_progress: Callable[[Event], None],
-        team: Team = ALONE,
-        device: torch.device = CPU,
+        self, assignment: Assignment, model: Model, sources: Sources, identity: Identity
     ) -> None:
-        self.recipe = recipe
+        self.recipe = recipe = assignment.recipe
         self.model = model
         self.sources = sources
-        self.out = out
+        self.out = assignment.out
         self.identity = identity
-        self.checkpoint_every_s = checkpoint_every_s
-        self.on_progress = on_progress
-        self.team = team
+        self.checkpoint_every_s = assignment.checkpoint_every_s
+        self.on_progress = assignment.on_progress
+        self.team = team = assignment.team
+        device = assignment.device
         self.steps_per_epoch = math.ceil(len(sources.train) / recipe.batch_size)
         self.stepper = Stepper(
             recipe, model, steps_per_epoch=self.steps_per_epoch, team=team, device=device
