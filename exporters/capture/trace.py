@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, helper
 
 from sepdeploy.errors import REPORT, BadInput, Missing
 from sepdeploy.exporters.capture import translations
@@ -27,6 +22,7 @@ from sepdeploy.exporters.capture.naming import (
     rename_constants,
     return_to_owners,
 )
+from sepdeploy.exporters.capture.torch_exporter import exact_rules, forget, quiet, read_once
 from sepdeploy.exporters.domain import (
     DOMAIN,
     DOMAIN_VERSION,
@@ -121,7 +117,7 @@ def _export(model: Model) -> tuple[ModelProto, Weights]:
     # Two different samples: a batch of one would invite the tracer to fix its size.
     example = torch.rand((2, *model.input.shape), device=device)
     shapes = ({0: torch.export.Dim(BATCH)},)
-    with graph_nodes(), _exact_rules(), _quiet(), torch.no_grad():
+    with graph_nodes(), exact_rules(), read_once(), quiet(), torch.no_grad():
         try:
             exported = torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False)
         except Exception as error:
@@ -143,39 +139,8 @@ def _export(model: Model) -> tuple[ModelProto, Weights]:
         raise BadInput("the PyTorch exporter returned nothing", hint=REPORT)
     weights = _take_weights(program.model)
     proto = program.model_proto
-    _forget()
+    forget()
     return proto, weights
-
-
-@contextlib.contextmanager
-def _exact_rules() -> Iterator[None]:
-    """Take from the exporter's optimiser the rules that mistake small numbers for none.
-
-    They drop ``x + c`` and ``x * c`` where c is within 1e-8 of 0 or 1e-5 of 1: a network that
-    guards a division by ``+ 1e-8`` would give NaN for an empty image.
-    """
-    from onnxscript import rewriter
-    from onnxscript.rewriter.rules.common import _no_op
-
-    before = rewriter._DEFAULT_REWRITE_RULES
-    inexact = {id(rule) for rule in _no_op.rules}
-    rewriter._DEFAULT_REWRITE_RULES = tuple(r for r in before if id(r) not in inexact)
-    try:
-        yield
-    finally:
-        rewriter._DEFAULT_REWRITE_RULES = before
-
-
-def _forget() -> None:
-    """Show the exporter's optimiser another graph: it keeps hold of the last one, and its model."""
-    import onnx_ir
-    from onnxscript import optimizer
-
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "other", [value], [result])
-    other = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
-    optimizer.optimize(onnx_ir.serde.deserialize_model(other))
 
 
 def _take_weights(model: Any) -> Weights:
@@ -276,24 +241,6 @@ def _structured(ops: Any) -> dict[Any, Any]:
 
 def _given(bias: Any) -> list[Any]:
     return [] if bias is None else [bias]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notices (missing torchvision, progress lines) off the user's screen."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        sink = io.StringIO()
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(sink),
-            contextlib.redirect_stderr(sink),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _check_operators(model: ModelProto, scopes: Scopes) -> None:

@@ -68,7 +68,8 @@ EXTRA_BY_FILE = {"exporters/capture/trace.py": {"layers", "models"}}
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "torch": (
         "sepdeploy/layers", "sepdeploy/models", "sepdeploy/training", "sepdeploy/compression",
-        "sepdeploy/attacks", "exporters/capture/trace.py", "sepdeploy/exports",
+        "sepdeploy/attacks", "exporters/capture/trace.py", "exporters/capture/torch_exporter.py",
+        "sepdeploy/exports",
     ),
     "onnxruntime": ("runtimes/runner/ort.py",),
     "ai_edge_litert": (),  # these two by the name in their row alone
