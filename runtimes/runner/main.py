@@ -72,8 +72,11 @@ def identity(job: Job) -> Result:
 
 def file_digest(path: str) -> str:
     """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()  # file_digest came with Python 3.11
     with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def main() -> int:
