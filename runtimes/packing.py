@@ -12,7 +12,12 @@ from sepdeploy.runtimes import runner
 from sepdeploy.runtimes.runner.table import RUNTIMES
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same bytes at any time
-REFERENCE = "sepdeploy.runtimes.native.reference"  # kernels in Python, which a job may ask for
+# Sent beside the runner: kernels in Python, and the search, which jobs may ask for.
+SENT = (
+    "sepdeploy.runtimes.native.reference",
+    "sepdeploy.attacks.draws",
+    "sepdeploy.attacks.patches",
+)
 START = """\
 import os
 from sepdeploy.runtimes.runner.table import RUNTIMES, Runtime
@@ -32,12 +37,12 @@ def runner_bytes() -> bytes:
     bytes depend on the sources and the table alone: nothing is compressed, dated or unsorted.
 
     Raises:
-        BadInput: An adapter's source cannot be found.
+        BadInput: The source of one cannot be found.
     """
     package = runner.__name__.replace(".", "/")
     own = sorted(Path(runner.__file__).parent.glob("*.py"))
     texts = {f"{package}/{path.name}": path.read_text(encoding="utf-8") for path in own}
-    for module in (REFERENCE, *(row.adapter for row in RUNTIMES.values())):
+    for module in (*SENT, *(row.adapter for row in RUNTIMES.values())):
         texts.setdefault(module.replace(".", "/") + ".py", _source(module))
     for name in list(texts):
         for folder in list(PurePosixPath(name).parents)[:-1]:
@@ -60,11 +65,11 @@ def write_runner(folder: Path) -> Path:
 
 
 def _source(module: str) -> str:
-    """Return the text of an adapter."""
+    """Return the text of a module."""
     try:
         found = find_spec(module)
     except ImportError:
         found = None
     if found is None or found.origin is None or not found.origin.endswith(".py"):
-        raise BadInput(f"adapter {module} is no Python file", hint="is it installed?")
+        raise BadInput(f"{module} is no Python file", hint="is it installed?")
     return Path(found.origin).read_text(encoding="utf-8")

@@ -8,16 +8,18 @@ are bounded, numbers finite, texts one line, and a place without a clock gets no
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sepdeploy.codec import loads
 from sepdeploy.errors import BadInput, printable
+from sepdeploy.threat import Attack
 
 MOST_TEXT = 64 << 20  # bytes of an answer
 MOST_ITEMS = 1 << 22  # of one list in it
@@ -112,6 +114,7 @@ class Answer:
         native_calls: How often native kernels ran in one run.
         found: Names of the values that mode "values" wrote.
         ranges: Smallest and largest value by name, of mode "ranges".
+        queries: For how many images modes "search" and "serve" asked.
         runner: What kind of runner it was.
     """
 
@@ -121,6 +124,7 @@ class Answer:
     native_calls: int = 0
     found: tuple[str, ...] = ()
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    queries: int = 0
     runner: str = ""
 
 
@@ -212,6 +216,7 @@ def _answer(said: dict[str, Any], job: Job, clock: bool) -> Answer:
         native_calls=_count(said.get("native_calls", 0)),
         found=_asked(job, _items(said["found"])) if job.mode == "values" else (),
         ranges=_ranges(said["ranges"], job) if job.mode == "ranges" else {},
+        queries=_count(said.get("queries", 0)),
         runner=_text(said.get("runner", "")),
     )
 
@@ -299,6 +304,70 @@ def read_logits(job: Job, sizes: int, samples: int) -> npt.NDArray[np.float32]:
             hint="is the file what it should be?",
         ) from error
     return found
+
+
+class Labelled(NamedTuple):
+    """Images to attack: (N, ...) float32, their labels (N,) and ids (N,), which seed draws."""
+
+    images: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.int64]
+
+
+def search_job(
+    path: Path,
+    runtime: str,
+    given: Labelled,
+    attack: Attack,
+    folder: Path,
+    *,
+    batch: int,
+    threads: int | None = 1,
+    name: str = "search",
+) -> Job:
+    """Return the job that attacks images by what a file answers.
+
+    Args:
+        path: The artifact.
+        runtime: The runtime to use.
+        given: What is attacked; the images are written into ``folder``.
+        attack: One that needs logits alone (``threat.Row.on_file``).
+        folder: Where inputs and what was found lie on this machine.
+        batch: Images that are run at once.
+        threads: Threads of the runtime.
+        name: Keeps the files of several jobs in one folder apart.
+    """
+    source, target = folder / f"{name}-images.npy", folder / f"{name}.npz"
+    np.save(source, np.ascontiguousarray(given.images, dtype=np.float32), allow_pickle=False)
+    chosen = {key: getattr(attack, key) for key in ("norm", "eps", "restarts", "seed")}
+    settings = {**chosen, "queries": attack.steps, "batch": batch}
+    settings |= {"labels": given.labels.tolist(), "ids": given.ids.tolist()}
+    return Job("search", runtime, {"artifact": path}, settings, threads, source, target)
+
+
+def read_search(
+    job: Job, images: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return the images that a job of mode "search" found for ``images``, and their logits.
+
+    Raises:
+        BadInput: They are not what was asked for.
+    """
+    assert job.output is not None
+    try:
+        if job.output.stat().st_size > MOST_ARRAY:
+            raise ValueError("too large")
+        with np.load(job.output, allow_pickle=False) as said:
+            found, logits = said["images"], said["logits"]
+        for array, shape in ((found, images.shape), (logits, (len(images), *logits.shape[1:]))):
+            if array.dtype != np.float32 or array.shape != shape or array.ndim < 2:
+                raise ValueError(f"{array.dtype} {array.shape}")
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise BadInput(
+            f"{job.subject}: expected {len(images)} images with their logits: {_text(error)}",
+            hint="is the file what it should be?",
+        ) from error
+    return found, logits
 
 
 def logits_job(

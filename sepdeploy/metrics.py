@@ -19,7 +19,9 @@ of ``Measurement`` itself:
     ``dot``: how many of them are dot products; ``simd``, ``ldst``, ``fmla`` are shown only.
 ``clean_accuracy``, ``adversarial_accuracy``
     ``samples``: 0 or 1 per image; ``images_sha256``: digest of the images and labels; and for the
-    second ``attack``, ``eps``, ``norm``, ``steps``, ``restarts``.
+    second ``attack``, ``eps``, ``norm``, ``steps``, ``restarts``; ``made_on``: "file" where the
+    attack saw the file's answers, absent where it saw its torch model's; ``checks``, and
+    ``unreliable`` where one failed. ``attack`` is "worst" for what stands under all ``of`` several.
 any metric
     ``layers``: {layer name: its share of ``value``}, so that a verdict can name the layer that
     moved; ``throttled`` or ``unstable``: true when the measurement is void, with ``reason``.
@@ -140,7 +142,7 @@ def _counted(unit: str, worse: str = "", column: Column | None = None, taken: st
     return Metric(unit, _STATIC, "count", _STATIC, _STATIC, (), (), worse, column, taken)
 
 
-_ATTACK = ("attack", "eps", "norm", "steps", "restarts", "seed")
+_ATTACK = ("attack", "eps", "norm", "steps", "restarts", "made_on", "of", "seed")
 _MEMORY = "sepdeploy.measure.memory:measure_memory"
 
 _SHOWN = Metric("", frozenset(Kind))

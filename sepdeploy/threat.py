@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -78,6 +78,14 @@ class Attack:
             return default_step_size(self.eps, self.steps)
         return self.step_size
 
+    @property
+    def through(self) -> Attack:
+        """The attack that is made through a file in place of this one."""
+        row = ATTACKS[self.family]
+        if not row.through:
+            return self
+        return replace(self, name=row.through + self.name.removeprefix(self.family))
+
     def details(self) -> dict[str, Any]:
         """Return the fields that stand beside an adversarial accuracy and in evaluation packs."""
         return {
@@ -106,6 +114,9 @@ class Row:
         steps: Where none are written; 0 = the attack has no number of steps.
         norms: That it supports.
         gradients: Whether it needs those of the model.
+        on_file: Whether logits are enough for it: it is made on the file itself, where that runs.
+        through: The attack of the same numbers that is made through a file, by its answers forward
+            and its twin's gradient backward; "" = this one.
         members: Of an ensemble: each attacks what those before it left standing.
     """
 
@@ -114,13 +125,15 @@ class Row:
     steps: int = 0
     norms: tuple[str, ...] = NORMS
     gradients: bool = True
+    on_file: bool = False
+    through: str = ""
     members: tuple[str, ...] = ()
 
 
 _ROOM = "sepdeploy.attacks."
 ATTACKS: dict[str, Row] = {
     "fgsm": Row("fgsm", _ROOM + "gradient:fgsm"),
-    "pgd": Row("pgd-40", _ROOM + "gradient:pgd", steps=20),
+    "pgd": Row("pgd-40", _ROOM + "gradient:pgd", steps=20, through="pgd-margin"),
     "pgd-margin": Row("pgd-margin-40", _ROOM + "projected:MARGIN", steps=20),
     "pgd-dlr": Row("pgd-dlr-40", _ROOM + "projected:DLR", steps=20),
     "pgd-t": Row("pgd-t-40", _ROOM + "projected:TARGETED", steps=20),
@@ -130,7 +143,9 @@ ATTACKS: dict[str, Row] = {
     "apgd-t": Row("apgd-t", _ROOM + "apgd:TARGETED", steps=100),
     "fab-t": Row("fab-t", _ROOM + "fab:TARGETED", steps=100),
     "cw": Row("cw", _ROOM + "carlini_wagner:L2", steps=1000, norms=("l2",)),
-    "square": Row("square@1000", _ROOM + "square:SQUARE", steps=5000, gradients=False),
+    "square": Row(
+        "square@1000", _ROOM + "square:SQUARE", steps=5000, gradients=False, on_file=True
+    ),
     "aa-fast": Row("aa-fast", members=("apgd-ce-100", "apgd-t-100")),
     "aa-standard": Row(
         "aa-standard", members=("apgd-ce-100", "apgd-t-100", "fab-t-100", "square@5000")

@@ -6,9 +6,9 @@ the very same text works as a part of sepdeploy and, zipped into one file
 
     python runner.pyz < job.json          # the result is the last line of standard output
 
-A job is a JSON object; a result is one too. Common keys of a job:
+A job is a JSON object in one line; a result is one too. Common keys of a job:
 
-    mode      "run" | "latency" | "memory" | "values" | "ranges" | "optimize"
+    mode      "run" | "latency" | "memory" | "values" | "ranges" | "optimize" | "search" | "serve"
     runtime   a name of the table of runtimes (``runner.table``); for "run" also
               "onnx.reference", the slow evaluator of the onnx package
     threads   1 by default
@@ -36,6 +36,12 @@ declare them as outputs.
 intermediate value takes over all inputs; an .onnx file must declare them as outputs.
 
 ``optimize``: ``model``, ``output``: writes the graph as the runtime optimises it.
+
+``search``: ``model``, ``inputs``, ``labels``, ``ids``, ``norm``, ``eps``, ``queries``,
+``restarts``, ``seed``, ``batch``, ``output`` (.npz to write: "images" that a random search found
+for the inputs, and their "logits"); ``queries`` of the result counts the images asked for.
+
+``serve``: ``model``, ``batch``; then questions follow on standard input, see ``runner.asking``.
 
 Where native kernels may run, a result has ``native_calls``: how often they did in one run of each
 model, summed up. Every result has ``ok``; when false, ``error`` (one line) and ``kind``:

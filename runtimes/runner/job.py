@@ -34,6 +34,12 @@ class Job:
     inputs: str = ""
     output: str = ""
     names: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
+    ids: tuple[int, ...] = ()
+    norm: str = "linf"
+    eps: float = 0.0
+    queries: int = 1
+    restarts: int = 1
     batch: int = 0
     batches: tuple[int, ...] | None = None
     memory_limit: int = 0
@@ -65,6 +71,8 @@ def read_job(said: Mapping[str, Any]) -> Job:
         models=tuple(Named(str(m["name"]), str(m["path"])) for m in several),
         native=said.get("native") or {},
         names=tuple(map(str, said.get("names", ()))),
+        labels=tuple(map(int, said.get("labels", ()))),
+        ids=tuple(map(int, said.get("ids", ()))),
         batches=tuple(map(int, said["batches"])) if "batches" in said else None,
         **plain,
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sepdeploy.runtimes.runner.asking import job_search, job_serve
 from sepdeploy.runtimes.runner.contract import Result, RunnerError, one_line
 from sepdeploy.runtimes.runner.job import Job, read_job
 from sepdeploy.runtimes.runner.memory import job_memory, limit_memory
@@ -29,6 +30,8 @@ MODES: dict[str, Callable[[Job], Result]] = {
     "values": job_values,
     "ranges": job_ranges,
     "optimize": job_optimize,
+    "search": job_search,
+    "serve": job_serve,
 }
 
 
@@ -82,7 +85,7 @@ def file_digest(path: str) -> str:
 def main() -> int:
     """Read a job from standard input, print the result as the last line of standard output."""
     try:
-        said = json.load(sys.stdin)
+        said = json.loads(sys.stdin.buffer.readline())  # what follows is the job's own
     except ValueError as error:
         said = None
         sys.stderr.write(f"job is not JSON: {one_line(error)}\n")

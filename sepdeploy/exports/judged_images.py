@@ -21,6 +21,8 @@ from sepdeploy.records import Notify
 from sepdeploy.threat import Attack, check_norm, parse_attack, parse_eps
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sepdeploy.data import Dataset
     from sepdeploy.models import Model
 
@@ -138,7 +140,7 @@ def exact_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float6
 
 
 def attack_images(
-    model: Model,
+    model: nn.Module,
     images: NDArray[np.float32],
     labels: NDArray[np.int64],
     ids: NDArray[np.int64],

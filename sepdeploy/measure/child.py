@@ -83,9 +83,9 @@ def _in_child(job: Job, text: bytes, program: Path, timeout: float) -> Answer:
     try:
         return read_answer(out, job)
     except NoAnswer:
-        raise _crash(job, process.returncode, err) from None
+        raise crash(job, process.returncode, err) from None
     except Refused as refused:
-        raise _refusal(job, refused) from None
+        raise refusal(job, refused) from None
 
 
 def native_libraries(paths: Sequence[str], runtime: str) -> dict[str, str]:
@@ -155,7 +155,7 @@ def memory_limit() -> int:
     return max(LEAST_MEMORY, int(line.split()[1]) * 1024 * 4 // 5)
 
 
-def _refusal(job: Job, refused: Refused) -> SepdeployError:
+def refusal(job: Job, refused: Refused) -> SepdeployError:
     """Return the error for what the child could not do."""
     message, hint = refused.message, refused.hint or RUN_IT
     if refused.kind == "missing":
@@ -168,7 +168,7 @@ def _refusal(job: Job, refused: Refused) -> SepdeployError:
     return SepdeployError(f"{job.subject}: the runner failed: {message}", hint=hint)
 
 
-def _crash(job: Job, code: int, err: bytes) -> SepdeployError:
+def crash(job: Job, code: int, err: bytes) -> SepdeployError:
     """Return the error for a child that ended without an answer."""
     if code < 0:
         try:

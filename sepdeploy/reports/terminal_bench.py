@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from statistics import quantiles
 
 from sepdeploy.metrics import HERE, METRICS, THERE, Column, micros, percent
-from sepdeploy.records import BenchReport, Kind, Result
+from sepdeploy.records import BenchReport, Kind, Measurement, Result
 from sepdeploy.reports.page import Page
 from sepdeploy.reports.tables import Line, Table
 
@@ -111,13 +111,7 @@ def _attack_notes(report: BenchReport, names: Mapping[str, str]) -> list[str]:
         for m in result.measurements:
             if m.metric != "adversarial_accuracy" or m.value is None:
                 continue
-            eps = float(m.details["eps"])
-            mark = f"; {m.details['unreliable']}" if "unreliable" in m.details else ""
-            line = (
-                f"adv %: {m.details['attack']}, {m.details['norm']} eps {eps:.4g} "
-                f"(= {255 * eps:.3g}/255), {m.n} images, made on the torch model, "
-                f"judged by the file in its runtime{mark}"
-            )
+            line = _attack_line(m)
             half = 50 * (m.ci[1] - m.ci[0]) if m.ci else 0.0
             widest[line] = max(half, widest.get(line, 0.0))
             name = names[result.artifact.path]
@@ -127,6 +121,20 @@ def _attack_notes(report: BenchReport, names: Mapping[str, str]) -> list[str]:
     lines = [f"{line}; 95 % interval ±{half:.1f} or less" for line, half in widest.items()]
     own = [f"; {', '.join(values[line])}" for line in widest]
     return [*lines[:1], *(f"{line}{end}" for line, end in zip(lines[1:], own[1:], strict=True))]
+
+
+def _attack_line(m: Measurement) -> str:
+    eps, of = float(m.details["eps"]), m.details.get("of")
+    mark = f"; {m.details['unreliable']}" if "unreliable" in m.details else ""
+    if mark and not mark.startswith("; unreliable"):
+        mark = f"; unreliable: {mark[2:]}"
+    on_file = m.details.get("made_on") == "file"
+    made = "made on the file" if on_file else "made on the torch model"
+    what = f"the worst of {', '.join(of)}" if of else str(m.details["attack"])
+    return (
+        f"adv %: {what}, {m.details['norm']} eps {eps:.4g} (= {255 * eps:.3g}/255), {m.n} images, "
+        f"{'' if of else made + ', '}judged by the file in its runtime{mark}"
+    )
 
 
 def _latency_notes(report: BenchReport, names: Mapping[str, str]) -> list[str]:

@@ -196,9 +196,8 @@ def test_square_asks_no_more_than_it_may_and_only_for_what_stands():
         np.full((3, 1, 6, 6), 0.5, np.float32) + np.float32([0.01, 0.2, -0.3])[:, None, None, None]
     )
     labels = np.array([1, 1, 1])
-    found = square.Square().search(
-        predict, images, labels, np.arange(3), parse_attack("square@50", 0.05)
-    )
+    search = square.SQUARE.search(parse_attack("square@50", 0.05))
+    found = search.run(predict, images, labels, np.arange(3))
     assert len(asked) <= 51  # the images themselves, then the queries
     assert asked[0] == 3
     assert asked[1] == 2  # the third is wrong as it is

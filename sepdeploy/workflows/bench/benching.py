@@ -24,6 +24,7 @@ from sepdeploy.files import Watched, scratch
 from sepdeploy.records import BenchReport, Kind, Notify, Result
 from sepdeploy.workflows.bench.judging import Judging, JudgingSet, judging_sets
 from sepdeploy.workflows.bench.on_device import DeviceBench, open_replay
+from sepdeploy.workflows.bench.on_file import attacked_here, to_search
 from sepdeploy.workflows.bench.on_host import dense_form, host_result
 from sepdeploy.workflows.bench.options import BenchOptions
 from sepdeploy.workflows.bench.subjects import (
@@ -179,7 +180,7 @@ def _on_host(
         if key not in judged:
             judged[key] = judging_sets(subject.export, subject.entry.input.shape, options, notify)
         for runtime in chosen:
-            stored_result = kept.get(f"{subject.sha256} {runtime}")
+            stored_result, sets = kept.get(f"{subject.sha256} {runtime}"), judged[key].sets
             if replay is not None and stored_result is None:
                 raise BadInput(
                     f"the recording has nothing about {subject.path} in {runtime}",
@@ -187,8 +188,9 @@ def _on_host(
                 )
             if stored_result is None:
                 notify(f"measuring {subject.path} in {runtime}")
-                stored_result = host_result(subject, runtime, options, judged[key].sets)
-            benched.append(_Benched(subject, judged[key].sets, stored_result))
+                sets = attacked_here(subject, runtime, judged[key], notify)
+                stored_result = host_result(subject, runtime, options, sets)
+            benched.append(_Benched(subject, sets, stored_result))
     lacking = (j.missing for j in judged.values() if j.missing is not None)
     return _OnHost(host, tuple(benched), watched, next(lacking, None))
 
@@ -222,9 +224,9 @@ def _on_device(
             place = folder / str(number)
             place.mkdir()
             dense, why = dense_form(benched.subject, options, place)
-            results.append(
-                own.result(benched.result, benched.subject.path, benched.judged, dense, why)
-            )
+            recorded = options.record is not None or device.replay is not None
+            sets = to_search(benched.judged) if recorded else benched.judged
+            results.append(own.result(benched.result, benched.subject.path, sets, dense, why))
             if own.error is not None:
                 break
     return results, own.error

@@ -7,7 +7,7 @@ an error, after all the rest was measured, when an attack was wanted and a notic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,14 +21,19 @@ from sepdeploy.exports.judged_images import (
     choose_attacks,
     find_data,
     no_gradient_note,
+    torch_logits,
 )
 from sepdeploy.exports.torch_model import TorchModel
+from sepdeploy.jobs import Labelled
 from sepdeploy.records import Notify
-from sepdeploy.threat import Attack
+from sepdeploy.threat import ATTACKS, Attack
 from sepdeploy.workflows.bench.options import BenchOptions
 
 if TYPE_CHECKING:
     from sepdeploy.models import Model
+
+
+TWIN, FILE = "twin", "file"  # whose answers an attack saw
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,10 @@ class JudgingSet:
     """Images with labels, and what an attack made of them.
 
     ``source`` says where they come from: "pack" or "data"; ``attack`` is what made ``adversarial``,
-    ``no_gradient`` for how many of them without the help of a gradient.
+    ``no_gradient`` for how many of them without the help of a gradient, and ``made_on`` whose
+    answers it saw: those of the torch "twin", or of the "file" itself. Of an attack that is still
+    to be made on the file, wherever that runs, ``adversarial`` is None. ``twin_classes`` is what
+    the torch model says of ``images``, where that is known.
     """
 
     images: NDArray[np.float32]
@@ -47,6 +55,19 @@ class JudgingSet:
     adversarial: NDArray[np.float32] | None = None
     attack: Attack | None = None
     no_gradient: int = 0
+    made_on: str = TWIN
+    twin_classes: NDArray[np.int64] | None = None
+
+    @property
+    def searched(self) -> bool:
+        """Whether the attack needs nothing but the file's logits."""
+        attack = self.attack
+        return attack is not None and attack.eps > 0 and ATTACKS[attack.family].on_file
+
+    @property
+    def labelled(self) -> Labelled:
+        """What an attack is given."""
+        return Labelled(self.images, self.labels, self.ids)
 
     def origin(self) -> dict[str, object]:
         """Return where the images come from, as details of a measurement."""
@@ -57,6 +78,8 @@ class JudgingSet:
         if self.attack is None:
             return self.origin()
         found = {**self.origin(), **self.attack.details(), "no_gradient": self.no_gradient}
+        if self.made_on == FILE:
+            found["made_on"] = FILE
         if self.no_gradient:
             found["unreliable"] = no_gradient_note(self.no_gradient, len(self.images))
         return found
@@ -64,10 +87,11 @@ class JudgingSet:
 
 @dataclass(frozen=True)
 class Judging:
-    """What an artifact is judged on, and what was wanted and cannot be had."""
+    """What an artifact is judged on, what was wanted and cannot be had, and the torch model."""
 
     sets: tuple[JudgingSet, ...] = ()
     missing: Missing | None = None
+    twin: Model | None = None
 
 
 def judging_sets(
@@ -104,7 +128,7 @@ def judging_sets(
         except Missing as error:
             notify(error.message)
             missing = missing or error
-    return Judging(tuple(found) or (clean,), missing)
+    return Judging(tuple(found) or (clean,), missing, _twin(export)[0])
 
 
 def _no_images(attacks: tuple[Attack, ...]) -> Missing:
@@ -133,13 +157,17 @@ def _clean(
     if data is None or (pack is not None and not asked and len(pack) >= len(data.test)):
         return None if pack is None else _from_pack(pack, options.samples)
     part = data.test.take(options.samples, options.seed)
-    return JudgingSet(part.batch(slice(None)), part.labels, part.ids, data.name, "data")
+    images, (twin, _) = part.batch(slice(None)), _twin(export)
+    said = None if twin is None else torch_logits(twin, images).argmax(axis=1)
+    return JudgingSet(images, part.labels, part.ids, data.name, "data", twin_classes=said)
 
 
 def _from_pack(pack: EvalPack, samples: int) -> JudgingSet:
     n = min(samples, len(pack))
     name = str(pack.provenance.get("data", "unknown"))
-    return JudgingSet(pack.clean()[:n], pack.labels[:n], pack.ids[:n], name, "pack")
+    said = pack.logits[:n].argmax(axis=1)
+    images = pack.clean()[:n]
+    return JudgingSet(images, pack.labels[:n], pack.ids[:n], name, "pack", twin_classes=said)
 
 
 def _twin(export: Export | None) -> tuple[Model | None, str]:
@@ -160,6 +188,8 @@ def _attacked(
     options: BenchOptions,
     notify: Notify,
 ) -> JudgingSet:
+    if ATTACKS[attack.family].on_file and attack.eps:
+        return replace(clean, attack=attack, made_on=FILE)
     images, source, blind = clean.images, clean.source, 0
     if attack.eps == 0:
         made = images  # an attack of radius 0 is the image itself
@@ -182,7 +212,7 @@ def _attacked(
                 f"and the model cannot be attacked: {why_not}",
                 hint="keep the .pt beside the manifest and install 'sepdeploy[train]'",
             )
-    return JudgingSet(images, clean.labels, clean.ids, clean.data, source, made, attack, blind)
+    return replace(clean, source=source, adversarial=made, attack=attack, no_gradient=blind)
 
 
 def _in_pack(pack: EvalPack, attack: Attack) -> bool:

@@ -20,7 +20,7 @@ from sepdeploy.codec import to_json
 from sepdeploy.devices.sustained import sample_times, sustained
 from sepdeploy.errors import SepdeployError
 from sepdeploy.files import scratch
-from sepdeploy.jobs import Answer, Job, logits_job, read_logits
+from sepdeploy.jobs import Answer, Job, logits_job, read_logits, read_search, search_job
 from sepdeploy.measure.accuracy import accuracy, check_distance
 from sepdeploy.measure.latency import Timing, latency_job, latency_pair
 from sepdeploy.measure.memory import memory_pair
@@ -28,8 +28,11 @@ from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
 from sepdeploy.workflows.bench.judging import JudgingSet
 from sepdeploy.workflows.bench.options import BenchOptions
+from sepdeploy.workflows.bench.self_checks import at_worst, checks, marked
 
 ACCURACY_BATCH = 32
+CLEAN, ADVERSARIAL = "clean_accuracy", "adversarial_accuracy"
+SEARCH = "search"  # mode of the runner
 Jobs = Sequence[tuple[str, Job]]
 
 
@@ -79,13 +82,15 @@ class Place(ABC):
     """Where a file is measured.
 
     ``name`` and ``modes`` say where, and which modes of the runner it can do; ``details`` stand
-    beside every accuracy from there, ``threads`` is for logits.
+    beside every accuracy from there, ``threads`` is for logits, and clean images are run twice
+    where it ``repeats``.
     """
 
     name: str
     modes: frozenset[str]
     details: Mapping[str, object] = {}
     threads = 1
+    repeats = True
 
     def timing(self, options: BenchOptions) -> Timing:
         """Return how long is timed there; here the batch and threads alone."""
@@ -115,8 +120,10 @@ def measure_at(place: Place, task: Task) -> tuple[tuple[Measurement, ...], Taken
     with scratch() as folder:
         jobs = dict(_jobs(place, task, timing, folder))
         taken = place.take(list(jobs.items()))
-        clean = _logits(taken, jobs, "clean", task)
-        found = [*_timed(taken, task, timing), *place.own(task, clean)]
+        faces = _faces(task.judged, place)
+        clean = next((_logits(taken, jobs, face) for face in faces), None)
+        own = place.own(task, None if clean is None else clean[0])
+        found = [*_timed(taken, task, timing), *own]
         found += _accuracies(place, taken, jobs, task)
     return tuple(found), taken
 
@@ -131,43 +138,66 @@ def _jobs(place: Place, task: Task, timing: Timing, folder: Path) -> Iterator[tu
         if task.dense is not None and not task.options.sustained:
             models["dense"] = task.dense
         yield "latency", latency_job(models, task.runtime, timing)
-    for name, _, _, images in _faces(task.judged):
-        batches = [min(ACCURACY_BATCH, len(images))]
-        yield name, logits_job(
-            task.path, task.runtime, images, folder,
-            batches=batches, threads=place.threads, name=name,
-        )  # fmt: skip
+    for face in _faces(task.judged, place):
+        own = face.judging
+        if face.images is not None:
+            batches = [min(ACCURACY_BATCH, len(face.images))]
+            if not face.attacked and place.repeats:
+                batches *= 2  # answers that change between two runs judge nothing
+            yield face.name, logits_job(
+                task.path, task.runtime, face.images, folder,
+                batches=batches, threads=place.threads, name=face.name,
+            )  # fmt: skip
+        elif own.attack is not None and SEARCH in place.modes:
+            yield face.name, search_job(
+                task.path, task.runtime, own.labelled, own.attack, folder,
+                batch=ACCURACY_BATCH, threads=place.threads, name=face.name,
+            )  # fmt: skip
 
 
-def _faces(
-    judged: tuple[JudgingSet, ...],
-) -> Iterator[tuple[str, str, JudgingSet, NDArray[np.float32]]]:
-    """Give the images to run, with a name of theirs and the metric that they decide."""
+@dataclass(frozen=True)
+class _Face:
+    """Images to run: the clean ones of a judging set, or its attacked ones.
+
+    Attributes:
+        name: Of the job.
+        judging: The set.
+        images: To run; None where the place looks for them itself.
+        clean: Name of the job that runs the same images as they are.
+    """
+
+    name: str
+    judging: JudgingSet
+    images: NDArray[np.float32] | None
+    clean: str
+
+    @property
+    def attacked(self) -> bool:
+        return self.name != self.clean
+
+
+def _faces(judged: tuple[JudgingSet, ...], place: Place) -> Iterator[_Face]:
     for index, judging in enumerate(judged):
-        if _clean_face(judged, judging) == _face("clean", index):
-            yield _face("clean", index), "clean_accuracy", judging, judging.images
-        if judging.adversarial is not None:
-            yield _face("attack", index), "adversarial_accuracy", judging, judging.adversarial
+        first = next(i for i, s in enumerate(judged) if np.array_equal(s.ids, judging.ids))
+        clean = f"clean{first}" if first else "clean"  # attacks mostly share them
+        if first == index:
+            yield _Face(clean, judging, judging.images, clean)
+        if judging.searched and (SEARCH in place.modes or judging.adversarial is None):
+            yield _Face(f"attack{index}", judging, None, clean)
+        elif judging.adversarial is not None:
+            yield _Face(f"attack{index}", judging, judging.adversarial, clean)
 
 
-def _face(name: str, index: int) -> str:
-    return name if name == "clean" and not index else f"{name}{index}"
-
-
-def _clean_face(judged: tuple[JudgingSet, ...], judging: JudgingSet) -> str:
-    """Return the name under which a set's clean images are run: attacks mostly share them."""
-    index = next(i for i, s in enumerate(judged) if np.array_equal(s.ids, judging.ids))
-    return _face("clean", index)
-
-
-def _logits(
-    taken: Taken, jobs: Mapping[str, Job], name: str, task: Task
-) -> NDArray[np.float32] | None:
-    if name not in taken.answers:
+def _logits(taken: Taken, jobs: Mapping[str, Job], face: _Face) -> NDArray[np.float32] | None:
+    """Return (runs, N, classes), None where the place gave none."""
+    if face.name not in taken.answers:
         return None
-    images = next(images for own, _, _, images in _faces(task.judged) if own == name)
-    found: NDArray[np.float32] = read_logits(jobs[name], 1, len(images))[0]
-    return found
+    job, own = jobs[face.name], face.judging
+    if face.images is None and own.attack is not None:
+        found, logits = read_search(job, own.images)
+        check_distance(own.images, found, own.attack.eps, own.attack.norm)
+        return logits[None]
+    return read_logits(job, len(job.settings["batches"]), len(own.images))
 
 
 def _timed(taken: Taken, task: Task, timing: Timing) -> Iterator[Measurement]:
@@ -189,17 +219,37 @@ def _timed(taken: Taken, task: Task, timing: Timing) -> Iterator[Measurement]:
 def _accuracies(
     place: Place, taken: Taken, jobs: Mapping[str, Job], task: Task
 ) -> Iterator[Measurement]:
-    """Judge the logits that the place gave, by one rule."""
-    for name, metric, judging, _ in _faces(task.judged):
-        attacked = metric == "adversarial_accuracy"
-        origin = judging.attacked_origin() if attacked else judging.origin()
-        if name in taken.findings:
-            reason = {"reason": taken.findings[name], **place.details}
-            yield measured(metric, None, taken.kind, n=0, details=reason)
-        logits = _logits(taken, jobs, name, task)
-        clean = _logits(taken, jobs, _clean_face(task.judged, judging), task) if attacked else None
-        if logits is not None and not (attacked and clean is None):
-            yield accuracy(
-                metric, logits, judging.images, judging.labels, taken.kind,
-                {**origin, **place.details}, where=task.path, clean=clean,
-            )  # fmt: skip
+    """Judge the logits that the place gave, by one rule; under several attacks also at worst."""
+    found: list[Measurement] = []
+    clean: dict[str, NDArray[np.float32]] = {}
+    for face in _faces(task.judged, place):
+        own, metric = face.judging, ADVERSARIAL if face.attacked else CLEAN
+        origin = own.attacked_origin() if face.attacked else own.origin()
+        details = {**origin, **place.details}
+        reason = taken.findings.get(face.name)
+        if reason is None and face.images is None and face.name not in jobs:
+            reason = f"{place.name} looks for no examples itself, and a recording holds none"
+        if reason is not None:
+            found.append(
+                measured(metric, None, taken.kind, n=0, details={"reason": reason} | details)
+            )
+        logits = _logits(taken, jobs, face)
+        if logits is None or (face.attacked and face.clean not in clean):
+            continue
+        if not face.attacked:
+            clean[face.name] = logits
+        else:
+            details |= checks(own, clean[face.clean], place.repeats)
+        found.append(
+            accuracy(
+                metric,
+                logits[0],
+                own.images,
+                own.labels,
+                taken.kind,
+                details,
+                where=task.path,
+                clean=clean[face.clean][0] if face.attacked else None,
+            )
+        )
+    yield from at_worst(marked(found))

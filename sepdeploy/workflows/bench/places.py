@@ -29,7 +29,7 @@ from sepdeploy.metrics import measured
 from sepdeploy.programs import processor_family
 from sepdeploy.records import Kind, Measurement
 from sepdeploy.runtimes.packing import write_runner
-from sepdeploy.workflows.bench.measuring import ACCURACY_BATCH, Jobs, Place, Taken, Task
+from sepdeploy.workflows.bench.measuring import ACCURACY_BATCH, SEARCH, Jobs, Place, Taken, Task
 from sepdeploy.workflows.bench.options import BenchOptions
 
 Floats = NDArray[np.float32]
@@ -67,7 +67,7 @@ class RemotePlace(Place):
         on_job: Told the name of each job as it starts.
     """
 
-    modes = frozenset({"memory", "latency", "run"})
+    modes = frozenset({"memory", "latency", "run"})  # and searches, where its Python works
 
     def __init__(
         self,
@@ -82,6 +82,9 @@ class RemotePlace(Place):
         self._profile = profile
         self._options = options
         self._on_job = on_job
+        self._python = usable_python(transport, profile, options)
+        if self._python:
+            self.modes |= {SEARCH}
 
     def timing(self, options: BenchOptions) -> Timing:
         """Return how long is timed there."""
@@ -94,13 +97,22 @@ class RemotePlace(Place):
         with scratch() as folder:
             run = run_jobs(
                 self._transport,
-                choose_launcher(self._transport, self._profile, self._options, folder),
+                self._launcher(folder),
                 jobs,
                 profile=self._profile,
                 steady=not self._options.sustained,
                 on_job=self._on_job,
             )
         return Taken(run.kind, run.answers, to_json(run.device()), run.notes, run.error)
+
+    def _launcher(self, folder: Path) -> Launcher:
+        """Return what is started: the user's program, Python, or the compiled runner."""
+        if self._options.runner is not None:
+            return program_launcher(self._options.runner)
+        if self._python:
+            return python_launcher(write_runner(folder), self._python)
+        abi = processor_family(read_facts(self._transport).machine)
+        return bundle_launcher(open_bundle(abi, setup=f"sepdeploy devices setup {self.name}"))
 
 
 class EmulatedPlace(Place):
@@ -111,6 +123,7 @@ class EmulatedPlace(Place):
         path: The artifact, whose format decides the runtime.
     """
 
+    repeats = False  # it counts instructions, one by one
     modes = frozenset({"run"})  # instructions and memory are counted in ``own``
 
     def __init__(self, emulator: Emulator, path: Path) -> None:
@@ -183,17 +196,15 @@ class ProgramPlace(Place):
         yield measured("load_ms", times.init_ms, kind, details={"program": name})
 
 
-def choose_launcher(
-    transport: Transport, profile: DeviceProfile, options: BenchOptions, folder: Path
-) -> Launcher:
-    """Return what is started on the device: the user's program, Python, or the compiled runner.
+def usable_python(transport: Transport, profile: DeviceProfile, options: BenchOptions) -> str:
+    """Return the Python of a device that can run our runner; "" where another program does.
 
     Raises:
         Missing: The Python that the user named is not there, or has no numpy.
     """
     if options.runner is not None:
-        return program_launcher(options.runner)
-    facts = read_facts(transport)
+        return ""
+    read_facts(transport)
     named = options.python or (
         profile.transport.python if profile.transport.python != PYTHON else ""
     )
@@ -201,8 +212,7 @@ def choose_launcher(
     if named or transport.name != "adb":
         tried = transport.run([python, "-c", "import numpy"], timeout=60)
         if tried.rc == 0:
-            return python_launcher(write_runner(folder), python)
+            return python
         if named:
             raise unusable_python(tried, transport.where, python)
-    abi = processor_family(facts.machine)
-    return bundle_launcher(open_bundle(abi, setup=f"sepdeploy devices setup {profile.id}"))
+    return ""
