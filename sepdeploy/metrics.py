@@ -22,6 +22,10 @@ of ``Measurement`` itself:
     second ``attack``, ``eps``, ``norm``, ``steps``, ``restarts``; ``made_on``: "file" where the
     attack saw the file's answers, absent where it saw its torch model's; ``checks``, and
     ``unreliable`` where one failed. ``attack`` is "worst" for what stands under all ``of`` several.
+    ``transfer`` says for what else the adversarial set was made.
+``accuracy_difference``
+    of ``accuracy`` (a metric) to that of ``against`` (file and runtime, or "torch model") on the
+    same images: how many are ``lost`` and ``gained``, and McNemar's exact ``p``.
 any metric
     ``layers``: {layer name: its share of ``value``}, so that a verdict can name the layer that
     moved; ``throttled`` or ``unstable``: true when the measurement is void, with ``reason``.
@@ -142,7 +146,7 @@ def _counted(unit: str, worse: str = "", column: Column | None = None, taken: st
     return Metric(unit, _STATIC, "count", _STATIC, _STATIC, (), (), worse, column, taken)
 
 
-_ATTACK = ("attack", "eps", "norm", "steps", "restarts", "made_on", "of", "seed")
+_ATTACK = ("attack", "eps", "norm", "steps", "restarts", "made_on", "of", "transfer", "seed")
 _MEMORY = "sepdeploy.measure.memory:measure_memory"
 
 _SHOWN = Metric("", frozenset(Kind))
@@ -190,6 +194,9 @@ METRICS: dict[str, Metric] = {
         "fraction", _COMPUTED, "accuracy", _COMPUTED, _COMPUTED,
         variants=_ATTACK[:-1], same=("images_sha256", *_ATTACK),
         worse="The artifact withstands fewer adversarial images.", column=Column("adv %", percent),
+    ),
+    "accuracy_difference": Metric(
+        "fraction", _COMPUTED, variants=("accuracy", "against", *_ATTACK[:-1])
     ),
     "instructions": Metric(
         "instructions", frozenset({Kind.EMULATED}), "instructions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,10 +11,12 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.formats import FLAVOURS, FORMATS, TFLITE_RUNTIMES, Format
 from sepdeploy.exporters.modes import MODES, Mode
 from sepdeploy.files.roles import Reads, Writes, of_data
+from sepdeploy.measure.summary import Z95
 from sepdeploy.settings import DATA_NAMES, Needs, Options, setting, several
 from sepdeploy.threat import NORMS, examples, parse_attack, parse_eps
 
 CALIBRATION_SAMPLES = 128
+FINEST = 1e-4  # precision of an accuracy that may be asked for: 96 million images
 EVAL_STEPS = 40  # PGD steps when the training attack is all that is known
 ATTACKED = Writes("a set of images", (".npz", ".eval.npz"))
 EXPORTED = Writes("an export", folder=True)
@@ -120,6 +123,30 @@ class ExportOptions(Options):
         return tuple(found)
 
 
+def images_for(precision: str) -> int:
+    """Return how many images bring half of Wilson's 95 % interval below a precision.
+
+    At an accuracy of one half, where it is widest: z/2 · 1/√(n + z²).
+
+    Args:
+        precision: In percentage points: "1pp", "0.5 pp", "2%".
+
+    Raises:
+        BadInput: Not a number of percentage points, or one that no number of images reaches.
+    """
+    text = precision.strip().lower().removesuffix("%").removesuffix("pp").strip()
+    try:
+        half = float(text) / 100
+    except ValueError:
+        half = math.nan
+    if not FINEST <= half <= 0.5:
+        raise BadInput(
+            f"precision '{precision}' is no number of points from {100 * FINEST:g} to 50",
+            hint="--precision 1pp",
+        )
+    return max(1, math.ceil((Z95 / (2 * half)) ** 2 - Z95**2))
+
+
 @dataclass(frozen=True)
 class JudgingOptions(Seeded):
     """Which images, and how they are attacked; None means: as the model was trained."""
@@ -134,6 +161,12 @@ class JudgingOptions(Seeded):
     norm: str | None = setting(None, "Attack norm.", choices=NORMS)
     samples: int = setting(
         1000, "Images judged, or kept in a pack.", low=1, more="A pack has at most 16 MiB."
+    )
+    precision: str | None = setting(
+        None,
+        "As many images as an accuracy to ±1pp takes.",
+        metavar="1pp",
+        more="In percentage points, half the 95 % interval at worst; in place of --samples.",
     )
     data: str | None = setting(
         None,
@@ -150,6 +183,13 @@ class JudgingOptions(Seeded):
         for name in self.attacks or (f"pgd-{EVAL_STEPS}",):
             # of a model of the other norm the radius is judged again, with that
             parse_attack(name, eps if self.norm else min(eps, 1.0), norm)
+        if self.precision is not None:
+            if self.samples not in (type(self).samples, images_for(self.precision)):
+                raise BadInput(
+                    "--precision chooses the number of images, and so does --samples",
+                    hint="leave one of them out",
+                )
+            object.__setattr__(self, "samples", images_for(self.precision))
         if self.data is not None:
             from sepdeploy.data import check_name
 
@@ -175,4 +215,7 @@ class EvaluationOptions(JudgingOptions):
     @classmethod
     def needs(cls) -> dict[str, Needs]:
         """An attack goes into the pack; the data serve calibration too."""
-        return {name: {"eval_pack": (True,)} for name in ("attack", "eps", "norm", "samples")}
+        return {
+            name: {"eval_pack": (True,)}
+            for name in ("attack", "eps", "norm", "samples", "precision")
+        }

@@ -13,6 +13,7 @@ from sepdeploy.records import BenchReport, Kind, Measurement, Result
 from sepdeploy.reports.page import Page
 from sepdeploy.reports.tables import Line, Table
 
+TORCH_MODEL = "torch model"
 HOST = (Kind.STATIC, Kind.HOST)
 # On a device the best that could be had: the earlier of these.
 DEVICE = (Kind.MEASURED, Kind.MEASURED_EMULATOR, Kind.EMULATED, Kind.ESTIMATED)
@@ -88,7 +89,8 @@ def _intervals(results: Sequence[Result], names: Mapping[str, str]) -> list[str]
 
 def _bench_notes(report: BenchReport) -> list[Line]:
     names = report.names()
-    notes = [*_attack_notes(report, names), *_latency_notes(report, names)]
+    notes = [*_attack_notes(report, names), *_pair_notes(report, names)]
+    notes += _latency_notes(report, names)
     for result in report.results:
         name = names[result.artifact.path]
         notes += result.notes
@@ -123,6 +125,34 @@ def _attack_notes(report: BenchReport, names: Mapping[str, str]) -> list[str]:
     return [*lines[:1], *(f"{line}{end}" for line, end in zip(lines[1:], own[1:], strict=True))]
 
 
+def _pair_notes(report: BenchReport, names: Mapping[str, str]) -> list[str]:
+    """Return what differs on the same images between files, and from the torch model.
+
+    Of several attacks the worst alone is told; all of them stand in the JSON.
+    """
+    notes = []
+    for result in report.results:
+        for m in result.measurements:
+            if m.metric != "accuracy_difference" or m.value is None or m.ci is None:
+                continue
+            known, of = m.details, m.details.get("of")
+            lost, gained, p = known["lost"], known["gained"], known["p"]
+            several = any("of" in other.details for other in result.measurements)
+            if known["against"] == TORCH_MODEL and not lost + gained:
+                continue
+            if known["against"] != TORCH_MODEL and "attack" in known and several and not of:
+                continue
+            path, _, runtime = str(known["against"]).rpartition(" ")
+            against = f"{names.get(path, path)} {runtime}".strip()
+            under = f" under {'the worst' if of else known['attack']}" if "attack" in known else ""
+            notes.append(
+                f"{names[result.artifact.path]} {result.runtime.name} against {against}"
+                f"{under or ', clean'}: {100 * m.value:+.1f} points ({100 * m.ci[0]:+.1f} to "
+                f"{100 * m.ci[1]:+.1f}; {lost} of {m.n} lost, {gained} gained, p = {p:.2g})"
+            )
+    return notes
+
+
 def _attack_line(m: Measurement) -> str:
     eps, of = float(m.details["eps"]), m.details.get("of")
     mark = f"; {m.details['unreliable']}" if "unreliable" in m.details else ""
@@ -130,6 +160,8 @@ def _attack_line(m: Measurement) -> str:
         mark = f"; unreliable: {mark[2:]}"
     on_file = m.details.get("made_on") == "file"
     made = "made on the file" if on_file else "made on the torch model"
+    if m.details.get("transfer"):
+        made = f"TRANSFERRED ({m.details['transfer']})"
     what = f"the worst of {', '.join(of)}" if of else str(m.details["attack"])
     return (
         f"adv %: {what}, {m.details['norm']} eps {eps:.4g} (= {255 * eps:.3g}/255), {m.n} images, "

@@ -22,11 +22,13 @@ from sepdeploy.errors import BadInput, Incomparable, Missing, SepdeployError, Un
 from sepdeploy.exports.judged_images import choose_attacks
 from sepdeploy.files import Watched, scratch
 from sepdeploy.records import BenchReport, Kind, Notify, Result
-from sepdeploy.workflows.bench.judging import Judging, JudgingSet, judging_sets
+from sepdeploy.workflows.bench.given_sets import given_set
+from sepdeploy.workflows.bench.judging import Judging, JudgingSet, judging_sets, twin_of
 from sepdeploy.workflows.bench.on_device import DeviceBench, open_replay
 from sepdeploy.workflows.bench.on_file import attacked_here, to_search
 from sepdeploy.workflows.bench.on_host import dense_form, host_result
 from sepdeploy.workflows.bench.options import BenchOptions
+from sepdeploy.workflows.bench.pairs import with_pairs
 from sepdeploy.workflows.bench.subjects import (
     Subject,
     choose_runtimes,
@@ -74,7 +76,7 @@ def bench_artifacts(
     report = BenchReport(
         tool={"name": "sepdeploy", "version": __version__, "command": "bench"},
         host=found.host,
-        results=tuple(results),
+        results=tuple(with_pairs(results)),
     )
     on_report(report)
     error = error or _unmet(wanted, report) or found.missing
@@ -170,7 +172,8 @@ def _on_host(
     watched = watch(subjects, options)
     for subject in subjects:  # what is wrong with a name or a radius is said before anything runs
         known = {} if subject.export is None else subject.export.manifest.provenance
-        choose_attacks(known, options)
+        if options.adversarial is None:
+            choose_attacks(known, options)
     for subject in subjects:
         chosen = choose_runtimes(subject.path, options.runtime)
         if not chosen:
@@ -178,7 +181,7 @@ def _on_host(
             continue
         key = subject.export.path if subject.export else subject.path
         if key not in judged:
-            judged[key] = judging_sets(subject.export, subject.entry.input.shape, options, notify)
+            judged[key] = _judging(subject, options, notify)
         for runtime in chosen:
             stored_result, sets = kept.get(f"{subject.sha256} {runtime}"), judged[key].sets
             if replay is not None and stored_result is None:
@@ -193,6 +196,14 @@ def _on_host(
             benched.append(_Benched(subject, sets, stored_result))
     lacking = (j.missing for j in judged.values() if j.missing is not None)
     return _OnHost(host, tuple(benched), watched, next(lacking, None))
+
+
+def _judging(subject: Subject, options: BenchOptions, notify: Notify) -> Judging:
+    export, shape = subject.export, subject.entry.input.shape
+    if options.adversarial is None:
+        return judging_sets(export, shape, options, notify)
+    given = given_set(options.adversarial, export, shape, options)
+    return Judging((given,), twin=None if given.transfer else twin_of(export)[0])
 
 
 def _recorded(replay: Replay) -> _Recorded:

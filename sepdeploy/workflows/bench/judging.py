@@ -44,7 +44,8 @@ class JudgingSet:
     ``no_gradient`` for how many of them without the help of a gradient, and ``made_on`` whose
     answers it saw: those of the torch "twin", or of the "file" itself. Of an attack that is still
     to be made on the file, wherever that runs, ``adversarial`` is None. ``twin_classes`` is what
-    the torch model says of ``images``, where that is known.
+    the torch model says of ``images``, ``twin_attacked`` of ``adversarial``, where that is known;
+    ``transfer`` says for what else the set was made.
     """
 
     images: NDArray[np.float32]
@@ -57,6 +58,8 @@ class JudgingSet:
     no_gradient: int = 0
     made_on: str = TWIN
     twin_classes: NDArray[np.int64] | None = None
+    twin_attacked: NDArray[np.int64] | None = None
+    transfer: str = ""
 
     @property
     def searched(self) -> bool:
@@ -69,6 +72,15 @@ class JudgingSet:
         """What an attack is given."""
         return Labelled(self.images, self.labels, self.ids)
 
+    def twin_outcomes(self, *, attacked: bool) -> NDArray[np.bool_] | None:
+        """Return (N,) whether the torch model is right, on clean or on attacked images as well."""
+        if self.twin_classes is None or (attacked and self.twin_attacked is None):
+            return None
+        right: NDArray[np.bool_] = self.twin_classes == self.labels
+        if attacked:
+            right &= self.twin_attacked == self.labels
+        return right
+
     def origin(self) -> dict[str, object]:
         """Return where the images come from, as details of a measurement."""
         return {"data": self.data, "images_from": self.source}
@@ -80,6 +92,8 @@ class JudgingSet:
         found = {**self.origin(), **self.attack.details(), "no_gradient": self.no_gradient}
         if self.made_on == FILE:
             found["made_on"] = FILE
+        if self.transfer:
+            found["transfer"] = self.transfer
         if self.no_gradient:
             found["unreliable"] = no_gradient_note(self.no_gradient, len(self.images))
         return found
@@ -116,6 +130,11 @@ def judging_sets(
     if clean is None:
         notify("no images to judge on: accuracy is not measured; pass --data")
         return Judging(missing=_no_images(attacks) if options.asks_for_an_attack else None)
+    if options.precision is not None and len(clean.labels) < options.samples:
+        notify(
+            f"{clean.data} has {len(clean.labels)} images, {options.precision} takes "
+            f"{options.samples}: the interval is wider"
+        )
     if not attacks:
         notify(
             "no attack known from the model's training: clean accuracy only; pass --attack, --eps"
@@ -128,7 +147,7 @@ def judging_sets(
         except Missing as error:
             notify(error.message)
             missing = missing or error
-    return Judging(tuple(found) or (clean,), missing, _twin(export)[0])
+    return Judging(tuple(found) or (clean,), missing, twin_of(export)[0])
 
 
 def _no_images(attacks: tuple[Attack, ...]) -> Missing:
@@ -157,7 +176,7 @@ def _clean(
     if data is None or (pack is not None and not asked and len(pack) >= len(data.test)):
         return None if pack is None else _from_pack(pack, options.samples)
     part = data.test.take(options.samples, options.seed)
-    images, (twin, _) = part.batch(slice(None)), _twin(export)
+    images, (twin, _) = part.batch(slice(None)), twin_of(export)
     said = None if twin is None else torch_logits(twin, images).argmax(axis=1)
     return JudgingSet(images, part.labels, part.ids, data.name, "data", twin_classes=said)
 
@@ -170,7 +189,7 @@ def _from_pack(pack: EvalPack, samples: int) -> JudgingSet:
     return JudgingSet(images, pack.labels[:n], pack.ids[:n], name, "pack", twin_classes=said)
 
 
-def _twin(export: Export | None) -> tuple[Model | None, str]:
+def twin_of(export: Export | None) -> tuple[Model | None, str]:
     """Return the torch model of an artifact; or None, and why it cannot be attacked."""
     if export is None:
         return None, "the artifact has no manifest beside it"
@@ -191,18 +210,22 @@ def _attacked(
     if ATTACKS[attack.family].on_file and attack.eps:
         return replace(clean, attack=attack, made_on=FILE)
     images, source, blind = clean.images, clean.source, 0
+    said = None
     if attack.eps == 0:
-        made = images  # an attack of radius 0 is the image itself
+        made, said = images, clean.twin_classes  # an attack of radius 0 is the image itself
     elif pack is not None and clean.source == "pack" and _in_pack(pack, attack):
         assert pack.adversarial is not None
         made = pack.adversarial[: len(images)]
+        if pack.adversarial_logits is not None:
+            said = pack.adversarial_logits[: len(images)].argmax(axis=1)
         blind = pack.provenance["attack"].get("no_gradient", 0)
     else:
-        model, why_not = _twin(export)
+        model, why_not = twin_of(export)
         if model is not None:
             notify(f"attacking {len(images)} images with {attack.name}, eps {attack.eps:.4g}")
             made, found = attack_images(model, images, clean.labels, clean.ids, attack, notify)
             blind = found["no_gradient"]
+            said = torch_logits(model, made).argmax(axis=1)
         elif pack is not None and options.data is None and _in_pack(pack, attack):
             notify(f"judging on the pack's {len(pack)} images: {why_not}")
             return _attacked(_from_pack(pack, len(pack)), pack, export, attack, options, notify)
@@ -212,7 +235,9 @@ def _attacked(
                 f"and the model cannot be attacked: {why_not}",
                 hint="keep the .pt beside the manifest and install 'sepdeploy[train]'",
             )
-    return replace(clean, source=source, adversarial=made, attack=attack, no_gradient=blind)
+    return replace(
+        clean, source=source, adversarial=made, attack=attack, no_gradient=blind, twin_attacked=said
+    )
 
 
 def _in_pack(pack: EvalPack, attack: Attack) -> bool:

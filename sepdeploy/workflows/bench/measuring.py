@@ -28,6 +28,7 @@ from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement
 from sepdeploy.workflows.bench.judging import JudgingSet
 from sepdeploy.workflows.bench.options import BenchOptions
+from sepdeploy.workflows.bench.pairs import TWIN, difference
 from sepdeploy.workflows.bench.self_checks import at_worst, checks, marked
 
 ACCURACY_BATCH = 32
@@ -221,6 +222,7 @@ def _accuracies(
 ) -> Iterator[Measurement]:
     """Judge the logits that the place gave, by one rule; under several attacks also at worst."""
     found: list[Measurement] = []
+    apart: list[Measurement] = []
     clean: dict[str, NDArray[np.float32]] = {}
     for face in _faces(task.judged, place):
         own, metric = face.judging, ADVERSARIAL if face.attacked else CLEAN
@@ -252,4 +254,7 @@ def _accuracies(
                 clean=clean[face.clean][0] if face.attacked else None,
             )
         )
-    yield from at_worst(marked(found))
+        old = own.twin_outcomes(attacked=face.attacked)
+        if old is not None:
+            apart.append(difference(found[-1], TWIN, old))
+    yield from (*at_worst(marked(found)), *apart)

@@ -100,7 +100,12 @@ def _through(
         model = Through(twin, answers)
         made, found = attack_images(model, own.images, own.labels, own.ids, attack, notify)
     return replace(
-        own, adversarial=made, attack=attack, no_gradient=found["no_gradient"], made_on=FILE
+        own,
+        adversarial=made,
+        attack=attack,
+        no_gradient=found["no_gradient"],
+        made_on=FILE,
+        twin_attacked=None,
     )
 
 

@@ -43,6 +43,18 @@ def _device(default: Any, help: str, **facts: Any) -> Any:
 class BenchOptions(JudgingOptions):
     """What is measured and how."""
 
+    adversarial: Path | None = setting(
+        None,
+        "Judge by an adversarial set of `sepdeploy attack`.",
+        path=Reads(),
+    )
+    transfer: bool = setting(
+        False,
+        "The set may be another model's.",
+        more="Or of other data or another radius; the number is labelled as transferred.",
+        needs={"adversarial": ()},
+        why="no set of another model is named",
+    )
     device: str = setting(
         "host",
         "Device id, profile.toml or replay:FILE, or several: a,b.",
@@ -110,6 +122,11 @@ class BenchOptions(JudgingOptions):
             from sepdeploy.devices.transports.ssh import check_address
 
             check_address(self.host)
+        if self.adversarial is not None and self.attack is not None:
+            raise BadInput(
+                "--adversarial brings its attack along, --attack names another",
+                hint="bench once with each",
+            )
         if self.runner is not None and not self.runner.is_file():
             raise BadInput(f"--runner {self.runner} does not exist", hint=PATH)
         for flag, path in (("--dense", self.dense), ("--against", self.against)):

@@ -109,8 +109,8 @@ def _searches(m: Measurement) -> bool:
 
 
 def _comparable(m: Measurement, other: Measurement) -> bool:
-    keys = ("eps", "norm", "images_sha256")
-    return all(m.details[key] == other.details[key] for key in keys)
+    keys = ("eps", "norm", "images_sha256", "transfer")
+    return all(m.details.get(key) == other.details.get(key) for key in keys)
 
 
 def at_worst(found: Sequence[Measurement]) -> Iterator[Measurement]:
