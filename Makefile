@@ -40,7 +40,8 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/python tools/typecheck_farm.py
 	$(BIN)/mypy
-	$(BIN)/mypy --python-version 3.10 --follow-imports silent -p sepdeploy.runtimes.runner -m sepdeploy.runtimes.native.reference
+	$(BIN)/mypy --python-version 3.10 --follow-imports silent -p sepdeploy.runtimes.runner -m sepdeploy.runtimes.native.reference \
+		-m sepdeploy.attacks.patches -m sepdeploy.attacks.draws
 
 # COVERAGE=1, as in .ci/run, counts lines too, which takes longer. One thread a process: more would
 # wait for each other's cores.

@@ -6,7 +6,7 @@ functions: without it a stored evaluation pack is still usable.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,6 @@ from sepdeploy.records import Notify
 from sepdeploy.threat import Attack, check_norm, parse_attack, parse_eps
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from sepdeploy.data import Dataset
     from sepdeploy.models import Model
 
@@ -140,14 +138,25 @@ def exact_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float6
 
 
 def attack_images(
-    model: nn.Module,
+    model: Model,
     images: NDArray[np.float32],
     labels: NDArray[np.int64],
     ids: NDArray[np.int64],
     attack: Attack,
     notify: Notify,
+    *,
+    answers: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Return adversarial images made on the torch model, and what stands beside them.
+
+    Args:
+        model: The torch model.
+        images: (N, *shape) float32.
+        labels: (N,) of the true classes.
+        ids: (N,), what is random about an image is drawn for.
+        attack: The attack.
+        notify: Told how far it is.
+        answers: Maps images to the logits of a file: the model then gives the gradient alone.
 
     Returns:
         The images, and the attack's details with ``no_gradient``: for how many of them a gradient
@@ -156,13 +165,15 @@ def attack_images(
     import torch
 
     from sepdeploy import attacks
+    from sepdeploy.attacks.through import Through
 
+    attacked = model if answers is None else Through(model, answers)
     parts: list[NDArray[np.float32]] = []
     blind = 0
     for start in range(0, len(images), BATCH):
         stop = min(start + BATCH, len(images))
         made = attacks.make(
-            model,
+            attacked,
             torch.from_numpy(np.ascontiguousarray(images[start:stop])),
             torch.from_numpy(labels[start:stop]),
             attack,

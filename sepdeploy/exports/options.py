@@ -11,7 +11,6 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exporters.formats import FLAVOURS, FORMATS, TFLITE_RUNTIMES, Format
 from sepdeploy.exporters.modes import MODES, Mode
 from sepdeploy.files.roles import Reads, Writes, of_data
-from sepdeploy.measure.summary import Z95
 from sepdeploy.settings import DATA_NAMES, Needs, Options, setting, several
 from sepdeploy.threat import NORMS, examples, parse_attack, parse_eps
 
@@ -134,6 +133,8 @@ def images_for(precision: str) -> int:
     Raises:
         BadInput: Not a number of percentage points, or one that no number of images reaches.
     """
+    from sepdeploy.measure.summary import Z95
+
     text = precision.strip().lower().removesuffix("%").removesuffix("pp").strip()
     try:
         half = float(text) / 100

@@ -92,13 +92,12 @@ def patience(own: JudgingSet) -> float:
 def _through(
     subject: Subject, runtime: str, own: JudgingSet, twin: Model, notify: Notify
 ) -> JudgingSet:
-    from sepdeploy.attacks.through import Through
-
     assert own.attack is not None
     attack = own.attack.through
     with served(subject.path, runtime, batch=BATCH) as answers:
-        model = Through(twin, answers)
-        made, found = attack_images(model, own.images, own.labels, own.ids, attack, notify)
+        made, found = attack_images(
+            twin, own.images, own.labels, own.ids, attack, notify, answers=answers
+        )
     return replace(
         own,
         adversarial=made,
