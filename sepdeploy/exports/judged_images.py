@@ -165,7 +165,7 @@ def attack_images(
     import torch
 
     from sepdeploy import attacks
-    from sepdeploy.attacks.through import Through
+    from sepdeploy.attacks.scores import Through
 
     attacked = model if answers is None else Through(model, answers)
     parts: list[NDArray[np.float32]] = []

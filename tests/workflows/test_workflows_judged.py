@@ -31,7 +31,7 @@ def judging(*, last_class: int = 0) -> JudgingSet:
 class Fake:
     """A place that answers every job with the same logits."""
 
-    name, modes, threads = "fake", frozenset({"run"}), 1
+    name, modes, threads, repeats = "fake", frozenset({"run"}), 1, False
 
     def __init__(self, kind: Kind, findings: tuple[str, ...] = ()) -> None:
         self.kind, self.findings = kind, findings

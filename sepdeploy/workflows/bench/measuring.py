@@ -232,9 +232,8 @@ def _accuracies(
         if reason is None and face.images is None and face.name not in jobs:
             reason = f"{place.name} looks for no examples itself, and a recording holds none"
         if reason is not None:
-            found.append(
-                measured(metric, None, taken.kind, n=0, details={"reason": reason} | details)
-            )
+            absent = {"reason": reason, **place.details}
+            found.append(measured(metric, None, taken.kind, n=0, details=absent))
         logits = _logits(taken, jobs, face)
         if logits is None or (face.attacked and face.clean not in clean):
             continue
