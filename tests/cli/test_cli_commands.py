@@ -73,7 +73,7 @@ def test_bench_gives_every_metric_with_its_kind(exported: Path, call) -> None:
     static = {"params", "params_dense", "macs", "file_bytes", "factor_bytes", "resident_bytes",
               "parity_max_rel", "condition_number"}  # fmt: skip
     host = {"peak_rss_bytes", "load_ms", "latency_ms", "latency_vs_dense", "clean_accuracy",
-            "adversarial_accuracy"}  # fmt: skip
+            "adversarial_accuracy", "accuracy_difference"}  # fmt: skip
     assert set(found) == static | host
     assert {found[m]["kind"] for m in static} == {"STATIC"}
     assert {found[m]["kind"] for m in host} == {"HOST"}
