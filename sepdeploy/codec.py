@@ -37,6 +37,14 @@ MAX_CONTAINERS = 1 << 20  # lists and objects of a document: an empty one of two
 LARGEST = 10**24
 
 
+# How to get the documents that commands read.
+MADE_BY = {
+    "sepdeploy.bench": "sepdeploy bench --json FILE writes such a file",
+    "sepdeploy.baseline": "sepdeploy baseline update RESULT.json writes such a file",
+    "sepdeploy.manifest": "sepdeploy export writes such a file",
+}
+
+
 def to_json(record: Any) -> Any:
     """Return a record as plain JSON values; NaN and infinities become None.
 
@@ -114,7 +122,7 @@ def check_schema(found: object, known: str, *, where: str) -> None:
     """
     name, newest = known.rsplit("/", 1)
     match = re.fullmatch(re.escape(name) + r"/(\d{1,6})", found) if isinstance(found, str) else None
-    what, hint = "expected", "is it another kind of file?"
+    what, hint = "expected", MADE_BY.get(name, "is it another kind of file?")
     if match is not None and int(match[1]) == int(newest):
         return
     if match is not None and int(match[1]) > int(newest):

@@ -239,7 +239,7 @@ def check_radius(eps: float, norm: str = "") -> float:
             hint=MEANT,
         )
     if norm == "linf" and eps > 1:
-        meant = f"{eps:g}/255" if eps <= 255 else "8/255"
+        meant = f"{eps:g}/255" if eps <= 255 and float(eps).is_integer() else "8/255"
         raise BadInput(
             f"eps {eps:g} is more than the whole range of a pixel, which is 1",
             hint=f"did you mean {meant}? {UNITS}",

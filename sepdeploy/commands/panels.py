@@ -32,13 +32,15 @@ class PanelledCommand(TyperCommand):
         export (``bench --json net.onnx``).
         """
         plain = self._plain_words(ctx, words)
-        needed = sum(p.required for p in self.get_params(ctx) if p.param_type_name == "argument")
+        arguments = [p for p in self.get_params(ctx) if p.param_type_name == "argument"]
+        needed = sum(p.required for p in arguments)
         for place, (word, following) in enumerate(itertools.pairwise([*words, "--"])):
             yield word
             if word == "--json" and place not in plain:
                 flag = following.startswith("-") and following != "-"
                 argument = following != "-" and len(plain) < needed
-                if flag or argument or (not plain and following.endswith(INPUTS)):
+                named = bool(arguments) and not plain and following.endswith(INPUTS)
+                if flag or argument or named:
                     yield "-"
 
     def _plain_words(self, ctx: Any, words: Sequence[str]) -> set[int]:
@@ -63,7 +65,8 @@ class PanelledCommand(TyperCommand):
                 continue  # a choice of its own
             if not taken:
                 raise BadInput("an argument is empty", hint=f"see {ctx.command_path} --help")
-            raise BadInput(f"{flag} is empty", hint=f"give {flag} a value, or leave it out")
+            out = "" if any(p.required for p in taken) else ", or leave it out"
+            raise BadInput(f"{flag} is empty", hint=f"give {flag} a value{out}")
 
     def _refuse_folders(self, ctx: Any, words: Sequence[str]) -> None:
         """Refuse ``-o DIR/`` where a file is written; a path no longer has that slash."""

@@ -38,6 +38,7 @@ KINDS = (
         "torch.save(torch.load(path, weights_only=True), path) writes it anew",
         head=lambda b: b.startswith(LEGACY),
     ),
+    FileKind("a document of text", "give the .pt file of a model", head=lambda b: _is_text(b)),
     FileKind("an HDF5 file", RELOAD, head=lambda b: b.startswith(b"\x89HDF\r\n")),
     FileKind(
         "a safetensors file",
@@ -71,6 +72,10 @@ def kind_by_records(names: Iterable[str]) -> FileKind | None:
     """Return which zip file has such records, None where nothing is known."""
     known = list(names)
     return next((kind for kind in KINDS if kind.records(known)), None)
+
+
+def _is_text(head: bytes) -> bool:
+    return len(head) > 4 and all(32 <= byte < 127 or byte in b"\t\n\r" for byte in head)
 
 
 def _is_onnx(head: bytes) -> bool:

@@ -73,6 +73,11 @@ def export_any(
 
 def _source(model: Model | str | Path, path: Path, arch: str | None, notify: Notify) -> Source:
     if is_foreign(path):
+        if arch is not None:
+            raise BadInput(
+                f"--arch has no effect on {path}, which says itself what it computes",
+                hint="leave --arch out",
+            )
         open_plain(path).close()  # there it is, and no pipe
         return OnnxFile(path, notify)
     require_torch("export")

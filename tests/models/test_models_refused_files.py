@@ -29,12 +29,17 @@ def test_files_that_are_not_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"PK", b"\x80\x02}q\x00.", b"garbage" * 1000, b"\x00" * 99]
+    "content", [b"", b"PK", b"\x80\x02}q\x00.", b"\xffgarbage" * 1000, b"\x00" * 99]
 )
 def test_garbage(tmp_path, content):
     file = tmp_path / "x.pt"
     file.write_bytes(content)
     refused(file, "truncated or not a tensor file")
+
+
+def test_a_text_is_called_one(tmp_path):
+    (tmp_path / "x.pt").write_text('{"schema": "sepdeploy.manifest/1"}')
+    refused(tmp_path / "x.pt", "is a document of text, not a model file")
 
 
 def test_every_truncation_is_refused(path):

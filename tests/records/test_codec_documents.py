@@ -68,7 +68,9 @@ def test_a_damaged_document_is_refused_with_file_and_key(old: str, new: str, mes
     assert error.value.hint
 
 
-@pytest.mark.parametrize(("version", "hint"), [(2, "newer"), (0, "older"), ("x", "another kind")])
+@pytest.mark.parametrize(
+    ("version", "hint"), [(2, "newer"), (0, "older"), ("x", "sepdeploy bench")]
+)
 def test_another_version_is_told_from_another_kind(version: object, hint: str) -> None:
     with pytest.raises(BadInput, match=r"m has schema .* 'sepdeploy\.bench/1'") as error:
         parse(BenchReport, json.dumps({"schema": f"sepdeploy.bench/{version}"}), where="m")

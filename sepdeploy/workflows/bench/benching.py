@@ -34,6 +34,7 @@ from sepdeploy.workflows.bench.subjects import (
     choose_runtimes,
     find_subjects,
     no_runtime,
+    refuse_other_formats,
     watch,
 )
 
@@ -169,6 +170,7 @@ def _on_host(
     benched: list[_Benched] = []
     judged: dict[Path, Judging] = {}
     subjects = find_subjects(paths)
+    refuse_other_formats(subjects, options)
     watched = watch(subjects, options)
     for subject in subjects:  # what is wrong with a name or a radius is said before anything runs
         known = {} if subject.export is None else subject.export.manifest.provenance

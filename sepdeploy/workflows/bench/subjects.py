@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput, Missing
@@ -62,10 +63,26 @@ def find_subjects(paths: Sequence[Path]) -> tuple[Subject, ...]:
         else:
             known = ", ".join(row.suffix for row in FORMATS.values())
             raise BadInput(
-                f"{path} is neither {known} nor a manifest", hint="sepdeploy export model.pt first"
+                f"{path} is neither {known} nor a manifest",
+                hint=f"sepdeploy export {quote(str(path)) if path.suffix == '.pt' else 'model.pt'}",
             )
     once = {subject.path.resolve(): subject for subject in reversed(subjects)}
     return tuple(reversed(once.values()))
+
+
+def refuse_other_formats(subjects: Sequence[Subject], options: BenchOptions) -> None:
+    """Refuse a file to compare with that no subject can be compared with.
+
+    Raises:
+        BadInput: It is of another format than all of them.
+    """
+    formats = {subject.path.suffix for subject in subjects}
+    for flag, path in (("--dense", options.dense), ("--against", options.against)):
+        if path is not None and path.suffix not in formats:
+            raise BadInput(
+                f"{flag} {path} is of another format than {subjects[0].path}",
+                hint=f"give {flag} a {' or '.join(sorted(formats))} file",
+            )
 
 
 def watch(subjects: Sequence[Subject], options: BenchOptions) -> Watched:
