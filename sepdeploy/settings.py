@@ -196,8 +196,7 @@ def check_values(record: Options) -> None:
         if not (low is None or low <= value) or not (high is None or value <= high):  # NaN too
             from_to = f"{_exact(low)} .. {_exact(high)}" if high is not None else ""
             bound = f"outside {from_to}" if from_to else f"below {_exact(low)}"
-            hint = f"give {EXPECTED[kinds_of(type(record), name)[0]]} "
-            hint += f"in {from_to}" if from_to else f"from {_exact(low)} on"
+            hint = _like(type(record), name)
             raise BadInput(f"{record.said(name, value)} is {bound}", hint=hint)
 
 
@@ -246,12 +245,17 @@ def convert(cls: type[Options], name: str, value: Any, where: str) -> Any:
             continue
     raise BadInput(
         f"{cls.said(name, value, where)} is not {EXPECTED[kinds[0]]}",
-        hint=_like(settings(cls)[name], defaults(cls)[name]),
+        hint=_like(cls, name),
     )
 
 
-def _like(s: Setting, default: Any) -> str:
-    """Return a next step for a value of another type: what is meant, and the default."""
+def _like(cls: type[Options], name: str) -> str:
+    """Return a next step for a wrong value: the numbers that are taken, or what is meant."""
+    s, default = settings(cls)[name], defaults(cls)[name]
+    if s.low is not None:
+        least = _exact(s.low)
+        span = f"from {least} on" if s.high is None else f"in {least} .. {_exact(s.high)}"
+        return f"give {EXPECTED[kinds_of(cls, name)[0]]} {span}"
     listed = ",".join(map(str, default)) if isinstance(default, tuple) else default
     return s.line() + ("" if listed in (None, "", 0) else f" Default: {listed}.")
 

@@ -59,6 +59,8 @@ def test_a_command_runs_and_ends_with_its_code(call: Callable) -> None:
         (("--tone", "wram"), "unknown tone 'wram'; closest: warm"),
         (("--times", 4), "--times 4 is outside 1 .. 3"),
         (("--times", 0), "--times 0 is outside 1 .. 3"),
+        (("--times", "x"), "--times x is not a whole number"),
+        (("--seed", "x"), "--seed x is not a whole number"),
         (("--loud",), "--loud needs --echo: nobody else hears it"),
         (("--tine", "warm"), "--tine"),
     ],
@@ -67,6 +69,12 @@ def test_what_its_options_refuse(call: Callable, words: tuple[object, ...], said
     found = call("greet", "you", *words)
     assert found.code == 2
     assert said in found.line
+
+
+@pytest.mark.parametrize("value", [4, "x"])
+def test_a_wrong_number_is_answered_with_the_range(call: Callable, value: object) -> None:
+    assert "give a whole number in 1 .. 3" in call("greet", "you", "--times", value).err
+    assert "give a whole number from 0 on" in call("greet", "you", "--seed", "-1").err
 
 
 def test_it_is_in_the_help_with_choices_and_defaults(call: Callable) -> None:
