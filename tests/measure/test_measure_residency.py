@@ -287,7 +287,7 @@ def test_products_of_constants_in_a_tflite_graph_count():
     """No runtime of today folds them, a later one may."""
 
     def tensor(index, name, shape, constant=0, dtype="float32"):
-        return TensorInfo(index, name, shape, dtype, 0, constant)
+        return TensorInfo(index, name, shape, dtype, constant)
 
     tensors = (
         tensor(0, "input", (-1, 4)),

@@ -49,7 +49,6 @@ class TensorInfo:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    buffer: int
     constant_bytes: int
 
 
@@ -194,4 +193,4 @@ def _tensor(index: int, table: Table, buffers: list[int]) -> TensorInfo:
     if len(shape) > MAX_RANK:
         raise DamagedError(f"tensor {index} has {len(shape)} dimensions")
     dtype = TYPE_NAMES.get(table.number(1, "<b", 0), "unknown")
-    return TensorInfo(index, table.text(3), shape, dtype, buffer, buffers[buffer])
+    return TensorInfo(index, table.text(3), shape, dtype, buffers[buffer])

@@ -32,13 +32,11 @@ class Distance:
         agreement: Share of equal labels over the decided images: those whose two largest
             reference logits differ by more than ``MOST_DISTANCE`` allows both to move. 1 where
             none is decided.
-        decided: How many images are decided.
     """
 
     rel_l2: float
     cosine: float
     agreement: float
-    decided: int
 
     @property
     def passed(self) -> bool:
@@ -54,10 +52,10 @@ def distance(logits: Array, reference: Array) -> Distance:
     """Compare logits (N, classes) with reference logits; anything not finite is infinitely far."""
     a, b = logits.astype(np.float64), reference.astype(np.float64)
     if not np.isfinite(a).all():
-        return Distance(float("inf"), 0.0, 0.0, 0)
+        return Distance(float("inf"), 0.0, 0.0)
     scale = float(np.linalg.norm(b))
     rel = float(np.linalg.norm(a - b)) / scale if scale else float(np.any(a))
-    return Distance(rel, _cosine(a, b), *_agreement(a, b))
+    return Distance(rel, _cosine(a, b), _agreement(a, b))
 
 
 def _cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
@@ -70,13 +68,13 @@ def _cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
     return float(np.vdot(a, b)) / (norms[0] * norms[1]) if norms[0] else 0.0
 
 
-def _agreement(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> tuple[float, int]:
+def _agreement(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
     if b.shape[1] < 2:
-        return 1.0, 0
+        return 1.0
     top = np.sort(b, axis=1)
     allowed = MOST_DISTANCE * float(np.sqrt(np.mean(np.square(b))))
     decided = top[:, -1] - top[:, -2] > 2 * allowed
     if not decided.any():
-        return 1.0, 0
+        return 1.0
     same = a.argmax(axis=1) == b.argmax(axis=1)
-    return float(np.mean(same[decided])), int(decided.sum())
+    return float(np.mean(same[decided]))
