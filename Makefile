@@ -49,9 +49,9 @@ unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15 $(if $(COVERAGE),--cov --cov-report=)
 	$(if $(COVERAGE),$(BIN)/coverage report --skip-covered --fail-under=90)
 
-# The cases marked `slow`; .ci/run includes them.
+# The cases marked `slow`, and properties on more examples; .ci/run includes them.
 slow: $(STAMP)
-	$(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile --durations=15
+	$(BIN)/python -m pytest -q -m "slow or hypothesis" --hypothesis-profile thorough -n 2 --dist loadfile --durations=15
 
 # The default suite on the kernels of other processors, as far as this one can play them: numpy's
 # OpenBLAS, torch's own loops and oneDNN. A result may differ in its last bits, a verdict may not.

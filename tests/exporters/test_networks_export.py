@@ -74,7 +74,14 @@ def outputs(model, n):
     return x, torch.cat(parts).numpy()
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+# The others are slow: their layers are in these, too, and whole ones in the cases of full size.
+QUICK = ("vgg11", "resnet18", "vit_aligned")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS],
+)
 def network(request):
     arch, structure, options = NETWORKS[request.param]
     model = trained(arch, CIFAR, 10, structure, **options)

@@ -5,55 +5,98 @@ import pytest
 import torch
 from torch import nn
 
-from sepdeploy import models, runtimes
-from sepdeploy.exporters.capture.trace import trace
-from sepdeploy.exporters.onnx_file.write import write_onnx
-from sepdeploy.exporters.plan import plan
-from sepdeploy.exporters.tflite_file.write import write_tflite
+import sepdeploy as sd
+from sepdeploy.layers import KronLinear
 
 GUARDS = (1e-6, 1e-8, 1e-12, 1e-30)
+OPERATIONS = {
+    "add 1e-8": lambda x: x + 1e-8,
+    "add 1e-30": lambda x: x + 1e-30,
+    "subtract 1e-9": lambda x: x - 1e-9,
+    "multiply": lambda x: x * 1.0000001,
+    "divide": lambda x: x / 1.0000001,
+    "power": lambda x: x**1.0000001,
+    "clamp": lambda x: 1 / x.clamp(min=1e-12),
+    "scale away and back": lambda x: (x * 1e-30) * 1e30,
+    "up": lambda x: x + 1e-6,
+    "down": lambda x: x - 1e-6,
+    # finite for an empty image only while the guard is there
+    **{f"guard {e}": lambda x, e=e: x / (x.norm(dim=1, keepdim=True) + e) for e in GUARDS},
+}
 
 
-class Unit(nn.Module):
-    """x / (|x| + ε): finite for an empty image only while ε is there."""
+class Together(nn.Module):
+    def forward(self, x):
+        return torch.cat([f(x) for f in OPERATIONS.values()], 1)
 
-    def __init__(self, eps):
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    sd.export(sd.wrap(Together(), (4,)).eval(), folder / "net", eval_pack=False)
+    return folder
+
+
+@pytest.fixture(params=[".onnx", ".tflite"])
+def outputs(request, exported):
+    """Run the file on one image; what each operation gives."""
+    with sd.open(exported / f"net{request.param}") as session:
+        yield lambda image: dict(
+            zip(
+                OPERATIONS,
+                session.run(np.array([image], np.float32)).reshape(-1, 4),
+                strict=True,
+            )
+        )
+
+
+@pytest.mark.parametrize("image", [[0, 1, 1e-8, 3], [3, 0, 4, 0]])
+def test_torch_gives_the_same_digits(outputs, image):
+    want = Together()(torch.tensor([image], dtype=torch.float32)).numpy()
+    np.testing.assert_allclose(np.concatenate(list(outputs(image).values())), want[0], rtol=1e-5)
+
+
+def test_a_guarded_division_stays_guarded(outputs):
+    for image, unit in (([0] * 4, [0] * 4), ([3, 0, 4, 0], [0.6, 0, 0.8, 0])):
+        found = outputs(image)
+        for eps in GUARDS:
+            np.testing.assert_allclose(found[f"guard {eps}"], unit, atol=1e-5)
+
+
+def test_what_is_nearly_idle_is_done(outputs):
+    one = outputs([1] * 4)
+    assert one["multiply"].min() > 1 > one["divide"].max()
+    assert one["up"].min() > 1 > one["down"].max()
+
+
+class Beside(nn.Module):
+    """The same operations beside layers that are custom nodes, or stored in float16."""
+
+    def __init__(self):
         super().__init__()
-        self.eps = eps
+        self.kron, self.dense = KronLinear((8, 8), (8, 8)), nn.Linear(64, 64)
 
     def forward(self, x):
-        return x / (x.norm(dim=1, keepdim=True) + self.eps)
+        layers = [self.kron(x), self.dense(x)]
+        return torch.cat([f(x) for f in OPERATIONS.values()] + layers, 1)
 
 
-class Nearly(nn.Module):
-    """Operations that are nearly idle; each changes its input by a few units in the last place."""
-
-    def forward(self, x):
-        x = x[:, :2]
-        return torch.cat([x * 1.0000005, x / 1.0000005, x + 1e-6, x - 1e-6], dim=1)
-
-
-def run(module, width, x, tmp_path, suffix):
-    graph = trace(models.wrap(module, (width,)).eval())
-    path = tmp_path / f"m{suffix}"
-    write = write_onnx if suffix == ".onnx" else write_tflite
-    write(graph, path, choices=plan(graph, suffix[1:]))
-    with runtimes.open(path) as session:
-        return session.run(x)
-
-
-@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
-def test_a_guarded_division_stays_guarded(suffix, tmp_path):
-    x = np.float32([[0] * 4, [3, 0, 4, 0]])
-    for eps in GUARDS:
-        found = run(Unit(eps), 4, x, tmp_path, suffix)
-        np.testing.assert_allclose(found, [[0] * 4, [0.6, 0, 0.8, 0]], atol=1e-5)
-
-
-@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
-def test_what_is_nearly_idle_is_done(suffix, tmp_path):
-    x = np.random.default_rng(0).uniform(0.5, 1, (3, 4)).astype(np.float32)
-    moved = run(Nearly(), 4, x, tmp_path, suffix).astype(np.float64) - np.tile(x[:, :2], (1, 4))
-    up, down = [0, 1, 4, 5], [2, 3, 6, 7]
-    assert (moved[:, up] > 1e-7).all()
-    assert (moved[:, down] < -1e-7).all()
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{"flavour": "custom"}, {"quantize": "fp16"}], ids=str)
+def test_other_kinds_of_files_keep_them_too(tmp_path, settings):
+    torch.manual_seed(0)
+    net = Beside().eval()
+    sd.export(sd.wrap(net, (64,)).eval(), tmp_path / "net", eval_pack=False, **settings)
+    x = np.concatenate([np.float32([0.0, 1.0, 1e-8, 3.0]), np.linspace(0, 1, 60, dtype=np.float32)])
+    with torch.no_grad():
+        want = net(torch.from_numpy(x[None])).numpy()
+    number = 64 * len(OPERATIONS)
+    files = [p for p in tmp_path.iterdir() if p.suffix in (".onnx", ".tflite")]
+    assert {p.suffix for p in files} == {".onnx", ".tflite"}
+    for path in files:
+        with sd.open(path) as session:
+            found, one = session.run(x[None]), session.run(np.ones((1, 64), np.float32))
+        np.testing.assert_allclose(found[:, :number], want[:, :number], rtol=1e-5)
+        np.testing.assert_allclose(found[:, number:], want[:, number:], atol=2e-2)
+        kept = dict(zip(OPERATIONS, one[0, :number].reshape(-1, 64)[:, 0], strict=True))
+        assert kept["multiply"] > 1 > kept["divide"]
