@@ -27,6 +27,7 @@ def brighten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ATTACKS, "brighten", row)
 
 
+@pytest.mark.slow
 def test_an_attack_goes_from_its_name_to_an_accuracy(
     copy: Path, call: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

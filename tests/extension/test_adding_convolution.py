@@ -130,6 +130,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_new_family_of_convolutions_goes_the_whole_way(folder: Path, call) -> None:
     small = folder / "small.pt"
     got = call("compress", folder / "dense.pt", "--structure", "conv2=cross:5", "-o", small)

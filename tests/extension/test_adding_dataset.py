@@ -27,6 +27,7 @@ def load_stripes(name: str, data_dir: Path | None) -> Dataset:
     return make_dataset(name, stripes(256, 0), stripes(64, 256), ("level", "upright"))
 
 
+@pytest.mark.slow
 def test_a_new_data_set_goes_the_whole_way(tmp_path: Path, call, monkeypatch) -> None:
     monkeypatch.setitem(data.DATASETS, "stripes", load_stripes)
     monkeypatch.chdir(tmp_path)  # where no project has rules for its check

@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from sepdeploy import devices
 
 ROOT = Path(devices.__file__).parent / "profiles"
 
 
+@pytest.mark.slow
 def test_a_profile_of_ones_own_is_benched_by_its_path(copy: Path, call: Callable) -> None:
     text = (ROOT / "rpi5.toml").read_text(encoding="utf-8")
     own = copy / "rpi9.toml"
