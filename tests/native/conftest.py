@@ -1,27 +1,26 @@
 """A native library, built once into a cache of its own; and a file of custom nodes."""
 
 import fcntl
-import os
 from pathlib import Path
 
 import pytest
 from custom_graphs import two_layers, write_custom
 
 from sepdeploy.errors import Missing
+from sepdeploy.programs import processor_family
 from sepdeploy.runtimes import native
 from sepdeploy.runtimes.native import toolchain
 
 
 @pytest.fixture(scope="session")
-def built_cache(tmp_path_factory):
-    """A cache with a built library; processes that test side by side share one."""
+def built_cache(pytestconfig):
+    """A cache with a built library: one for all processes, and for later runs (`make slow`)."""
     try:
         toolchain.find_compiler()
     except Missing as error:
         pytest.skip(f"{error.message}; {error.hint}")
-    base = tmp_path_factory.getbasetemp()
-    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "native-cache"
-    cache.mkdir(exist_ok=True)
+    made_from = toolchain.digest(processor_family())
+    cache = pytestconfig.cache.mkdir(f"native-{made_from[:16]}")
     with pytest.MonkeyPatch.context() as patch, (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         patch.setenv("XDG_CACHE_HOME", str(cache))

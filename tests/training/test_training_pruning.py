@@ -223,7 +223,9 @@ def test_exported_files_hold_the_zeros(train, tmp_path):
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-@pytest.mark.parametrize("moment", [(1, 3), (2, 3), (3, 1)])
+@pytest.mark.parametrize(
+    "moment", [(2, 3), *(pytest.param(m, marks=pytest.mark.slow) for m in ((1, 3), (3, 1)))]
+)
 def test_interrupted_and_resumed_to_the_same_bits(resumed_and_whole, choice, moment):
     resumed_and_whole(moment, **choice)
 
