@@ -83,7 +83,7 @@ def test_the_best_epoch_is_chosen_on_held_out_training_images(train, monkeypatch
     budget = judged[1][1]
     assert (budget.eps, budget.steps, budget.norm) == (0.1, 5, "linf")
     assert result.model.provenance["accuracy"] == {
-        "attack": "pgd-5",
+        "attack": "apgd-ce-5",
         "validation_clean": 0.8,
         "validation_robust": 0.4,
         "test_clean": 0.25,

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -181,3 +183,37 @@ def test_modes_are_restored_after_an_error():
     assert model.training
     assert model.net[2].training
     assert not model.head.training
+
+
+@pytest.mark.parametrize("name", ["trades", "mart"])
+def test_the_published_search_starts_beside_the_image_without_a_cut(name):
+    """x + 0.001·N, then signed steps, each cut to the ball and to [0, 1], as in the released code.
+
+    The noise at pixels 0 and 1 is kept until the first step; MART does so with inner = "near".
+    """
+    batch = make_batch()
+    batch = Batch((batch.images > 0.5).float(), batch.labels, batch.ids)
+    model, seen = linear(), []
+    model.register_forward_pre_hook(lambda m, x: seen.append(x[0].detach().clone()))
+    terms = Terms(
+        Attack("pgd-4", 0.1, seed=4, step_size=0.03), inner="near" if name == "mart" else ""
+    )
+    OBJECTIVES[name](model, batch, terms)
+    target = model(batch.images).softmax(dim=1).detach()
+    points = seen[1:5] if name == "trades" else seen[:4]
+    start = points[0]
+    assert (start - batch.images).std().item() == pytest.approx(0.001, rel=0.3)
+    assert (start < 0).any()
+    assert (start > 1).any()
+    for before, after in pairwise(points):
+        leaf = before.clone().requires_grad_(True)
+        logits = model(leaf)
+        if name == "trades":
+            loss = F.kl_div(logits.log_softmax(dim=1), target, reduction="sum")
+        else:
+            loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+        (slope,) = torch.autograd.grad(loss, leaf)
+        moved = before + 0.03 * slope.sign()
+        low, high = batch.images - 0.1, batch.images + 0.1
+        expected = torch.minimum(torch.maximum(moved, low), high).clamp(0, 1)
+        assert torch.allclose(after, expected, atol=1e-6)

@@ -81,9 +81,11 @@ class Inner:
 INNER: dict[str, Inner] = {
     "ce": Inner("ce", "ball"),
     "kl": Inner("kl", "near"),
+    "near": Inner("ce", "near"),
     "margin": Inner("margin", "ball"),
     "fgsm": Inner("ce", "image", 1.0),
     "rs-fgsm": Inner("ce", "ball", 1.25),
 }
-"""PGD on the cross entropy, the divergence from the clean output, or the margin of Carlini and
-Wagner; FGSM, and FGSM from a random start."""
+"""PGD on the cross entropy, the divergence from the clean output, the cross entropy from a point
+beside the image (as the released MART does), or the margin of Carlini and Wagner; FGSM, and FGSM
+from a random start."""

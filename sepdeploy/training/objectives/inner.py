@@ -78,7 +78,7 @@ def _start(inner: Inner, ball: Ball, batch: Batch, attack: Attack) -> Tensor:
         return ball.start(attack.seed, batch.ids)
     # at the image itself the divergence is 0 and so is its gradient
     noise = gaussian(attack.seed, batch.ids, batch.images.shape[1:])
-    return ball.project(noise.mul_(TRADES_START).add_(batch.images))
+    return noise.mul_(TRADES_START).add_(batch.images)  # as published; the first step projects
 
 
 @contextmanager
