@@ -66,7 +66,7 @@ def _net(subject: Subject, folder: Path) -> Model:
     path = folder / f"{stem}.pt"
     if not path.is_file():
         print(f"training {path}", file=sys.stderr, flush=True)
-        api.train(path, data=subject.data, seed=0, **subject.recipe)
+        api.train(out=path, data=subject.data, seed=0, **subject.recipe)
     return load(path).eval()
 
 
