@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -139,3 +140,14 @@ def test_what_a_first_look_imports(code: str, own: set[str]) -> None:
 @pytest.mark.parametrize("command", ["train", "bench", "export", "compress", "attack"])
 def test_the_help_of_a_command_needs_no_torch(command: str) -> None:
     assert "torch" not in _imported(f"from sepdeploy.cli import run; run([{command!r}, '--help'])")
+
+
+def test_every_pin_has_a_hash() -> None:
+    """torch's wheel differs by index, and pip installs the others."""
+    apart = ("#", "torch==", "pip>=")
+    pins = [p for p in (ROOT / "constraints.txt").read_text().splitlines() if p[:1]]
+    wanted = {pin for pin in pins if not pin.startswith(apart)}
+    hashed = (ROOT / "constraints-hashed.txt").read_text().splitlines()[1:]
+    found = [line.partition(" --hash=sha256:") for line in hashed]
+    assert {pin for pin, _, _ in found} == wanted
+    assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for _, _, digest in found)

@@ -35,12 +35,16 @@ def main() -> None:
     import torch
 
     import sepdeploy.workflows.bench.benching
+    import sepdeploy.workflows.demonstration as demonstration
     import sepdeploy.workflows.exporting
     import sepdeploy.workflows.training
     from sepdeploy import data
 
     torch.set_num_threads(1)
     data.load("digits")
+    # The whole way of the demonstration, with less to wait for.
+    demonstration.RECIPE |= {"steps": 1, "epochs": 1}
+    demonstration.NETS = {"kron": {"structure": "kron", "hidden": (64, 64)}}
     assert sepdeploy
     for line in sys.stdin:
         verb, *rest = json.loads(line)
