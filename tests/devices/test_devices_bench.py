@@ -144,6 +144,7 @@ def test_there_is_nothing_to_set_up_for_an_unknown_machine(tmp_path: Path, call)
     assert "box" in got.line
 
 
+@pytest.mark.slow
 def test_a_named_python_is_used_or_refused_never_passed_over(
     exported: Path, tmp_path: Path, call
 ) -> None:

@@ -23,6 +23,7 @@ TRACES = {
     name: [np.array(trace, float).reshape(-1, PER_ROUND) / 1000 for trace in traces]
     for name, traces in RECORDED["traces"].items()
 }
+MACHINES = ["shared", pytest.param("busy", marks=pytest.mark.slow)]
 RULES = Rules()
 RUNS = 1000
 SEPARATE_ROUNDS = 60  # of ten inferences each
@@ -62,12 +63,12 @@ def separate(build, traces, slowdown, *, runs=RUNS, floor=0.0, seed=0):
     return rates(found)
 
 
-@pytest.mark.parametrize("machine", TRACES)
+@pytest.mark.parametrize("machine", MACHINES)
 def test_a_thousand_equal_runs_by_turns_raise_at_most_one_percent_false_alarms(build, machine):
     assert interleaved(build, TRACES[machine], 1.0)[Outcome.REGRESSION] <= 0.01
 
 
-@pytest.mark.parametrize("machine", TRACES)
+@pytest.mark.parametrize("machine", MACHINES)
 def test_a_thousand_equal_separate_runs_raise_at_most_one_percent_false_alarms(build, machine):
     found = separate(build, TRACES[machine], 1.0)
     assert found[Outcome.REGRESSION] <= 0.01
@@ -80,6 +81,7 @@ def test_ten_percent_slower_is_caught_in_thirty_interleaved_rounds(build, calibr
     assert found[Outcome.REGRESSION] >= 0.95
 
 
+@pytest.mark.slow
 def test_ten_percent_slower_on_an_overloaded_machine_is_mostly_caught(build):
     assert interleaved(build, TRACES["busy"], 1.10, runs=400)[Outcome.REGRESSION] >= 0.75
 
@@ -89,6 +91,7 @@ def test_twenty_percent_slower_is_caught_by_separate_runs(build):
     assert found[Outcome.REGRESSION] >= 0.95
 
 
+@pytest.mark.slow
 def test_twenty_percent_slower_on_an_overloaded_machine_never_passes_as_fine(build):
     found = separate(build, TRACES["busy"], 1.20, runs=400)
     assert found[Outcome.REGRESSION] + found[Outcome.UNSTABLE] + found[Outcome.WARNING] >= 0.85
