@@ -193,7 +193,9 @@ def _on_host(
                 )
             if stored_result is None:
                 notify(f"measuring {subject.path} in {runtime}")
-                sets = attacked_here(subject, runtime, judged[key], notify)
+                sets = attacked_here(
+                    subject, runtime, judged[key], options.asks_for_an_attack, notify
+                )
                 stored_result = host_result(subject, runtime, options, sets)
             benched.append(_Benched(subject, sets, stored_result))
     lacking = (j.missing for j in judged.values() if j.missing is not None)

@@ -28,23 +28,33 @@ if TYPE_CHECKING:
     from sepdeploy.models import Model
 
 BATCH = 64  # images that a file is asked for at once
+UNASKED = 10  # steps through a file: each is a pass of both, where a pack has its examples ready
 
 
 def attacked_here(
-    subject: Subject, runtime: str, judging: Judging, notify: Notify
+    subject: Subject, runtime: str, judging: Judging, asked: bool, notify: Notify
 ) -> tuple[JudgingSet, ...]:
     """Return the judging sets of one file in one runtime, with the attacks that were made on it.
 
     Attacks that need logits alone are made on every file; gradient attacks are made through one
     that computes otherwise than its twin, beside those on the twin, where that is at hand.
 
+    Args:
+        subject: The file.
+        runtime: Where it runs.
+        judging: What it is judged on.
+        asked: Whether the attacks were asked for; else they take ``UNASKED`` steps at most.
+        notify: Told what goes on.
+
     Raises:
         BadInput: The file breaks down under the questions.
     """
-    return tuple(_sets(subject, runtime, judging, notify))
+    return tuple(_sets(subject, runtime, judging, asked, notify))
 
 
-def _sets(subject: Subject, runtime: str, judging: Judging, notify: Notify) -> Iterator[JudgingSet]:
+def _sets(
+    subject: Subject, runtime: str, judging: Judging, asked: bool, notify: Notify
+) -> Iterator[JudgingSet]:
     through = rounds(subject, runtime) and judging.twin is not None
     for own in judging.sets:
         if own.searched:
@@ -54,8 +64,11 @@ def _sets(subject: Subject, runtime: str, judging: Judging, notify: Notify) -> I
         yield own
         if through and own.attack is not None and own.attack.eps:
             assert judging.twin is not None
-            notify(f"attacking {subject.path} in {runtime} with {own.attack.through}")
-            yield _through(subject, runtime, own, judging.twin, notify)
+            attack = own.attack.through
+            if not asked and attack.steps > UNASKED:
+                attack = replace(attack, name=f"{attack.family}-{UNASKED}")
+            notify(f"attacking {subject.path} in {runtime} with {attack}")
+            yield _through(subject, runtime, replace(own, attack=attack), judging.twin, notify)
 
 
 def rounds(subject: Subject, runtime: str) -> bool:
@@ -93,7 +106,7 @@ def _through(
     subject: Subject, runtime: str, own: JudgingSet, twin: Model, notify: Notify
 ) -> JudgingSet:
     assert own.attack is not None
-    attack = own.attack.through
+    attack = own.attack
     with served(subject.path, runtime, batch=BATCH) as answers:
         made, found = attack_images(
             twin, own.images, own.labels, own.ids, attack, notify, answers=answers
