@@ -6,7 +6,7 @@ functions: without it a stored evaluation pack is still usable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,14 @@ from sepdeploy.records import Notify
 from sepdeploy.threat import Attack, check_norm, parse_attack, parse_eps
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sepdeploy.data import Dataset
     from sepdeploy.models import Model
 
 BATCH = 256  # samples per forward pass of the torch model, fewer where they are large
-COPIED_PARAMS = 1 << 25  # of a model that is copied in float64: 256 MiB
+# Of a model that is copied in float64, which takes memory: weights, and values of a sample.
+COPIED_PARAMS, COPIED_FEATURES = 1 << 22, 1 << 16
 BATCH_VALUES = 1 << 17  # input values per forward pass
 
 
@@ -103,32 +106,40 @@ def torch_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float3
     """Return the model's logits (N, classes) in evaluation mode."""
     import torch
 
-    batch = max(1, min(BATCH, BATCH_VALUES // model.input.features))
     with torch.no_grad():
-        parts = [
-            model(torch.from_numpy(np.ascontiguousarray(images[i : i + batch]))).numpy()
-            for i in range(0, len(images), batch)
-        ]
+        parts = [model(part).numpy() for part in _parts(model, images)]
     logits: NDArray[np.float32] = np.concatenate(parts).astype(np.float32)
     return logits
+
+
+def _parts(model: Model, images: NDArray[np.float32]) -> Iterator[Tensor]:
+    """Give images in batches, small ones where the images are large."""
+    import torch
+
+    batch = max(1, min(BATCH, BATCH_VALUES // model.input.features))
+    for start in range(0, len(images), batch):
+        yield torch.from_numpy(np.ascontiguousarray(images[start : start + batch]))
 
 
 def exact_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float64] | None:
     """Return the logits that a float64 copy of the model gives.
 
-    None where the network is too large for a copy, or insists on float32.
+    None where the network or its images are too large for a copy (exporting is to take little
+    memory; how far rounding moves its outputs is then known from its inputs alone), or where it
+    insists on float32.
     """
     import torch
 
-    if sum(p.numel() for p in model.parameters()) > COPIED_PARAMS:
+    params = sum(p.numel() for p in model.parameters())
+    if params > COPIED_PARAMS or model.input.features > COPIED_FEATURES:
         return None
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # of what the network makes itself
     try:
         copy, parts = deepcopy(model).double(), []
         with torch.no_grad():
-            for image in np.array_split(images, -(-len(images) // BATCH)):
-                parts.append(copy(torch.from_numpy(image).double()).numpy())
+            for part in _parts(model, images):
+                parts.append(copy(part.double()).numpy())
     except Exception:  # the user's own code may raise anything
         return None
     finally:
