@@ -196,7 +196,8 @@ METRICS: dict[str, Metric] = {
         worse="The artifact withstands fewer adversarial images.", column=Column("adv %", percent),
     ),
     "accuracy_difference": Metric(
-        "fraction", _COMPUTED, variants=("accuracy", "against", *_ATTACK[:-1])
+        "fraction", _COMPUTED, variants=(_PAIRED := ("accuracy", "against", *_ATTACK[:-1])),
+        same=_PAIRED,
     ),
     "instructions": Metric(
         "instructions", frozenset({Kind.EMULATED}), "instructions",

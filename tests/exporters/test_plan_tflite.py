@@ -50,7 +50,7 @@ def test_small_neighbours_are_merged(spec, groups):
 
 def test_forms_that_a_file_cannot_have_are_refused_with_the_reason():
     graph = Chain(KronSpec((8, 96), (24, 128))).canonical()
-    for options in ({"target": "tflite-runtime-2.14"}, {"quantized": True}):
+    for options in ({"runtime": "tflite-runtime-2.14"}, {"quantized": True}):
         (choice,) = plan(graph, "tflite", **options)
         assert choice.form == "fc_t"
         assert next(r.reason for r in choice.refused if r.form == "fc_bmm")

@@ -22,6 +22,7 @@ GIVEN = {
     "result": "result.json",
     "baseline": "baseline.json",
     "config": "rules.toml",
+    "adversarial": "adv.npz",
     "against": "old.onnx",
     "dense": "dense.onnx",
     "data": "images.npz",

@@ -337,7 +337,8 @@ def test_nothing_is_made_of_a_model_that_was_replaced_meanwhile(
         (copy / "tiny.pt").write_bytes((copy / "tiny.pt").read_bytes() + b"x")
         return model
 
-    for place in ("sepdeploy.models.load", "sepdeploy.workflows.attacking.load"):
+    # The name that another was imported from comes last: else that one would keep the stand-in.
+    for place in ("sepdeploy.workflows.attacking.load", "sepdeploy.models.load"):
         monkeypatch.setattr(place, load)
     before = {p.name: p.read_bytes() for p in copy.iterdir() if p.suffix != ".pt"}
     with pytest.raises(ArtifactCheckFailed, match="changed while it was in use"):
