@@ -85,9 +85,8 @@ def file_digest(path: str) -> str:
 def main() -> int:
     """Read a job from standard input, print the result as the last line of standard output."""
     try:
-        said = json.loads(
-            getattr(sys.stdin, "buffer", sys.stdin).readline()
-        )  # what follows is the job's own
+        # What follows the line is the job's own.
+        said = json.loads(getattr(sys.stdin, "buffer", sys.stdin).readline())
     except ValueError as error:
         said = None
         sys.stderr.write(f"job is not JSON: {one_line(error)}\n")

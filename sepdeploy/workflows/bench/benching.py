@@ -23,7 +23,7 @@ from sepdeploy.exports.judged_images import choose_attacks
 from sepdeploy.files import Watched, scratch
 from sepdeploy.records import BenchReport, Kind, Notify, Result
 from sepdeploy.workflows.bench.given_sets import given_set
-from sepdeploy.workflows.bench.judging import Judging, JudgingSet, judging_sets, twin_of
+from sepdeploy.workflows.bench.judging import Judging, JudgingSet, judging_sets
 from sepdeploy.workflows.bench.on_device import DeviceBench, open_replay
 from sepdeploy.workflows.bench.on_file import attacked_here, to_search
 from sepdeploy.workflows.bench.on_host import dense_form, host_result
@@ -207,7 +207,7 @@ def _judging(subject: Subject, options: BenchOptions, notify: Notify) -> Judging
     if options.adversarial is None:
         return judging_sets(export, shape, options, notify)
     given = given_set(options.adversarial, export, shape, options)
-    return Judging((given,), twin=None if given.transfer else twin_of(export)[0])
+    return Judging((given,), export=None if given.transfer else export)
 
 
 def _recorded(replay: Replay) -> _Recorded:

@@ -101,11 +101,18 @@ class JudgingSet:
 
 @dataclass(frozen=True)
 class Judging:
-    """What an artifact is judged on, what was wanted and cannot be had, and the torch model."""
+    """What an artifact is judged on, what was wanted and cannot be had.
+
+    ``export`` leads to the torch model, where the artifact may be attacked through it.
+    """
 
     sets: tuple[JudgingSet, ...] = ()
     missing: Missing | None = None
-    twin: Model | None = None
+    export: Export | None = None
+
+    def twin(self) -> Model | None:
+        """Return the torch model; it is loaded when it is asked for."""
+        return twin_of(self.export)[0]
 
 
 def judging_sets(
@@ -147,7 +154,7 @@ def judging_sets(
         except Missing as error:
             notify(error.message)
             missing = missing or error
-    return Judging(tuple(found) or (clean,), missing, twin_of(export)[0])
+    return Judging(tuple(found) or (clean,), missing, export)
 
 
 def _no_images(attacks: tuple[Attack, ...]) -> Missing:

@@ -55,20 +55,19 @@ def attacked_here(
 def _sets(
     subject: Subject, runtime: str, judging: Judging, asked: bool, notify: Notify
 ) -> Iterator[JudgingSet]:
-    through = rounds(subject, runtime) and judging.twin is not None
+    twin = judging.twin() if rounds(subject, runtime) else None
     for own in judging.sets:
         if own.searched:
             notify(f"searching {subject.path} in {runtime} with {own.attack}")
             yield replace(own, adversarial=_searched(subject, runtime, own))
             continue
         yield own
-        if through and own.attack is not None and own.attack.eps:
-            assert judging.twin is not None
+        if twin is not None and own.attack is not None and own.attack.eps:
             attack = own.attack.through
             if not asked and attack.steps > UNASKED:
                 attack = replace(attack, name=f"{attack.family}-{UNASKED}")
             notify(f"attacking {subject.path} in {runtime} with {attack}")
-            yield _through(subject, runtime, replace(own, attack=attack), judging.twin, notify)
+            yield _through(subject, runtime, replace(own, attack=attack), twin, notify)
 
 
 def rounds(subject: Subject, runtime: str) -> bool:
