@@ -136,7 +136,7 @@ class DeviceRunner:
         done = self.transport.run(
             self._command(own),
             stdin=json.dumps(remote, sort_keys=True).encode(),
-            timeout=timeout,
+            timeout=timeout + job.patience,
             env={**environment(job.threads or 1), JOB: own, **self.launcher.env},
         )
         try:

@@ -44,6 +44,7 @@ from typing import Any
 
 from sepdeploy.records import Kind, Measurement
 
+TORCH_MODEL = "torch model"  # what an accuracy may be compared with, beside files
 HERE, THERE = "here", "there"  # the tables of a bench: of this machine, of a device
 
 _STATIC = frozenset({Kind.STATIC})

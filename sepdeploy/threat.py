@@ -20,6 +20,7 @@ MAX_STEPS = 100_000
 # Of what the attacks do: images that another revision made are not the same attack's. 2: they
 # climb a loss that the scale of logits does not change.
 REVISION = 2
+MOST_BLIND = 0.01  # share of images without a usable gradient
 UNITS = "write it as 8/255 or 0.1 (pixels in [0, 1])"
 MEANT = f"did you mean 8/255? {UNITS}"
 
@@ -208,6 +209,20 @@ def parse_attack(text: str, eps: float = 0.0, norm: str = "linf", *, seed: int =
     full = f"{name}{joint}{int(counted)}" if row.steps else name
     full += f"x{int(restarts)}" if restarts and int(restarts) > 1 else ""
     return Attack(full, eps, norm, restarts=int(restarts or 1), seed=seed)
+
+
+def no_gradient_note(blind: int, images: int) -> str:
+    """Return what a reader must know where gradients failed, "" where they did not."""
+    note = f"{blind} of {images} images have a zero or infinite gradient and were searched without"
+    return note if blind else ""
+
+
+def gradients_failed(blind: int, images: int) -> bool:
+    """Tell whether so many images had no usable gradient that an accuracy is not to be relied on.
+
+    A search takes their place; of a few images it decides no accuracy.
+    """
+    return blind > MOST_BLIND * images
 
 
 def parse_eps(text: str | float) -> float:

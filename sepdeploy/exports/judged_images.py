@@ -18,7 +18,14 @@ from sepdeploy.data.evalpack import EvalPack, fits
 from sepdeploy.errors import BadInput, Missing
 from sepdeploy.exports.options import EVAL_STEPS, JudgingOptions
 from sepdeploy.records import Notify
-from sepdeploy.threat import Attack, check_norm, parse_attack, parse_eps
+from sepdeploy.threat import (
+    Attack,
+    check_norm,
+    gradients_failed,
+    no_gradient_note,
+    parse_attack,
+    parse_eps,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -195,16 +202,9 @@ def attack_images(
         if stop < len(images) and (start // BATCH) % 8 == 7:
             notify(f"{attack.name}: {stop} of {len(images)} images")
     if blind:
-        notify(f"{attack}: {no_gradient_note(blind, len(images))}")
+        unreliable = "unreliable: " if gradients_failed(blind, len(images)) else ""
+        notify(f"{attack}: {unreliable}{no_gradient_note(blind, len(images))}")
     return np.concatenate(parts), {**attack.details(), "no_gradient": blind}
-
-
-def no_gradient_note(blind: int, images: int) -> str:
-    """Return what a reader must know where gradients failed."""
-    return (
-        f"unreliable: {blind} of {images} images have a zero or infinite gradient "
-        "and were searched without"
-    )
 
 
 def robust_share(pack: EvalPack) -> float:

@@ -56,7 +56,9 @@ def run_job(job: Job, *, timeout: float = TIMEOUT_S) -> Answer:
     if "native" not in sent:
         sent["native"] = native_libraries(list(map(str, job.models.values())), job.runtime)
     with scratch() as folder:
-        return _in_child(job, json.dumps(sent).encode(), packing.write_runner(folder), timeout)
+        return _in_child(
+            job, json.dumps(sent).encode(), packing.write_runner(folder), timeout + job.patience
+        )
 
 
 def _in_child(job: Job, text: bytes, program: Path, timeout: float) -> Answer:

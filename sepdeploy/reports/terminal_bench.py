@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import quantiles
 
-from sepdeploy.metrics import HERE, METRICS, THERE, Column, micros, percent
+from sepdeploy.metrics import HERE, METRICS, THERE, TORCH_MODEL, Column, micros, percent
 from sepdeploy.records import BenchReport, Kind, Measurement, Result
 from sepdeploy.reports.page import Page
 from sepdeploy.reports.tables import Line, Table
+from sepdeploy.threat import no_gradient_note
 
-TORCH_MODEL = "torch model"
 HOST = (Kind.STATIC, Kind.HOST)
 # On a device the best that could be had: the earlier of these.
 DEVICE = (Kind.MEASURED, Kind.MEASURED_EMULATOR, Kind.EMULATED, Kind.ESTIMATED)
@@ -155,9 +155,9 @@ def _pair_notes(report: BenchReport, names: Mapping[str, str]) -> list[str]:
 
 def _attack_line(m: Measurement) -> str:
     eps, of = float(m.details["eps"]), m.details.get("of")
-    mark = f"; {m.details['unreliable']}" if "unreliable" in m.details else ""
-    if mark and not mark.startswith("; unreliable"):
-        mark = f"; unreliable: {mark[2:]}"
+    mark = no_gradient_note(m.details.get("no_gradient", 0), m.n)
+    if "unreliable" in m.details:
+        mark = f"unreliable: {m.details['unreliable']}"
     on_file = m.details.get("made_on") == "file"
     made = "made on the file" if on_file else "made on the torch model"
     if m.details.get("transfer"):
@@ -165,7 +165,8 @@ def _attack_line(m: Measurement) -> str:
     what = f"the worst of {', '.join(of)}" if of else str(m.details["attack"])
     return (
         f"adv %: {what}, {m.details['norm']} eps {eps:.4g} (= {255 * eps:.3g}/255), {m.n} images, "
-        f"{'' if of else made + ', '}judged by the file in its runtime{mark}"
+        f"{'' if of else made + ', '}judged by the file in its runtime"
+        f"{'; ' * bool(mark)}{mark}"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sepdeploy.threat import Attack
+from sepdeploy.threat import Attack, gradients_failed
 
 SHOWN_RANKS = 6
 
@@ -74,7 +74,8 @@ class Event:
 
 def judged_by(attack: Attack, images: int, no_gradient: int) -> str:
     """Return what stands behind a robust accuracy, for people."""
-    lacking = f", {no_gradient} of them without a gradient: unreliable" if no_gradient else ""
+    lacking = f", {no_gradient} of them without a gradient" if no_gradient else ""
+    lacking += ": unreliable" if gradients_failed(no_gradient, images) else ""
     return f"{attack}, {images} images{lacking}"
 
 

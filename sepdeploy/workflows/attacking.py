@@ -11,7 +11,6 @@ from sepdeploy.exports.judged_images import (
     choose_attacks,
     find_data,
     make_pack,
-    no_gradient_note,
     robust_share,
 )
 from sepdeploy.exports.options import ATTACKED, JudgingOptions
@@ -19,6 +18,7 @@ from sepdeploy.files import Watched
 from sepdeploy.files.claims import claimed, outputs_of
 from sepdeploy.models import load
 from sepdeploy.records import Notify
+from sepdeploy.threat import gradients_failed, no_gradient_note
 
 ATTACK_SCHEMA = "sepdeploy.attack/1"
 
@@ -43,6 +43,7 @@ class AttackSummary:
             f"{self.set}: {self.images} images, {self.attack}; the model has "
             f"{100 * self.clean_accuracy:.1f} % clean, "
             f"{100 * self.adversarial_accuracy:.1f} % under attack"
+            + ("; unreliable" if gradients_failed(self.no_gradient, self.images) else "")
             + (f"; {no_gradient_note(self.no_gradient, self.images)}" if self.no_gradient else "")
         )
 

@@ -9,7 +9,7 @@ from sepdeploy.data.evalpack import EvalPack, read_pack
 from sepdeploy.errors import BadInput
 from sepdeploy.exports.export import Export
 from sepdeploy.threat import Attack, parse_attack, parse_eps
-from sepdeploy.workflows.bench.judging import JudgingSet
+from sepdeploy.workflows.bench.judging import JudgingSet, stored_blind
 from sepdeploy.workflows.bench.options import BenchOptions
 
 MADE_AGAIN = "make one of this model: sepdeploy attack model.pt -o adv.npz"
@@ -53,7 +53,7 @@ def given_set(
         "set",
         pack.adversarial[:n],
         attack,
-        pack.provenance["attack"].get("no_gradient", 0),
+        stored_blind(pack),
         twin_classes=None if foreign else pack.logits[:n].argmax(axis=1),
         twin_attacked=None if foreign else said,
         transfer="; ".join(foreign),
@@ -72,7 +72,7 @@ def _attack(path: Path, pack: EvalPack) -> Attack:
             str(stored["norm"]),
             seed=int(stored["seed"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadInput(
             f"{path} does not say which attack made it: {error}", hint=MADE_AGAIN
         ) from error
@@ -89,6 +89,8 @@ def _foreign(
         yield f"it was made for the model {made_for[:12]}, and no manifest says the file's"
     elif made_for != own:
         yield f"it was made for the model {made_for[:12]}, the file is of {own[:12]}"
+    if not attack.made(pack.provenance["attack"]):
+        yield f"another {attack.name} than today's made it"
     data, wanted = pack.provenance.get("data"), options.data or known.get("data")
     if wanted is not None and data != wanted:
         yield f"its images are of {data}, not of {wanted}"

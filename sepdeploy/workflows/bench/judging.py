@@ -20,13 +20,12 @@ from sepdeploy.exports.judged_images import (
     attack_images,
     choose_attacks,
     find_data,
-    no_gradient_note,
     torch_logits,
 )
 from sepdeploy.exports.torch_model import TorchModel
 from sepdeploy.jobs import Labelled
 from sepdeploy.records import Notify
-from sepdeploy.threat import ATTACKS, Attack
+from sepdeploy.threat import ATTACKS, Attack, gradients_failed, no_gradient_note
 from sepdeploy.workflows.bench.options import BenchOptions
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class JudgingSet:
             found["made_on"] = FILE
         if self.transfer:
             found["transfer"] = self.transfer
-        if self.no_gradient:
+        if gradients_failed(self.no_gradient, len(self.images)):
             found["unreliable"] = no_gradient_note(self.no_gradient, len(self.images))
         return found
 
@@ -225,7 +224,7 @@ def _attacked(
         made = pack.adversarial[: len(images)]
         if pack.adversarial_logits is not None:
             said = pack.adversarial_logits[: len(images)].argmax(axis=1)
-        blind = pack.provenance["attack"].get("no_gradient", 0)
+        blind = stored_blind(pack)
     else:
         model, why_not = twin_of(export)
         if model is not None:
@@ -249,3 +248,9 @@ def _attacked(
 
 def _in_pack(pack: EvalPack, attack: Attack) -> bool:
     return pack.adversarial is not None and attack.made(pack.provenance.get("attack"))
+
+
+def stored_blind(pack: EvalPack) -> int:
+    """Return for how many images of a pack gradients failed; a pack may say anything."""
+    said = pack.provenance["attack"].get("no_gradient")
+    return said if type(said) is int and 0 <= said <= len(pack) else 0

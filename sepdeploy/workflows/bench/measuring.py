@@ -24,15 +24,14 @@ from sepdeploy.jobs import Answer, Job, logits_job, read_logits, read_search, se
 from sepdeploy.measure.accuracy import accuracy, check_distance
 from sepdeploy.measure.latency import Timing, latency_job, latency_pair
 from sepdeploy.measure.memory import memory_pair
-from sepdeploy.metrics import measured
+from sepdeploy.metrics import TORCH_MODEL, measured
 from sepdeploy.records import Kind, Measurement
 from sepdeploy.workflows.bench.judging import JudgingSet
 from sepdeploy.workflows.bench.options import BenchOptions
-from sepdeploy.workflows.bench.pairs import TWIN, difference
-from sepdeploy.workflows.bench.self_checks import at_worst, checks, marked
+from sepdeploy.workflows.bench.pairs import difference
+from sepdeploy.workflows.bench.self_checks import ADVERSARIAL, CLEAN, at_worst, checks, marked
 
 ACCURACY_BATCH = 32
-CLEAN, ADVERSARIAL = "clean_accuracy", "adversarial_accuracy"
 SEARCH = "search"  # mode of the runner
 Jobs = Sequence[tuple[str, Job]]
 
@@ -255,5 +254,5 @@ def _accuracies(
         )
         old = own.twin_outcomes(attacked=face.attacked)
         if old is not None:
-            apart.append(difference(found[-1], TWIN, old))
+            apart.append(difference(found[-1], TORCH_MODEL, old))
     yield from (*at_worst(marked(found)), *apart)

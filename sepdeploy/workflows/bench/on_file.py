@@ -89,16 +89,10 @@ def _searched(subject: Subject, runtime: str, own: JudgingSet) -> NDArray[np.flo
             folder,
             batch=BATCH,
         )
-        measure.run_job(job, timeout=patience(own))
+        measure.run_job(job)
         found, _ = read_search(job, own.images)
     check_distance(own.images, found, own.attack.eps, own.attack.norm)
     return found
-
-
-def patience(own: JudgingSet) -> float:
-    """Return how many seconds a search may take: a tenth of one for each query of an image."""
-    assert own.attack is not None
-    return 900.0 + 0.1 * len(own.images) * own.attack.steps * own.attack.restarts
 
 
 def _through(

@@ -16,7 +16,6 @@ from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement, Result
 
 METRIC = "accuracy_difference"
-TWIN = "torch model"
 KEPT = ("attack", "eps", "norm", "steps", "restarts", "made_on", "of", "transfer")
 
 

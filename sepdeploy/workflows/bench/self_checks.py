@@ -22,7 +22,7 @@ WORST = "worst"  # stands for the attack where several are taken together
 MASKED = 0.002  # share of images by which a search may beat gradients
 APART = 0.01  # share of clean images that a file may label otherwise than its model
 NEAR_ONE = 1e-3  # sums of probabilities, off by rounding to int8
-ADVERSARIAL = "adversarial_accuracy"
+CLEAN, ADVERSARIAL = "clean_accuracy", "adversarial_accuracy"
 
 
 def checks(own: JudgingSet, clean: NDArray[np.float32], repeats: bool) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def probabilities(logits: NDArray[np.float32]) -> bool:
 def marked(found: Sequence[Measurement]) -> list[Measurement]:
     """Return measurements of one place, those marked that something spoils."""
     attacked = [m for m in found if m.metric == ADVERSARIAL and m.value is not None]
-    clean = next((m for m in found if m.metric == "clean_accuracy"), None)
+    clean = next((m for m in found if m.metric == CLEAN), None)
     through = any(m.details.get("made_on") == FILE and not _searches(m) for m in attacked)
     result = []
     for m in found:

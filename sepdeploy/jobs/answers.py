@@ -8,24 +8,18 @@ are bounded, numbers finite, texts one line, and a place without a clock gets no
 from __future__ import annotations
 
 import math
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from sepdeploy.codec import loads
 from sepdeploy.errors import BadInput, printable
-from sepdeploy.threat import Attack
 
 MOST_TEXT = 64 << 20  # bytes of an answer
 MOST_ITEMS = 1 << 22  # of one list in it
 MOST_LINE = 500  # characters of a message
 MOST_COUNT = 1 << 62
-MOST_ARRAY = 4 << 30  # bytes of a file of logits
 
 
 @dataclass(frozen=True)
@@ -40,6 +34,7 @@ class Job:
         threads: Threads of the runtime; None leaves it to the runner.
         inputs: A .npy file that it reads.
         output: The file that it writes.
+        patience: Seconds that it may take beside what any job may: a search asks many times.
     """
 
     mode: str
@@ -49,6 +44,7 @@ class Job:
     threads: int | None = 1
     inputs: Path | None = None
     output: Path | None = None
+    patience: float = 0.0
 
     def wire(self, name: Callable[[Path], str] = str, output: str | None = None) -> dict[str, Any]:
         """Return the JSON object that a runner reads.
@@ -186,8 +182,8 @@ def read_answer(text: bytes, job: Job, *, clock: bool = True, stamp: Stamp | Non
     if not isinstance(good, bool):
         raise NoAnswer
     if not good:
-        kind, hint = _text(said.get("kind")), _text(said.get("hint", ""))
-        raise Refused(kind, _text(said.get("error")), hint)
+        kind, hint = one_line(said.get("kind")), one_line(said.get("hint", ""))
+        raise Refused(kind, one_line(said.get("error")), hint)
     if stamp is not None and not stamp.fits(said):
         raise BadInput(
             f"{job.subject}: the runner answered another job, or about another file",
@@ -198,7 +194,7 @@ def read_answer(text: bytes, job: Job, *, clock: bool = True, stamp: Stamp | Non
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadInput(
             f"{job.subject}: the runner's answer to '{job.mode}' is broken: "
-            f"{_text(f'{type(error).__name__} {error}')}",
+            f"{one_line(f'{type(error).__name__} {error}')}",
             hint="is it our runner, and did the file take it over?",
         ) from error
 
@@ -210,14 +206,14 @@ def _answer(said: dict[str, Any], job: Job, clock: bool) -> Answer:
         for key in ("before", "loaded", "after"):
             memory[key] = _count(said.get(f"rss_{key}_bytes", 0))
     return Answer(
-        version=_text(said.get("version", "unknown")),
+        version=one_line(said.get("version", "unknown")),
         times=_times(said, job) if clock else None,
         memory=memory,
         native_calls=_count(said.get("native_calls", 0)),
         found=_asked(job, _items(said["found"])) if job.mode == "values" else (),
         ranges=_ranges(said["ranges"], job) if job.mode == "ranges" else {},
         queries=_count(said.get("queries", 0)),
-        runner=_text(said.get("runner", "")),
+        runner=one_line(said.get("runner", "")),
     )
 
 
@@ -242,7 +238,7 @@ def _times(said: dict[str, Any], job: Job) -> Clocked:
             name,
             tuple(map(_time, _items(row["samples_ms"]))),
             _count(row["block_runs"]),
-            _text(row.get("kernels", "")),
+            one_line(row.get("kernels", "")),
         )
         for name, row in zip(job.models, _items(said["models"]), strict=True)
     )
@@ -254,7 +250,8 @@ def _times(said: dict[str, Any], job: Job) -> Clocked:
     return Clocked(models, rounds)
 
 
-def _text(value: Any) -> str:
+def one_line(value: Any) -> str:
+    """Return a text of bearable length that cannot steer a terminal."""
     text = " ".join(printable(str(value)[: 4 * MOST_LINE]).split())
     return text if len(text) <= MOST_LINE else text[: MOST_LINE - 1] + "…"
 
@@ -283,115 +280,3 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise TypeError("expected a finite number")
     return float(value)
-
-
-def read_logits(job: Job, sizes: int, samples: int) -> npt.NDArray[np.float32]:
-    """Return the logits (sizes, samples, …) that a job of mode "run" wrote.
-
-    Raises:
-        BadInput: They are not what was asked for.
-    """
-    assert job.output is not None
-    try:
-        if job.output.stat().st_size > MOST_ARRAY:
-            raise ValueError("too large")
-        found: npt.NDArray[np.float32] = np.load(job.output, allow_pickle=False)
-        if found.dtype != np.float32 or found.ndim < 2 or found.shape[:2] != (sizes, samples):
-            raise ValueError(f"{found.dtype} {found.shape}")
-    except (OSError, ValueError, EOFError) as error:
-        raise BadInput(
-            f"{job.subject}: expected float32 logits ({sizes}, {samples}, …): {_text(error)}",
-            hint="is the file what it should be?",
-        ) from error
-    return found
-
-
-class Labelled(NamedTuple):
-    """Images to attack: (N, ...) float32, their labels (N,) and ids (N,), which seed draws."""
-
-    images: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    ids: npt.NDArray[np.int64]
-
-
-def search_job(
-    path: Path,
-    runtime: str,
-    given: Labelled,
-    attack: Attack,
-    folder: Path,
-    *,
-    batch: int,
-    threads: int | None = 1,
-    name: str = "search",
-) -> Job:
-    """Return the job that attacks images by what a file answers.
-
-    Args:
-        path: The artifact.
-        runtime: The runtime to use.
-        given: What is attacked; the images are written into ``folder``.
-        attack: One that needs logits alone (``threat.Row.on_file``).
-        folder: Where inputs and what was found lie on this machine.
-        batch: Images that are run at once.
-        threads: Threads of the runtime.
-        name: Keeps the files of several jobs in one folder apart.
-    """
-    source, target = folder / f"{name}-images.npy", folder / f"{name}.npz"
-    np.save(source, np.ascontiguousarray(given.images, dtype=np.float32), allow_pickle=False)
-    chosen = {key: getattr(attack, key) for key in ("norm", "eps", "restarts", "seed")}
-    settings = {**chosen, "queries": attack.steps, "batch": batch}
-    settings |= {"labels": given.labels.tolist(), "ids": given.ids.tolist()}
-    return Job("search", runtime, {"artifact": path}, settings, threads, source, target)
-
-
-def read_search(
-    job: Job, images: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return the images that a job of mode "search" found for ``images``, and their logits.
-
-    Raises:
-        BadInput: They are not what was asked for.
-    """
-    assert job.output is not None
-    try:
-        if job.output.stat().st_size > MOST_ARRAY:
-            raise ValueError("too large")
-        with np.load(job.output, allow_pickle=False) as said:
-            found, logits = said["images"], said["logits"]
-        for array, shape in ((found, images.shape), (logits, (len(images), *logits.shape[1:]))):
-            if array.dtype != np.float32 or array.shape != shape or array.ndim < 2:
-                raise ValueError(f"{array.dtype} {array.shape}")
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise BadInput(
-            f"{job.subject}: expected {len(images)} images with their logits: {_text(error)}",
-            hint="is the file what it should be?",
-        ) from error
-    return found, logits
-
-
-def logits_job(
-    path: Path,
-    runtime: str,
-    images: npt.NDArray[np.float32],
-    folder: Path,
-    *,
-    batches: Sequence[int] = (32,),
-    threads: int | None = 1,
-    name: str = "logits",
-) -> Job:
-    """Return the job that runs images through a file.
-
-    Args:
-        path: The artifact.
-        runtime: The runtime to use.
-        images: float32 (N, *shape); written into ``folder``.
-        folder: Where inputs and logits lie on this machine.
-        batches: All N images are run once for each of these sizes.
-        threads: Threads of the runtime.
-        name: Keeps the files of several jobs in one folder apart.
-    """
-    source, target = folder / f"{name}-images.npy", folder / f"{name}.npy"
-    np.save(source, np.ascontiguousarray(images, dtype=np.float32), allow_pickle=False)
-    settings = {"batches": list(batches)}
-    return Job("run", runtime, {"artifact": path}, settings, threads, source, target)
