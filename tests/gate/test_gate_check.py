@@ -211,17 +211,8 @@ def test_the_json_has_the_stable_keys(build):
     document = to_json(check(report, make_baseline(report)))
     assert list(document) == ["schema", "verdict", "exit_code", "items"]
     assert document["schema"] == "sepdeploy.check/1"
-    assert list(document["items"][0]) == [
-        "metric",
-        "artifact",
-        "device",
-        "kind",
-        "baseline",
-        "current",
-        "limit",
-        "verdict",
-        "why",
-    ]
+    written = "metric artifact device kind baseline current limit verdict why"
+    assert list(document["items"][0]) == written.split()  # in this order: people read it
 
 
 def test_nan_in_a_result_is_refused(build):

@@ -1,10 +1,10 @@
 import copy
 import math
-from functools import reduce
 
 import numpy as np
 import pytest
 import torch
+from dense_layers import numpy_dense, randomised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -42,24 +42,6 @@ def lowrank_layers(draw):
 
 
 any_layer = st.one_of(kron_layers(), lowrank_layers())
-
-
-def randomised(layer, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    layer.double()
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    return layer
-
-
-def numpy_dense(layer):
-    """The matrix of a layer, from its parameters alone."""
-    if isinstance(layer, LowRankLinear):
-        U, S, V = (p.detach().numpy() for p in (layer.U, layer.S, layer.V))
-        return (U @ S @ V.T).T
-    factors = [f.detach().numpy() for f in layer.factors]
-    return sum(reduce(np.kron, [f[k] for f in factors]) for k in range(layer.spec.terms))
 
 
 def expected(layer, rows):

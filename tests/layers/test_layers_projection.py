@@ -1,11 +1,10 @@
 """Layers made from dense ones, in other types and with shapes that they choose."""
 
 import math
-from functools import reduce
 
-import numpy as np
 import pytest
 import torch
+from dense_layers import randomised
 from torch import nn
 
 from sepdeploy.errors import BadInput
@@ -14,24 +13,6 @@ from sepdeploy.layers import (
     LowRankConv2d,
     LowRankLinear,
 )
-
-
-def randomised(layer, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    layer.double()
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    return layer
-
-
-def numpy_dense(layer):
-    """The matrix of a layer, from its parameters alone."""
-    if isinstance(layer, LowRankLinear):
-        U, S, V = (p.detach().numpy() for p in (layer.U, layer.S, layer.V))
-        return (U @ S @ V.T).T
-    factors = [f.detach().numpy() for f in layer.factors]
-    return sum(reduce(np.kron, [f[k] for f in factors]) for k in range(layer.spec.terms))
 
 
 @pytest.mark.parametrize("bias", [True, False])
