@@ -30,7 +30,10 @@ def given_set(
         BadInput: It is no adversarial set, or one of another model, data set, radius or norm, and
             ``transfer`` does not say that this is meant.
     """
-    pack = read_pack(path)
+    try:
+        pack = read_pack(path)
+    except BadInput as error:
+        raise BadInput(error.message, hint=MADE_AGAIN) from error
     attack = _attack(path, pack)
     if pack.images.shape[1:] != shape:
         raise BadInput(
