@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +28,9 @@ class Interruption:
     """Turns the signals that end a command into ``KeyboardInterrupt`` while it is open.
 
     After the first one SIGTERM and SIGHUP find the command ending already; a second Ctrl-C ends
-    the process at once. A library that is interrupted while it loads may hide
-    the interruption behind an error of its own, a destructor may lose it, and a runtime in a
-    child process may die of the same Ctrl-C; ``seen`` tells.
+    the process at once. A destructor that is interrupted loses the interruption: it is raised
+    once more a moment later. A library that is interrupted while it loads may hide it behind an
+    error of its own, and a runtime in a child process may die of the same Ctrl-C; ``seen`` tells.
 
     Attributes:
         seen: The number of the signal, 0 while there was none.
@@ -37,6 +39,7 @@ class Interruption:
     def __init__(self) -> None:
         self.seen = 0
         self._before: dict[int, Any] = {}
+        self._lost: Any = None  # what told of errors that destructors lost, before
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -47,11 +50,25 @@ class Interruption:
                 if outer or plain in (signal.SIG_DFL, signal.default_int_handler):
                     self._before[number] = plain
                     signal.signal(number, self._note)
+        if self._before:
+            self._lost, sys.unraisablehook = sys.unraisablehook, self._once_more
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._before:
+            sys.unraisablehook = self._lost
         for number, plain in self._before.items():
             signal.signal(number, plain)
+
+    def _once_more(self, lost: Any) -> None:
+        if not (self.seen and isinstance(lost.exc_value, KeyboardInterrupt)):
+            self._lost(lost)
+            return
+        signal.signal(self.seen, self._note)
+        # By a thread: raised here it would be lost just as well.
+        again = threading.Timer(0.02, _send_to_main, (self.seen,))
+        again.daemon = True
+        again.start()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.seen = number
@@ -60,6 +77,14 @@ class Interruption:
                 again = signal.SIG_DFL if other == signal.SIGINT else signal.SIG_IGN
                 signal.signal(other, again)
         raise KeyboardInterrupt
+
+
+def _send_to_main(number: int) -> None:
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, number)  # this one ends a wait as well
+    else:
+        _thread.interrupt_main(number)
 
 
 def is_launched() -> bool:

@@ -320,6 +320,26 @@ def test_an_ignored_ctrl_c_stays_ignored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def test_an_interruption_that_a_destructor_lost_is_raised_again(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class Interrupted:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def lose() -> None:
+        Interrupted()
+        time.sleep(20)
+
+    lost = sys.unraisablehook
+    with Interruption() as interruption:
+        with pytest.raises(KeyboardInterrupt):
+            lose()
+        assert interruption.seen == signal.SIGINT
+    assert sys.unraisablehook == lost
+    assert capfd.readouterr().err == ""
+
+
 def test_interruptions_are_left_alone_outside_the_main_thread() -> None:
     failures: list[BaseException] = []
 
