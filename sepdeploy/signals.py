@@ -84,7 +84,7 @@ def _send_to_main(number: int) -> None:
     if hasattr(signal, "pthread_kill") and main is not None:
         signal.pthread_kill(main, number)  # this one ends a wait as well
     else:
-        _thread.interrupt_main(number)
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def is_launched() -> bool:
