@@ -22,6 +22,8 @@ from sepdeploy.settings import filled, takes
 from sepdeploy.training.recipe.fields import Recipe as Recipe
 from sepdeploy.workflows.bench.options import BenchOptions as BenchOptions
 from sepdeploy.workflows.options import CompressOptions as CompressOptions
+from sepdeploy.workflows.options import FrequencyOptions as FrequencyOptions
+from sepdeploy.workflows.options import InspectOptions as InspectOptions
 from sepdeploy.workflows.options import ProofOptions as ProofOptions
 from sepdeploy.workflows.options import VerifyOptions as VerifyOptions
 
@@ -301,21 +303,22 @@ def update_baseline(
     return path, len(gate.update_baseline(report, path, replace=replace).entries)
 
 
-@takes(ModelOptions)
-def inspect(file: str | Path, **options: Any) -> InspectReport:
-    """Describe the layers of a .pt, .onnx or .tflite file.
+@takes(FrequencyOptions)
+def inspect(file: str | Path, *, notify: Notify = _ignore, **options: Any) -> InspectReport:
+    """Describe the layers of a .pt, .onnx or .tflite file, and which frequencies it depends on.
 
     Args:
         file: The file.
-        **options: Fields of ``ModelOptions``.
+        notify: Told what goes on.
+        **options: Fields of ``FrequencyOptions``.
 
     Raises:
-        BadInput: Unreadable or not one of ours.
-        Missing: A .pt file without torch installed.
+        BadInput: Unreadable or not one of ours; or frequencies of what are no images.
+        Missing: A .pt file without torch installed; or no data set for frequencies at hand.
     """
     from sepdeploy.workflows.inspecting import inspect_file
 
-    return inspect_file(Path(file), arch=filled(ModelOptions(), options, "inspect").arch)
+    return inspect_file(Path(file), filled(FrequencyOptions(), options, "inspect"), notify)
 
 
 @takes(JudgingOptions, ModelOptions)

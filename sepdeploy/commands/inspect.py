@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from sepdeploy.api import ModelOptions
+from sepdeploy import console
+from sepdeploy.api import InspectOptions
 from sepdeploy.commands.flags import taking
 from sepdeploy.commands.shell import JSON, give
 from sepdeploy.files.roles import READS_MODEL
+from sepdeploy.settings import filled
 
 
-@taking(ModelOptions)
+@taking(InspectOptions)
 def inspect(
     file: Annotated[Path, typer.Argument(help=".pt, .onnx or .tflite"), READS_MODEL],
     json: JSON = None,
@@ -23,9 +25,18 @@ def inspect(
 
     Their structure, factor shapes, parameters and MACs; then singular values and condition
     numbers from the factors, and a Lipschitz bound of the whole network (docs/spectra.md).
+
+    With --frequency: where the energy of an attack's perturbations lies, accuracy after low-pass
+    and high-pass filters, and which waves mislead the network (docs/frequency.md).
     """
     from sepdeploy import api
+    from sepdeploy.files import write_out
     from sepdeploy.reports import terminal
+    from sepdeploy.reports.heat_map import drawing
 
-    report = api.inspect(file, **options)
+    plot = filled(InspectOptions(), options, "inspect").plot
+    del options["plot"]
+    report = api.inspect(file, notify=console.notice, **options)
     give(report, json, lambda: terminal.inspect_table(report))
+    if plot is not None and report.frequency is not None:
+        write_out(plot, drawing(report.frequency))

@@ -30,6 +30,7 @@ SAID = {
     ".pth": "a model",
     ".py": "a program",
     ".sarif": "SARIF",
+    ".svg": "a drawing",
     ".tflite": "a TFLite file",
     ".toml": "a recipe, a profile or rules",
     ".training.pt": "the state of a training",

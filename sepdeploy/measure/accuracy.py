@@ -57,9 +57,9 @@ def accuracy(
             f"{where}: gives {classes} classes, the labels go up to {int(labels.max())}",
             hint="is this the data set that the model was trained on?",
         )
-    outcomes = _right(logits, labels)
+    outcomes = rightly(logits, labels)
     if clean is not None:
-        outcomes &= _right(clean, labels)
+        outcomes &= rightly(clean, labels)
     n, right = len(outcomes), int(outcomes.sum())
     return measured(
         metric,
@@ -72,7 +72,8 @@ def accuracy(
     )
 
 
-def _right(logits: Images, labels: Labels) -> npt.NDArray[np.bool_]:
+def rightly(logits: Images, labels: Labels) -> npt.NDArray[np.bool_]:
+    """Return (N,) which images are labelled rightly; logits that are not finite are wrong."""
     found: npt.NDArray[np.bool_] = logits.argmax(axis=1) == labels
     found &= np.isfinite(logits).all(axis=1)
     return found

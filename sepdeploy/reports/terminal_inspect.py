@@ -1,4 +1,4 @@
-"""The tables of ``sepdeploy inspect``: what the layers hold, and how much they stretch."""
+"""The tables of ``sepdeploy inspect``: what layers hold, how they stretch, frequencies."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sepdeploy.metrics import count, ratio
 from sepdeploy.records import LayerRecord
+from sepdeploy.reports.frequency import frequency_tables
 from sepdeploy.reports.page import Page
 from sepdeploy.reports.tables import Line, Table
 from sepdeploy.structures import shown_factors
@@ -41,7 +42,10 @@ def inspect_table(report: InspectReport) -> Page:
     parts: list[str | Line | Table] = [head, table]
     if any(layer.sigma_max or layer.condition_number for layer in report.layers):
         parts += [_spectra(report), *_explained(report)]
-    return Page((*parts, *report.notes))
+    parts += report.notes
+    if report.frequency is not None:
+        parts += frequency_tables(report.frequency)
+    return Page(tuple(parts))
 
 
 def is_bound(layer: LayerRecord) -> bool:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sepdeploy.codec import ABSENT
 from sepdeploy.errors import NEW_FILE, BadInput
 from sepdeploy.exporters.formats import FORMATS, told_format
 from sepdeploy.files import open_plain
-from sepdeploy.records import INSPECT_SCHEMA, InputSpec, LayerRecord
+from sepdeploy.records import INSPECT_SCHEMA, InputSpec, LayerRecord, Notify
 from sepdeploy.workflows.factored import merge_factored
+from sepdeploy.workflows.options import FrequencyOptions
+
+if TYPE_CHECKING:
+    from sepdeploy.models import Model
+    from sepdeploy.workflows.frequencies import FrequencyReport
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,8 @@ class Stretch:
 class InspectReport:
     """The layers of one file; the three parts of a factored convolution are one of them.
 
-    ``stretch`` is None for an exported file, which does not say how its layers are connected.
+    ``stretch`` is None for an exported file, which does not say how its layers are connected;
+    ``frequency`` where it was not asked for.
     """
 
     path: str
@@ -53,6 +61,7 @@ class InspectReport:
     total: Total
     notes: tuple[str, ...] = ()
     stretch: Stretch | None = None
+    frequency: FrequencyReport | None = field(default=None, metadata=ABSENT)
     schema: str = INSPECT_SCHEMA
 
 
@@ -92,15 +101,16 @@ def total_of(layers: tuple[LayerRecord, ...]) -> Total:
     )
 
 
-def inspect_file(path: Path, *, arch: str | None = None) -> InspectReport:
+def inspect_file(path: Path, wanted: FrequencyOptions, notify: Notify) -> InspectReport:
     """Describe a .pt, .onnx or .tflite file; see ``sepdeploy.api.inspect``."""
-    kind = sniff(path)
+    kind, arch = sniff(path), wanted.arch
     if arch is not None and kind != "pt":
         raise BadInput(
             f"--arch {arch} has no effect on {path}: an exported file holds its own layers",
             hint="leave --arch out",
         )
     stretch = None
+    model: Model | None = None
     if kind == "pt":
         from sepdeploy.exports.requirements import require_torch
 
@@ -125,7 +135,12 @@ def inspect_file(path: Path, *, arch: str | None = None) -> InspectReport:
     notes: tuple[str, ...] = ()
     if params > total.params:
         notes = (f"{params - total.params:,} further parameters outside these layers",)
-    return InspectReport(str(path), kind, spec, layers, total, notes, stretch)
+    frequency = None
+    if wanted.frequency:
+        from sepdeploy.workflows.frequencies import frequencies
+
+        frequency = frequencies(path, spec, model, wanted, notify)
+    return InspectReport(str(path), kind, spec, layers, total, notes, stretch, frequency)
 
 
 def _stretch(

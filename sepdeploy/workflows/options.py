@@ -1,13 +1,13 @@
-"""What compressing and verifying are asked for: the values of the command line, checked."""
+"""What compressing, inspecting and verifying are asked for: command line values, checked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from sepdeploy.exports.options import ModelOptions, Seeded
-from sepdeploy.files.roles import READS_MODEL, Reads
-from sepdeploy.settings import setting
+from sepdeploy.exports.options import JudgingOptions, ModelOptions, Seeded
+from sepdeploy.files.roles import READS_MODEL, Reads, Writes
+from sepdeploy.settings import Needs, setting, settings
 
 BUDGETS = ("params", "macs")
 
@@ -63,6 +63,42 @@ class CompressOptions(ModelOptions):
         """Return where a compressed model goes when nobody says it."""
         family = self.structure.partition(":")[0].partition("*")[0]
         return model.with_name(f"{model.stem}-{family if family.isalnum() else 'small'}.pt")
+
+
+@dataclass(frozen=True)
+class FrequencyOptions(JudgingOptions, ModelOptions):
+    """How a file is read; whether frequencies are looked at, of which images, how attacked."""
+
+    frequency: bool = setting(
+        False,
+        "Show which frequencies of images it depends on.",
+        more="Of attacks' perturbations, after filters, and with waves added (docs/frequency.md).",
+    )
+    samples: int = setting(256, "Test images that are looked at.", low=1)
+    wave: float | None = setting(
+        None,
+        "L2 norm of a wave added to a channel.",
+        low=0,
+        more="Pixels in [0, 1]; default: an eighth of the root of their number, 4 at 32×32.",
+    )
+
+    @classmethod
+    def needs(cls) -> dict[str, Needs]:
+        """Nearly everything is about frequencies; a seed is taken by every command."""
+        free = ("frequency", "arch", "seed")
+        return {name: {"frequency": ()} for name in settings(cls) if name not in free}
+
+
+@dataclass(frozen=True)
+class InspectOptions(FrequencyOptions):
+    """What ``sepdeploy inspect`` shows besides the layers."""
+
+    plot: Path | None = setting(
+        None,
+        "Draw the frequencies.",
+        metavar="FILE.svg",
+        path=Writes("a drawing", (".svg",)),
+    )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ ROWS = {
 }
 BESIDE = {
     "attack": ["tiny.pt", "-o", "new.npz"], "bench": ["tiny.onnx"], "compress": ["tiny.pt"],
-    "export": ["tiny.pt"], "train": ["-o", "new.pt"],
+    "export": ["tiny.pt"], "inspect": ["tiny.onnx"], "train": ["-o", "new.pt"],
 }  # fmt: skip
 # Of settings without choices whose value is read by a grammar of its own.
 VALUES = {"attack": "fgsm", "eps": "0.2", "host": "pi@x", "runner": "tiny.onnx", "data": "digits"}
@@ -70,7 +70,9 @@ CASES = list(lacking())
 
 
 def test_there_are_such_options_in_every_command_with_records() -> None:
-    assert {command for command, _, _ in CASES} == {"bench", "compress", "export", "train"}
+    assert {command for command, _, _ in CASES} == {
+        "bench", "compress", "export", "inspect", "train",
+    }  # fmt: skip
     assert len(CASES) > 30
 
 

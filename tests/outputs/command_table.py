@@ -31,6 +31,8 @@ GIVEN = {
     "runner": "program",
     "device": "replay:recording.jsonl",
 }
+# What an option has no effect without.
+BESIDE = {"plot": "--frequency"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Line:
             flag = self.roles[name][0] if name in self.roles else name.upper()
             long = flag.startswith("--")
             words += [f"{flag}={value}"] if long else [flag, str(value)][not flag.startswith("-") :]
-        return words
+        return [*words, *(BESIDE[name] for name in given if name in BESIDE)]
 
 
 def lines() -> Iterator[Line]:

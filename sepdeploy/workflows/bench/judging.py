@@ -22,11 +22,11 @@ from sepdeploy.exports.judged_images import (
     find_data,
     torch_logits,
 )
+from sepdeploy.exports.options import JudgingOptions
 from sepdeploy.exports.torch_model import TorchModel
 from sepdeploy.jobs import Labelled
 from sepdeploy.records import Notify
 from sepdeploy.threat import ATTACKS, Attack, gradients_failed, no_gradient_note
-from sepdeploy.workflows.bench.options import BenchOptions
 
 if TYPE_CHECKING:
     from sepdeploy.models import Model
@@ -115,7 +115,7 @@ class Judging:
 
 
 def judging_sets(
-    export: Export | None, shape: tuple[int, ...], options: BenchOptions, notify: Notify
+    export: Export | None, shape: tuple[int, ...], options: JudgingOptions, notify: Notify
 ) -> Judging:
     """Return one set per attack (or one clean set); none when there are no images at all.
 
@@ -167,7 +167,7 @@ def _clean(
     export: Export | None,
     pack: EvalPack | None,
     shape: tuple[int, ...],
-    options: BenchOptions,
+    options: JudgingOptions,
     notify: Notify,
 ) -> JudgingSet | None:
     """Return the clean images: the pack's, unless others or more were asked for and are there."""
@@ -210,7 +210,7 @@ def _attacked(
     pack: EvalPack | None,
     export: Export | None,
     attack: Attack,
-    options: BenchOptions,
+    options: JudgingOptions,
     notify: Notify,
 ) -> JudgingSet:
     if ATTACKS[attack.family].on_file and attack.eps:
