@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sepdeploy.metrics import percent
-from sepdeploy.reports.tables import Line, Table
+from sepdeploy.reports.tables import Cell, Line, Table
 
 if TYPE_CHECKING:
     from sepdeploy.workflows.frequencies import Filtered, FrequencyReport
@@ -27,7 +27,8 @@ def frequency_tables(report: FrequencyReport) -> list[str | Line | Table]:
 def _energy(report: FrequencyReport) -> Table:
     bands = list(report.energy[0].shares)
     table = Table(
-        ("share of energy, %", *bands, "mean of pixels, in low"), right=range(1, len(bands) + 2)
+        ("share of energy, %", *bands, ("in low: mean", "of pixels")),
+        right=range(1, len(bands) + 2),
     )
     for row in report.energy:
         if row.images:
@@ -38,8 +39,12 @@ def _energy(report: FrequencyReport) -> Table:
 def _filters(report: FrequencyReport) -> Table:
     found = {(row.kept, row.cutoff): row for row in report.filters}
     attacked = any(row.adversarial_accuracy is not None for row in report.filters)
-    sides = [("low", "low-pass"), ("high", "high-pass")]
-    heads = [f"{said}{face}" for _, said in sides for face in ("", " attacked")[: 1 + attacked]]
+    faced = [
+        (side, face)
+        for side in ("low-pass", "high-pass")
+        for face in ("", "attacked")[: 1 + attacked]
+    ]
+    heads: list[Cell] = [(side, face) if face else side for side, face in faced]
     table = Table(("accuracy %, cut-off", *heads), right=range(1, len(heads) + 1))
 
     def faces(row: Filtered) -> list[str]:
