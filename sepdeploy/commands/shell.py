@@ -91,6 +91,11 @@ def roles_of(signature: inspect.Signature) -> dict[str, tuple[str, Reads | Write
     return found
 
 
+def _draw(line: console.Progress, event: Event, *, lasting: bool) -> None:
+    if event.kind != "detail" or console.VERBOSITY.level > 0:
+        line.update(str(event), force=lasting and event.lasting)
+
+
 @contextmanager
 def progress(*, lasting: bool = True) -> Iterator[Callable[[Event], None]]:
     """Give what shows the events of a training; the unfinished line goes with the block.
@@ -100,7 +105,7 @@ def progress(*, lasting: bool = True) -> Iterator[Callable[[Event], None]]:
     """
     line = console.Progress()
     try:
-        yield lambda event: line.update(str(event), force=lasting and event.lasting)
+        yield lambda event: _draw(line, event, lasting=lasting)
     finally:
         line.clear()
 

@@ -41,6 +41,10 @@ class Structured(nn.Module):
         return 0
 
     @abstractmethod
+    def dense_weight(self) -> Tensor:
+        """The weight of the plain layer this one stands for; differentiable."""
+
+    @abstractmethod
     def regularized(self) -> list[Tensor]:
         """The matrices (or stacks of them) that penalties act on, as views."""
 
@@ -105,6 +109,13 @@ class StructuredLinear(Structured):
     @abstractmethod
     def prunable(self) -> Mapping[str, Tensor]:
         """The parameters that masks act on, by their name within the layer."""
+
+    def dense_weight(self) -> Tensor:
+        """The (n_out, n_in) matrix this layer stands for; differentiable."""
+        factor = self.factors()[0]
+        unit = torch.eye(self.spec.in_features, device=factor.device, dtype=factor.dtype)
+        product = self.compute(unit)
+        return (product if self.bias is None else product - self.bias).t()
 
     def fold(self) -> None:
         """Bring the layer into its deployed form, so that masks act on what is exported."""

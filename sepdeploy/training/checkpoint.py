@@ -25,7 +25,7 @@ from sepdeploy.training.recipe.fields import Recipe
 from sepdeploy.training.recipe.reading import differences, recipe_from
 
 FORMAT = "sepdeploy.training"
-VERSION = 2
+VERSION = 3
 
 State = dict[str, Tensor]
 

@@ -14,8 +14,8 @@ class Event:
     """One report of progress.
 
     Attributes:
-        kind: "note" (a decision worth knowing), "step", "epoch" (with validation results) or
-            "done".
+        kind: "note" (a decision worth knowing), "detail" (one for who asks for more), "step",
+            "epoch" (with validation results) or "done".
         epoch: Current epoch, from 1.
         epochs: Planned epochs.
         step: Optimiser steps taken in this epoch.
@@ -52,7 +52,7 @@ class Event:
         return self.kind != "step"
 
     def __str__(self) -> str:
-        if self.kind in ("note", "done"):
+        if self.kind in ("note", "detail", "done"):
             return self.message
         parts = [f"epoch {self.epoch}/{self.epochs}"]
         if self.kind == "step":

@@ -108,6 +108,9 @@ class Trainer:
                 file keeps the last state that was written before), or a file cannot be written.
         """
         self._started = time.monotonic()
+        if self.stepper.scales:
+            scales = ", ".join(f"{name} x{s:g}" for name, s in self.stepper.scales.items())
+            self.on_progress(Event("detail", message=f"learning rates: {scales}"))
         self.save()
         while not self.finished:
             self._epoch()
@@ -227,7 +230,8 @@ class Trainer:
             **term_values(stepper.matrices(), self.recipe.coefficients),
             **found.entry(),
             "condition_numbers": condition_numbers(self.model.net),
-            "learning_rate": stepper.optimizer.param_groups[0]["lr"],
+            "learning_rate": stepper.rate,
+            **({"learning_rate_scales": stepper.scales} if stepper.scales else {}),
             **adaptive,
             **({} if stepper.pruner is None else {"sparsity": stepper.pruner.sparsity}),
         }

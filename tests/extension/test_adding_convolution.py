@@ -82,6 +82,9 @@ class CrossConv2d(StructuredConv2d):
     def spec(self) -> CrossSpec:
         return CrossSpec.from_factors([tuple(m.weight.shape) for m in self.parts()])
 
+    def dense_weight(self) -> torch.Tensor:
+        return torch.einsum("rchx,orxw->ochw", self.column.weight, self.row.weight)
+
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, spec: CrossSpec) -> Self:
         return cls(conv, spec.rank)

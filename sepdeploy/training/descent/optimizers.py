@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,17 @@ Groups = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class OptimizerChoice:
-    """How to make an optimiser, and the learning rate to use where the recipe names none."""
+    """How to make an optimiser, and at what rates.
+
+    Attributes:
+        make: From groups of parameters, learning rate and momentum.
+        default_lr: The learning rate to use where the recipe names none.
+        adaptive: Whether a step moves entries by about the rate, however large the gradient.
+    """
 
     make: Callable[[Groups, float, float], torch.optim.Optimizer]
     default_lr: float
+    adaptive: bool
 
 
 def _adamw(groups: Groups, lr: float, momentum: float) -> torch.optim.Optimizer:
@@ -34,8 +41,8 @@ def _sgd(groups: Groups, lr: float, momentum: float) -> torch.optim.Optimizer:
 
 
 OPTIMIZERS: dict[str, OptimizerChoice] = {
-    "adamw": OptimizerChoice(_adamw, 4e-3),
-    "sgd": OptimizerChoice(_sgd, 0.1),
+    "adamw": OptimizerChoice(_adamw, 4e-3, adaptive=True),
+    "sgd": OptimizerChoice(_sgd, 0.1, adaptive=False),
 }
 
 
@@ -47,23 +54,33 @@ def make_optimizer(
     momentum: float,
     weight_decay: float,
     alone: Sequence[Tensor] = (),
+    scales: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """Return an optimiser over all parameters of a model; only matrices decay.
 
-    ``alone``: parameters that get a group each, with a ``scale`` of their learning rate.
-
     Biases and normalisation weights (one dimension) are left out of weight decay, which would
     otherwise pull them to zero without making the network simpler.
+
+    Args:
+        name: A key of ``OPTIMIZERS``.
+        model: Its parameters.
+        lr: Learning rate.
+        momentum: Of SGD.
+        weight_decay: Of matrices.
+        alone: Parameters that get a group each, with a ``scale`` of their learning rate.
+        scales: Name of a parameter -> the ``scale`` of its group, where that is not 1.
     """
+    scales = scales or {}
     apart = {id(p) for p in alone}
-    parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
-    groups = [
-        _group((p for p in parameters if p.dim() > 1), weight_decay),
-        _group((p for p in parameters if p.dim() <= 1), 0.0),
-        *(_group([p], weight_decay) | {"scale": 1.0} for p in alone),
+    groups: dict[tuple[bool, float], list[Tensor]] = {(True, 1.0): [], (False, 1.0): []}
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in apart:
+            kind = parameter.dim() > 1, scales.get(key, 1.0)
+            groups.setdefault(kind, []).append(parameter)
+    made = [
+        {"params": of_kind, "weight_decay": weight_decay if matrices else 0.0, "scale": scale}
+        for (matrices, scale), of_kind in groups.items()
+        if of_kind
     ]
-    return OPTIMIZERS[name].make([g for g in groups if g["params"]], lr, momentum)
-
-
-def _group(parameters: Iterable[Tensor], weight_decay: float) -> dict[str, Any]:
-    return {"params": list(parameters), "weight_decay": weight_decay}
+    made += [{"params": [p], "weight_decay": weight_decay, "scale": 1.0} for p in alone]
+    return OPTIMIZERS[name].make(made, lr, momentum)

@@ -17,7 +17,8 @@ from sepdeploy.models import Model
 from sepdeploy.threat import Attack
 from sepdeploy.training.checkpoint import Held
 from sepdeploy.training.descent.averaging import Average
-from sepdeploy.training.descent.optimizers import make_optimizer
+from sepdeploy.training.descent.optimizers import OPTIMIZERS, make_optimizer
+from sepdeploy.training.descent.proportion import learning_scales, warmed_up
 from sepdeploy.training.descent.schedule import learning_rate
 from sepdeploy.training.machine.acceleration import CPU, moved, place, running_form
 from sepdeploy.training.machine.batches import Part
@@ -81,14 +82,22 @@ class Stepper:
             fold_cores(model.net)
         place(model, recipe, device)
         self.pruner = Pruner(model.net, recipe) if recipe.prune else None
+        self.scales = learning_scales(
+            model.net,
+            recipe.lr_scales,
+            adaptive=OPTIMIZERS[recipe.optimizer].adaptive,
+            dynamic=bool(recipe.rank_tolerance),
+        )
         self.optimizer = make_optimizer(
             recipe.optimizer,
-            model,
+            model.net,
             lr=recipe.peak_lr,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
             alone=cores_of(model.net) if recipe.rank_tolerance else (),
+            scales=self.scales,
         )
+        self.rate = 0.0  # of the last step
         self.average: Average | None = None
         if recipe.ema or recipe.swa:
             self.average = Average(model, decay=recipe.ema, start=recipe.average_start)
@@ -113,14 +122,14 @@ class Stepper:
         """
         self._seed_dropout(at)
         self.optimizer.zero_grad(set_to_none=True)
-        rate = self.learning_rate(at)
+        rate = self.rate = self.learning_rate(at)
         if self.pruner is not None:
             self.pruner.before(at.epoch, rate)
         augmenting = self.dynamics is not None and self.dynamics.before(
             at.step, self.steps_per_epoch, frozen=at.ranks_frozen
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("scale", 1.0)
+            group["lr"] = rate * self._scale(group["scale"], at)
         value = self._backward(parts, self.terms(at.epoch))
         weights = list(self.model.net.parameters())
         _require_finite("gradient of the loss", [p.grad for p in weights if p.grad is not None])
@@ -188,6 +197,13 @@ class Stepper:
         total = self.recipe.epochs * self.steps_per_epoch
         done = at.epoch * self.steps_per_epoch + at.step
         return learning_rate(self.recipe.schedule, self.recipe.peak_lr, done, total)
+
+    def _scale(self, scale: float, at: Moment) -> float:
+        """Return a group's scale, which grows to its size in the first steps."""
+        if self.dynamics is not None:
+            return scale  # adapting ranks set it themselves
+        total = self.recipe.epochs * self.steps_per_epoch
+        return warmed_up(scale, (at.epoch * self.steps_per_epoch + at.step) / max(1, total))
 
     def terms(self, epoch: int) -> Terms:
         """Return what the objective attacks with and weighs in an epoch."""

@@ -8,7 +8,6 @@ error texts and documentation follow. The order is that of stored recipes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ from sepdeploy.threat import NORMS, default_step_size, parse_eps
 from sepdeploy.training.descent.optimizers import OPTIMIZERS
 from sepdeploy.training.descent.schedule import SCHEDULES
 from sepdeploy.training.objectives import INNER, OBJECTIVES
+from sepdeploy.training.recipe import texts
 from sepdeploy.training.recipe.rules import check_together
 
 AUGMENTATIONS = ("", "crop", "flip", "crop-flip")
@@ -50,20 +50,6 @@ penalties = partial(setting, panel="Penalties")
 rank = partial(setting, panel="Adaptive ranks")
 pruning = partial(setting, panel="Pruning")
 machine = partial(setting, panel="Machine")
-
-
-def _structure(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ",".join(f"{layer}={text}" for layer, text in value.items())
-    if not isinstance(value, str):
-        raise ValueError
-    return value
-
-
-def _target(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError
-    return str(value)
 
 
 @dataclass(frozen=True)
@@ -101,13 +87,13 @@ class Recipe(Options):
         "",
         "dense, kron, kron:aligned, kron:28x28-64x64, lowrank:40; or a,b,c.",
         more="Or layer by layer: fc1=kron,fc2=lowrank:40. Default: dense, or kron with a target.",
-        parse=_structure,
+        parse=texts.structure_text,
     )
     target: str = network(
         "",
         "Parameter budget, e.g. 10x smaller.",
         more="Than the dense architecture; or a number. Widths are planned to fill it.",
-        parse=_target,
+        parse=texts.target_text,
     )
     objective: str = attack(
         "pgd-at", "What a step minimises; sar (of no published weight).", choices=OBJECTIVES
@@ -177,6 +163,13 @@ class Recipe(Options):
     )
     lr: float = optimisation(
         0.0, "Peak learning rate; the optimiser's own where none is given.", **SCALE
+    )
+    lr_scale: str = optimisation(
+        "",
+        "Multiples of the learning rate by parameter: fc1.*=0.5.",
+        more="Default: factors step in proportion to their size (*=1: none does).",
+        flag=False,
+        parse=texts.scales_text,
     )
     momentum: float = optimisation(
         0.9, "Of SGD.", flag=False, low=0, high=1, needs={"optimizer": ("sgd",)}
@@ -386,6 +379,11 @@ class Recipe(Options):
     def peak_lr(self) -> float:
         """Learning rate that the schedule scales."""
         return self.lr or OPTIMIZERS[self.optimizer].default_lr
+
+    @property
+    def lr_scales(self) -> dict[str, float]:
+        """Pattern of parameter names -> multiple of the rate."""
+        return dict(texts.scales_by_pattern(self.lr_scale))
 
     @property
     def coefficients(self) -> dict[str, float]:
