@@ -121,6 +121,10 @@ def test_files_of_one_name_are_told_apart_and_gated(copy: Path, call, monkeypatc
     assert found.code == 0
     for name in ("a/tiny.onnx", "b/tiny.onnx", "against tiny.onnx"):
         assert name in found.out
+    result = json.loads(Path("r.json").read_text())
+    for file in result["results"]:  # what a clock says on a busy machine may be unstable
+        file["measurements"] = [m for m in file["measurements"] if m["kind"] == "STATIC"]
+    Path("r.json").write_text(json.dumps(result))
     assert call("baseline", "update", "r.json").code == 0
     assert call("check", "r.json").code == 0
 

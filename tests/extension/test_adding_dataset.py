@@ -42,15 +42,19 @@ def test_a_new_data_set_goes_the_whole_way(tmp_path: Path, call, monkeypatch) ->
     bench = ["bench", tmp_path / "s.onnx", tmp_path / "s.tflite", "--json", tmp_path / "b.json"]
     got = call(*bench, "--attack", "pgd-3", "--eps", "0.1")
     assert got.code == 0, got.err
-    for result in json.loads((tmp_path / "b.json").read_text())["results"]:
+    report = json.loads((tmp_path / "b.json").read_text())
+    for result in report["results"]:
         clean = next(m for m in result["measurements"] if m["metric"] == "clean_accuracy")
         assert clean["n"] == 64
         assert clean["value"] > 0.9
+        timeless = [m for m in result["measurements"] if m["kind"] != "HOST"]
+        result["measurements"] = timeless  # the machine may be too busy for its clock
+    (tmp_path / "b.json").write_text(json.dumps(report))
     update = ["baseline", "update", tmp_path / "b.json", "--baseline", tmp_path / "base.json"]
     assert call(*update).code == 0
     check = ["check", tmp_path / "b.json", "--baseline", tmp_path / "base.json"]
     got = call(*check)
-    assert got.code in (0, 5), got.out + got.err  # 5: the machine was too busy for its clock
+    assert got.code == 0, got.out + got.err
 
 
 def test_an_unknown_data_set_is_told_the_known_ones(call, tmp_path: Path, monkeypatch) -> None:

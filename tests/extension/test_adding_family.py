@@ -182,13 +182,17 @@ def test_a_new_family_goes_the_whole_way(diagonal: Path, call) -> None:
     bench = ["bench", diagonal / "d.onnx", diagonal / "d.tflite", "--json", diagonal / "b.json"]
     got = call(*bench)
     assert got.code == 0, got.err
-    for result in json.loads((diagonal / "b.json").read_text())["results"]:
+    report = json.loads((diagonal / "b.json").read_text())
+    for result in report["results"]:
         clean = next(m for m in result["measurements"] if m["metric"] == "clean_accuracy")
         assert clean["value"] > 0.8
+        timeless = [m for m in result["measurements"] if m["kind"] != "HOST"]
+        result["measurements"] = timeless  # the machine may be too busy for its clock
+    (diagonal / "b.json").write_text(json.dumps(report))
     update = ["baseline", "update", diagonal / "b.json", "--baseline", diagonal / "base.json"]
     assert call(*update).code == 0
     got = call("check", diagonal / "b.json", "--baseline", diagonal / "base.json")
-    assert got.code in (0, 5), got.out + got.err  # 5: the machine was too busy for its clock
+    assert got.code == 0, got.out + got.err
 
 
 def test_its_custom_file_keeps_the_op_with_a_body(diagonal: Path, call) -> None:

@@ -25,7 +25,7 @@ from sepdeploy.training.sources import NOISE
 
 
 def test_robust_training_makes_a_robust_model(tmp_path):
-    common = {"structure": "kron", "hidden": "144,144", "epochs": 5, "steps": 3, "lr": 0.01,
+    common = {"structure": "kron", "hidden": "144,144", "epochs": 5, "steps": 3,
               "threads": 1}  # fmt: skip
     clean, robust = {}, {}
     for objective in ("natural", "pgd-at", "trades"):
@@ -132,7 +132,7 @@ def test_history_is_json_lines(train):
     for entry in lines:
         assert set(entry) == {
             "epoch", "loss", "penalty", "condition", "l1", "clean_accuracy", "robust_accuracy",
-            "condition_numbers", "learning_rate",
+            "condition_numbers", "learning_rate", "learning_rate_scales",
         }  # fmt: skip
         assert set(entry["condition_numbers"]) == {"fc1", "fc2", "head"}
         assert entry["penalty"] > 0
