@@ -32,7 +32,8 @@ proves that exported files compute the same). A mean of several seeds stands wit
 deviation. "Against dense" is the mean over seeds of the difference to the dense net of the same
 seed, in points; below the tables such means stand with their standard errors. κ is the median
 condition number of the structured layers (of linear layers where there are none), over layers and
-seeds; "–" where it is infinite or not known (sums of Kronecker terms).
+seeds; "–" where it is infinite or not known (sums of Kronecker terms). Which frequencies of their
+images natural and robust nets depend on stands in [frequency.md](frequency.md).
 """
 
 
