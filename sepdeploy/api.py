@@ -57,7 +57,7 @@ def train(
     Writes ``out``, ``STEM.history.jsonl`` and, until it is finished, ``STEM.training.pt``.
 
     Args:
-        recipe: TOML file, or None for defaults.
+        recipe: TOML file or the name of a shipped recipe; None for defaults.
         out: The model file.
         resume: Continue an interrupted training to the same result.
         on_progress: Called with each ``training.Event``.

@@ -77,6 +77,7 @@ def use(python: Path, folder: Path) -> None:
     call(*tool, "--version", cwd=folder)
     call(*tool, "doctor", cwd=folder)
     call(*tool, "devices", "list", cwd=folder)
+    check("mnist-100x" in call(*tool, "train", "--help", cwd=folder), "no recipes in the wheel")
     layers = json.loads(call(*tool, "inspect", "tiny.onnx", "--json", cwd=folder))["layers"]
     check(any(layer["structure"] == "kron" for layer in layers), "no kron layer in tiny.onnx")
     call(*tool, "inspect", "tiny.tflite", cwd=folder)

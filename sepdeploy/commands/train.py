@@ -16,6 +16,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.files.roles import Reads
 from sepdeploy.settings import settings, unknown_key
 from sepdeploy.training.beside import TRAINED
+from sepdeploy.training.recipe.named import shipped
 
 SET = Annotated[
     list[str] | None,
@@ -26,7 +27,9 @@ SET = Annotated[
 @taking(Recipe, only_given=True)
 def train(
     recipe: Annotated[
-        Path | None, typer.Argument(help="Recipe (TOML); flags beat it."), Reads()
+        Path | None,
+        typer.Argument(help=f"Recipe: a TOML file, or {' | '.join(shipped())}; flags beat it."),
+        Reads(),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted training.")

@@ -8,8 +8,12 @@ from hypothesis import strategies as st
 
 from sepdeploy.compression.request import parse_target, structure_map
 from sepdeploy.errors import BadInput
+from sepdeploy.models import create
+from sepdeploy.records import InputSpec
 from sepdeploy.structures import grammar
 from sepdeploy.training import Recipe, load_recipe
+from sepdeploy.training.plan_widths import plan_network
+from sepdeploy.training.recipe.named import shipped
 from sepdeploy.training.recipe.reading import differences, recipe_from
 
 
@@ -228,12 +232,35 @@ def test_derived_values():
     assert Recipe(lr=0.5).peak_lr == 0.5
 
 
-@pytest.mark.parametrize("name", ["mnist-kron", "digits-trades"])
-def test_the_recipes_of_the_documentation_are_valid(name):
-    folder = Path(__file__).parents[2] / "docs" / "recipes"
-    recipe = load_recipe(folder / f"{name}.toml")
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_recipes_are_found_by_name(name):
+    recipe = load_recipe(name)
     assert name.startswith(recipe.data)
     assert recipe.robust
+
+
+@pytest.mark.parametrize(("name", "fewer"), [("mnist-100x", 100), ("mnist-200x", 200)])
+def test_a_recipe_is_as_small_as_its_name_says(name, fewer):
+    mnist = InputSpec((1, 28, 28))
+    plan = plan_network(load_recipe(name), mnist, 10)
+    small = create("mlp", mnist, 10, structure=plan.structure, **plan.options)
+    assert small.params * fewer <= create("mlp", mnist, 10, hidden=(1024, 1024)).params
+
+
+def test_a_file_of_that_name_beats_the_shipped_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist-100x").write_text("epochs = 3\n")
+    assert load_recipe("mnist-100x") == Recipe(epochs=3)
+    with pytest.raises(BadInput, match=r"cannot read mnist-100x\.toml"):
+        load_recipe("mnist-100x.toml")
+
+
+def test_an_unknown_name_lists_the_shipped_recipes(call):
+    found = call("train", "mnist-10x")
+    assert found.code == 2
+    assert "unknown recipe 'mnist-10x'; closest: mnist-100x, " in found.line
+    for text in (found.err, call("train", "--help").out):
+        assert [name for name in shipped() if name not in text] == []
 
 
 def test_the_guide_names_every_key_and_structure():

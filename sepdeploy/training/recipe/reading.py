@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.codec import read_toml
 from sepdeploy.errors import BadInput
 from sepdeploy.models.factory import is_foreign
 from sepdeploy.settings import check_needs, filled
 from sepdeploy.training.recipe.fields import Recipe
+from sepdeploy.training.recipe.named import recipe_table
 from sepdeploy.training.recipe.rules import check_starts
 
 # What may differ between a training and its resumption: where the data lies and where it is
@@ -31,7 +31,7 @@ def load_recipe(
     """Read a recipe file and put flags over it.
 
     Args:
-        path: TOML file; None = all defaults.
+        path: TOML file, or the name of a shipped recipe; None = all defaults.
         overrides: Values that beat the file; None values are ignored. Strings are converted
             ("1024,1024" for ``hidden``, "8/255" for ``eps``).
         defaults: Values for keys that neither the file nor the flags give.
@@ -41,7 +41,7 @@ def load_recipe(
             closest), a value out of range, or one without effect (recipes that are already stored
             may have such).
     """
-    values = {} if path is None else read_toml(Path(path))
+    values = {} if path is None else recipe_table(Path(path))
     given = {k: v for k, v in (overrides or {}).items() if v is not None}
     written = {k.replace("-", "_"): v for k, v in values.items()}
     _check_arch(written.get("arch"), given.get("arch"), where=str(path))
