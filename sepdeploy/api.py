@@ -95,8 +95,7 @@ def compress(
         **overrides: Fields of ``CompressOptions``.
 
     Raises:
-        BadInput: A form that fits no layer, a budget that no plan reaches (says the best
-            reachable), or a file or recipe that cannot be used.
+        BadInput: A form that fits no layer, a budget out of reach, a file that cannot be used.
         Missing: torch is not installed.
     """
     require_torch("compress a model")
@@ -326,15 +325,19 @@ def attack(
     model: str | Path,
     out: str | Path,
     *,
+    resume: bool = False,
     notify: Notify = _ignore,
+    on_progress: Callable[[Any], None] = _ignore,
     **options: Any,
 ) -> AttackSummary:
     """Write an adversarial set (an evaluation pack) against a model; say what came of it.
 
     Args:
         model: A model file.
-        out: The set (.npz).
+        out: The set (.npz); until it is finished its state is beside it, ``STEM.unfinished.npz``.
+        resume: Continue an interrupted attack to the same result.
         notify: Told what goes on.
+        on_progress: Called with an ``attacks.course.News`` before every batch.
         **options: Fields of ``JudgingOptions`` and ``ModelOptions``.
 
     Raises:
@@ -344,9 +347,7 @@ def attack(
     require_torch("attack a model")
     from sepdeploy.workflows.attacking import attack_model
 
-    wanted = filled(JudgingOptions(), options, "attack", besides=(ModelOptions,))
-    arch = filled(ModelOptions(), options, "attack", besides=(JudgingOptions,)).arch
-    return attack_model(Path(model), Path(out), wanted, arch=arch, notify=notify)
+    return attack_model(Path(model), Path(out), options, resume, notify, on_progress)
 
 
 def diagnose() -> tuple[Finding, ...]:
@@ -365,8 +366,7 @@ def setup_device(device: str, *, notify: Notify = _ignore) -> None:
 
     Raises:
         BadInput: No such device.
-        Missing: A tool or the network is missing, with the commands that help; or the device
-            has no core to emulate.
+        Missing: A tool or the network (with the commands that help), or a core to emulate.
     """
     from sepdeploy.workflows.device_setup import set_up
 

@@ -20,8 +20,10 @@ def interrupted(command: str = "", number: int = signal.SIGINT) -> int:
     """
     from sepdeploy import console
 
+    goes_on = "the same command with --resume continues"
     hint = {
-        "train": "the same command with --resume continues",
+        "train": goes_on,
+        "attack": goes_on,
         "compress": "nothing half-written was left behind; a fine-tuning that had begun continues "
         "with --resume",
     }.get(command, "nothing half-written was left behind")

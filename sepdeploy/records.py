@@ -25,6 +25,15 @@ DOMAIN = "ai.sepdeploy"  # of our custom operators
 MAX_FEATURES = 1 << 26  # per sample; anything above is an attack or a typo, not an image
 
 
+def duration(seconds: float) -> str:
+    """Return a time for people: "2 h 05 min", "3 min 20 s", "7 s"."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {whole % 60:02d} s" if minutes else f"{whole} s"
+
+
 class Kind(StrEnum):
     """How a number was obtained; printed beside it, never compared across kinds."""
 

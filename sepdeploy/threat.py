@@ -119,6 +119,8 @@ class Row:
         through: The attack of the same numbers that is made through a file, by its answers forward
             and its twin's gradient backward; "" = this one.
         members: Of an ensemble: each attacks what those before it left standing.
+        passes: Forward passes of the network that a step takes, about (a gradient takes two more):
+            what an estimate of time goes by.
     """
 
     example: str
@@ -129,6 +131,7 @@ class Row:
     on_file: bool = False
     through: str = ""
     members: tuple[str, ...] = ()
+    passes: int = 3
 
 
 _ROOM = "sepdeploy.attacks."
@@ -137,15 +140,20 @@ ATTACKS: dict[str, Row] = {
     "pgd": Row("pgd-40", _ROOM + "gradient:pgd", steps=20, through="pgd-margin"),
     "pgd-margin": Row("pgd-margin-40", _ROOM + "projected:MARGIN", steps=20),
     "pgd-dlr": Row("pgd-dlr-40", _ROOM + "projected:DLR", steps=20),
-    "pgd-t": Row("pgd-t-40", _ROOM + "projected:TARGETED", steps=20),
+    "pgd-t": Row("pgd-t-40", _ROOM + "projected:TARGETED", steps=20, passes=27),
     "jitter": Row("jitter-40", _ROOM + "projected:JITTER", steps=20),
     "apgd-ce": Row("apgd-ce", _ROOM + "apgd:CE", steps=100),
     "apgd-dlr": Row("apgd-dlr", _ROOM + "apgd:DLR", steps=100),
-    "apgd-t": Row("apgd-t", _ROOM + "apgd:TARGETED", steps=100),
-    "fab-t": Row("fab-t", _ROOM + "fab:TARGETED", steps=100),
+    "apgd-t": Row("apgd-t", _ROOM + "apgd:TARGETED", steps=100, passes=27),
+    "fab-t": Row("fab-t", _ROOM + "fab:TARGETED", steps=100, passes=36),
     "cw": Row("cw", _ROOM + "carlini_wagner:L2", steps=1000, norms=("l2",)),
     "square": Row(
-        "square@1000", _ROOM + "square:SQUARE", steps=5000, gradients=False, on_file=True
+        "square@1000",
+        _ROOM + "square:SQUARE",
+        steps=5000,
+        gradients=False,
+        on_file=True,
+        passes=1,
     ),
     "aa-fast": Row("aa-fast", members=("apgd-ce-100", "apgd-t-100")),
     "aa-standard": Row(

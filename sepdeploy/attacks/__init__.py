@@ -102,44 +102,15 @@ def make(
     if ids is None:
         ids = torch.arange(len(images), device=images.device)
     if ATTACKS[attack.family].members:
-        return _ensemble(model, images, labels, ids, attack, batch_size)
+        from sepdeploy.attacks.course import Course
+
+        return Course(model, images, labels, ids, attack, batch_size).run()
     parts = [
         _attacked(model, images[part], labels[part], ids[part], attack)
         for part in (slice(i, i + batch_size) for i in range(0, len(images), batch_size))
     ]
     blind = torch.cat([p.blind for p in parts if p.blind is not None])
     return Made(torch.cat([p.images for p in parts]), blind)
-
-
-def _ensemble(
-    model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, attack: Attack, batch_size: int
-) -> Made:
-    """Let each member attack what those before it left standing, in full batches."""
-    import torch
-
-    from sepdeploy.attacks.gradient import Made
-    from sepdeploy.attacks.losses import right
-    from sepdeploy.attacks.scores import scores_of
-
-    scores = scores_of(model)
-    points, rows = images.clone(), torch.arange(len(images), device=images.device)
-    blind = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    standing = torch.ones_like(blind)
-    for name in (None, *ATTACKS[attack.family].members):
-        if name is not None:
-            part = replace(attack, name=name)
-            made = make(
-                model, images[rows], labels[rows], part, ids=ids[rows], batch_size=batch_size
-            )
-            points[rows] = made.images
-            if made.blind is not None:
-                blind[rows] |= made.blind
-        with torch.no_grad():
-            for at in [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]:
-                standing[at] = right(scores(points[at]), labels[at])
-        rows = torch.nonzero(standing).flatten()
-    points[rows] = images[rows]
-    return Made(points, blind)
 
 
 def _attacked(

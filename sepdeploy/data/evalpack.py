@@ -6,11 +6,6 @@ on both, and where all of it came from. Plain arrays in an ``.npz``; never pickl
 
 from __future__ import annotations
 
-import io
-import json
-import tokenize
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sepdeploy.codec import parse_json
+from sepdeploy.data.archive import FACTS, packed, table_of, unpacked
 from sepdeploy.errors import BadInput
 from sepdeploy.files import write_bytes
 
 PACK_LIMIT = 16 << 20  # bytes
-READ_LIMIT = 64 << 20  # refuse to unpack more than this
-# Everything that zipfile, numpy and json answer damaged and hostile content with.
-_UNREADABLE = (
-    OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, RecursionError,
-    NotImplementedError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-_ARRAYS = ("images", "labels", "ids", "logits", "adversarial", "adversarial_logits", "provenance")
+_ARRAYS = ("images", "labels", "ids", "logits", "adversarial", "adversarial_logits")
 # name, kinds of its numbers (numpy's letters), how many dimensions it may have
 _FORMS = (
     ("images", "uf", range(2, 6)),
@@ -98,7 +87,7 @@ def write_pack(pack: EvalPack, path: Path) -> None:
         "labels": pack.labels,
         "ids": pack.ids,
         "logits": pack.logits,
-        "provenance": np.frombuffer(json.dumps(pack.provenance).encode(), dtype=np.uint8),
+        FACTS: table_of(pack.provenance),
     }
     if pack.adversarial is not None and pack.adversarial_logits is not None:
         arrays["adversarial"] = pack.adversarial
@@ -109,9 +98,7 @@ def write_pack(pack: EvalPack, path: Path) -> None:
             f"evaluation pack of {total} bytes exceeds {PACK_LIMIT}: use fewer samples",
             hint="--samples with a smaller number, or --no-eval",
         )
-    packed = io.BytesIO()  # an archive that cannot be finished on a full disk complains later
-    np.savez(packed, **arrays)
-    write_bytes(path, packed.getvalue())
+    write_bytes(path, packed(arrays))
 
 
 def read_pack(path: Path) -> EvalPack:
@@ -121,27 +108,13 @@ def read_pack(path: Path) -> EvalPack:
         BadInput: Not a pack, truncated, too large, or its arrays do not fit together.
     """
     hint = "export the model again, or pass --data to judge on the data set itself"
+    arrays, provenance = unpacked(path, _ARRAYS, what="evaluation pack", hint=hint)
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(info.file_size for info in archive.infolist()) > READ_LIMIT:
-                raise BadInput(f"{path} unpacks to more than {READ_LIMIT} bytes", hint=hint)
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in _ARRAYS if name in stored.files}
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("a member is no array")  # numpy gives its bytes instead
-        provenance = _provenance(bytes(arrays.pop("provenance")))
         pack = EvalPack(provenance=provenance, **arrays)
-    except _UNREADABLE as error:
+    except TypeError as error:
         raise BadInput(f"{path} is not a readable evaluation pack: {error}", hint=hint) from error
     _check(pack, path, hint)
     return pack
-
-
-def _provenance(text: bytes) -> dict[str, Any]:
-    try:
-        return parse_json(text, where="provenance")
-    except BadInput as error:
-        raise ValueError(error.message) from error
 
 
 def _check(pack: EvalPack, path: Path, hint: str) -> None:

@@ -6,6 +6,7 @@ functions: without it a stored evaluation pack is still usable.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -30,13 +31,17 @@ from sepdeploy.threat import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sepdeploy.attacks.course import Course, News
     from sepdeploy.data import Dataset
     from sepdeploy.models import Model
 
+Drive = Callable[["Course"], None]
 BATCH = 256  # samples per forward pass of the torch model, fewer where they are large
 # Of a model that is copied in float64, which takes memory: weights, and values of a sample.
 COPIED_PARAMS, COPIED_FEATURES = 1 << 22, 1 << 16
 BATCH_VALUES = 1 << 17  # input values per forward pass
+ATTACKED_VALUES = 1 << 18  # of a batch under attack: what a process loses that is killed
+NEWS_S = 60.0  # between two lines about an attack that nobody else watches
 
 
 def choose_attacks(provenance: Mapping[str, Any], wanted: JudgingOptions) -> tuple[Attack, ...]:
@@ -164,6 +169,7 @@ def attack_images(
     notify: Notify,
     *,
     answers: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+    drive: Drive | None = None,
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Return adversarial images made on the torch model, and what stands beside them.
 
@@ -175,6 +181,7 @@ def attack_images(
         attack: The attack.
         notify: Told how far it is.
         answers: Maps images to the logits of a file: the model then gives the gradient alone.
+        drive: Brings the attack to its end; None = here and at once.
 
     Returns:
         The images, and the attack's details with ``no_gradient``: for how many of them a gradient
@@ -182,29 +189,40 @@ def attack_images(
     """
     import torch
 
-    from sepdeploy import attacks
+    from sepdeploy.attacks.course import Course
     from sepdeploy.attacks.scores import Through
 
-    attacked = model if answers is None else Through(model, answers)
-    parts: list[NDArray[np.float32]] = []
-    blind = 0
-    for start in range(0, len(images), BATCH):
-        stop = min(start + BATCH, len(images))
-        made = attacks.make(
-            attacked,
-            torch.from_numpy(np.ascontiguousarray(images[start:stop])),
-            torch.from_numpy(labels[start:stop]),
-            attack,
-            ids=torch.from_numpy(ids[start:stop]),
-        )
-        parts.append(made.images.numpy())
-        blind += 0 if made.blind is None else int(made.blind.sum())
-        if stop < len(images) and (start // BATCH) % 8 == 7:
-            notify(f"{attack.name}: {stop} of {len(images)} images")
+    course = Course(
+        model if answers is None else Through(model, answers),
+        torch.from_numpy(np.ascontiguousarray(images)),
+        torch.from_numpy(labels),
+        torch.from_numpy(ids),
+        attack,
+        max(1, min(BATCH, ATTACKED_VALUES // model.input.features)),
+    )
+    if drive is None:
+        course.run(_now_and_then(notify))
+    else:
+        drive(course)
+    made = course.made()
+    blind = 0 if made.blind is None else int(made.blind.sum())
     if blind:
         unreliable = "unreliable: " if gradients_failed(blind, len(images)) else ""
         notify(f"{attack}: {unreliable}{no_gradient_note(blind, len(images))}")
-    return np.concatenate(parts), {**attack.details(), "no_gradient": blind}
+    return made.images.numpy(), {**attack.details(), "no_gradient": blind}
+
+
+def _now_and_then(notify: Notify) -> Callable[[News], None]:
+    """Return what says how far an attack is, once in a while, in lines that stay."""
+    last = time.monotonic()
+
+    def watch(news: News) -> None:
+        nonlocal last
+        if time.monotonic() - last >= NEWS_S:
+            last = time.monotonic()
+            notify(str(news))
+
+    return watch
 
 
 def robust_share(pack: EvalPack) -> float:
@@ -223,6 +241,7 @@ def make_pack(
     *,
     model_sha256: str,
     notify: Notify,
+    drive: Drive | None = None,
 ) -> EvalPack:
     """Build the evaluation pack of a model, reduced to what 16 MiB hold.
 
@@ -233,6 +252,7 @@ def make_pack(
         wanted: How many images, and the seed of their choice.
         model_sha256: Digest of the model file that the examples belong to.
         notify: Told when the number of images is reduced.
+        drive: See ``attack_images``.
     """
     test = dataset.test
     classes = torch_logits(model, test.batch(slice(0, 1))).shape[1]
@@ -257,7 +277,9 @@ def make_pack(
     }
     if attack is None:
         return EvalPack(part.images, part.labels, part.ids, logits, provenance=provenance)
-    adversarial, details = attack_images(model, clean, part.labels, part.ids, attack, notify)
+    adversarial, details = attack_images(
+        model, clean, part.labels, part.ids, attack, notify, drive=drive
+    )
     return EvalPack(
         part.images,
         part.labels,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,15 +11,27 @@ from typing import NamedTuple
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.formats import FLAVOURS, FORMATS, TFLITE_RUNTIMES, Format
 from sepdeploy.exporters.modes import MODES, Mode
-from sepdeploy.files.roles import Reads, Writes, of_data
+from sepdeploy.files.roles import Reads, Values, Writes, of_data
 from sepdeploy.settings import DATA_NAMES, Needs, Options, setting, several
 from sepdeploy.threat import NORMS, examples, parse_attack, parse_eps
 
 CALIBRATION_SAMPLES = 128
 FINEST = 1e-4  # precision of an accuracy that may be asked for: 96 million images
 EVAL_STEPS = 40  # PGD steps when the training attack is all that is known
-ATTACKED = Writes("a set of images", (".npz", ".eval.npz"))
 EXPORTED = Writes("an export", folder=True)
+
+
+def unfinished_path(out: Path) -> Path:
+    """Return where an attack keeps its state until it is done: ``STEM.unfinished.npz`` beside."""
+    return out.with_name(f"{out.stem}.unfinished.npz")
+
+
+def _attacked_files(out: Path, values: Values) -> Iterator[Path]:
+    yield out
+    yield unfinished_path(out)
+
+
+ATTACKED = Writes("a set of images", (".npz", ".eval.npz"), _attacked_files)
 
 
 class Output(NamedTuple):

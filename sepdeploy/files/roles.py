@@ -34,6 +34,7 @@ SAID = {
     ".tflite": "a TFLite file",
     ".toml": "a recipe, a profile or rules",
     ".training.pt": "the state of a training",
+    ".unfinished.npz": "the state of an attack",
     ".xml": "XML",
     ".zip": "an archive",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sepdeploy.records import duration
 from sepdeploy.threat import Attack, gradients_failed
 
 SHOWN_RANKS = 6
@@ -68,7 +69,7 @@ class Event:
         if self.rate is not None:
             parts.append(f"{self.rate:.0f} images/s")
         if self.eta_s is not None and self.kind == "step":
-            parts.append(f"{_duration(self.eta_s)} left")
+            parts.append(f"{duration(self.eta_s)} left")
         return " · ".join(parts)
 
 
@@ -83,11 +84,3 @@ def _listed(ranks: tuple[int, ...]) -> str:
     if len(ranks) > SHOWN_RANKS:
         return f"{min(ranks)}–{max(ranks)}"
     return " ".join(map(str, ranks))
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole // 60 % 60
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {whole % 60:02d} s" if minutes else f"{whole} s"

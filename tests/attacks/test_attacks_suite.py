@@ -10,8 +10,8 @@ from torch import nn
 
 from sepdeploy import attacks
 from sepdeploy.attacks import apgd, carlini_wagner, fab, projected, square
+from sepdeploy.attacks.fab import nearest
 from sepdeploy.attacks.goals import Goal, cross_entropy, dlr, rivals, scale_of
-from sepdeploy.attacks.hyperplane import nearest
 from sepdeploy.threat import parse_attack
 
 ALL = (

@@ -15,15 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepdeploy.data import evalpack
-from sepdeploy.data.evalpack import (
-    PACK_LIMIT,
-    READ_LIMIT,
-    EvalPack,
-    as_float,
-    fits,
-    read_pack,
-    write_pack,
-)
+from sepdeploy.data.archive import READ_LIMIT
+from sepdeploy.data.evalpack import PACK_LIMIT, EvalPack, as_float, fits, read_pack, write_pack
 from sepdeploy.errors import BadInput
 
 

@@ -50,8 +50,8 @@ ALLOWED: dict[str, set[str]] = {
     "reports": {"structures", "gate", "devices", "workflows"},  # workflows: for type checking only
     "exports": {"models", "data", "attacks", "exporters", "runtimes", "measure"},
     "workflows": {
-        "structures", "models", "data", "training", "compression", "exporters", "runtimes",
-        "devices", "measure", "exports",
+        "structures", "models", "data", "attacks", "training", "compression", "exporters",
+        "runtimes", "devices", "measure", "exports",
     },
     "api": {"workflows", "exports", "models", "gate", "training"},
     "console": set(),

@@ -1,4 +1,4 @@
-"""The processes of one training: alone, or one of several that ``torchrun`` started.
+"""The processes of one training or attack: alone, or one of several that ``torchrun`` started.
 
 Between two optimiser steps all processes hold the same state, so any of them could write the
 files; the first one does. They differ in the samples they take, and talk through gloo (CPU) or
@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ from torch.nn.parallel import DistributedDataParallel
 from sepdeploy.errors import BadInput, SepdeployError, ToldElsewhere
 
 T = TypeVar("T")
+# With a process that attacks its last images; one that has died is noticed at once.
+PATIENCE = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,13 @@ class Team:
             if found is not None:
                 raise self._seen_here(rank, found) from failure
 
+    def everyones(self, value: T) -> list[T]:
+        """Return what each process has, in their order."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def check_same(self, values: dict[str, Any]) -> None:
         """Check that all processes were given the same.
 
@@ -222,7 +232,8 @@ def joined() -> Iterator[Team]:
         # as DistributedDataParallel does on the way: then nothing could end the group any more.
         importlib.import_module("torch.distributed.nn")
         # gloo stays for the CPU tensors of decisions and checkpoints
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
         atexit.register(_part)
     try:
         with _ended_politely():
