@@ -113,5 +113,5 @@ def check_any(precisions: Sequence[LayerPrecision], mode: str, format_name: str)
         why = next((p.reason for p in precisions if p.reason), "no weights worth it")
         raise BadInput(
             f"--quantize {mode} changes nothing in the .{format_name} file: {why}",
-            hint="export with --quantize none, or another mode",
+            hint="choose another mode or another format (-f), or leave --quantize out",
         )
