@@ -43,12 +43,15 @@ def moved(layer: nn.Module, optimizer: str, gradient: torch.Tensor, lr: float) -
 
 
 @pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
-def test_a_step_of_adam_moves_all_factors_by_one_share(make) -> None:
+def test_a_step_of_adam_moves_factors_by_a_fifth_and_large_ones_by_less(make) -> None:
     torch.manual_seed(1)
     layer = make()
     gradient = torch.randn(layer.dense_weight().shape)
+    sizes = dict(layer.named_parameters())
     for name, share in moved(layer, "adamw", gradient, lr=4e-3).items():
-        assert share == pytest.approx(0.2, rel=0.02), name
+        shape = sizes[name].flatten(1).shape if sizes[name].dim() == 4 else sizes[name].shape
+        side = math.sqrt(shape[-1] * shape[-2])
+        assert share == pytest.approx(0.2 * min(1, math.sqrt(34 / side)), rel=0.02), name
 
 
 @pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
