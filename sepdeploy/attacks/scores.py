@@ -66,6 +66,7 @@ def scores_of(model: nn.Module) -> Scores:
         watch = _Watch()
         with watch:
             out: Tensor = model(images)
+        plain = id(out) not in watch.calls
         while id(out) in watch.calls:
             out = watch.calls[id(out)][1]
         return out

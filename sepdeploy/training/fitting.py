@@ -39,6 +39,11 @@ from sepdeploy.training.recipe.rules import check_divisible
 from sepdeploy.training.sources import Sources
 
 CHECKPOINT_EVERY_S = 30.0
+FROM_SCRATCH = (
+    "ranks that adapt from scratch end far below those that start from a trained dense net "
+    "(MNIST, eps 0.1, 17 times smaller: 63.8 and 86.7 % robust): train a dense one, then "
+    "sepdeploy compress dense.pt --structure lowrank --target 17x --finetune RECIPE.toml"
+)
 
 
 def fit(
@@ -194,6 +199,8 @@ def _note(on_progress: Callable[[Event], None], message: str) -> None:
 
 
 def _new_model(recipe: Recipe, dataset: Dataset, on_progress: Callable[[Event], None]) -> Model:
+    if recipe.rank_tolerance:
+        _note(on_progress, FROM_SCRATCH)
     plan = plan_network(recipe, dataset.input, dataset.classes)
     if plan.message:
         _note(on_progress, plan.message)

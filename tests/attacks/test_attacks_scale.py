@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepdeploy import attacks, data
+from sepdeploy.attacks import scores
 from sepdeploy.attacks.losses import right
 from sepdeploy.errors import BadInput
 from sepdeploy.layers import KronLinear
@@ -156,3 +157,22 @@ def test_labels_of_any_integer_type() -> None:
     for kind in (torch.int32, torch.uint8):
         found = attacks.run(net, images[:9], labels[:9].to(kind), Attack("pgd-3", 0.1))
         assert torch.equal(found, want)
+
+
+@pytest.mark.parametrize(("last", "times"), [(nn.Identity(), 1), (nn.Softmax(dim=1), 3)])
+def test_only_networks_that_end_in_a_softmax_are_watched(monkeypatch, last, times: int) -> None:
+    """Watching costs as much as a small network's own pass."""
+    made = []
+
+    class Counted(scores._Watch):
+        def __init__(self) -> None:
+            made.append(self)
+            super().__init__()
+
+    monkeypatch.setattr(scores, "_Watch", Counted)
+    logits = nn.Linear(5, 3)
+    found = scores.scores_of(nn.Sequential(logits, last))
+    images = torch.rand(4, 5)
+    for _ in range(3):
+        assert torch.equal(found(images), logits(images))
+    assert len(made) == times
