@@ -15,6 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from sepdeploy.threat import parse_attack
 
 # Ours beside the reference's name; the ensemble runs all of it on what stands.
 SINGLE = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")
+PGD = "pgd-40"  # beside that of libraries, by steps of equal length
 ROBUST = {"objective": "pgd-at", "arch": "mlp", "hidden": (1024, 1024)}
 
 
@@ -107,6 +110,32 @@ def _theirs(model: Model, name: str, images: Tensor, labels: Tensor, subject: Su
     return _timed(model, labels, lambda: reference.run_standard_evaluation(images, labels, bs=256))
 
 
+def _torchattacks(subject: Subject, model: Model, images: Tensor, labels: Tensor) -> Tensor:
+    import torchattacks  # type: ignore[import-not-found]
+
+    step = parse_attack(PGD, subject.eps, subject.norm).step
+    if subject.norm == "l2":
+        attack = torchattacks.PGDL2(model, eps=subject.eps, alpha=step, steps=40)
+    else:
+        attack = torchattacks.PGD(model, eps=subject.eps, alpha=step, steps=40)
+    found: Tensor = attack(images, labels)
+    return found
+
+
+def _foolbox(subject: Subject, model: Model, images: Tensor, labels: Tensor) -> Tensor:
+    import foolbox  # type: ignore[import-not-found]
+
+    step = parse_attack(PGD, subject.eps, subject.norm).step
+    name = {"linf": "LinfPGD", "l2": "L2PGD"}[subject.norm]
+    attack = getattr(foolbox.attacks, name)(abs_stepsize=step, steps=40)
+    net = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    found: Tensor = attack(net, images, labels, epsilons=subject.eps)[1]
+    return found
+
+
+RIVALS = {"torchattacks": _torchattacks, "foolbox": _foolbox}
+
+
 def _row(subject: Subject, name: str, ours: Outcome, theirs: Outcome) -> tuple[str, ...]:
     agree = float((ours.standing == theirs.standing).float().mean()) * 100
     share = (float(o.standing.float().mean()) * 100 for o in (ours, theirs))
@@ -140,6 +169,13 @@ def main() -> None:
             ours = _ours(model, name, *given)
             theirs = _theirs(model, name, *given)
             table.add(*_row(subject, name, ours, theirs))
+            print(markdown(table)[-1], flush=True)
+        for name, rival in RIVALS.items():
+            if find_spec(name) is None:
+                print(f"{name} is not installed: not compared", file=sys.stderr)
+                continue
+            climbed = _timed(model, labels, partial(rival, subject, model, images, labels))
+            table.add(*_row(subject, f"{PGD}, of {name}", _ours(model, PGD, *given), climbed))
             print(markdown(table)[-1], flush=True)
         fast = _ours(model, "aa-fast", *given)
         table.add(*_row(subject, "aa-fast, aa-standard of the reference", fast, theirs))
