@@ -91,12 +91,18 @@ def _of_plain(layer: Structured, factor: Tensor) -> float:
 
 
 def _factors(net: nn.Module) -> Iterator[tuple[str, Structured, nn.Parameter]]:
-    """Yield the factors of structured layers with their names; biases are none."""
+    """Yield the factors of structured layers with their names; biases are none.
+
+    Nor is the core between two bases, which holds the size of W alone: at a fifth of its own size
+    a step low-rank nets from scratch end far lower (MNIST, 17 times smaller, an epoch: 59 % robust
+    in place of 76 %).
+    """
     for prefix, layer in net.named_modules():
         if isinstance(layer, Structured):
-            for name, parameter in layer.named_parameters(prefix):
-                if parameter.dim() > 1:
-                    yield name, layer, parameter
+            core = layer.factor_keys[1] if isinstance(layer, AdaptiveRanks) else ""
+            for name, parameter in layer.named_parameters():
+                if parameter.dim() > 1 and name != core:
+                    yield f"{prefix}.{name}".lstrip("."), layer, parameter
 
 
 def _rms(tensor: Tensor) -> float:
