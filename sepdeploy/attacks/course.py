@@ -55,7 +55,7 @@ class News:
     images: int
     standing: int
     seconds_left: float | None = None
-    lasting = False
+    kind, lasting = "step", False  # it is shown as the events of a training are
 
     def __str__(self) -> str:
         parts = [f"{self.attack}: {self.done}/{self.images} images", f"{self.standing} still stand"]
