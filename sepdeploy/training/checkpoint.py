@@ -78,6 +78,7 @@ class Checkpoint(Held, Identity):
         history: One table per completed epoch.
         best_epoch: Epoch of ``best``, 0 = none yet.
         best: State dict with the best validation result.
+        guard: State of the guard, empty where nothing is watched.
     """
 
     recipe: dict[str, Any]
@@ -89,6 +90,7 @@ class Checkpoint(Held, Identity):
     history: list[dict[str, Any]]
     best_epoch: int
     best: State
+    guard: dict[str, Any]
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

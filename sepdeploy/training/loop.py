@@ -26,10 +26,12 @@ from sepdeploy.training.checkpoint import (
 from sepdeploy.training.descent.steps import Moment, Stepper
 from sepdeploy.training.descent.stopping import may_be_kept, planned_epochs, ranks_frozen
 from sepdeploy.training.events import Event, judged_by
+from sepdeploy.training.guard import Guard
 from sepdeploy.training.judge import Accuracies, Judged, accuracies, score
 from sepdeploy.training.machine.acceleration import CPU
 from sepdeploy.training.machine.batches import Loader, epoch_order
 from sepdeploy.training.machine.team import ALONE, Team
+from sepdeploy.training.objectives import OBJECTIVES
 from sepdeploy.training.penalties.regularizers import term_values
 from sepdeploy.training.penalties.spectra import condition_numbers
 from sepdeploy.training.ranks.dynamic import ranks_of
@@ -88,6 +90,8 @@ class Trainer:
         self.stepper = Stepper(
             recipe, model, steps_per_epoch=self.steps_per_epoch, team=team, device=device
         )
+        guarded = OBJECTIVES[recipe.objective].guarded and recipe.robust
+        self.guard = Guard(self.stepper, sources.validation) if guarded else None
         self.loader = Loader(recipe, sources.train, team, device)
         self.epoch = 0
         self.step = 0
@@ -130,12 +134,17 @@ class Trainer:
         saved = time.monotonic()
         for parts in self.loader.steps(self.order, self.epoch, self.step):
             frozen = ranks_frozen(self.recipe, self.history, self.epoch)
+            safe = self.guard is not None and self.guard.fallen
+            at = Moment(self.epoch, self.step, frozen, safe)
             try:
-                loss, extra = self.stepper.take(parts, Moment(self.epoch, self.step, frozen))
+                loss, extra = self.stepper.take(parts, at)
             except FloatingPointError as error:
                 raise self._diverged(error) from error
             self._book(loss, extra)
             self._report_step()
+            found = "" if self.guard is None else self.guard.after(at, self.steps_per_epoch)
+            if found:
+                self._report(Event("note", message=f"epoch {self.epoch + 1}: {found}"))
             if time.monotonic() - saved >= self.checkpoint_every_s:
                 self.save()
                 saved = time.monotonic()
@@ -234,6 +243,7 @@ class Trainer:
             **({"learning_rate_scales": stepper.scales} if stepper.scales else {}),
             **adaptive,
             **({} if stepper.pruner is None else {"sparsity": stepper.pruner.sparsity}),
+            **({} if self.guard is None else {"guard": self.guard.entry()}),
         }
 
     def _new_order(self) -> Tensor:
@@ -288,6 +298,7 @@ class Trainer:
                     history=self.history,
                     best_epoch=self.best_epoch,
                     best=self.best,
+                    guard={} if self.guard is None else self.guard.state(),
                     **vars(self.stepper.state()),
                 ),
             )
@@ -299,3 +310,5 @@ class Trainer:
         self.loss_sum, self.penalty_sum = checkpoint.loss_sum, checkpoint.penalty_sum
         self.history = checkpoint.history
         self.best_epoch, self.best = checkpoint.best_epoch, checkpoint.best
+        if self.guard is not None:
+            self.guard.restore(checkpoint.guard)

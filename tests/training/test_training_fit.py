@@ -275,7 +275,8 @@ def test_batch_normalisation_of_one_image_is_bad_input(train):
 def test_the_radius_grows_in_the_first_epochs():
     recipe = load_recipe(None, {"eps": 0.3, "steps": 6, "eps_warmup": 2, "step_size": 0.06})
     attacks_of = [
-        steps.Stepper.terms(SimpleNamespace(recipe=recipe), epoch).attack for epoch in range(4)
+        steps.Stepper.terms(SimpleNamespace(recipe=recipe), steps.Moment(epoch, 0)).attack
+        for epoch in range(4)
     ]
     assert [a.eps for a in attacks_of] == pytest.approx([0.1, 0.2, 0.3, 0.3])
     assert [a.step_size for a in attacks_of] == pytest.approx([0.02, 0.04, 0.06, 0.06])
@@ -287,7 +288,10 @@ def test_the_attack_is_the_one_of_the_recipe():
         "align_weight": 0.7, "align_axes": "class", "align_on": "features",
     }  # fmt: skip
     recipe = Recipe(**values, objective="sar", align_start=2)
-    before, after = (steps.Stepper.terms(SimpleNamespace(recipe=recipe), epoch) for epoch in (1, 2))
+    before, after = (
+        steps.Stepper.terms(SimpleNamespace(recipe=recipe), steps.Moment(epoch, 0))
+        for epoch in (1, 2)
+    )
     assert after.attack.norm == values.pop("norm")
     assert after.attack.steps == values.pop("steps")
     assert {name: getattr(after, name) for name in values} == values

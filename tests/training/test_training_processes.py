@@ -32,6 +32,7 @@ SAME = {
     "l2": {"norm": "l2", "eps": 1.0, "condition": 0.1, "weight_decay": 0.01},
     "uneven": {"batch_size": 262, "augment": "crop"},  # 1311 images: the last batch holds one
     "averaged": {"ema": 0.5, "structure": "lowrank:8", "optimizer": "sgd", "lr": 0.05},
+    "guarded": {"objective": "fast-at"},
     "hydra": {"prune": "hydra", "sparsity": 0.5, "epochs": 2, "objective": "natural"},
 }
 TWICE = {  # objectives that pass the network twice before they descend

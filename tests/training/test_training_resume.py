@@ -42,6 +42,12 @@ def child(recipe, out, *, resume=False, every=1e9, kill_at=None):
             (1, 0),
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            {"structure": "kron", "objective": "fast-at", "inner": "fgsm"},
+            0.0,
+            (1, 4),
+            marks=pytest.mark.slow,
+        ),
         ({"structure": "kron", "condition": 0.01, "l1": 0.1, "norm": "l2"}, 0.0, (1, 4)),
     ],
 )

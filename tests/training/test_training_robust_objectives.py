@@ -145,7 +145,8 @@ def test_inner_attacks_stay_in_the_ball_and_hurt(model, batch, name, norm):
     found = adversarial(model, batch, attack)
     delta = (found - batch.images).flatten(1)
     size = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
-    assert float(size.max()) <= eps * (1 + 1e-5)
+    reach = 3 * eps if name == "n-fgsm" else eps  # which steps from a start in twice the ball
+    assert float(size.max()) <= reach * (1 + 1e-5)
     assert 0 <= float(found.min()) <= float(found.max()) <= 1
     with torch.no_grad():
         before = F.cross_entropy(model(batch.images), batch.labels)
@@ -182,6 +183,21 @@ def test_rs_fgsm_is_one_step_of_five_quarters_of_the_radius_from_a_random_start(
         along = found * up * np.sign(w) / eps
         assert along.min() >= 0.25 - 1e-5
         assert (along > 1 - 1e-5).mean() == pytest.approx(5 / 8, abs=0.03)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_n_fgsm_is_one_step_of_the_radius_from_noise_of_twice_the_radius(norm):
+    torch.manual_seed(5)
+    net, eps = nn.Linear(40, 2), 0.1
+    batch = Batch(0.4 + 0.2 * torch.rand(50, 40), torch.arange(50) % 2, torch.arange(50))
+    attack = attack_with(inner="n-fgsm", norm=norm, eps=eps)
+    start = BALLS[norm](batch.images, 2 * eps).start(attack.attack.seed, batch.ids)
+    assert ((start - batch.images).abs() > 1.9 * eps).any() == (norm == "linf")
+    w = (net.weight[1] - net.weight[0]).detach()
+    up = torch.where(batch.labels == 1, -1, 1)[:, None]  # towards the other class
+    step = eps * up * (w.sign() if norm == "linf" else w / w.norm())
+    found = adversarial(net, batch, attack)
+    assert torch.allclose(found, (start + step).clamp(0, 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", INNER)

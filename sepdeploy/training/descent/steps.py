@@ -36,11 +36,17 @@ from sepdeploy.training.sources import DROPOUT, NOISE
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a training stands: epoch and step from 0, and whether ranks are frozen by now."""
+    """Where a training stands: epoch and step from 0.
+
+    Attributes:
+        ranks_frozen: Whether ranks are frozen by now.
+        safe: Whether a training with one attack step takes all of the recipe's by now.
+    """
 
     epoch: int
     step: int
     ranks_frozen: bool = False
+    safe: bool = False
 
 
 class Stepper:
@@ -130,7 +136,7 @@ class Stepper:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self._scale(group["scale"], at)
-        value = self._backward(parts, self.terms(at.epoch))
+        value = self._backward(parts, self.terms(at))
         weights = list(self.model.net.parameters())
         _require_finite("gradient of the loss", [p.grad for p in weights if p.grad is not None])
         if self.dynamics is not None and augmenting:
@@ -205,9 +211,9 @@ class Stepper:
         total = self.recipe.epochs * self.steps_per_epoch
         return warmed_up(scale, (at.epoch * self.steps_per_epoch + at.step) / max(1, total))
 
-    def terms(self, epoch: int) -> Terms:
-        """Return what the objective attacks with and weighs in an epoch."""
-        recipe = self.recipe
+    def terms(self, at: Moment) -> Terms:
+        """Return what the objective attacks with and weighs."""
+        recipe, epoch = self.recipe, at.epoch
         seed = derive_seed(recipe.seed, NOISE, epoch)
         share = min(1.0, (epoch + 1) / (recipe.eps_warmup + 1))
         eps, step = share * recipe.eps, share * recipe.attack_step
@@ -215,7 +221,7 @@ class Stepper:
             Attack(f"pgd-{recipe.steps}", eps, recipe.norm, seed=seed, step_size=step),
             trades_beta=recipe.trades_beta,
             mart_beta=recipe.mart_beta,
-            inner=recipe.inner,
+            inner="ce" if at.safe else recipe.inner,
             align_weight=recipe.align_weight if epoch >= recipe.align_start else 0.0,
             align_axes=recipe.align_axes,
             align_on=recipe.align_on,

@@ -31,6 +31,7 @@ class Row:
             divided; and what to do instead.
         watches: Key and value with which it looks at feature maps, which a compiled network does
             not show; and what to do instead.
+        guarded: Whether it takes one attack step and is watched for catastrophic overfitting.
     """
 
     function: str | Loss
@@ -38,6 +39,7 @@ class Row:
     settings: tuple[str, ...] = ()
     mixes: tuple[str, str, str] | None = None
     watches: tuple[str, str, str] | None = None
+    guarded: bool = False
 
     def __call__(self, model: nn.Module, batch: Batch, terms: Terms) -> Tensor:
         """Return the mean loss of one batch."""
@@ -53,6 +55,7 @@ OBJECTIVES: dict[str, Row] = {
     "pgd-at": Row(f"{HERE}.pgd_at:pgd_at"),
     "trades": Row(f"{HERE}.trades:trades", settings=("trades_beta",)),
     "mart": Row(f"{HERE}.mart:mart", settings=("mart_beta",)),
+    "fast-at": Row(f"{HERE}.fast_at:fast_at", guarded=True),
     "fr": Row(
         f"{HERE}.frequency:frequency",
         settings=("align_weight", "align_start", "align_axes"),
@@ -70,12 +73,14 @@ OBJECTIVES: dict[str, Row] = {
 class Inner:
     """An inner attack: what it climbs, where it starts ("ball", "near", "image"), how it steps.
 
-    A single step goes ``step`` times ε; None = the recipe's steps.
+    A single step goes ``step`` times ε; None = the recipe's steps. A random start lies within
+    ``noise`` times ε; where that is beyond the ball, the step is not cut to the ball either.
     """
 
     climbs: str
     start: str
     step: float | None = None
+    noise: float = 1.0
 
 
 INNER: dict[str, Inner] = {
@@ -85,7 +90,9 @@ INNER: dict[str, Inner] = {
     "margin": Inner("margin", "ball"),
     "fgsm": Inner("ce", "image", 1.0),
     "rs-fgsm": Inner("ce", "ball", 1.25),
+    "n-fgsm": Inner("ce", "ball", 1.0, noise=2.0),
 }
 """PGD on the cross entropy, the divergence from the clean output, the cross entropy from a point
-beside the image (as the released MART does), or the margin of Carlini and Wagner; FGSM, and FGSM
-from a random start."""
+beside the image (as the released MART does), or the margin of Carlini and Wagner; FGSM, FGSM from
+a random start (Wong et al., 2001.03994) and from stronger noise (de Jorge et al., 2202.01181), with
+the constants of these papers."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sepdeploy.attacks.balls import BALLS, Ball
+from sepdeploy.attacks.balls import BALLS
 from sepdeploy.attacks.gradient import ascend, frozen
 from sepdeploy.attacks.losses import Loss, cross_entropy
 from sepdeploy.attacks.noise import gaussian
@@ -39,13 +39,14 @@ def adversarial(model: nn.Module, batch: Batch, terms: Terms, own: str = "ce") -
         return batch.images
     model = bare(model)  # searching must not exchange gradients with other processes
     inner = INNER[terms.inner or own]
-    ball = BALLS[attack.norm](batch.images, attack.eps)
+    reach = 1.0 if inner.noise <= 1 or inner.step is None else inner.noise + inner.step
+    ball = BALLS[attack.norm](batch.images, reach * attack.eps)
     steps = attack.steps if inner.step is None else 1
     size = attack.step if inner.step is None else inner.step * attack.eps
     with evaluating(model):
         loss = _climbed(inner.climbs, model, batch)
         with frozen(model):
-            return ascend(model, ball, _start(inner, ball, batch, attack), loss,
+            return ascend(model, ball, _start(inner, batch, attack), loss,
                           steps=steps, size=size).images  # fmt: skip
 
 
@@ -71,11 +72,12 @@ def _margin(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.masked_fill(own, -torch.inf).amax(dim=1) - logits[own]).sum()
 
 
-def _start(inner: Inner, ball: Ball, batch: Batch, attack: Attack) -> Tensor:
+def _start(inner: Inner, batch: Batch, attack: Attack) -> Tensor:
     if inner.start == "image":
         return batch.images
     if inner.start == "ball":
-        return ball.start(attack.seed, batch.ids)
+        wide = BALLS[attack.norm](batch.images, inner.noise * attack.eps)
+        return wide.start(attack.seed, batch.ids)
     # at the image itself the divergence is 0 and so is its gradient
     noise = gaussian(attack.seed, batch.ids, batch.images.shape[1:])
     return noise.mul_(TRADES_START).add_(batch.images)  # as published; the first step projects
