@@ -26,7 +26,7 @@ VALUES = {
     "augment": ("flip", "flip"), "prune": ("magnitude", "magnitude"), "data_dir": ("here", "here"),
     "accelerator": ("cpu", "cpu"), "precision": ("bf16", "bf16"), "validation": ("0.25", 0.25),
     "ema": ("0.5", 0.5), "momentum": ("0.25", 0.25), "sparsity": ("0.25", 0.25),
-    "prune_scope": ("network", "network"),
+    "prune_scope": ("network", "network"), "lr_scale": ("fc1.*=2", "fc1.*=2"),
     "rank_tolerance": ("0.25", 0.25), "arch": ("lenet", "lenet"), "data": ("mnist", "mnist"),
 }  # fmt: skip
 
