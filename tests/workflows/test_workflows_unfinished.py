@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from sepdeploy.data.archive import FACTS, packed
 from sepdeploy.errors import BadInput
 from sepdeploy.exports import judged_images
 from sepdeploy.models import load, save
-from sepdeploy.threat import ATTACKS, Row
+from sepdeploy.threat import ATTACKS, Row, parse_attack
 from sepdeploy.workflows import unfinished
 
 DUO = Row("duo", members=("apgd-ce-9", "apgd-t-5"))
@@ -35,19 +36,44 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ATTACKS, "duo", DUO)
 
 
+@dataclass(frozen=True)
+class Made:
+    """What an attack leaves: the set, and its state after the first batch."""
+
+    whole: bytes
+    begun: bytes
+    told: list[str]
+
+
 @pytest.fixture(scope="module")
-def whole(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The set of an attack that nothing interrupted."""
-    out = tmp_path_factory.mktemp("whole") / "adv.npz"
+def made(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """What one attack that nothing interrupts makes."""
+    out, told, states = tmp_path_factory.mktemp("whole") / "adv.npz", [], []
+    state = out.with_name("adv.unfinished.npz")
+
+    def watch(news: object) -> None:
+        told.append(str(news))
+        states.append(state.read_bytes())
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judged_images, "BATCH", 16)
+        patch.setattr(unfinished, "SAVE_EVERY_S", 0.0)
         patch.setitem(ATTACKS, "duo", DUO)
-        api.attack(exported / "tiny.pt", out, **FEW)
-    return out.read_bytes()
+        api.attack(exported / "tiny.pt", out, on_progress=watch, **FEW)
+    assert [p.name for p in out.parent.iterdir()] == ["adv.npz"]
+    return Made(out.read_bytes(), states[1], told)
 
 
-def stopped_at(model: Path, out: Path, batch: int) -> list[str]:
-    """Interrupt an attack before a batch; return what it told of its progress."""
+@pytest.fixture
+def state(made: Made, tmp_path: Path) -> Path:
+    """The state of an attack that ended after its first batch."""
+    path = tmp_path / "adv.unfinished.npz"
+    path.write_bytes(made.begun)
+    return path
+
+
+def stopped_at(model: Path, out: Path, batch: int) -> None:
+    """Interrupt an attack before a batch."""
     told: list[str] = []
 
     def watch(news: object) -> None:
@@ -57,12 +83,11 @@ def stopped_at(model: Path, out: Path, batch: int) -> list[str]:
 
     with pytest.raises(KeyboardInterrupt):
         api.attack(model, out, on_progress=watch, **FEW)
-    return told
 
 
 @pytest.mark.parametrize("batch", [2, 4])  # in the first leg, and in the second
 def test_an_interrupted_attack_goes_on_to_the_same_set(
-    exported: Path, tmp_path: Path, whole: bytes, batch: int
+    exported: Path, tmp_path: Path, made: Made, batch: int
 ) -> None:
     out = tmp_path / "adv.npz"
     stopped_at(exported / "tiny.pt", out, batch)
@@ -70,18 +95,17 @@ def test_an_interrupted_attack_goes_on_to_the_same_set(
     told: list[str] = []
     api.attack(exported / "tiny.pt", out, resume=True, notify=told.append, **FEW)
     assert any(line.startswith("resuming duo, apgd-") for line in told)
-    assert out.read_bytes() == whole
+    assert out.read_bytes() == made.whole
     assert [p.name for p in tmp_path.iterdir()] == ["adv.npz"]
 
 
-def test_without_resume_it_starts_anew(exported: Path, tmp_path: Path, whole: bytes, call) -> None:
-    out = tmp_path / "adv.npz"
-    stopped_at(exported / "tiny.pt", out, 3)
-    assert call("attack", exported / "tiny.pt", "-o", out, *WORDS).code == 0
-    assert out.read_bytes() == whole
-    again = call("attack", exported / "tiny.pt", "-o", out, *WORDS, "--resume")
-    assert "nothing to resume: there is no" in again.err
-    assert out.read_bytes() == whole
+def test_without_resume_it_starts_anew(exported: Path, made: Made, state: Path, call) -> None:
+    state.write_bytes(b"garbage")
+    words = ("attack", exported / "tiny.pt", "-o", state.with_name("adv.npz"), *WORDS)
+    assert call(*words).code == 0
+    assert [p.name for p in state.parent.iterdir()] == ["adv.npz"]
+    assert "nothing to resume: there is no" in call(*words, "--resume").err
+    assert state.with_name("adv.npz").read_bytes() == made.whole
 
 
 @pytest.mark.parametrize(
@@ -94,24 +118,21 @@ def test_without_resume_it_starts_anew(exported: Path, tmp_path: Path, whole: by
     ],
 )
 def test_the_state_of_another_attack_is_refused(
-    exported: Path, tmp_path: Path, changes: dict[str, object], what: str
+    exported: Path, made: Made, state: Path, changes: dict[str, object], what: str
 ) -> None:
-    out = tmp_path / "adv.npz"
-    stopped_at(exported / "tiny.pt", out, 2)
-    kept = (tmp_path / "adv.unfinished.npz").read_bytes()
+    out = state.with_name("adv.npz")
     with pytest.raises(BadInput, match=f"belongs to another attack; {what}$"):
         api.attack(exported / "tiny.pt", out, resume=True, **(FEW | changes))
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"adv.unfinished.npz": kept}
+    assert {p: p.read_bytes() for p in state.parent.iterdir()} == {state: made.begun}
 
 
-def test_the_state_of_another_model_is_refused(copy: Path, tmp_path: Path) -> None:
-    stopped_at(copy / "tiny.pt", tmp_path / "adv.npz", 2)
-    model = load(copy / "tiny.pt")
+def test_the_state_of_another_model_is_refused(exported: Path, state: Path) -> None:
+    model = load(exported / "tiny.pt")
     for parameter in model.parameters():
         parameter.data.add_(0.01)
-    save(model, copy / "tiny.pt")
+    save(model, state.with_name("tiny.pt"))
     with pytest.raises(BadInput, match=r"changed: model$"):
-        api.attack(copy / "tiny.pt", tmp_path / "adv.npz", resume=True, **FEW)
+        api.attack(state.with_name("tiny.pt"), state.with_name("adv.npz"), resume=True, **FEW)
 
 
 def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
@@ -141,11 +162,10 @@ def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[
     ],
 )
 def test_a_damaged_state_is_one_line(
-    exported: Path, tmp_path: Path, call, damage: Callable[[Path], object]
+    exported: Path, state: Path, call, damage: Callable[[Path], object]
 ) -> None:
-    out = tmp_path / "adv.npz"
-    stopped_at(exported / "tiny.pt", out, 2)
-    damage(tmp_path / "adv.unfinished.npz")
+    damage(state)
+    out = state.with_name("adv.npz")
     got = call("attack", exported / "tiny.pt", "-o", out, *WORDS, "--resume")
     assert got.code == 2
     assert "adv.unfinished.npz" in got.line
@@ -153,14 +173,8 @@ def test_a_damaged_state_is_one_line(
     assert not out.exists()
 
 
-def test_progress_tells_what_stands_and_how_long(exported: Path, tmp_path: Path) -> None:
-    told: list[str] = []
-    api.attack(
-        exported / "tiny.pt",
-        tmp_path / "adv.npz",
-        on_progress=lambda news: told.append(str(news)),
-        **FEW,
-    )
+def test_progress_tells_what_stands_and_how_long(made: Made) -> None:
+    told = made.told
     assert told[0] == "duo, apgd-ce-9 (1 of 2): 0/48 images · 48 still stand"
     form = r"duo, apgd-(ce-9|t-5) \([12] of 2\): \d+/\d+ images · \d+ still stand · about .+ left"
     assert all(re.fullmatch(form, line) for line in told[1:])
@@ -176,25 +190,31 @@ def test_progress_is_said_now_and_then_and_quiet_is_quiet(
     monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 0.0)
     assert "still stand · about" in call(*words).err
     assert call(*words, "-q").err == ""
+
+
+def test_an_attack_of_another_command_is_told_of_too(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(judged_images, "NEWS_S", 0.0)
-    bench = call("bench", exported / "tiny.onnx", *WORDS)
-    assert "duo, apgd-ce-9 (1 of 2): 16/48 images" in bench.err
+    model, told = load(exported / "tiny.pt").eval(), []
+    images, labels, ids = np.zeros((17, 1, 8, 8), np.float32), np.arange(17) % 10, np.arange(17)
+    attack = parse_attack("fgsm", 0.1)
+    judged_images.attack_images(model, images, labels, ids, attack, told.append)
+    assert told[0] == "fgsm: 0/17 images · 17 still stand"
+    assert told[1].startswith("fgsm: 9/17 images")  # two batches of one size
 
 
 @pytest.mark.slow
-def test_killed_again_and_again(exported: Path, tmp_path: Path, whole: bytes) -> None:
+def test_killed_and_gone_on_from(exported: Path, tmp_path: Path, made: Made) -> None:
     out = tmp_path / "adv.npz"
-    command = [sys.executable, str(CHILD), exported / "tiny.pt", out]
-    for last in (3, 2):
-        done = subprocess.run([*command, str(last), *WORDS, "--resume"], timeout=120, check=False)
-        assert done.returncode == -signal.SIGKILL
-        assert "adv.unfinished.npz" in {p.name for p in tmp_path.iterdir()}
-    done = subprocess.run(
-        [*command, "99", *WORDS, "--resume"],
-        timeout=120, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    assert "resuming duo" in done.stderr
-    assert out.read_bytes() == whole
+    command = [sys.executable, str(CHILD), exported / "tiny.pt", out, "3", *WORDS]
+    done = subprocess.run(command, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert "adv.unfinished.npz" in {p.name for p in tmp_path.iterdir()}
+    told: list[str] = []
+    api.attack(exported / "tiny.pt", out, resume=True, notify=told.append, **FEW)
+    assert told[0] == "resuming duo, apgd-ce-9 (1 of 2): 32/48 images · 17 still stand"
+    assert out.read_bytes() == made.whole
     assert [p.name for p in tmp_path.iterdir()] == ["adv.npz"]
 
 
@@ -210,34 +230,20 @@ def torchrun(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_set_of_one(exported: Path, tmp_path: Path, whole: bytes) -> None:
-    out = tmp_path / "adv.npz"
-    command = (CHILD, exported / "tiny.pt", out)
-    killed = torchrun(*command, "2", *WORDS)
-    assert killed.returncode != 0
-    assert not out.exists()
-    done = torchrun(*command, "99", *WORDS, "--resume", "--json", tmp_path / "said.json")
+def test_two_processes_make_the_set_of_one(exported: Path, made: Made, state: Path) -> None:
+    out, said = state.with_name("adv.npz"), state.with_name("said.json")
+    done = torchrun(CHILD, exported / "tiny.pt", out, "99", *WORDS, "--resume", "--json", said)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("48 images") == done.stderr.count("resuming duo") == 1
-    assert out.read_bytes() == whole
-    assert json.loads((tmp_path / "said.json").read_text())["images"] == 48
-    assert {p.name for p in tmp_path.iterdir()} == {"adv.npz", "said.json"}
+    assert out.read_bytes() == made.whole
+    assert json.loads(said.read_text())["images"] == 48
+    assert {p.name for p in state.parent.iterdir()} == {"adv.npz", "said.json"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (("--attack", "pgd-3,fgsm"), "exactly one attack"),
-        (("--attack", "none-3"), "unknown attack"),
-    ],
-)
-def test_an_error_of_two_processes_is_said_once(
-    exported: Path, tmp_path: Path, words: tuple[str, ...], says: str
-) -> None:
-    done = torchrun(
-        "-m", "sepdeploy", "attack", exported / "tiny.pt", "-o", tmp_path / "a.npz", *words
-    )
+def test_an_error_of_two_processes_is_said_once(exported: Path, tmp_path: Path) -> None:
+    words = ("attack", exported / "tiny.pt", "-o", tmp_path / "a.npz", "--attack", "none-3")
+    done = torchrun("-m", "sepdeploy", *words)
     assert done.returncode != 0
-    assert done.stderr.count("error: ") == done.stderr.count(says) == 1
+    assert done.stderr.count("error: ") == done.stderr.count("unknown attack") == 1
     assert not list(tmp_path.iterdir())
