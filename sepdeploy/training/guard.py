@@ -72,7 +72,10 @@ class Guard:
             at: The step that was taken.
             steps: Of an epoch.
         """
-        if self.fallen or ((at.step + 1) % EVERY and at.step + 1 < steps):
+        last = at.step + 1 == steps
+        # within an epoch adapting ranks may be augmented, and such a state may not be kept
+        between = self.stepper.dynamics is None and (at.step + 1) % EVERY == 0
+        if self.fallen or not (last or between):
             return ""
         look = self.last = self.look(at)
         if not look.collapsed:
