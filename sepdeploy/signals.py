@@ -40,6 +40,7 @@ class Interruption:
         self.seen = 0
         self._before: dict[int, Any] = {}
         self._lost: Any = None  # what told of errors that destructors lost, before
+        self._again: threading.Timer | None = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -55,6 +56,8 @@ class Interruption:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._again is not None:
+            self._again.cancel()  # the command ends by itself now; ``seen`` tells
         if self._before:
             sys.unraisablehook = self._lost
         for number, plain in self._before.items():
@@ -66,9 +69,9 @@ class Interruption:
             return
         signal.signal(self.seen, self._note)
         # By a thread: raised here it would be lost just as well.
-        again = threading.Timer(0.02, _send_to_main, (self.seen,))
-        again.daemon = True
-        again.start()
+        self._again = threading.Timer(0.02, _send_to_main, (self.seen,))
+        self._again.daemon = True
+        self._again.start()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.seen = number

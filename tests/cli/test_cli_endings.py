@@ -340,6 +340,17 @@ def test_an_interruption_that_a_destructor_lost_is_raised_again(
     assert capfd.readouterr().err == ""
 
 
+def test_a_lost_interruption_does_not_outlive_what_it_ends() -> None:
+    class Ended:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with Interruption() as interruption:
+        Ended()
+    time.sleep(0.2)  # by now SIGTERM is deadly again
+    assert interruption.seen == signal.SIGTERM
+
+
 def test_interruptions_are_left_alone_outside_the_main_thread() -> None:
     failures: list[BaseException] = []
 

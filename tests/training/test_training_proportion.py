@@ -95,6 +95,14 @@ def test_patterns_beat_the_rule_and_the_last_one_counts() -> None:
         learning_scales(net, {"fc9.*": 2}, adaptive=True)
 
 
+def test_a_core_whose_rank_adapts_has_a_rate_of_its_own() -> None:
+    net = nn.Sequential(LAYERS["low rank"](), KronLinear((8, 8), (8, 8)))
+    with pytest.raises(BadInput, match="rate follows its rank"):
+        learning_scales(net, {"0.S": 2}, adaptive=True, dynamic=True)
+    assert learning_scales(net, {"*": 1}, adaptive=True, dynamic=True) == {}
+    assert learning_scales(net, {"0.S": 2}, adaptive=True)["0.S"] == 2
+
+
 @pytest.mark.parametrize("text", ["fc1", "fc1=", "=2", "fc1=-1", "fc1=nan", "fc1=1e7"])
 def test_scales_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(BadInput, match="lr_scale"):
