@@ -100,8 +100,8 @@ def _factors(net: nn.Module) -> Iterator[tuple[str, Structured, nn.Parameter]]:
     """Yield the factors of structured layers with their names; biases are none.
 
     Nor is the core between two bases, which holds the size of W alone: at a fifth of its own size
-    a step (`lr_scale = "*.S=90"`) low-rank nets from scratch end far lower (MNIST, 17 times smaller,
-    one epoch: 55 % robust in place of 83 %).
+    a step (`lr_scale = "*.S=90"`) low-rank nets from scratch end far lower (MNIST, 17 times
+    smaller, one epoch: 55 % robust in place of 83 %).
     """
     cores = set(_cores(net))
     for prefix, layer in net.named_modules():
