@@ -7,7 +7,7 @@ module.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_low
 from typing import Generic, TypeVar
@@ -52,7 +52,8 @@ class Counts:
     ``simd`` is floating point and vector arithmetic, ``ldst`` loads and stores of every kind,
     ``fmla`` the fused multiply-adds on vectors and ``dot`` the int8 dot products and matrix
     products among ``simd``. ``inferences`` are the totals of all inferences in order, the first
-    included; the others are medians of the fourth to the eighth.
+    included; the others are medians of the fourth to the eighth. Two counts are equal when these
+    medians are: a runtime's heap settles an inference sooner or later under load.
     """
 
     total: int
@@ -60,7 +61,7 @@ class Counts:
     ldst: int
     fmla: int
     dot: int
-    inferences: tuple[int, ...]
+    inferences: tuple[int, ...] = field(compare=False)
     threads: int = 1
 
     @property

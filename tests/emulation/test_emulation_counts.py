@@ -7,7 +7,6 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,10 @@ VERSIONS = ("qemu", "plugin", "libc", "compiler", "emulated_runtime_version")
 
 
 def counted(emulator: Emulator, path: Path, **options: Any) -> Counts:
-    """Return the counts of the inferences that count: what warms up varies by an allocation."""
     value = count_instructions(emulator, path, **options).value
     assert value is not None
     assert value.threads == 1
-    return replace(value, inferences=value.steady)
+    return value
 
 
 @pytest.mark.parametrize("name", [pytest.param("int8.onnx", marks=pytest.mark.slow), "int8.tflite"])
@@ -48,7 +46,7 @@ def test_two_processes_count_the_same_to_the_last_instruction(
     path = samples["conv.tflite"].path
     first = counted(emulator("cortex-a72"), path)
     assert counted(emulator("cortex-a72"), path) == first
-    assert len(set(first.inferences)) == 1
+    assert first.steady.count(first.total) >= 3
 
 
 @contextmanager
