@@ -2,6 +2,9 @@
 
     SEPDEPLOY_DATA=DIR python -m benchmarks.attacks --reference DIR [--nets DIR] [--write]
 
+Rows of a net are kept beside it in ``--nets``: a later run goes on with the nets that have none,
+and ``--write`` puts all that are there into the page.
+
 ``--reference`` is a folder with the public AutoAttack (github.com/fra31/auto-attack, package
 ``autoattack``); torchattacks and foolbox are compared where they are installed. Nets are trained
 by the product with fixed seeds and kept in ``--nets``. Each attack and its reference take turns
@@ -11,6 +14,7 @@ on the same images on one thread; times are those of the processor, verdicts of 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -46,6 +50,12 @@ class Subject:
     recipe: dict[str, Any]
     eps: float
     norm: str = "linf"
+    most: int = 10_000  # images
+
+    @property
+    def stem(self) -> str:
+        """Of the names of its files."""
+        return f"{self.name} {self.data}".replace(" ", "-")
 
 
 def _subjects() -> Iterator[Subject]:
@@ -57,16 +67,15 @@ def _subjects() -> Iterator[Subject]:
     yield Subject("mlp robust", "mnist", ROBUST | {"epochs": 2, "eps": 0.1}, 1.0, "l2")
     cnn = {"objective": "pgd-at", "arch": "lenet", "epochs": 2, "eps": 0.2}
     yield Subject("cnn robust", "mnist", cnn, 0.2)
-    resnet = {"arch": "resnet20", "epochs": 2, "batch_size": 128}
-    yield Subject("resnet20 natural", "cifar10", resnet | {"objective": "natural"}, 2 / 255)
-    yield Subject(
-        "resnet20 robust", "cifar10", resnet | {"objective": "pgd-at", "eps": 8 / 255}, 8 / 255
-    )
+    resnet = {"arch": "resnet20", "epochs": 1, "batch_size": 128, "optimizer": "sgd"}
+    few = {"most": 32}
+    yield Subject("resnet20 natural", "cifar10", resnet | {"objective": "natural"}, 1 / 255, **few)
+    fast = resnet | {"objective": "fast-at", "eps": 8 / 255}
+    yield Subject("resnet20 robust", "cifar10", fast, 8 / 255, **few)
 
 
 def _net(subject: Subject, folder: Path) -> Model:
-    stem = f"{subject.name} {subject.data}".replace(" ", "-")
-    path = folder / f"{stem}.pt"
+    path = folder / f"{subject.stem}.pt"
     if not path.is_file():
         print(f"training {path}", file=sys.stderr, flush=True)
         api.train(out=path, data=subject.data, seed=0, **subject.recipe)
@@ -137,11 +146,33 @@ RIVALS = {"torchattacks": _torchattacks, "foolbox": _foolbox}
 
 
 def _row(subject: Subject, name: str, ours: Outcome, theirs: Outcome) -> tuple[str, ...]:
+    count = len(ours.standing)
     agree = float((ours.standing == theirs.standing).float().mean()) * 100
     share = (float(o.standing.float().mean()) * 100 for o in (ours, theirs))
     net = f"{subject.name}, {subject.data}, {subject.norm} {subject.eps:.4g}"
     numbers = (f"{n:.2f}" for n in (*share, agree))
-    return net, name, *numbers, f"{theirs.seconds / ours.seconds:.2f}x"
+    return net, str(count), name, *numbers, f"{theirs.seconds / ours.seconds:.2f}x"
+
+
+def _rows(subject: Subject, folder: Path, most: int) -> Iterator[tuple[str, ...]]:
+    """Yield what each attack and its reference found on one net."""
+    model, test = _net(subject, folder), load_data(subject.data).test
+    count = min(most, subject.most)
+    images = torch.from_numpy(test.batch(slice(0, count)))
+    labels = torch.from_numpy(test.labels[:count]).long()
+    given = (images, labels, subject)
+    for name in (*SINGLE, "aa-standard"):
+        ours = _ours(model, name, *given)
+        theirs = _theirs(model, name, *given)
+        yield _row(subject, name, ours, theirs)
+    for name, rival in RIVALS.items():
+        if find_spec(name) is None:
+            print(f"{name} is not installed: not compared", file=sys.stderr)
+            continue
+        climbed = _timed(model, labels, partial(rival, subject, model, images, labels))
+        yield _row(subject, f"{PGD}, of {name}", _ours(model, PGD, *given), climbed)
+    fast = _ours(model, "aa-fast", *given)
+    yield _row(subject, "aa-fast, aa-standard of the reference", fast, theirs)
 
 
 def main() -> None:
@@ -149,37 +180,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument("--nets", type=Path, default=Path("attack-nets"))
-    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=256, help="at most; fewer of large nets")
     parser.add_argument("--only", default="", help="part of a net's name")
     parser.add_argument("--write", action="store_true", help="put the table into the page")
     options = parser.parse_args()
     sys.path.insert(0, str(options.reference))
     torch.set_num_threads(1)
     facts = host_facts()
-    heads = ("net", "attack", "ours %", "reference %", "same verdict %", "faster by")
-    table = Table(heads, (2, 3, 4, 5))
+    heads = ("net", "images", "attack", "ours %", "reference %", "same verdict %", "faster by")
+    table = Table(heads, (1, 3, 4, 5, 6))
     for subject in _subjects():
-        if options.only not in subject.name:
-            continue
-        model, test = _net(subject, options.nets), load_data(subject.data).test
-        images = torch.from_numpy(test.batch(slice(0, options.samples)))
-        labels = torch.from_numpy(test.labels[: options.samples]).long()
-        given = (images, labels, subject)
-        for name in (*SINGLE, "aa-standard"):
-            ours = _ours(model, name, *given)
-            theirs = _theirs(model, name, *given)
-            table.add(*_row(subject, name, ours, theirs))
-            print(markdown(table)[-1], flush=True)
-        for name, rival in RIVALS.items():
-            if find_spec(name) is None:
-                print(f"{name} is not installed: not compared", file=sys.stderr)
-                continue
-            climbed = _timed(model, labels, partial(rival, subject, model, images, labels))
-            table.add(*_row(subject, f"{PGD}, of {name}", _ours(model, PGD, *given), climbed))
-            print(markdown(table)[-1], flush=True)
-        fast = _ours(model, "aa-fast", *given)
-        table.add(*_row(subject, "aa-fast, aa-standard of the reference", fast, theirs))
-        print(markdown(table)[-1], flush=True)
+        kept = options.nets / f"{subject.stem}-{subject.norm}.rows.json"
+        if not kept.is_file() and options.only in subject.name:
+            rows = []
+            for row in _rows(subject, options.nets, options.samples):
+                print(*row, sep=" | ", flush=True)
+                rows.append(row)
+            kept.write_text(json.dumps(rows))
+        for row in json.loads(kept.read_text()) if kept.is_file() else ():
+            table.add(*row)
     if options.write:
         command = f"python -m benchmarks.attacks --reference DIR --samples {options.samples}"
         page.put("attacks", "\n".join(markdown(table)), command, facts)
