@@ -21,13 +21,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
 from sepdeploy import attacks
 from sepdeploy.data import Split, load
 from sepdeploy.files import atomic_path
 from sepdeploy.models import Model
-from sepdeploy.threat import Attack
+from sepdeploy.threat import parse_attack
 from sepdeploy.training import Recipe, fit
 
 RESULTS = Path(__file__).with_name("results")
@@ -42,17 +43,20 @@ class Row:
         name: Of the row, the same for every seed.
         recipe: All choices, the seed among them.
         steps: Of the PGD attack on the test images.
+        judges: More attacks, each with the number of test images that it is asked about.
     """
 
     name: str
     recipe: Recipe
     steps: int
+    judges: tuple[tuple[str, int], ...] = ()
 
     @property
     def key(self) -> str:
         """Name of the row's files."""
         recipe = self.recipe
-        return f"{self.name}-eps{recipe.eps:.4g}-epochs{recipe.epochs}-seed{recipe.seed}"
+        rate = f"-lr{recipe.lr:g}" if recipe.lr else ""
+        return f"{self.name}{rate}-eps{recipe.eps:.4g}-epochs{recipe.epochs}-seed{recipe.seed}"
 
 
 def run_row(row: Row, work: Path) -> dict[str, Any]:
@@ -69,8 +73,16 @@ def run_row(row: Row, work: Path) -> dict[str, Any]:
         "seed": row.recipe.seed,
         "params": count_params(model),
         "params_dense": model.params_dense,
-        "clean": accuracy(model, test, row, steps=0),
-        "robust": accuracy(model, test, row, steps=row.steps),
+        "held_out": best["robust_accuracy"],
+        "clean": accuracy(model, test, row, ""),
+        "robust": accuracy(model, test, row, f"pgd-{row.steps}"),
+        "judged": {
+            name: {
+                "images": count,
+                "robust": accuracy(model, test.subset(np.arange(min(count, len(test)))), row, name),
+            }
+            for name, count in row.judges
+        },
         "attack": f"pgd-{row.steps}",
         "test_images": len(test),
         "best_epoch": result.best_epoch,
@@ -93,19 +105,19 @@ def count_params(model: Model) -> int:
     return model.params - zeros
 
 
-def accuracy(model: Model, split: Split, row: Row, *, steps: int) -> float:
-    """Share of a split that is classified correctly, after ``steps`` steps of PGD."""
+def accuracy(model: Model, split: Split, row: Row, attack: str) -> float:
+    """Share of a split that is classified correctly, after an attack if one is named."""
     right = 0
     for at in range(0, len(split), 500):
         part = slice(at, at + 500)
         images = torch.from_numpy(split.batch(part))
         labels = torch.from_numpy(split.labels[part])
-        if steps:
+        if attack:
             images = attacks.run(
                 model,
                 images,
                 labels,
-                Attack(f"pgd-{steps}", row.recipe.eps, row.recipe.norm),
+                parse_attack(attack, row.recipe.eps, row.recipe.norm),
                 ids=torch.from_numpy(split.ids[part]),
             )
         with torch.no_grad():
