@@ -12,6 +12,7 @@ from sepdeploy.exporters.domain import DOMAIN
 from sepdeploy.exporters.families import family_of_op
 from sepdeploy.exporters.onnx_graph.graph import (
     Array,
+    attributes,
     initializers,
     prune,
     rename_values,
@@ -155,7 +156,7 @@ def name_nodes(
         node.name = _unused(path if exact else "/".join(filter(None, (path, node.op_type))), used)
         used.add(node.name)
         family = family_of_op(node.op_type) if node.domain == DOMAIN else None
-        derived = family.derived if family else {}
+        derived = family.derived(attributes(node)) if family else {}
         for i, name in enumerate(node.input):
             if name in constants and name not in parameters and name not in names:
                 role = derived.get(i)

@@ -92,7 +92,8 @@ class Family:
         counts: Names of attributes that are numbers.
         attributes: The attributes of a spec's node.
         roles: The factors' names within the layer.
-        derived: Names of inputs that training keeps as several parameters, by their place.
+        derived: From a node's attributes, the names of inputs that training keeps as several
+            parameters, by their place.
         absorb: Moves a scale and a shift of the input into the weights.
         merge: A layer with fewer and larger factors that the TFLite writer should get instead.
         refuse_fused: Why a layer keeps its standard form in the custom flavour: (spec, format).
@@ -111,7 +112,7 @@ class Family:
     ints: tuple[str, ...] = ()
     counts: tuple[str, ...] = ()
     attributes: Callable[[Any], Attributes] = lambda spec: {}
-    derived: Mapping[int, str] = field(default_factory=dict)
+    derived: Callable[[Mapping[str, Any]], Mapping[int, str]] = lambda found: {}
     absorb: Absorber = _nothing
     merge: Callable[[Any], Merged | None] = _nothing
     refuse_fused: Callable[[Any, str], str] = never

@@ -136,6 +136,7 @@ KRON = Family(
     roles=lambda spec: [f"factors.{k}" for k in range(len(spec.in_shape))],
     ints=SIDES,
     counts=("terms",),
+    derived=lambda found: {1 + len(found["in_shape"]): "bias"},  # a sum over the modes
     attributes=_attributes,
     absorb=_absorb,
     merge=merge,

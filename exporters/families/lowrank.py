@@ -85,7 +85,7 @@ LOWRANK = Family(
         DENSE_TFLITE,
     ),
     roles=lambda spec: ("U", "V"),
-    derived={2: "V"},  # V Sᵀ
+    derived=lambda found: {2: "V"},  # V Sᵀ
     absorb=_absorb,
     refuse_fused=_refuse_fused,
 )

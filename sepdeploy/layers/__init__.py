@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeGuard
 
-from torch import nn
+from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput
 from sepdeploy.layers.base import AdaptiveRanks, Structured, StructuredConv2d, StructuredLinear
@@ -26,6 +26,7 @@ __all__ = [
     "StructuredLinear",
     "convolution_like",
     "graph_nodes",
+    "has_bias",
     "is_structured",
     "make_linear",
     "project_convolution",
@@ -43,6 +44,12 @@ CONVOLUTION_LAYERS: dict[str, type[StructuredConv2d]] = {
 def is_structured(module: nn.Module) -> TypeGuard[StructuredLinear]:
     """Whether a module is a linear layer of a structure family (dense ones are not)."""
     return isinstance(module, StructuredLinear)
+
+
+def has_bias(layer: nn.Module) -> bool:
+    """Whether a layer adds a bias, of whatever it is made."""
+    bias = layer.whole_bias() if is_structured(layer) else getattr(layer, "bias", None)
+    return isinstance(bias, Tensor)
 
 
 def make_linear(spec: Spec, bias: bool = True) -> nn.Linear | StructuredLinear:

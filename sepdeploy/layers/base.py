@@ -36,6 +36,11 @@ class Structured(nn.Module):
         """Weights as deployed, bias left out."""
 
     @property
+    def saved_params(self) -> int:
+        """How many parameters fewer it stores than the plain layer it stands for."""
+        return self.dense_weights - self.stored_weights
+
+    @property
     def folded_params(self) -> int:
         """Parameters that are folded into others where the layer is counted or exported."""
         return 0
@@ -51,6 +56,8 @@ class Structured(nn.Module):
 
 class StructuredLinear(Structured):
     """A linear layer y = W x + b of a structure family.
+
+    ``bias`` is the parameter of a bias with a number per output; ``whole_bias()`` is that of any.
 
     The result has the layout of the input: (N, *in_modes) gives (N, *out_modes) and (…, n_in)
     gives (…, n_out). Where an input fits both readings the first one wins.
@@ -68,7 +75,7 @@ class StructuredLinear(Structured):
 
     @classmethod
     def project(cls, linear: nn.Linear, spec: Structure) -> Self:
-        """The layer closest to a dense one in Frobenius norm; its bias is copied.
+        """The layer closest to a dense one in Frobenius norm, with the bias closest to its bias.
 
         Raises:
             BadInput: The structure does not fit the layer, or its weight is not finite.
@@ -78,8 +85,8 @@ class StructuredLinear(Structured):
         projection = spec.project(linear.weight.detach().cpu().double().numpy())
         with torch.no_grad():
             layer.take_factors(tuple(torch.from_numpy(f) for f in projection.factors))
-            if layer.bias is not None:
-                layer.bias.copy_(linear.bias)
+            if linear.bias is not None:
+                layer.take_bias(linear.bias)
         layer.projection_error = projection.relative_error
         return layer
 
@@ -110,12 +117,25 @@ class StructuredLinear(Structured):
     def prunable(self) -> Mapping[str, Tensor]:
         """The parameters that masks act on, by their name within the layer."""
 
+    def whole_bias(self) -> Tensor | None:
+        """The (n_out,) bias, None for a layer without; differentiable."""
+        return self.bias
+
+    def take_bias(self, bias: Tensor) -> None:
+        """Copy a bias (n_out,) into the parameters of a layer that has one."""
+        if self.bias is not None:
+            self.bias.copy_(bias)
+
+    def bias_copies(self) -> Mapping[str, int]:
+        """How many outputs each number of a bias is added to, by parameter, where several."""
+        return {}
+
     def dense_weight(self) -> Tensor:
         """The (n_out, n_in) matrix this layer stands for; differentiable."""
         factor = self.factors()[0]
         unit = torch.eye(self.spec.in_features, device=factor.device, dtype=factor.dtype)
-        product = self.compute(unit)
-        return (product if self.bias is None else product - self.bias).t()
+        product, bias = self.compute(unit), self.whole_bias()
+        return (product if bias is None else product - bias).t()
 
     def fold(self) -> None:
         """Bring the layer into its deployed form, so that masks act on what is exported."""
@@ -129,6 +149,12 @@ class StructuredLinear(Structured):
     def stored_weights(self) -> int:
         """As the spec counts."""
         return self.spec.weight_params
+
+    @property
+    def saved_params(self) -> int:
+        """Those of the bias included."""
+        bias = self.whole_bias() is not None
+        return self.spec.dense_params(bias) - self.spec.params(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer; see the class for the layouts."""
@@ -147,7 +173,7 @@ class StructuredLinear(Structured):
             )
         rows = x.reshape(-1, spec.in_features)
         if is_tracing():
-            y = structured(rows, list(self.factors()), self.bias, spec)
+            y = structured(rows, list(self.factors()), self.whole_bias(), spec)
         else:
             y = self.compute(rows)
         return y.reshape(*lead, *last)

@@ -17,6 +17,8 @@ from sepdeploy.layers.contract import kron_apply
 from sepdeploy.layers.energies import Values, lost_energy, spaced
 from sepdeploy.layers.initial import RELU_GAIN, scaled_orthogonal_
 from sepdeploy.structures import KronSpec, suggest_shapes
+from sepdeploy.structures.kron import FULL, SUM
+from sepdeploy.structures.mode_bias import bias_copies, nearest_bias
 
 CLASSES, SHAPES_PER_CLASS = 8, 2  # shapes tried per layer; sizes within a factor of 2
 LARGE_CLASSES = 2  # of layers whose decompositions take seconds each
@@ -40,13 +42,15 @@ class KronLinear(StructuredLinear):
         in_shape: i_1 … i_d, d ≥ 2, n_in = Π i_m (row-major).
         out_shape: o_1 … o_d, n_out = Π o_m.
         terms: Number of summed Kronecker products.
-        bias: Whether to add a bias of n_out values.
+        bias: Whether to add a bias of n_out values; "sum" makes it of o_1 + … + o_d of them, a
+            number per place of each mode (b_ij = p_i + q_j).
         device: Where the parameters are made, as of ``nn.Linear``.
         dtype: Their type, as of ``nn.Linear``.
 
     Attributes:
         spec: The structure as a record.
         factors: One parameter (terms, o_m, i_m) per mode; ``factors()`` gives them as a tuple.
+        biases: One parameter (o_m,) per mode where the bias is a sum, else None.
         projection_error: Relative error of ``from_dense``, None for a layer made from scratch.
 
     Raises:
@@ -55,22 +59,26 @@ class KronLinear(StructuredLinear):
 
     spec: KronSpec
     factors: FactorList
+    biases: FactorList | None
 
     def __init__(
         self,
         in_shape: Sequence[int],
         out_shape: Sequence[int],
         terms: int = 1,
-        bias: bool = True,
+        bias: bool | str = True,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         empty = partial(torch.empty, device=device, dtype=dtype)
-        self.spec = KronSpec(tuple(in_shape), tuple(out_shape), terms)
+        kind = bias if isinstance(bias, str) else FULL
+        self.spec = KronSpec(tuple(in_shape), tuple(out_shape), terms, kind)
         self.factors = FactorList(nn.Parameter(empty(shape)) for shape in self.spec.factor_shapes)
-        self.bias = nn.Parameter(empty(self.spec.out_features)) if bias else None
+        full, summed = bias and kind == FULL, bias and kind == SUM
+        self.bias = nn.Parameter(empty(self.spec.out_features)) if full else None
+        self.biases = FactorList(nn.Parameter(empty(o)) for o in out_shape) if summed else None
         self.reset_parameters()
 
     def reset_parameters(self, gain: float = RELU_GAIN) -> None:
@@ -82,19 +90,43 @@ class KronLinear(StructuredLinear):
         share = (gain / math.sqrt(self.spec.terms)) ** (1 / len(self.spec.in_shape))
         for factor in self.factors:
             scaled_orthogonal_(factor, share)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        for bias in (*([] if self.bias is None else [self.bias]), *(self.biases or ())):
+            nn.init.zeros_(bias)
+
+    def whole_bias(self) -> Tensor | None:
+        """The (n_out,) bias, of whatever it is made; None for a layer without."""
+        if self.biases is None:
+            return self.bias
+        first, *others = self.biases()
+        for part in others:
+            first = first[..., None] + part
+        return first.reshape(-1)
+
+    def take_bias(self, bias: Tensor) -> None:
+        """Copy a bias (n_out,), or what is nearest to it as a sum."""
+        if self.biases is None:
+            super().take_bias(bias)
+            return
+        parts = nearest_bias(bias.detach().cpu().double().numpy(), self.spec.out_shape)
+        for parameter, part in zip(self.biases, parts, strict=True):
+            parameter.copy_(torch.from_numpy(part))
+
+    def bias_copies(self) -> dict[str, int]:
+        """Of a sum, whose numbers stand for a row each."""
+        copies = bias_copies(self.spec.out_shape)
+        return {f"biases.{k}": copies[k] for k in range(len(self.biases or ()))}
 
     def compute(self, rows: Tensor) -> Tensor:
         """Mode by mode."""
         spec = self.spec
         y = kron_apply(rows, self.factors(), spec.in_shape, spec.out_shape, spec.order)
-        return y if self.bias is None else y + self.bias
+        bias = self.whole_bias()
+        return y if bias is None else y + bias
 
     @classmethod
     def from_spec(cls, spec: KronSpec, bias: bool = True) -> Self:
         """A freshly initialised layer of a structure."""
-        return cls(spec.in_shape, spec.out_shape, spec.terms, bias)
+        return cls(spec.in_shape, spec.out_shape, spec.terms, bias and spec.bias)
 
     def take_factors(self, factors: tuple[Tensor, ...]) -> None:
         """Copy factors into the parameters."""
@@ -125,8 +157,9 @@ class KronLinear(StructuredLinear):
         in_shape: Sequence[int] | None = None,
         out_shape: Sequence[int] | None = None,
         terms: int = 1,
+        bias: str = FULL,
     ) -> Self:
-        """The layer closest to a dense one in Frobenius norm; its bias is copied.
+        """The layer closest to a dense one in Frobenius norm, with the bias closest to its bias.
 
         Args:
             linear: The dense layer.
@@ -134,14 +167,17 @@ class KronLinear(StructuredLinear):
                 least among those about as small as the smallest.
             out_shape: As of the class.
             terms: As of the class.
+            bias: What the bias becomes where the dense layer has one: "full", a copy, or "sum".
 
         Raises:
             BadInput: The shapes do not multiply to the layer's features, or its weight is not
                 finite.
         """
         if in_shape is None and out_shape is None:
-            return cls.project(linear, _closest(linear.weight.detach(), terms))
-        return cls.project(linear, KronSpec(tuple(in_shape or ()), tuple(out_shape or ()), terms))
+            spec = _closest(linear.weight.detach(), terms)
+            return cls.project(linear, dataclasses.replace(spec, bias=bias))
+        shapes = tuple(in_shape or ()), tuple(out_shape or ())
+        return cls.project(linear, KronSpec(*shapes, terms, bias))
 
     @classmethod
     def forms(cls, weight: Tensor) -> Iterator[tuple[KronSpec, float]]:
@@ -154,7 +190,8 @@ class KronLinear(StructuredLinear):
     def extra_repr(self) -> str:
         """Shapes for ``print(model)``."""
         sides = ("x".join(map(str, s)) for s in (self.spec.in_shape, self.spec.out_shape))
-        return f"{' → '.join(sides)}, terms={self.spec.terms}, bias={self.bias is not None}"
+        bias = "sum" if self.biases is not None else self.bias is not None
+        return f"{' → '.join(sides)}, terms={self.spec.terms}, bias={bias}"
 
 
 def _lost(weight: Tensor, shape: KronSpec) -> Values:

@@ -25,6 +25,7 @@ from sepdeploy.layers import (
     StructuredConv2d,
     StructuredLinear,
     convolution_like,
+    has_bias,
     is_structured,
     make_linear,
 )
@@ -295,8 +296,7 @@ def _apply_specs(net: nn.Module, specs: Mapping[str, Spec]) -> None:
                 f"architecture and {spec.in_features} → {spec.out_features} in the file",
                 hint=OTHER_LAYERS,
             )
-        bias = getattr(net.get_submodule(name), "bias", None) is not None
-        replace_module(net, name, make_linear(spec, bias))
+        replace_module(net, name, make_linear(spec, has_bias(net.get_submodule(name))))
 
 
 def _apply_forms(net: nn.Module, table: Mapping[str, Any]) -> None:

@@ -57,7 +57,7 @@ def with_modes(text: str, modes: str | None) -> str:
     """
     name, options = split_structure(text)
     family = STRUCTURES.get(name)
-    is_open = family is not None and family.takes_modes and options[:1] in ("", "*")
+    is_open = family is not None and family.takes_modes and options[:1] in ("", "*", "+")
     return f"{name}:{modes}{options}" if is_open and modes else text
 
 

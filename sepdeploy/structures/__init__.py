@@ -7,6 +7,7 @@ one in ``sepdeploy.exporters.families.FAMILIES`` too: convolutions go out as wha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,9 +61,9 @@ def split_structure(text: str) -> tuple[str, str]:
     "kron:28x28-64x64" gives ("kron", "28x28-64x64"), "kron*2" gives ("kron", "*2").
     """
     name, colon, options = text.strip().partition(":")
-    if not colon and "*" in name:
-        name, _, terms = name.partition("*")
-        options = f"*{terms}"
+    mark = None if colon else re.search(r"[*+]", name)
+    if mark is not None:
+        name, options = name[: mark.start()], name[mark.start() :]
     return name, options
 
 
@@ -88,7 +89,8 @@ def parse_structure(text: str, in_shape: Sequence[int], out_features: int) -> Sp
 
     A family's name, and behind a colon what the family takes: ``dense``; ``kron`` (two modes: the
     sample's own ones in, the most balanced pair out); ``kron:aligned`` (two modes of full rank);
-    ``kron:28x28-64x64`` (explicit modes); ``*K`` behind any of them for K terms; ``lowrank:40``.
+    ``kron:28x28-64x64`` (explicit modes); ``*K`` behind any of them for K terms, ``+sumbias``
+    behind that for a bias that is a sum over the modes; ``lowrank:40``.
 
     Args:
         text: The structure string.

@@ -164,9 +164,14 @@ class Linear(Form, Protocol):
         """Multiply-accumulates per sample of the dense layer of the same size, n_in · n_out."""
         return self.in_features * self.out_features
 
+    @property
+    def bias_params(self: Structure) -> int:
+        """Numbers that a bias is made of: n_out."""
+        return self.out_features
+
     def params(self: Structure, bias: bool) -> int:
-        """Weights, plus n_out with a bias."""
-        return self.weight_params + (self.out_features if bias else 0)
+        """Weights, plus those of a bias."""
+        return self.weight_params + (self.bias_params if bias else 0)
 
     def dense_params(self: Structure, bias: bool) -> int:
         """Weights of the dense layer of the same size, plus n_out with a bias."""

@@ -36,9 +36,12 @@ from sepdeploy.structures.shapes import factor_pairs, mode_products, two_modes
 from sepdeploy.structures.singular import block_lanczos, leading_triplets, relative_residual
 from sepdeploy.structures.spectra import full_rank_spectrum
 
+FULL, SUM = BIASES = ("full", "sum")
+SUM_MARK = "+sumbias"
 _MODES = r"\d+(?:x\d+)+"
 _OPTIONS = re.compile(
     rf"(?:(?P<aligned>aligned)|(?P<inner>{_MODES})-(?P<outer>{_MODES}))?(?:\*(?P<terms>\d+))?"
+    rf"(?P<sum>{re.escape(SUM_MARK)})?"
 )
 
 
@@ -52,14 +55,20 @@ def _check_shape(shape: Any, what: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class KronSpec(Linear):
-    """A sum of ``terms`` Kronecker products with factors A_m of shape (terms, o_m, i_m)."""
+    """A sum of ``terms`` Kronecker products with factors A_m of shape (terms, o_m, i_m).
+
+    ``bias`` says what a bias is made of where the layer has one: "full", a number per output, or
+    "sum", a number per place of each mode, which are added up (``structures.mode_bias``).
+    """
 
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
     terms: int = 1
+    bias: str = FULL
     structure: ClassVar[str] = "kron"
     grammar: ClassVar[tuple[str, ...]] = (
         "kron", "kron*2", "kron:aligned", "kron:28x28-64x64", "kron:28x28-64x64*2",
+        "kron+sumbias",
     )  # fmt: skip
     takes_modes: ClassVar[bool] = True
     planned_head: ClassVar[str] = "kron*4"  # with one term it was 5 points worse
@@ -68,6 +77,8 @@ class KronSpec(Linear):
         object.__setattr__(self, "in_shape", _check_shape(self.in_shape, "in_shape"))
         object.__setattr__(self, "out_shape", _check_shape(self.out_shape, "out_shape"))
         object.__setattr__(self, "terms", check_count(self.terms, "terms", MAX_TERMS))
+        if self.bias not in BIASES:
+            raise BadInput(f"bias {self.bias!r:.40} is none of {', '.join(BIASES)}", hint=FORMS)
         if len(self.in_shape) != len(self.out_shape):
             raise BadInput(
                 f"in_shape {self.in_shape} and out_shape {self.out_shape} "
@@ -77,16 +88,17 @@ class KronSpec(Linear):
 
     @classmethod
     def parse(cls, options: str, in_shape: Sequence[int], out_features: int) -> KronSpec:
-        """Modes, or which ones to take ("aligned", nothing), and ``*K`` for K terms."""
+        """Modes or which ones to take ("aligned", nothing), ``*K`` for K terms, ``+sumbias``."""
         match = _OPTIONS.fullmatch(options)
         if match is None:
             raise BadInput("the modes are not written like 28x28-64x64", hint=FORMS)
         terms = whole_number(match["terms"]) if match["terms"] else 1
+        bias = SUM if match["sum"] else FULL
         if match["inner"] is None:
             shape = (aligned_shape if match["aligned"] else own_shape)(in_shape, out_features)
-            return dataclasses.replace(shape, terms=terms)
+            return dataclasses.replace(shape, terms=terms, bias=bias)
         modes = [tuple(map(whole_number, match[g].split("x"))) for g in ("inner", "outer")]
-        spec = KronSpec(modes[0], modes[1], terms)
+        spec = KronSpec(modes[0], modes[1], terms, bias)
         n_in = math.prod(in_shape)
         if (spec.in_features, spec.out_features) != (n_in, out_features):
             fitting = nearest_shapes(modes[0], modes[1], n_in, out_features)
@@ -105,9 +117,19 @@ class KronSpec(Linear):
 
     @property
     def text(self) -> str:
-        """Name, modes and the terms where there are several."""
+        """Name, modes, the terms where there are several, and the bias unless it is full."""
         sides = "-".join("x".join(map(str, s)) for s in (self.in_shape, self.out_shape))
-        return f"{self.structure}:{sides}" + (f"*{self.terms}" if self.terms > 1 else "")
+        terms = f"*{self.terms}" if self.terms > 1 else ""
+        return f"{self.structure}:{sides}{terms}" + (SUM_MARK if self.bias == SUM else "")
+
+    def to_json(self) -> dict[str, object]:
+        """As of every family; a full bias is left out, as in files from before there was a sum."""
+        return {k: v for k, v in super().to_json().items() if (k, v) != ("bias", FULL)}
+
+    @property
+    def bias_params(self) -> int:
+        """n_out, or Σ o_m of a sum."""
+        return sum(self.out_shape) if self.bias == SUM else self.out_features
 
     @staticmethod
     def shown(shapes: Sequence[tuple[int, ...]]) -> str:

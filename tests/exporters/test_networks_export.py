@@ -33,7 +33,7 @@ NETWORKS = {
     "vit_kron": ("vit_b_16", "kron", {"width": 48, "depth": 1, "patch": 8, "heads": 3}),
     "vit_aligned": (
         "vit_tiny",
-        {"blocks.*.?": "kron*2", "blocks.*.fc?": "lowrank:5"},
+        {"blocks.*.?": "kron*2+sumbias", "blocks.*.fc?": "lowrank:5"},
         {"width": 48, "depth": 1, "patch": 8, "modes": "aligned"},
     ),
 }
@@ -142,7 +142,9 @@ def test_every_parameter_is_in_the_graph(network):
     fused = {n for n in names if ".bn" in n or n.startswith("bn") or "downsample.1" in n}
     fused |= {n for n in names if n.startswith("features.")}  # norms become the convolutions'
     cores = {n for n in names if n.endswith((".S", ".V"))}
-    expected = {n.replace(".factors.", ".F") for n in names - fused - cores}
+    sums = {n for n in names if ".biases." in n}  # go out as the bias per output that they make
+    expected = {n.replace(".factors.", ".F") for n in names - fused - cores - sums}
+    expected |= {n.rpartition(".biases.")[0] + ".bias" for n in sums}
     missing = {n for n in expected if n not in held and n.replace(".F", ".factors.") not in held}
     assert missing == set()
 

@@ -24,3 +24,12 @@ def numpy_dense(layer):
         return (U @ S @ V.T).T
     factors = [f.detach().numpy() for f in layer.factors]
     return sum(reduce(np.kron, [f[k] for f in factors]) for k in range(layer.spec.terms))
+
+
+def numpy_bias(layer):
+    """The bias of a layer, from its parameters alone; zero for a layer without."""
+    parts = [b.detach().numpy() for b in getattr(layer, "biases", None) or ()]
+    if not parts:
+        return np.zeros(1) if layer.bias is None else layer.bias.detach().numpy()
+    places = np.ndindex(*map(len, parts))
+    return np.array([sum(p[i] for p, i in zip(parts, at, strict=True)) for at in places])

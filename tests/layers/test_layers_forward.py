@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from dense_layers import numpy_dense, randomised
+from dense_layers import numpy_bias, numpy_dense, randomised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -24,12 +24,14 @@ from sepdeploy.layers import (
 )
 from sepdeploy.structures import CONVOLUTIONS, STRUCTURES, DenseSpec, KronSpec, LowRankSpec
 
+biases = st.sampled_from([True, False, "sum"])
+
 
 @st.composite
 def kron_layers(draw):
     d = draw(st.integers(2, 4))
     modes = st.tuples(*[st.integers(1, 5)] * d)
-    layer = KronLinear(draw(modes), draw(modes), draw(st.integers(1, 3)), draw(st.booleans()))
+    layer = KronLinear(draw(modes), draw(modes), draw(st.integers(1, 3)), draw(biases))
     return randomised(layer, draw(st.integers(0, 99)))
 
 
@@ -45,8 +47,7 @@ any_layer = st.one_of(kron_layers(), lowrank_layers())
 
 
 def expected(layer, rows):
-    bias = 0 if layer.bias is None else layer.bias.detach().numpy()
-    return rows @ numpy_dense(layer).T + bias
+    return rows @ numpy_dense(layer).T + numpy_bias(layer)
 
 
 @settings(deadline=None)

@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from dense_layers import randomised
+from dense_layers import numpy_bias, randomised
 from torch import nn
 
 from sepdeploy.errors import BadInput
@@ -31,6 +32,30 @@ def test_from_dense_copies_bias_and_reports_the_error(bias):
     U, V = low.U, low.V
     assert torch.allclose(U.T @ U, torch.eye(5), atol=1e-5)
     assert torch.allclose(V.T @ V, torch.eye(5), atol=1e-5)
+
+
+@pytest.mark.parametrize("modes", [(4, 7), (2, 3, 4), (5, 1)])
+def test_a_bias_becomes_the_nearest_sum_over_the_modes(modes):
+    torch.manual_seed(0)
+    linear = nn.Linear(8, math.prod(modes)).double()
+    shape = (2,) * (len(modes) - 1) + (8 // 2 ** (len(modes) - 1),)
+    layer = KronLinear.from_dense(linear, shape, modes, bias="sum")
+    places = np.indices(modes).reshape(len(modes), -1)
+    design = np.hstack([np.eye(n)[at] for n, at in zip(modes, places, strict=True)])
+    bias = linear.bias.detach().numpy()
+    nearest = design @ np.linalg.lstsq(design, bias, rcond=None)[0]
+    np.testing.assert_allclose(numpy_bias(layer), nearest, atol=1e-12)
+    assert sum(b.numel() for b in layer.biases) == sum(modes) == design.shape[1]
+    again = KronLinear.from_dense(linear, shape, modes, bias="sum")
+    with torch.no_grad():
+        again.take_bias(layer.whole_bias())
+    np.testing.assert_allclose(numpy_bias(again), nearest, atol=1e-12)
+
+
+def test_a_sum_without_a_bias_is_none():
+    layer = KronLinear.from_dense(nn.Linear(6, 6, bias=False), (2, 3), (3, 2), bias="sum")
+    assert layer.whole_bias() is None
+    assert layer.spec.params(bias=False) == layer.spec.weight_params == 6 + 6
 
 
 def test_from_dense_is_exact_where_it_can_be():

@@ -36,6 +36,7 @@ from sepdeploy.structures import KronSpec, LowRankSpec
         ("mlp", None, {"hidden": (16,)}),
         ("mlp", "kron*2", {"hidden": (16, 24)}),
         ("mlp", {"fc1": "lowrank:3", "head": "kron"}, {"hidden": [16]}),
+        ("mlp", {"fc1": "kron*2+sumbias", "head": "kron+sumbias"}, {"hidden": [16]}),
         ("lenet", "kron", {}),
     ],
 )

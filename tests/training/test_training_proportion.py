@@ -87,6 +87,14 @@ def test_dense_layers_biases_and_norms_keep_the_rate() -> None:
     )
 
 
+def test_a_bias_for_several_outputs_moves_each_as_far_as_its_own_would() -> None:
+    net = nn.Sequential(KronLinear((4, 4), (9, 16), bias="sum"))
+    assert not any("biases" in name for name in learning_scales(net, {}, adaptive=True))
+    scales = learning_scales(net, {}, adaptive=False)
+    assert scales["0.biases.0"] == 1 / 4
+    assert scales["0.biases.1"] == pytest.approx(1 / 3, abs=1e-3)
+
+
 def test_patterns_beat_the_rule_and_the_last_one_counts() -> None:
     net = nn.Sequential(KronLinear((8, 8), (8, 8)), nn.Linear(64, 10))
     scales = learning_scales(net, {"*": 1, "1.weight": 0.5, "0.factors.1": 3}, adaptive=True)

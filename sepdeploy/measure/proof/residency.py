@@ -24,7 +24,7 @@ from sepdeploy.measure.proof.looks import look
 from sepdeploy.measure.proof.resident_graph import GraphNode, ResidentGraph
 from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, LayerPrecision, LayerRecord, Measurement, Residency
-from sepdeploy.structures import spec_from_json
+from sepdeploy.structures import Spec, spec_from_json
 
 FACTOR = 1.05
 SLACK_BYTES = 1024
@@ -82,13 +82,22 @@ def check_residency(
 
 
 def as_planned(layers: Sequence[LayerRecord], format_name: str) -> tuple[LayerRecord, ...]:
-    """Return the layers with the weights that the planner's form of each one holds."""
+    """Return the layers with the weights that the planner's form of each one holds.
+
+    Files have a bias per output, also where the model makes it of fewer numbers.
+    """
     return tuple(
-        replace(x, params=x.params + planned_weights(spec, format_name) - spec.weight_params)
+        replace(x, params=planned_weights(spec, format_name) + _written_bias(x.params, spec))
         if x.spec and (spec := spec_from_json(x.spec, where=x.name)).structure != "dense"
         else x
         for x in layers
     )
+
+
+def _written_bias(params: int, spec: Spec) -> int:
+    """Return how many numbers a file has for the bias of a layer with so many parameters."""
+    own = params - spec.weight_params
+    return spec.out_features if own and own == spec.bias_params else own
 
 
 def measure_resident(

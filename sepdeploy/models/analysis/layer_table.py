@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sepdeploy.layers import Structured, StructuredConv2d, is_structured
+from sepdeploy.layers import Structured, StructuredConv2d, has_bias, is_structured
 from sepdeploy.models.analysis.layer_spectra import Extremes, LayerSpectra
 from sepdeploy.models.analysis.shape_pass import first_tensor, shape_pass
 from sepdeploy.models.computed_weights import weight_of, with_plain_weights
@@ -29,7 +29,7 @@ def deployed_params(net: nn.Module) -> int:
 def dense_params(net: nn.Module) -> int:
     """All parameters with every structured layer replaced by its dense form."""
     structured = [m for m in net.modules() if isinstance(m, Structured)]
-    return deployed_params(net) + sum(m.dense_weights - m.stored_weights for m in structured)
+    return deployed_params(net) + sum(m.saved_params for m in structured)
 
 
 def layer_records(
@@ -102,7 +102,7 @@ def _places(module: nn.Module, x: Tensor, y: Tensor) -> int:
 
 
 def _record(name: str, module: nn.Module, places: int, extremes: Extremes) -> LayerRecord:
-    bias = isinstance(getattr(module, "bias", None), Tensor)
+    bias = has_bias(module)
     if is_structured(module):
         return _linear_record(name, module.spec, bias, places, extremes)
     if isinstance(module, nn.Linear):

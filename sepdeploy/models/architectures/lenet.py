@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput
 from sepdeploy.layers import make_linear
-from sepdeploy.models.architectures.mlp import apply_linear
+from sepdeploy.models.architectures.mlp import apply_linear, classify
 from sepdeploy.models.placement import StructureMap, resolve_structures
 from sepdeploy.records import InputSpec
 from sepdeploy.structures import parse_structure
@@ -40,8 +40,7 @@ class LeNet(nn.Module):
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         for name in ("fc1", "fc2"):
             x = F.relu(apply_linear(self.get_submodule(name), x))
-        x = apply_linear(self.get_submodule("head"), x)
-        return x if x.dim() == 2 else x.flatten(1)
+        return classify(self.get_submodule("head"), x)
 
 
 def _pooled_twice(size: int, padding: int) -> int:

@@ -42,8 +42,7 @@ class MLP(nn.Module):
         """Logits of a batch (N, *input_shape)."""
         for name in self.hidden_names:
             x = F.relu(apply_linear(self.get_submodule(name), x))
-        x = apply_linear(self.get_submodule("head"), x)
-        return x if x.dim() == 2 else x.flatten(1)
+        return classify(self.get_submodule("head"), x)
 
 
 def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
@@ -52,6 +51,14 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     if x.shape[1:] != wanted:
         x = x.reshape(-1, *wanted)
     return cast(Tensor, layer(x))
+
+
+def classify(head: nn.Module, x: Tensor) -> Tensor:
+    """Logits (N, classes) of samples of any shape: the head takes them flat and gives them flat.
+
+    A reshape behind it would end the graph in its place, and under another name.
+    """
+    return cast(Tensor, head(x if x.dim() == 2 else x.reshape(-1, math.prod(x.shape[1:]))))
 
 
 def mlp(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput
 from sepdeploy.layers import make_linear
-from sepdeploy.models.architectures.mlp import apply_linear
+from sepdeploy.models.architectures.mlp import apply_linear, classify
 from sepdeploy.models.placement import (
     StructureMap,
     check_widths,
@@ -79,8 +79,7 @@ class VGG(nn.Module):
         x = self.pool(self.features(x))
         for name in self.hidden_names:
             x = self.dropout(apply_linear(self.get_submodule(name), x).relu())
-        x = apply_linear(self.get_submodule("head"), x)
-        return x if x.dim() == 2 else x.flatten(1)
+        return classify(self.get_submodule("head"), x)
 
 
 def _convolution(inputs: int, outputs: int, batch_norm: bool) -> list[nn.Module]:

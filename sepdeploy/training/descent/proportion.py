@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sepdeploy.errors import BadInput
-from sepdeploy.layers.base import AdaptiveRanks, Structured
+from sepdeploy.layers.base import AdaptiveRanks, Structured, StructuredLinear
 
 # The root mean square of the entries that a learning rate is meant for: with the default 4e-3 of
 # AdamW a step then moves entries by a fifth of their size. Measured on MNIST from 31 to 214 times
@@ -45,6 +45,8 @@ def learning_scales(
     for name, layer, factor in _factors(net):
         if not (dynamic and isinstance(layer, AdaptiveRanks)):
             scales[name] = _rounded(_of_adaptive(factor) if adaptive else _of_plain(layer, factor))
+    if not adaptive:
+        scales |= {name: _rounded(1 / math.sqrt(copies)) for name, copies in _bias_copies(net)}
     cores = set(_cores(net)) if dynamic else set()
     for pattern, scale in overrides.items():
         found = fnmatch.filter(scales, pattern)
@@ -110,6 +112,18 @@ def _factors(net: nn.Module) -> Iterator[tuple[str, Structured, nn.Parameter]]:
                 name = f"{prefix}.{key}".lstrip(".")
                 if parameter.dim() > 1 and name not in cores:
                     yield name, layer, parameter
+
+
+def _bias_copies(net: nn.Module) -> Iterator[tuple[str, int]]:
+    """Yield biases that are sums by name, and to how many outputs each of their numbers is added.
+
+    Its gradient is a sum over so many independent ones; the root of that moves each output as far
+    as a step of its own bias would. An adaptive step is as long either way.
+    """
+    for prefix, layer in net.named_modules():
+        if isinstance(layer, StructuredLinear):
+            for key, copies in layer.bias_copies().items():
+                yield f"{prefix}.{key}".lstrip("."), copies
 
 
 def _cores(net: nn.Module) -> Iterator[str]:
