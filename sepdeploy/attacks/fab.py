@@ -152,7 +152,7 @@ def nearest(point: Tensor, slope: Tensor, rise: Tensor, norm: str) -> Tensor:
     """
     ascent = slope * per_sample(torch.sign(rise), slope)
     weight, heading = ascent.abs(), ascent.sign()
-    # 1 - x upwards and x downwards; in numbers, as choosing by truth values takes five times as long
+    # 1 - x upwards and x downwards; in numbers, as choosing by truth values takes five times longer
     room = torch.addcmul((heading + 1).mul_(0.5), heading, point, value=-1)
     speed = torch.ones_like(per_sample(rise, point)) if norm == "linf" else weight
     gain = weight * speed
