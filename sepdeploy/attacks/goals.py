@@ -71,10 +71,7 @@ def cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
 
 def margin(logits: Tensor, goal: Goal) -> Tensor:
     """max_{i≠y} z_i − z_y, or z_t − z_y for a target."""
-    own, others = _split(goal.scaled(logits), goal.labels)
-    if goal.targets is None:
-        return others.amax(dim=1) - own
-    return _take(goal.scaled(logits), goal.targets) - own
+    return _margin(goal.scaled(logits), goal)
 
 
 def dlr(logits: Tensor, goal: Goal) -> Tensor:
@@ -84,19 +81,22 @@ def dlr(logits: Tensor, goal: Goal) -> Tensor:
     with fewer classes than that the margin.
     """
     z = goal.scaled(logits)
-    top = z.topk(min(4, z.shape[1]), dim=1).values
-    if goal.targets is None:
-        if z.shape[1] < 3:
-            return margin(logits, goal)
-        spread = top[:, 0] - top[:, 2]
-    else:
-        if z.shape[1] < 4:
-            return margin(logits, goal)
-        spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
-    return margin(logits, goal) / (spread + 1e-12)
+    fewest = 3 if goal.targets is None else 4
+    if z.shape[1] < fewest:
+        return _margin(z, goal)
+    top = z.topk(fewest, dim=1).values
+    spread = top[:, 0] - top[:, 2:].mean(dim=1)
+    return _margin(z, goal) / (spread + 1e-12)
 
 
 LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
+
+
+def _margin(z: Tensor, goal: Goal) -> Tensor:
+    if goal.targets is not None:
+        return _take(z, goal.targets) - _take(z, goal.labels)
+    own, others = _split(z, goal.labels)
+    return others.amax(dim=1) - own
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:

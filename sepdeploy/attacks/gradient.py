@@ -107,7 +107,7 @@ def usable(gradient: Tensor) -> tuple[Tensor, Tensor]:
     given back as it is.
     """
     flat = gradient.flatten(1)
-    largest = flat.abs().amax(dim=1)
+    largest = torch.linalg.vector_norm(flat, torch.inf, dim=1)
     odd = ~((largest >= FAINT) & (largest <= GLARING))
     if not bool(odd.any()):
         return gradient, odd
