@@ -28,6 +28,7 @@ from sepdeploy import attacks
 from sepdeploy.data import Split, load
 from sepdeploy.files import atomic_path
 from sepdeploy.models import Model
+from sepdeploy.models import load as load_model
 from sepdeploy.threat import parse_attack
 from sepdeploy.training import Recipe, fit
 
@@ -60,9 +61,27 @@ class Row:
 
 
 def run_row(row: Row, work: Path) -> dict[str, Any]:
-    """Train, attack all test images with PGD (one random start), and return the result."""
+    """Train, attack the test images, and return the result; it is kept after every attack."""
+    file = work / f"{row.key}.json"
+    found = json.loads(file.read_text()) if _trained(row, file) else None
+    kept = work / f"{row.key}.pt"
+    if found is None or not kept.is_file():
+        found = _train(row, kept)
+        _keep(file, found)
+    model, test = load_model(kept).eval(), load(row.recipe.data, row.recipe.data_dir or None).test
+    for name, count in row.judges:
+        if name not in found["judged"]:
+            few = test.subset(np.arange(min(count, len(test))))
+            robust = accuracy(model, few, row, name)
+            found["judged"][name] = {"images": len(few), "robust": robust}
+            _keep(file, found)
+    return found
+
+
+def _train(row: Row, out: Path) -> dict[str, Any]:
+    """Train, and attack all test images with PGD (one random start)."""
     began = time.monotonic()
-    result = fit(row.recipe, out=work / f"{row.key}.pt", resume=True)
+    result = fit(row.recipe, out=out, resume=True)
     trained = time.monotonic()
     model = result.model.eval()
     test = load(row.recipe.data, row.recipe.data_dir or None).test
@@ -76,13 +95,7 @@ def run_row(row: Row, work: Path) -> dict[str, Any]:
         "held_out": best["robust_accuracy"],
         "clean": accuracy(model, test, row, ""),
         "robust": accuracy(model, test, row, f"pgd-{row.steps}"),
-        "judged": {
-            name: {
-                "images": count,
-                "robust": accuracy(model, test.subset(np.arange(min(count, len(test)))), row, name),
-            }
-            for name, count in row.judges
-        },
+        "judged": {},
         "attack": f"pgd-{row.steps}",
         "test_images": len(test),
         "best_epoch": result.best_epoch,
@@ -92,6 +105,11 @@ def run_row(row: Row, work: Path) -> dict[str, Any]:
         "recipe": recipe_record(row),
         "machine": machine(),
     }
+
+
+def _keep(file: Path, found: dict[str, Any]) -> None:
+    with atomic_path(file) as temporary:
+        temporary.write_text(json.dumps(found, indent=1))
 
 
 def recipe_record(row: Row) -> dict[str, Any]:
@@ -136,12 +154,19 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _finished(row: Row, file: Path) -> bool:
+def _trained(row: Row, file: Path) -> bool:
     """Whether there is a result of this very recipe."""
     if not file.exists():
         return False
     kept, wanted = json.loads(file.read_text())["recipe"], recipe_record(row)
     return all(kept[key] == wanted.get(key) for key in kept)
+
+
+def _finished(row: Row, file: Path) -> bool:
+    """Whether every attack has judged it too."""
+    return _trained(row, file) and {name for name, _ in row.judges} <= set(
+        json.loads(file.read_text()).get("judged", {})
+    )
 
 
 def run_rows(rows: Sequence[Row], module: str, work: Path, jobs: int) -> None:
@@ -175,9 +200,9 @@ def run_rows(rows: Sequence[Row], module: str, work: Path, jobs: int) -> None:
 
 
 def finished_rows(rows: Sequence[Row], work: Path) -> list[dict[str, Any]]:
-    """The results that are there, in the order of the rows."""
+    """The results that are there, in the order of the rows; some attacks may be missing."""
     files = {row: work / f"{row.key}.json" for row in rows}
-    return [json.loads(file.read_text()) for row, file in files.items() if _finished(row, file)]
+    return [json.loads(file.read_text()) for row, file in files.items() if _trained(row, file)]
 
 
 def main(rows: Sequence[Row], module: str, title: str) -> int:
@@ -191,9 +216,7 @@ def main(rows: Sequence[Row], module: str, title: str) -> int:
     if chosen.only:
         torch.set_num_threads(1)
         (row,) = [row for row in rows if row.key == chosen.only]
-        found = run_row(row, chosen.work)
-        with atomic_path(chosen.work / f"{row.key}.json") as temporary:
-            temporary.write_text(json.dumps(found, indent=1))
+        run_row(row, chosen.work)
         return 0
     run_rows([r for r in rows if chosen.match in r.key], module, chosen.work, chosen.jobs)
     results = finished_rows(rows, chosen.work)

@@ -1,8 +1,11 @@
 """The tables of the results page, from results made up so that every figure is known."""
 
+from dataclasses import replace
+
 import torch
 
 from experiments.page import mnist_section
+from experiments.small_section import small_section
 from experiments.trainings import Row, count_params, recipe, run_row
 from sepdeploy import models
 
@@ -69,8 +72,14 @@ def test_bars_are_met_or_missed_as_the_numbers_say():
 
 def test_a_row_is_trained_attacked_and_counted(tmp_path):
     base = {"data": "digits", "structure": "kron", "hidden": (64, 64), "epochs": 1, "steps": 1}
-    row = Row("tiny", recipe(base, seed=3), steps=2)
+    row = Row("tiny", recipe(base, seed=3), steps=2, judges=(("apgd-ce", 40),))
     found = run_row(row, tmp_path)
+    assert found["judged"]["apgd-ce"]["images"] == 40
+    trained = (tmp_path / f"{row.key}.pt").stat().st_mtime_ns
+    again = run_row(replace(row, judges=(*row.judges, ("square@9", 10))), tmp_path)
+    assert set(again.pop("judged")) == {"apgd-ce", "square@9"}
+    assert again == {key: value for key, value in found.items() if key != "judged"}
+    assert (tmp_path / f"{row.key}.pt").stat().st_mtime_ns == trained
     model = models.load(tmp_path / f"{row.key}.pt")
     assert found["params"] == sum(p.numel() for p in model.net.parameters())
     assert 0 <= found["robust"] <= found["clean"] <= 1
@@ -78,3 +87,23 @@ def test_a_row_is_trained_attacked_and_counted(tmp_path):
     with torch.no_grad():
         model.net.head.weight.view(-1)[:5] = 0
     assert count_params(model) == found["params"] - 5
+
+
+def small(name, seed, params, robust, **judged):
+    more = {"judged": {k.replace("_", "-"): v for k, v in judged.items()}, "held_out": robust}
+    return result(name, seed, params, robust, None) | more
+
+
+def test_small_nets_are_compared_under_every_attack():
+    few = {"images": 1000, "robust": 0.90}
+    found = [
+        small("dense", 0, 1000, 0.93, aa_fast={"images": 10_000, "robust": 0.91}, aa_standard=few),
+        small("kron-100x", 0, 10, 0.94, aa_fast={"images": 10_000, "robust": 0.935}),
+    ]
+    searched = small("dense", 0, 1000, 0.92)
+    searched["recipe"] = RECIPE | {"epochs": 1, "lr": 0.002}
+    text = small_section([*found, searched])
+    assert "| kron-100x | 10 | 100× | 1 | 99.00 | 94.00 | 93.50 | – | +2.50 |" in text
+    assert "| dense | 1,000 | 1× | 1 | 99.00 | 93.00 | 91.00 | 90.00 | |" in text
+    assert "* met – kron-100x: 2 points above dense at 100x under aa-fast: +2.50" in text
+    assert "| dense | 92.00 |" in text
