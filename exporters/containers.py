@@ -36,23 +36,32 @@ def find_entry(path: Path) -> bytes:
     Raises:
         BadInput: Unreadable, of no format, damaged, or without an entry.
     """
-    try:
-        with open_plain(path) as stream:
-            head = stream.read(8)
-        if not head:
-            raise BadInput(f"{path} is empty", hint=NEW_FILE)
-        found = (told_format(path, head) or ONNX).entry(path)
-    except OSError as error:
-        raise BadInput(
-            f"cannot read {path}: {error.strerror or error}",
-            hint="check the path and its permissions",
-        ) from error
+    found = look_for_entry(path)
     if found is None:
         raise BadInput(
             f"{path} holds no sepdeploy entry",
             hint="only files written by sepdeploy carry one; export the model with sepdeploy",
         )
     return found
+
+
+def look_for_entry(path: Path) -> bytes | None:
+    """The entry's bytes, None where there is none.
+
+    Raises:
+        BadInput: Unreadable, of no format, or damaged.
+    """
+    try:
+        with open_plain(path) as stream:
+            head = stream.read(8)
+        if not head:
+            raise BadInput(f"{path} is empty", hint=NEW_FILE)
+        return (told_format(path, head) or ONNX).entry(path)
+    except OSError as error:
+        raise BadInput(
+            f"cannot read {path}: {error.strerror or error}",
+            hint="check the path and its permissions",
+        ) from error
 
 
 def tflite_entry(path: Path) -> bytes | None:

@@ -22,7 +22,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from sepdeploy.codec import parse, to_json
 from sepdeploy.errors import EXPORT_AGAIN, BadInput
-from sepdeploy.exporters.containers import find_entry
+from sepdeploy.exporters.containers import find_entry, look_for_entry
 from sepdeploy.exporters.onnx_graph.graph import serialize
 from sepdeploy.exporters.onnx_graph.weights import detach
 from sepdeploy.records import ARTIFACT_SCHEMA, MAX_FEATURES, InputSpec, LayerRecord
@@ -74,6 +74,15 @@ def read_entry(path: Path) -> Entry:
         BadInput: Unreadable, no entry, or an entry that makes no sense.
     """
     return parse_entry(find_entry(path), where=str(path))
+
+
+def has_entry(path: Path) -> bool:
+    """Whether a file carries an entry, readable or not: others' files have none.
+
+    Raises:
+        BadInput: Unreadable, or damaged.
+    """
+    return look_for_entry(path) is not None
 
 
 def parse_entry(text: bytes, *, where: str) -> Entry:

@@ -16,6 +16,7 @@ from sepdeploy.records import LayerPrecision, LoweringChoice
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from sepdeploy.exporters.facts import Described, Shapes
     from sepdeploy.exporters.quantize.scheme import Scheme
 
 PROTOBUF_LIMIT = 2**31 - 1  # bytes of one message, so of an .onnx file without external data
@@ -79,6 +80,7 @@ class Format:
         image_layout: Order of an image's axes in the file.
         head: Tells a file by its first eight bytes; None where only the name tells.
         entry: Reads the embedded entry, None where there is none.
+        describe: Tells what the file itself says, whoever wrote it; sizes by input's name.
         write: Writes a float file.
         quantizer: Makes the quantised files of an order, with a folder to work in.
         runtimes: The only runtimes that take a file; empty: every one of the format.
@@ -91,6 +93,7 @@ class Format:
     image_layout: str
     head: Callable[[bytes], bool] | None
     entry: Callable[[Path], bytes | None]
+    describe: Callable[[Path, Shapes], Described]
     write: Callable[[Order, Path], None]
     quantizer: Callable[[Order, Path], Quantizer]
     runtimes: Callable[[Path], tuple[str, ...]]
@@ -137,6 +140,7 @@ ONNX = Format(
     image_layout="NCHW",
     head=None,
     entry=_later("containers:onnx_entry"),
+    describe=_later("onnx_file.described:describe_onnx"),
     write=_writer("onnx_file.write:write_onnx", *_SETTINGS, "simplify"),
     quantizer=_later("quantize.onnx_file:OnnxQuantizer"),
     runtimes=lambda _: (),
@@ -149,6 +153,7 @@ TFLITE = Format(
     image_layout="NHWC",
     head=is_tflite,
     entry=_later("containers:tflite_entry"),
+    describe=_later("tflite_file.described:describe_tflite"),
     write=_writer("tflite_file.write:write_tflite", *_SETTINGS, "runtime", "merge"),
     quantizer=_later("quantize.tflite_file:TfliteQuantizer"),
     runtimes=_tflite_runtimes,

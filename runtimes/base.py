@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
-from typing import Any, Self
+from typing import Any, Self, overload
 from weakref import WeakSet
 
 import numpy as np
@@ -16,6 +16,7 @@ from sepdeploy.codec import from_json, parse_json
 from sepdeploy.errors import RUN_IT, BadInput, Missing, SepdeployError
 from sepdeploy.records import InputSpec, RuntimeRef
 from sepdeploy.runtimes.runner.contract import Model, RunnerError
+from sepdeploy.runtimes.runner.ports import Port
 
 Logits = npt.NDArray[np.float32]
 ENTRY_KEY = "sepdeploy"  # name of the embedded entry, in ONNX and TFLite alike
@@ -30,8 +31,9 @@ def translate(error: RunnerError) -> SepdeployError:
 class Session:
     """A loaded artifact. Use it as a context manager; calls from several threads take turns.
 
-    ``input`` is what a sample looks like, ``runtime`` which runtime runs it, ``path`` the file.
-    ``note`` is one line on what runs the file's custom nodes, "" where it has none.
+    ``inputs`` and ``outputs`` are all it has, by name, in the file's own order of axes;
+    ``runtime`` is which runtime runs it, ``path`` the file. ``note`` is one line on what runs the
+    file's custom nodes, "" where it has none.
     """
 
     def __init__(
@@ -41,7 +43,12 @@ class Session:
         self.note = note
         self._model: Model | None = model
         self.runtime = RuntimeRef(model.name, model.version, threads)
-        self.input = input_spec(path, entry, model.sample)
+        self.inputs: tuple[Port, ...] = tuple(getattr(model, "inputs", ()))
+        self.outputs: tuple[Port, ...] = tuple(getattr(model, "outputs", ()))
+        self._refusal = model.refusal
+        if self._refusal is not None and entry is not None:
+            raise translate(self._refusal)
+        self._input = None if self._refusal else input_spec(path, entry, model.sample)
         self._run: Callable[[Any], Any] | None = model.run
         self._turn = Lock()  # input and output memory is bound once, and the runtimes free the GIL
         self._closed = "the session is closed"
@@ -52,13 +59,38 @@ class Session:
         """How often native kernels ran in one run, counted in the first one (0 before it)."""
         return 0 if self._model is None else self._model.native_calls
 
-    def run(self, batch: npt.NDArray[np.float32]) -> Logits:
+    @property
+    def input(self) -> InputSpec:
+        """What the one sample looks like that ``run`` takes.
+
+        Raises:
+            BadInput: The file takes something else.
+        """
+        if self._input is None:
+            assert self._refusal is not None
+            raise translate(self._refusal)
+        return self._input
+
+    @overload
+    def run(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]: ...
+
+    @overload
+    def run(self, batch: npt.NDArray[np.float32]) -> Logits: ...
+
+    def run(
+        self, batch: npt.NDArray[np.float32] | dict[str, npt.NDArray[Any]]
+    ) -> Logits | dict[str, npt.NDArray[Any]]:
         """Return the logits (N, classes) of a float32 batch (N, *input.shape), NCHW or NF.
+
+        A dictionary of all inputs by name gives one of all outputs; images of a .tflite file are
+        N,C,H,W there as well, and numbers of a quantised input may be real ones.
 
         Raises:
             BadInput: The batch has another shape or dtype (both are named), the graph fails, or
                 the session is closed.
         """
+        if isinstance(batch, dict):
+            return self._run_named(batch)
         with self._turn:
             run = self._run
             if run is None:
@@ -68,6 +100,15 @@ class Session:
             except RunnerError as error:
                 raise translate(error) from error
             return logits
+
+    def _run_named(self, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        with self._turn:
+            if self._model is None or self._run is None:
+                raise BadInput(f"{self.path}: {self._closed}", hint="open the artifact again")
+            try:
+                return self._model.run_named(feeds)
+            except RunnerError as error:
+                raise translate(error) from error
 
     def forked(self) -> None:
         """Give up what a forked child does not have: the threads of the runtime."""

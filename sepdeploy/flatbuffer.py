@@ -14,6 +14,7 @@ IDENTIFIER = b"TFL3"
 
 # Field numbers of the TFLite schema's tables (their order in the schema).
 MODEL_CODES, MODEL_GRAPHS, MODEL_BUFFERS, MODEL_METADATA = 1, 2, 4, 6
+MODEL_DESCRIPTION, MODEL_SIGNATURES = 3, 7
 METADATA_NAME, METADATA_BUFFER = 0, 1
 BUFFER_DATA = 0
 
@@ -84,6 +85,20 @@ class Table:
         start, count = self.vector(number, 4)
         places = range(start, start + 4 * count, 4)
         return [Table(self.data, at + _u32(self.data, at)) for at in places]
+
+    def table(self, number: int) -> Table | None:
+        """Return the table of a field, None when this table lacks it."""
+        at = self.field(number)
+        return Table(self.data, at + _u32(self.data, at)) if at else None
+
+    def real(self, at: int) -> float:
+        """Return the float32 that stands somewhere in the file."""
+        _unpack("<i", self.data, at)  # within it
+        return float(struct.unpack_from("<f", self.data, at)[0])
+
+    def whole(self, at: int) -> int:
+        """Return the int64 that stands somewhere in the file."""
+        return _unpack("<q", self.data, at)
 
     def integers(self, number: int) -> tuple[int, ...]:
         """Return a vector of int32."""

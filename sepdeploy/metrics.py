@@ -126,7 +126,8 @@ class Metric:
         same: The details that must be equal before two values are compared.
         worse: What a regression means, in a sentence.
         column: In the tables of a bench.
-        taken_by: "module:function" that takes it on the host, of (path, runtime, threads), for
+        taken_by: "module:function" that takes it on the host, of (path, runtime, threads, shapes of
+            its open inputs), for
             what needs no more than the file; the function may take several metrics at once.
     """
 

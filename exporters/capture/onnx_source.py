@@ -38,7 +38,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, Weights]:
         BadInput: Unreadable, damaged or absurdly large; sparse or text weights; external data
             that lies outside the file's folder or does not match its shape.
     """
-    model = _parse(path)
+    model = parse_onnx(path)
     if not model.graph.node or not model.graph.output:
         raise BadInput(f"{path}: the graph is empty", hint=DAMAGED)
     if len(model.graph.node) > MAX_NODES:
@@ -70,7 +70,12 @@ def read_onnx(path: Path) -> tuple[ModelProto, Weights]:
     return light, weights
 
 
-def _parse(path: Path) -> ModelProto:
+def parse_onnx(path: Path) -> ModelProto:
+    """Read the protobuf of an ONNX file; external data stays where it is.
+
+    Raises:
+        BadInput: Unreadable, or damaged.
+    """
     data = read_bytes(path, limit=PROTOBUF_LIMIT)
     model = ModelProto()
     try:

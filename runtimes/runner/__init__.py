@@ -12,6 +12,7 @@ A job is a JSON object in one line; a result is one too. Common keys of a job:
     runtime   a name of the table of runtimes (``runner.table``); for "run" also
               "onnx.reference", the slow evaluator of the onnx package
     threads   1 by default
+    shapes    {input: sizes} that fix the open sizes of inputs
     memory_limit   bytes of address space the process may take, 0 = no limit
     native    {model path: native library that runs its custom nodes}, by default none;
               "reference" in its place: slow kernels in Python, for .tflite files only

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,17 +19,32 @@ class Model(Protocol):
     """A file in its runtime.
 
     ``sample`` is the shape of one sample, ``fixed`` the batch size that the file insists on (None:
-    any). ``native_calls`` tells how often native kernels did in a run, counted in the first one.
+    any). ``refusal`` says why there is no such sample, and ``run`` raises it: a file may have
+    several inputs, open sizes or other types. ``native_calls`` tells how often native kernels did
+    in a run, counted in the first one.
     """
 
     name: str
     version: str
     sample: Shape
     fixed: int | None
+    refusal: RunnerError | None
     native_calls: int
+
+    def fix(self, shapes: Mapping[str, Shape]) -> None:
+        """Fix open sizes of inputs, by their names."""
+        ...
+
+    def feeds(self, batch: int, seed: int) -> dict[str, Any]:
+        """Return random inputs by their names."""
+        ...
 
     def run(self, batch: Any) -> Any:
         """Return the logits (N, classes) of a float32 batch (N, *sample)."""
+        ...
+
+    def run_named(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Return every output by its name; rank-4 inputs are N,C,H,W as in ``run``."""
         ...
 
     def values(self, batch: Any, names: list[str]) -> dict[str, Any]:
@@ -67,6 +83,19 @@ def check_counts(path: str, inputs: int, outputs: int) -> None:
         raise RunnerError(
             "bad-input",
             f"{path}: expected one input and at least one output, found {inputs} and {outputs}",
+        )
+
+
+def known_feeds(path: str, names: list[str], feeds: Mapping[str, Any]) -> None:
+    """Refuse inputs that are not those of a file.
+
+    Raises:
+        RunnerError: One is missing or unknown.
+    """
+    if set(feeds) != set(names):
+        raise RunnerError(
+            "bad-input",
+            f"{path}: expected inputs {', '.join(names)}, found {', '.join(map(str, feeds))}",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sepdeploy.runtimes.runner.contract import (
@@ -9,9 +10,11 @@ from sepdeploy.runtimes.runner.contract import (
     RunnerError,
     Shape,
     fits,
+    known_feeds,
     one_line,
     wrong_batch,
 )
+from sepdeploy.runtimes.runner.ports import UNNAMED, Port, random_feeds, with_shapes
 from sepdeploy.runtimes.runner.table import EVALUATOR
 
 
@@ -41,21 +44,39 @@ class ReferenceModel:
 
     name = EVALUATOR
     native_calls = 0
+    refusal: RunnerError | None = None
 
     def __init__(self, path: str) -> None:
         self.path = path
         reference, self.version = prepare()
         try:
             evaluator: Any = reference(path)
-            info = evaluator.input_types_[0].tensor_type
-            dims = [d.dim_value for d in info.shape.dim]
+            dims = [d.dim_value for d in evaluator.input_types_[0].tensor_type.shape.dim]
         except Exception as error:  # of many kinds, from several parsers
             raise RunnerError(
                 "bad-input", f"{path}: cannot be loaded: {one_line(error)}"
             ) from error
         self._session = evaluator
+        self.inputs = _ports(evaluator.input_names, evaluator.input_types_)
         self.sample: Shape = tuple(dims[1:])
         self.fixed: int | None = dims[0] or None
+
+    def fix(self, shapes: Mapping[str, Shape]) -> None:
+        """Fix open sizes of inputs, by their names."""
+        self.inputs = with_shapes(self.path, self.inputs, shapes)
+
+    def feeds(self, batch: int, seed: int) -> dict[str, Array]:
+        """Return random inputs by their names."""
+        return random_feeds(self.path, self.inputs, batch, seed)
+
+    def run_named(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        """Return every output by its name."""
+        known_feeds(self.path, list(self._session.input_names), feeds)
+        try:
+            found = self._session.run(None, dict(feeds))
+        except Exception as error:
+            raise RunnerError("bad-input", f"{self.path}: fails: {one_line(error)}") from error
+        return dict(zip(self._session.output_names, found))  # noqa: B905
 
     def values(self, batch: Array, names: list[str]) -> dict[str, Array]:
         """Return nothing: the evaluator is asked for logits alone."""
@@ -70,3 +91,15 @@ class ReferenceModel:
         except Exception as error:
             raise RunnerError("bad-input", f"{self.path}: fails: {one_line(error)}") from error
         return result
+
+
+def _ports(names: list[str], types: list[Any]) -> tuple[Port, ...]:
+    from onnx import helper
+
+    found = []
+    for name, said in zip(names, types):  # noqa: B905  # Python 3.9
+        tensor = said.tensor_type
+        kind = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if tensor.elem_type else ""
+        sizes = tuple(d.dim_value or d.dim_param or UNNAMED for d in tensor.shape.dim)
+        found.append(Port(name, kind, sizes))
+    return tuple(found)

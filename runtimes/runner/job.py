@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sepdeploy.runtimes.runner.contract import Array, Model, Result, RunnerError, one_line
+from sepdeploy.runtimes.runner.contract import (
+    Array,
+    Model,
+    Result,
+    RunnerError,
+    Shape,
+    one_line,
+)
 from sepdeploy.runtimes.runner.table import load
 
 READERS = {"str": str, "int": int, "float": float, "bool": bool}
@@ -33,6 +40,7 @@ class Job:
     id: str = ""
     inputs: str = ""
     output: str = ""
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     labels: tuple[int, ...] = ()
     ids: tuple[int, ...] = ()
@@ -70,6 +78,7 @@ def read_job(said: Mapping[str, Any]) -> Job:
     return Job(
         models=tuple(Named(str(m["name"]), str(m["path"])) for m in several),
         native=said.get("native") or {},
+        shapes={str(n): tuple(map(int, s)) for n, s in (said.get("shapes") or {}).items()},
         names=tuple(map(str, said.get("names", ()))),
         labels=tuple(map(int, said.get("labels", ()))),
         ids=tuple(map(int, said.get("ids", ()))),
@@ -81,7 +90,41 @@ def read_job(said: Mapping[str, Any]) -> Job:
 def load_model(job: Job, path: str, *, keep_values: bool = False) -> Model:
     """Return a model of a job."""
     library = job.native.get(path, "")
-    return load(job.runtime, path, job.threads, library, keep_values=keep_values)
+    model = load(job.runtime, path, job.threads, library, keep_values=keep_values)
+    if job.shapes:
+        model.fix(job.shapes)
+    return model
+
+
+class Runnable(NamedTuple):
+    """What runs a model, made-up inputs for it, and what they look like."""
+
+    run: Callable[[Any], Any]
+    inputs: Any
+    takes: tuple[object, ...]
+
+
+def runnable(model: Model, batch: int, seed: int) -> Runnable:
+    """Return a model that ran once: by its one sample where it has one, else by names.
+
+    A file that answers with other rows than samples is run by names as well.
+
+    Raises:
+        RunnerError: It fails, or no inputs can be made up.
+    """
+    if model.refusal is None:
+        inputs = np.random.default_rng(seed).random((batch, *model.sample), dtype=np.float32)
+        try:
+            model.run(inputs)
+        except RunnerError:
+            if model.fixed not in (None, batch):
+                raise
+        else:
+            return Runnable(model.run, inputs, model.sample)
+    feeds = model.feeds(batch, seed)
+    model.run_named(feeds)
+    takes = tuple(sorted((a.shape, a.dtype.name) for a in feeds.values()))
+    return Runnable(model.run_named, feeds, takes)
 
 
 def native_calls(job: Job, models: list[Any]) -> Result:

@@ -6,10 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 from sepdeploy.runtimes.runner.contract import Result
-from sepdeploy.runtimes.runner.job import Job, load_model, native_calls
+from sepdeploy.runtimes.runner.job import Job, load_model, native_calls, runnable
 from sepdeploy.runtimes.runner.table import adapter
 
 
@@ -42,12 +40,11 @@ def job_memory(job: Job) -> Result:
     load_ms = (time.perf_counter_ns() - start) / 1e6
     _, loaded = resident()
     batch = model.fixed or job.batch or 1
-    inputs = np.random.default_rng(0).random((batch, *model.sample), dtype=np.float32)
     start = time.perf_counter_ns()
-    model.run(inputs)
+    run, inputs, _ = runnable(model, batch, seed=0)
     first_ms = (time.perf_counter_ns() - start) / 1e6
     for _ in range(job.runs - 1):
-        model.run(inputs)
+        run(inputs)
     peak, after = resident()
     return {
         "version": model.version,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,11 +19,18 @@ from sepdeploy.runtimes.runner.contract import (
     Shape,
     check_counts,
     fits,
+    known_feeds,
     no_calls,
     one_line,
     wrong_batch,
 )
+from sepdeploy.runtimes.runner.ports import UNNAMED, Port, random_feeds, with_shapes
 
+# What ONNX Runtime calls numpy's types where the names differ.
+NAMES = {"float32": "float", "float64": "double"}
+INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+NUMBERS = ["float16", "float32", "float64", "bool", *INTEGERS]
+TYPES = {f"tensor({NAMES.get(name, name)})": name for name in NUMBERS}
 WEIGHTS_FILE = "optimized.weights"  # constants of an optimised graph, beside it
 BOUND_SIZES = 4  # batch sizes whose buffers are kept per model
 
@@ -92,30 +99,65 @@ class OrtModel:
             raise RunnerError(
                 "bad-input", f"{path}: cannot be loaded: {one_line(error)}"
             ) from error
-        check_counts(path, len(inputs), len(outputs))
-        output = next((o for o in outputs if o.name == "logits"), outputs[0])
-        if inputs[0].type != "tensor(float)" or output.type != "tensor(float)":
-            raise RunnerError(
-                "bad-input",
-                f"{path}: expected float32 input and output, found {inputs[0].type} "
-                f"and {output.type}",
-            )
-        self._input, self._output = str(inputs[0].name), str(output.name)
-        shape = list(inputs[0].shape)
-        if len(shape) < 2 or not all(isinstance(n, int) and n > 0 for n in shape[1:]):
-            raise RunnerError(
-                "bad-input",
-                f"{path}: expected an input (N, ...) of known size, found {shape}",
-                "export it again with fixed sizes except for the batch",
-            )
-        self.sample: Shape = tuple(int(n) for n in shape[1:])
-        self.fixed: int | None = shape[0] if isinstance(shape[0], int) else None
-        if math.prod(self.sample) * (self.fixed or 1) > MOST_VALUES:
-            raise RunnerError("bad-input", f"{path}: an input of {shape} fits into no memory")
+        self.inputs, self.outputs = _ports(inputs), _ports(outputs)
+        self.sample: Shape = ()
+        self.fixed: int | None = None
+        self._input = self._output = ""
+        self.refusal: RunnerError | None = self._plainly()
         self.metadata: dict[str, str] = dict(entries)
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._bound: dict[Shape, tuple[Any, Array, Callable[[], Array]]] = {}
+
+    def _plainly(self) -> RunnerError | None:
+        """Find the one sample that ``run`` takes; return why there is none."""
+        path, shape = self.path, list(self.inputs[0].shape) if self.inputs else []
+        try:
+            check_counts(path, len(self.inputs), len(self.outputs))
+            output = next((o for o in self.outputs if o.name == "logits"), self.outputs[0])
+            if self.inputs[0].dtype != "float32" or output.dtype != "float32":
+                raise RunnerError(
+                    "bad-input",
+                    f"{path}: expected float32 input and output, found {self.inputs[0].told()} "
+                    f"and {output.told()}",
+                )
+            if len(shape) < 2 or not all(isinstance(n, int) and n > 0 for n in shape[1:]):
+                raise RunnerError(
+                    "bad-input",
+                    f"{path}: expected an input (N, ...) of known size, found {shape}",
+                    f"fix its sizes: --input-shape {self.inputs[0].name}=1,...",
+                )
+            self._input, self._output = self.inputs[0].name, output.name
+            self.sample = tuple(int(n) for n in shape[1:])
+            self.fixed = shape[0] if isinstance(shape[0], int) else None
+            if math.prod(self.sample) * (self.fixed or 1) > MOST_VALUES:
+                raise RunnerError("bad-input", f"{path}: an input of {shape} fits into no memory")
+        except RunnerError as error:
+            return error.with_traceback(None)  # which holds this model
+        return None
+
+    def fix(self, shapes: Mapping[str, Shape]) -> None:
+        """Fix open sizes of inputs, by their names; an open batch of a single one stays open."""
+        own = self.inputs
+        self.inputs = with_shapes(self.path, own, shapes)
+        if len(own) == 1 and own[0].shape and isinstance(own[0].shape[0], str):
+            first = self.inputs[0]
+            self.inputs = (first._replace(shape=(own[0].shape[0], *first.shape[1:])),)
+        self.refusal = self._plainly()
+
+    def feeds(self, batch: int, seed: int) -> dict[str, Array]:
+        """Return random inputs by their names."""
+        return random_feeds(self.path, self.inputs, batch, seed)
+
+    def run_named(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        """Return every output by its name."""
+        names = [o.name for o in self.outputs]
+        known_feeds(self.path, [i.name for i in self.inputs], feeds)
+        try:
+            found = self.session.run(names, dict(feeds))
+        except Exception as error:
+            raise RunnerError("bad-input", f"{self.path}: fails: {one_line(error)}") from error
+        return dict(zip(names, found))  # noqa: B905
 
     def run(self, batch: Array) -> Array:
         """Return the logits (N, classes) of a float32 batch (N, *sample)."""
@@ -145,6 +187,8 @@ class OrtModel:
         )
 
     def _bind(self, batch: Any) -> tuple[Any, Array, Callable[[], Array]]:
+        if self.refusal is not None:
+            raise self.refusal
         if not fits(batch, self.sample, self.fixed):
             raise wrong_batch(self.path, batch, self.sample, self.fixed)
         source = np.array(batch, dtype=np.float32, order="C")
@@ -182,6 +226,18 @@ class OrtModel:
         if inner is None or handle is None:
             return partial(self.session.run_with_iobinding, binding)
         return partial(inner.run_with_iobinding, handle, self._options)
+
+
+def _ports(said: Any) -> tuple[Port, ...]:
+    return tuple(
+        Port(str(p.name), TYPES.get(p.type, ""), tuple(_size(n) for n in p.shape or ()))
+        for p in said
+    )
+
+
+def _size(said: Any) -> int | str:
+    """Return a size; one without a name is like no other."""
+    return said if isinstance(said, int) and said >= 0 else str(said or UNNAMED)
 
 
 def _ort_options(onnxruntime: Any, threads: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -19,11 +19,21 @@ from sepdeploy.runtimes.runner.contract import (
     Shape,
     check_counts,
     fits,
+    known_feeds,
     no_calls,
     one_line,
     wrong_batch,
 )
+from sepdeploy.runtimes.runner.ports import random_feeds, with_shapes
 from sepdeploy.runtimes.runner.table import RUNTIMES
+from sepdeploy.runtimes.runner.tflite_ports import (
+    TO_CALLER,
+    TO_FILE,
+    as_own,
+    named_tensors,
+    port_of,
+    turned,
+)
 
 
 def prepare(runtime: str) -> tuple[Any, str]:
@@ -90,30 +100,101 @@ class TfliteModel:
             raise RunnerError(
                 "bad-input", f"{path}: cannot be loaded: {one_line(error)}"
             ) from error
-        check_counts(path, len(inputs), len(outputs))
-        named = [o for o in outputs if o["name"] == "logits"]
-        self._quantize = _affine(path, inputs[0])
-        self._dequantize = _affine(path, (named or outputs)[0])
-        self._in = int(inputs[0]["index"])
-        self._out = int((named or outputs)[0]["index"])
-        self._type = np.dtype(inputs[0]["dtype"])
-        shape = [int(n) for n in inputs[0]["shape"]]
-        signature = [int(n) for n in inputs[0].get("shape_signature", shape)]
-        if len(signature) != len(shape):
-            signature = shape
-        if len(shape) < 2 or any(n < 1 for n in signature[1:]):
-            raise RunnerError(
-                "bad-input", f"{path}: expected an input (N, ...) of known size, found {signature}"
-            )
-        own = tuple(shape[1:])
-        self.images = len(own) == 3
-        self.sample: Shape = (own[2], own[0], own[1]) if self.images else own
-        self._own = own
-        self.fixed: int | None = None if signature[0] == -1 else shape[0]
-        self._plain = self._quantize is None and self._dequantize is None and not self.images
-        self._rows = shape[0]  # what the graph is laid out for
+        self._ins, self._outs = named_tensors(self._interpreter, inputs, outputs)
+        self.inputs = tuple(port_of(name, tensor) for name, tensor in self._ins.items())
+        self.outputs = tuple(port_of(name, tensor) for name, tensor in self._outs.items())
+        self._own_inputs = self.inputs
+        self.sample: Shape = ()
+        self.fixed: int | None = None
+        self._own: Shape = ()  # of a sample, as the file has it
+        self.images = False
+        self._quantize: tuple[float, int] | None = None
+        self._dequantize: tuple[float, int] | None = None
+        self._in = self._out = 0
+        self._type = np.dtype(F32)
+        self.refusal: RunnerError | None = self._plainly()
+        shape = [int(n) for n in inputs[0]["shape"]] if inputs else [0]
+        self._rows = shape[0] if shape else 0  # what the graph is laid out for
         self._shape: Shape | None = None  # the batch that may run at once
+        self._laid_out: dict[str, list[int]] = {}  # what ``run_named`` laid the graph out for
         self._set, self._invoke, self._get = self._calls()
+
+    def _plainly(self) -> RunnerError | None:
+        """Find the one sample that ``run`` takes; return why there is none."""
+        path = self.path
+        try:
+            check_counts(path, len(self.inputs), len(self.outputs))
+            named = [
+                p.name for p in self.outputs if "logits" in (p.name, self._outs[p.name]["name"])
+            ]
+            given = self._ins[self.inputs[0].name]
+            output = self._outs[(named or [self.outputs[0].name])[0]]
+            self._quantize, self._dequantize = _affine(path, given), _affine(path, output)
+            self._in, self._out = int(given["index"]), int(output["index"])
+            self._type = np.dtype(given["dtype"])
+            shape = [-1 if isinstance(n, str) else n for n in self.inputs[0].shape]
+            if len(shape) < 2 or any(n < 1 for n in shape[1:]):
+                raise RunnerError(
+                    "bad-input", f"{path}: expected an input (N, ...) of known size, found {shape}",
+                    f"fix its sizes: --input-shape {self.inputs[0].name}=1,...",
+                )  # fmt: skip
+            self._own = own = tuple(shape[1:])
+            self.images = len(own) == 3
+            self.sample = (own[2], own[0], own[1]) if self.images else own
+            self.fixed = None if shape[0] == -1 else shape[0]
+            self._plain = self._quantize is None and self._dequantize is None and not self.images
+        except RunnerError as error:
+            return error.with_traceback(None)  # which holds this model
+        return None
+
+    def fix(self, shapes: Mapping[str, Shape]) -> None:
+        """Fix open sizes of inputs, by their names; an open batch of a single one stays open."""
+        own = self._own_inputs
+        self.inputs = with_shapes(self.path, own, shapes)
+        if len(own) == 1 and own[0].shape and isinstance(own[0].shape[0], str):
+            first = self.inputs[0]
+            self.inputs = (first._replace(shape=(own[0].shape[0], *first.shape[1:])),)
+        if self.inputs != own:
+            self._rows = 0  # laid out for other sizes
+        self.refusal = self._plainly()
+
+    def feeds(self, batch: int, seed: int) -> dict[str, Array]:
+        """Return random inputs by their names, images as N,C,H,W."""
+        found = random_feeds(self.path, self.inputs, batch, seed)
+        return {name: turned(array, TO_CALLER) for name, array in found.items()}
+
+    def run_named(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return every output by its name; rank-4 inputs are N,C,H,W, quantised ones float32 too.
+
+        Raises:
+            RunnerError: The inputs are not those of the file, or the graph fails.
+        """
+        known_feeds(self.path, list(self._ins), feeds)
+        own = {name: turned(np.asarray(feeds[name]), TO_FILE) for name in self._ins}
+        self._shape, self._rows = None, 0  # ``run`` lays the graph out anew
+        try:
+            self._lay_out_all({name: list(array.shape) for name, array in own.items()})
+            for name, array in own.items():
+                self._set(int(self._ins[name]["index"]), as_own(array, self._ins[name]), 0)
+            calls = self._count()
+            self._invoke()
+            self.native_calls = self._count() - calls
+            return {name: self._value(tensor) for name, tensor in self._outs.items()}
+        except Exception as error:
+            raise RunnerError("bad-input", f"{self.path}: fails: {one_line(error)}") from error
+
+    def _lay_out_all(self, shapes: dict[str, list[int]]) -> None:
+        if shapes == self._laid_out:
+            return
+        self._laid_out = {}
+        self._set = self._invoke = self._get = None  # see ``_lay_out``
+        try:
+            for name, shape in shapes.items():
+                self._interpreter.resize_tensor_input(int(self._ins[name]["index"]), shape)
+            self._interpreter.allocate_tensors()
+        finally:
+            self._set, self._invoke, self._get = self._calls()
+        self._laid_out = shapes
 
     def _calls(self) -> tuple[Any, Any, Any]:
         """Return what sets a tensor, runs the graph and reads a tensor at the least cost.
@@ -162,7 +243,7 @@ class TfliteModel:
             own = np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
         if self._quantize is not None:
             scale, zero = self._quantize
-            limits = np.iinfo(self._type)
+            limits: Any = np.iinfo(self._type)
             own = np.clip(np.rint(own / scale) + zero, limits.min, limits.max).astype(self._type)
         return own
 
@@ -172,6 +253,8 @@ class TfliteModel:
         return logits
 
     def _prepare(self, batch: Any) -> None:
+        if self.refusal is not None:
+            raise self.refusal
         if not fits(batch, self.sample, self.fixed):
             raise wrong_batch(self.path, batch, self.sample, self.fixed)
         self._shape = None
@@ -179,6 +262,7 @@ class TfliteModel:
         try:
             if len(batch) != self._rows:
                 self._rows = 0  # whatever happens between here and there, lay it out again
+                self._laid_out = {}
                 self._lay_out(own)
                 self._rows = len(batch)
             self._set(self._in, np.zeros(own, self._type), 0)

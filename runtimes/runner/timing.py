@@ -7,10 +7,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from sepdeploy.runtimes.runner.contract import Array, Result, RunnerError
-from sepdeploy.runtimes.runner.job import Job, kernels, load_model, native_calls
+from sepdeploy.runtimes.runner.contract import Result, RunnerError
+from sepdeploy.runtimes.runner.job import (
+    Job,
+    Runnable,
+    kernels,
+    load_model,
+    native_calls,
+    runnable,
+)
 
 MOST_RUNS = 1 << 16  # in one timed block
 
@@ -18,7 +23,7 @@ MOST_RUNS = 1 << 16  # in one timed block
 Clock = Callable[[], int]
 
 
-def _block_size(run: Callable[[Any], Any], batch: Array, block_us: float, clock: Clock) -> int:
+def _block_size(run: Callable[[Any], Any], batch: Any, block_us: float, clock: Clock) -> int:
     """Return how many runs make a block of about ``block_us`` microseconds.
 
     The least of several tries decides, so that an interruption does not make the block too short.
@@ -31,7 +36,7 @@ def _block_size(run: Callable[[Any], Any], batch: Array, block_us: float, clock:
         runs *= 2
 
 
-def _spent_us(run: Callable[[Any], Any], batch: Array, runs: int, clock: Clock) -> float:
+def _spent_us(run: Callable[[Any], Any], batch: Any, runs: int, clock: Clock) -> float:
     start = clock()
     for _ in range(runs):
         run(batch)
@@ -42,19 +47,18 @@ def job_latency(job: Job) -> Result:
     """Time several models in turns; every sample is the mean of one block of runs."""
     models = [load_model(job, m.path) for m in job.models]
     batch = job.batch or 1
-    generator = np.random.default_rng(job.seed)
-    if len({m.sample for m in models}) != 1:
-        shapes = ", ".join(str(m.sample) for m in models)
+    runs = [runnable(model, batch, job.seed) for model in models]
+    if len({r.takes for r in runs}) != 1:
+        shapes = ", ".join(str(r.takes) for r in runs)
         raise RunnerError("bad-input", f"the models take different inputs: {shapes}")
-    inputs = generator.random((batch, *models[0].sample), dtype=np.float32)
     clock: Clock = time.process_time_ns if job.processor else time.perf_counter_ns
     sizes: list[int] = []
-    for model in models:
+    for run, inputs, _ in runs:
         for _ in range(max(1, job.warmup)):
-            model.run(inputs)
-        sizes.append(_block_size(model.run, inputs, job.block_us, clock))
+            run(inputs)
+        sizes.append(_block_size(run, inputs, job.block_us, clock))
     samples: list[list[float]] = [[] for _ in models]
-    rounds = _rounds(job, models, sizes, inputs, samples, clock)
+    rounds = _rounds(job, runs, sizes, samples, clock)
     timed = [
         {
             "name": named.name,
@@ -78,16 +82,15 @@ def job_latency(job: Job) -> Result:
 
 def _rounds(
     job: Job,
-    models: list[Any],
+    runs: list[Runnable],
     sizes: list[int],
-    inputs: Array,
     samples: list[list[float]],
     timer: Clock,
 ) -> int:
     """Fill ``samples`` round by round; return the number of rounds."""
     min_ns, max_ns = job.min_seconds * 1e9, job.max_seconds * 1e9
     clock = time.perf_counter_ns
-    order = list(range(len(models)))
+    order = list(range(len(runs)))
     rounds = 0
     collecting = gc.isenabled()
     gc.disable()
@@ -95,7 +98,7 @@ def _rounds(
         began = clock()
         while True:
             for i in order:
-                run, repeat = models[i].run, range(sizes[i])
+                (run, inputs, _), repeat = runs[i], range(sizes[i])
                 # The other model has emptied the caches; these runs fill them again.
                 for _ in range(min(3, sizes[i])):
                     run(inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -54,6 +54,61 @@ class ModelOptions(Options):
     """How a model file is read."""
 
     arch: str | None = setting(None, "package.module:factory of your own network.")
+
+
+def input_shapes(value: object) -> tuple[str, ...]:
+    """Return shapes of inputs as texts "NAME=1,3,320,320", from such texts or from a dictionary.
+
+    Raises:
+        BadInput: One is no name with sizes, or a name stands there twice.
+    """
+    if isinstance(value, Mapping):
+        value = [f"{name}={','.join(map(str, sizes))}" for name, sizes in value.items()]
+    texts = (
+        [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else []
+    )
+    for text in texts:
+        name, _, sizes = str(text).rpartition("=")
+        if not name or not all(n.strip().isdigit() and int(n) > 0 for n in sizes.split(",")):
+            raise BadInput(
+                f"--input-shape {text!s:.60} is no name of an input with sizes from 1 on",
+                hint="--input-shape images=1,3,320,320; sepdeploy inspect shows the names",
+            )
+    names = [str(text).rpartition("=")[0] for text in texts]
+    if len(set(names)) < len(names):
+        raise BadInput("--input-shape names an input twice", hint="give each input one shape")
+    return tuple(map(str, texts))
+
+
+@dataclass(frozen=True)
+class ShapeOptions(Options):
+    """Sizes that somebody else's file leaves open."""
+
+    input_shape: tuple[str, ...] = setting(
+        (),
+        "Fix open sizes of an input; repeatable.",
+        metavar="NAME=1,3,320,320",
+        more="In the file's own order of axes. Open sizes are 1 where nobody says.",
+        parse=input_shapes,
+    )
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The sizes by input."""
+        pairs = (text.rpartition("=") for text in self.input_shape)
+        return {name: tuple(map(int, sizes.split(","))) for name, _, sizes in pairs}
+
+    def refuse_shapes(self, path: Path) -> None:
+        """Refuse sizes for a file that leaves none open.
+
+        Raises:
+            BadInput: Some were given.
+        """
+        if self.input_shape:
+            raise BadInput(
+                f"--input-shape has no effect on {path}, whose sizes are known",
+                hint="leave it out",
+            )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,10 @@ class Job:
         if self.output is not None:
             sent["output"] = output or str(self.output)
         return sent
+
+    def fixed(self, shapes: Mapping[str, tuple[int, ...]]) -> Job:
+        """Return the job with open sizes of inputs fixed, by their names."""
+        return replace(self, settings={**self.settings, "shapes": dict(shapes)}) if shapes else self
 
     @property
     def subject(self) -> str:

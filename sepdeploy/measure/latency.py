@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sepdeploy.errors import AT_LEAST_ONE, BadInput
@@ -37,6 +37,7 @@ class Timing:
         block_us: One sample is the mean of a block of runs of about this many microseconds, so
             that runs far below the clock's resolution are resolved.
         processor: Count the processor's time instead of the clock's; on this machine alone.
+        shapes: Open sizes of inputs, by their names.
     """
 
     batch: int = 1
@@ -48,6 +49,7 @@ class Timing:
     samples_per_round: int = 1
     block_us: float = 200.0
     processor: bool = False
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         counts = (self.batch, self.threads, self.min_rounds, self.samples_per_round)
@@ -83,10 +85,10 @@ def time_models(
 
 def latency_job(models: Mapping[str, PathLike], runtime: str, timing: Timing) -> Job:
     """Return the job that times several artifacts in turns."""
-    left_out = ("threads", *(() if timing.processor else ("processor",)))
+    left_out = ("threads", "shapes", *(() if timing.processor else ("processor",)))
     how = {key: value for key, value in vars(timing).items() if key not in left_out}
     paths = {name: Path(path) for name, path in models.items()}
-    return Job("latency", runtime, paths, how, timing.threads)
+    return Job("latency", runtime, paths, how, timing.threads).fixed(timing.shapes)
 
 
 def latency_pair(

@@ -17,6 +17,7 @@ def measure_memory(
     path: str | os.PathLike[str],
     runtime: str,
     threads: int = 1,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
     *,
     batch: int = 1,
     repeats: int = 3,
@@ -31,6 +32,7 @@ def measure_memory(
         path: The artifact.
         runtime: A name of ``runtimes.RUNTIMES``.
         threads: Threads of the runtime.
+        shapes: Open sizes of inputs, by their names.
         batch: Samples per run.
         repeats: Number of processes.
 
@@ -39,7 +41,7 @@ def measure_memory(
         Missing: The runtime is not installed.
     """
     job = Job("memory", runtime, {"artifact": Path(path)}, {"batch": batch}, threads)
-    answers = [run_job(job) for _ in range(max(1, repeats))]
+    answers = [run_job(job.fixed(shapes or {})) for _ in range(max(1, repeats))]
     peak, load = memory_pair(answers, Kind.HOST, {"batch": batch, "threads": threads})
     return peak, load
 

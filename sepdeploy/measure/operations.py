@@ -13,7 +13,13 @@ from onnx import GraphProto, ModelProto, NodeProto
 from sepdeploy.devices.estimate import Op
 from sepdeploy.errors import NEW_FILE, BadInput
 from sepdeploy.exporters.formats import ONNX, TFLITE, format_of
-from sepdeploy.exporters.operations import CONVOLUTIONS, PRODUCTS, operator_macs
+from sepdeploy.exporters.operations import (
+    CONVOLUTIONS,
+    PRODUCTS,
+    TFLITE_COUNTED,
+    operator_macs,
+    tflite_macs,
+)
 from sepdeploy.exporters.tflite_file import OpInfo, TensorInfo, TfliteFile, read_tflite
 
 Shape = tuple[int, ...]
@@ -152,19 +158,14 @@ def _tflite_operations(file: TfliteFile) -> Iterable[Op]:
 def _tflite_kind(
     op: OpInfo, inputs: list[TensorInfo], outputs: list[TensorInfo]
 ) -> tuple[str, int]:
-    out = math.prod(_known(outputs[0])) if outputs else 0
-    if op.kind == "FULLY_CONNECTED":
-        return "matmul", out * _known(inputs[1])[-1]
-    if op.kind == "BATCH_MATMUL":
-        return "matmul", out * _known(inputs[0])[-1]
+    macs = tflite_macs(op.kind, [*map(_known, inputs)], _known(outputs[0])) if outputs else 0
+    if op.kind in ("FULLY_CONNECTED", "BATCH_MATMUL"):
+        return "matmul", macs
     if op.kind == "CONV_2D":
         weight = _known(inputs[1])  # out, height, width, in
-        return _convolution_kind(weight[3], weight[1:3]), out * math.prod(weight[1:])
-    if op.kind == "DEPTHWISE_CONV_2D":
-        return "depthwise", out * math.prod(_known(inputs[1])[1:3])
-    if op.kind == "TRANSPOSE_CONV":
-        weight = _known(inputs[1])
-        return "conv", math.prod(_known(inputs[2])) * math.prod(weight[:3])
+        return _convolution_kind(weight[3], weight[1:3]), macs
+    if op.kind in TFLITE_COUNTED:
+        return ("depthwise" if op.kind == "DEPTHWISE_CONV_2D" else "conv"), macs
     return ("move" if op.kind in MOVES_TFLITE else "elementwise"), 0
 
 

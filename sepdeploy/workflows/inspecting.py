@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 
 from sepdeploy.codec import ABSENT
 from sepdeploy.errors import NEW_FILE, BadInput
+from sepdeploy.exporters.entry import has_entry, read_entry
+from sepdeploy.exporters.facts import Affine as Affine
+from sepdeploy.exporters.facts import FileFacts as FileFacts
+from sepdeploy.exporters.facts import FileLayer, describe
 from sepdeploy.exporters.formats import FORMATS, told_format
 from sepdeploy.files import open_plain
 from sepdeploy.records import INSPECT_SCHEMA, InputSpec, LayerRecord, Notify
@@ -22,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Total:
-    """Sums over all layers."""
+    """Sums over all layers; of a file that others wrote, what is known of the whole file."""
 
     params: int
     params_dense: int
-    macs: int
-    macs_dense: int
+    macs: int | None
+    macs_dense: int | None
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,19 @@ class InspectReport:
     """The layers of one file; the three parts of a factored convolution are one of them.
 
     ``stretch`` is None for an exported file, which does not say how its layers are connected;
-    ``frequency`` where it was not asked for.
+    ``frequency`` where it was not asked for. A file that others wrote tells its own ``file``, and
+    has no ``input`` where it takes something else than one float sample.
     """
 
     path: str
     format: str
-    input: InputSpec
-    layers: tuple[LayerRecord, ...]
+    input: InputSpec | None
+    layers: tuple[LayerRecord, ...] | tuple[FileLayer, ...]
     total: Total
     notes: tuple[str, ...] = ()
     stretch: Stretch | None = None
     frequency: FrequencyReport | None = field(default=None, metadata=ABSENT)
+    file: FileFacts | None = field(default=None, metadata=ABSENT)
     schema: str = INSPECT_SCHEMA
 
 
@@ -119,16 +125,18 @@ def inspect_file(path: Path, wanted: FrequencyOptions, notify: Notify) -> Inspec
         from sepdeploy.models.analysis.layer_table import layer_records
         from sepdeploy.models.analysis.lipschitz import lipschitz_bound
 
+        wanted.refuse_shapes(path)
         model = load(path, arch=arch)
         spec, parts = model.input, layer_records(model.net, model.input, thorough=True)
         params = model.params
         found = lipschitz_bound(model, {r.name: r.sigma_max for r in parts})
         layers, owners = merge_factored(parts)
         stretch = _stretch(found.bound, found.input, found.gains, owners, found.reason)
+    elif not has_entry(path):
+        return _by_itself(path, kind, wanted, notify)
     else:
-        from sepdeploy.exporters.entry import read_entry
-
         entry = read_entry(path)
+        wanted.refuse_shapes(path)
         spec, layers = entry.input, merge_factored(entry.layers)[0]
         params = sum(layer.params for layer in layers)
     total = total_of(layers)
@@ -141,6 +149,30 @@ def inspect_file(path: Path, wanted: FrequencyOptions, notify: Notify) -> Inspec
 
         frequency = frequencies(path, spec, model, wanted, notify)
     return InspectReport(str(path), kind, spec, layers, total, notes, stretch, frequency)
+
+
+def _by_itself(path: Path, kind: str, wanted: FrequencyOptions, notify: Notify) -> InspectReport:
+    """Describe a file that others wrote."""
+    found = describe(path, wanted.shapes)
+    total = Total(found.params, found.params, found.macs, found.macs)
+    outside = found.params - sum(layer.params for layer in found.layers)
+    notes = found.file.notes
+    if outside > 0:
+        notes = (*notes, f"{outside:,} further parameters outside these layers")
+    spec = None if found.sample is None else InputSpec(found.sample)
+    frequency = None
+    if wanted.frequency:
+        from sepdeploy.workflows.frequencies import frequencies
+
+        if spec is None:
+            raise BadInput(
+                f"{path} does not take one image of known size, so it has no frequencies",
+                hint="leave --frequency out; --input-shape fixes open sizes",
+            )
+        frequency = frequencies(path, spec, None, wanted, notify)
+    return InspectReport(
+        str(path), kind, spec, found.layers, total, notes, None, frequency, found.file
+    )
 
 
 def _stretch(

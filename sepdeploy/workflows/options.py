@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sepdeploy.exports.options import JudgingOptions, ModelOptions, Seeded
+from sepdeploy.exports.options import JudgingOptions, ModelOptions, Seeded, ShapeOptions
 from sepdeploy.files.roles import READS_MODEL, Reads, Writes
 from sepdeploy.settings import Needs, setting, settings
 
@@ -66,7 +66,7 @@ class CompressOptions(ModelOptions):
 
 
 @dataclass(frozen=True)
-class FrequencyOptions(JudgingOptions, ModelOptions):
+class FrequencyOptions(JudgingOptions, ShapeOptions, ModelOptions):
     """How a file is read; whether frequencies are looked at, of which images, how attacked."""
 
     frequency: bool = setting(
@@ -85,7 +85,7 @@ class FrequencyOptions(JudgingOptions, ModelOptions):
     @classmethod
     def needs(cls) -> dict[str, Needs]:
         """Nearly everything is about frequencies; a seed is taken by every command."""
-        free = ("frequency", "arch", "seed")
+        free = ("frequency", "arch", "seed", "input_shape")
         return {name: {"frequency": ()} for name in settings(cls) if name not in free}
 
 

@@ -21,7 +21,7 @@ from sepdeploy.records import Kind
 
 ANSWER = 42
 
-def take(path, runtime, threads):
+def take(path, runtime, threads, shapes):
     return (measured("answer", ANSWER, Kind.STATIC, details={"threads": threads}),)
 """
 

@@ -159,7 +159,7 @@ class Clock:
 
 
 class Fake:
-    sample, fixed, version, name = (3,), None, "0", "fake"
+    sample, fixed, version, name, refusal = (3,), None, "0", "fake", None
 
     def __init__(self, clock, cost_ns, log, label):
         self.clock, self.cost_ns, self.log, self.label = clock, cost_ns, log, label

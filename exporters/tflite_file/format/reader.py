@@ -15,10 +15,10 @@ from os import PathLike
 from pathlib import Path
 
 from sepdeploy.errors import BadInput
+from sepdeploy.exporters.tflite_file.format.names import BUILTINS
 from sepdeploy.exporters.tflite_file.format.schema import (
     CUSTOM_CODE,
     MAX_FILE_BYTES,
-    OPS,
     PLACEHOLDER_CODE,
     TYPE_NAMES,
 )
@@ -27,8 +27,10 @@ from sepdeploy.flatbuffer import (
     BUFFER_DATA,
     MODEL_BUFFERS,
     MODEL_CODES,
+    MODEL_DESCRIPTION,
     MODEL_GRAPHS,
     MODEL_METADATA,
+    MODEL_SIGNATURES,
     DamagedError,
     Data,
     Table,
@@ -38,18 +40,26 @@ from sepdeploy.flatbuffer import (
 Source = str | PathLike[str] | bytes
 
 MAX_RANK = 16
-_OP_NAMES = {schema.code: name for name, schema in OPS.items()}
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor. ``shape`` has -1 for open dimensions; ``constant_bytes`` is 0 if computed."""
+    """One tensor.
+
+    ``shape`` has -1 for open dimensions, ``written`` the sizes that the file is laid out for;
+    ``constant_bytes`` is 0 if computed. ``scales`` counts the scales of a quantised one, ``scale``
+    and ``zero_point`` are the first.
+    """
 
     index: int
     name: str
     shape: tuple[int, ...]
     dtype: str
     constant_bytes: int
+    written: tuple[int, ...] = ()
+    scales: int = 0
+    scale: float = 0.0
+    zero_point: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,13 +75,20 @@ class OpInfo:
 
 @dataclass(frozen=True)
 class TfliteFile:
-    """What a .tflite file consists of (its first subgraph)."""
+    """What a .tflite file consists of (its first subgraph).
+
+    ``names`` are those of its only signature by tensor, ``others`` how often the operators of
+    further subgraphs occur.
+    """
 
     tensors: tuple[TensorInfo, ...]
     ops: tuple[OpInfo, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     metadata: tuple[str, ...]
+    names: tuple[tuple[int, str], ...] = ()
+    others: tuple[OpInfo, ...] = ()
+    description: str = ""
 
     def op_counts(self) -> Counter[str]:
         """Return how often each operator occurs."""
@@ -97,10 +114,15 @@ def read_tflite(source: Source) -> TfliteFile:
         graph = graphs[0]
         tensors = tuple(_tensor(i, t, buffers) for i, t in enumerate(graph.tables(0)))
         ops = tuple(_operator(t, codes, len(tensors)) for t in graph.tables(3))
+        others = tuple(
+            _operator(t, codes, len(g.tables(0))) for g in graphs[1:] for t in g.tables(3)
+        )
         names = tuple(t.text(0) for t in model.tables(MODEL_METADATA))
         inputs = _indices(graph.integers(1), len(tensors))
         outputs = _indices(graph.integers(2), len(tensors))
-        return TfliteFile(tensors, ops, inputs, outputs, names)
+        signature = _signature(model, len(tensors))
+        told = model.text(MODEL_DESCRIPTION)
+        return TfliteFile(tensors, ops, inputs, outputs, names, signature, others, told)
 
 
 def read_metadata(source: Source, name: str) -> bytes | None:
@@ -174,7 +196,8 @@ def _operator(table: Table, codes: list[tuple[int, str, int]], tensors: int) -> 
         raise DamagedError("an operator has no operator code")
     code, custom_name, version = codes[index]
     custom = code == CUSTOM_CODE
-    kind = custom_name if custom else _OP_NAMES.get(code, f"BUILTIN_{code}")
+    known = BUILTINS[code] if 0 <= code < len(BUILTINS) else f"BUILTIN_{code}"
+    kind = custom_name if custom else known
     inputs, outputs = _indices(table.integers(1), tensors), _indices(table.integers(2), tensors)
     return OpInfo(kind, version, inputs, outputs, custom)
 
@@ -193,4 +216,29 @@ def _tensor(index: int, table: Table, buffers: list[int]) -> TensorInfo:
     if len(shape) > MAX_RANK:
         raise DamagedError(f"tensor {index} has {len(shape)} dimensions")
     dtype = TYPE_NAMES.get(table.number(1, "<b", 0), "unknown")
-    return TensorInfo(index, table.text(3), shape, dtype, buffers[buffer])
+    scales, scale, zero_point = _quantization(table)
+    return TensorInfo(
+        index, table.text(3), shape, dtype, buffers[buffer], table.integers(0),
+        scales, scale, zero_point,
+    )  # fmt: skip
+
+
+def _quantization(tensor: Table) -> tuple[int, float, int]:
+    """Return how many scales a tensor has, the first one and its zero point."""
+    table = tensor.table(4)
+    if table is None:
+        return 0, 0.0, 0
+    at, scales = table.vector(2, 4)
+    zero_at, zeros = table.vector(3, 8)
+    scale = table.real(at) if scales else 0.0
+    return scales, scale, table.whole(zero_at) if zeros else 0
+
+
+def _signature(model: Table, tensors: int) -> tuple[tuple[int, str], ...]:
+    """Return the names that the only signature gives to inputs and outputs, by tensor."""
+    signatures = model.tables(MODEL_SIGNATURES)
+    if len(signatures) != 1:
+        return ()
+    ends = [*signatures[0].tables(0), *signatures[0].tables(1)]
+    found = {end.number(1): end.text(0) for end in ends}
+    return tuple((i, name) for i, name in found.items() if i < tensors)

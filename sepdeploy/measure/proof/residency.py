@@ -101,9 +101,14 @@ def _written_bias(params: int, spec: Spec) -> int:
 
 
 def measure_resident(
-    path: str | os.PathLike[str], runtime: str, threads: int = 1
+    path: str | os.PathLike[str],
+    runtime: str,
+    threads: int = 1,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> tuple[Measurement, ...]:
-    """Measure ``resident_bytes``: the weights in the graph as the runtime keeps it, on any threads.
+    """Measure ``resident_bytes``: the weights in the graph as the runtime keeps it.
+
+    They are the same on any threads and for any sizes of inputs.
 
     Raises:
         BadInput: The file is not usable, or the runtime takes another format.

@@ -24,6 +24,7 @@ from sepdeploy.files import Watched, scratch
 from sepdeploy.records import BenchReport, Kind, Notify, Result
 from sepdeploy.workflows.bench.given_sets import given_set
 from sepdeploy.workflows.bench.judging import Judging, JudgingSet, judging_sets
+from sepdeploy.workflows.bench.measuring import Task
 from sepdeploy.workflows.bench.on_device import DeviceBench, open_replay
 from sepdeploy.workflows.bench.on_file import attacked_here, to_search
 from sepdeploy.workflows.bench.on_host import dense_form, host_result
@@ -35,6 +36,7 @@ from sepdeploy.workflows.bench.subjects import (
     find_subjects,
     no_runtime,
     refuse_other_formats,
+    timed,
     watch,
 )
 
@@ -169,7 +171,7 @@ def _on_host(
         kept = {f"{r.artifact.sha256} {r.runtime.name}": r for r in recorded.results}
     benched: list[_Benched] = []
     judged: dict[Path, Judging] = {}
-    subjects = find_subjects(paths)
+    subjects = find_subjects(paths, options)
     refuse_other_formats(subjects, options)
     watched = watch(subjects, options)
     for subject in subjects:  # what is wrong with a name or a radius is said before anything runs
@@ -196,14 +198,22 @@ def _on_host(
                 sets = attacked_here(
                     subject, runtime, judged[key], options.asks_for_an_attack, notify
                 )
-                stored_result = host_result(subject, runtime, options, sets)
+                stored_result = host_result(subject, runtime, timed(subject, options), sets)
             benched.append(_Benched(subject, sets, stored_result))
     lacking = (j.missing for j in judged.values() if j.missing is not None)
     return _OnHost(host, tuple(benched), watched, next(lacking, None))
 
 
 def _judging(subject: Subject, options: BenchOptions, notify: Notify) -> Judging:
-    export, shape = subject.export, subject.entry.input.shape
+    export, shape = subject.export, subject.sample
+    if shape is None:
+        if options.data is None and options.adversarial is None and not options.asks_for_an_attack:
+            notify(f"{subject.path} does not take one float sample: accuracy is not measured")
+            return Judging()
+        raise BadInput(
+            f"{subject.path} does not take one float sample of known size: no accuracy of it",
+            hint="leave --data and --attack out; --input-shape fixes open sizes",
+        )
     if options.adversarial is None:
         return judging_sets(export, shape, options, notify)
     given = given_set(options.adversarial, export, shape, options)
@@ -241,7 +251,9 @@ def _on_device(
             dense, why = dense_form(benched.subject, options, place)
             recorded = options.record is not None or device.replay is not None
             sets = to_search(benched.judged) if recorded else benched.judged
-            results.append(own.result(benched.result, benched.subject.path, sets, dense, why))
+            subject, runtime = benched.subject, benched.result.runtime.name
+            task = Task(subject.path, runtime, sets, dense, why, timed(subject, options))
+            results.append(own.result(benched.result, task))
             if own.error is not None:
                 break
     return results, own.error

@@ -94,7 +94,7 @@ class Place(ABC):
 
     def timing(self, options: BenchOptions) -> Timing:
         """Return how long is timed there; here the batch and threads alone."""
-        return Timing(options.batch, options.threads)
+        return Timing(options.batch, options.threads, shapes=options.shapes)
 
     @abstractmethod
     def take(self, jobs: Jobs) -> Taken:
@@ -118,7 +118,8 @@ def measure_at(place: Place, task: Task) -> tuple[tuple[Measurement, ...], Taken
             eps, norm = judging.attack.eps, judging.attack.norm
             check_distance(judging.images, judging.adversarial, eps, norm)
     with scratch() as folder:
-        jobs = dict(_jobs(place, task, timing, folder))
+        shapes = task.options.shapes
+        jobs = {n: job.fixed(shapes) for n, job in _jobs(place, task, timing, folder)}
         taken = place.take(list(jobs.items()))
         faces = _faces(task.judged, place)
         clean = next((_logits(taken, jobs, face) for face in faces), None)

@@ -23,7 +23,6 @@ from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.measure.operations import artifact_operations
 from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement, Notify, Result, RuntimeRef
-from sepdeploy.workflows.bench.judging import JudgingSet
 from sepdeploy.workflows.bench.measuring import Place, Task, measure_at
 from sepdeploy.workflows.bench.options import BenchOptions
 from sepdeploy.workflows.bench.places import (
@@ -103,23 +102,17 @@ class DeviceBench:
             self.notes.append(f"{self.device.id}: not emulated: {error.message}; {error.hint}")
             return None
 
-    def result(
-        self, host: Result, path: Path, judged: tuple[JudgingSet, ...], dense: Path | None, why: str
-    ) -> Result:
+    def result(self, host: Result, task: Task) -> Result:
         """Return everything known of one artifact on this device.
 
         Args:
             host: STATIC and HOST measurements of the same artifact and runtime.
-            path: The artifact.
-            judged: Images that it is judged on.
-            dense: Its dense form, or None.
-            why: Why there is no dense form.
+            task: The artifact and what is to be measured of it.
         """
         found = list(host.measurements)
         facts: dict[str, object] = {"id": self.device.id, "profile_sha256": self.device.digest}
-        runtime = host.runtime.name
-        task = Task(path, runtime, judged, dense, why, self._options)
-        place = self._place(path, runtime, facts)
+        path = task.path
+        place = self._place(path, task.runtime, facts)
         if place is not None:
             measurements, taken = measure_at(place, task)
             found += measurements
@@ -133,7 +126,7 @@ class DeviceBench:
         return Result(
             device=facts,
             artifact=host.artifact,
-            runtime=RuntimeRef(runtime, host.runtime.version, self._options.threads),
+            runtime=RuntimeRef(task.runtime, host.runtime.version, self._options.threads),
             measurements=tuple(found),
             notes=tuple(dict.fromkeys((*host.notes, *self.notes))),
         )

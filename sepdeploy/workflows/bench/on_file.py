@@ -89,7 +89,7 @@ def _searched(subject: Subject, runtime: str, own: JudgingSet) -> NDArray[np.flo
             folder,
             batch=BATCH,
         )
-        measure.run_job(job)
+        measure.run_job(job.fixed(subject.shapes))
         found, _ = read_search(job, own.images)
     check_distance(own.images, found, own.attack.eps, own.attack.norm)
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 from sepdeploy.errors import PATH, BadInput
 from sepdeploy.exporters.formats import format_of
-from sepdeploy.exports.options import JudgingOptions
+from sepdeploy.exports.options import JudgingOptions, ShapeOptions
 from sepdeploy.files.roles import READS_MODEL, Reads, Values, Writes
 from sepdeploy.records import Kind
 from sepdeploy.settings import RUNTIME_NAMES, setting, several
@@ -40,7 +40,7 @@ def _device(default: Any, help: str, **facts: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class BenchOptions(JudgingOptions):
+class BenchOptions(JudgingOptions, ShapeOptions):
     """What is measured and how."""
 
     adversarial: Path | None = setting(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ class HostPlace(Place):
 
     def own(self, task: Task, logits: Floats | None) -> Iterator[Measurement]:
         """Time the file against itself and against an older one, where that was asked for."""
-        timing = Timing(task.options.batch, task.options.threads, samples_per_round=10)
+        timing = replace(self.timing(task.options), samples_per_round=10)
         if task.options.calibrate:
             yield measure.measure_noise(task.path, task.runtime, timing=timing)
         against = task.options.against
@@ -90,7 +91,7 @@ class RemotePlace(Place):
         """Return how long is timed there."""
         least = options.sustained or 3.0
         most = least + 60 if options.sustained else 60.0
-        return Timing(options.batch, options.threads, min_seconds=least, max_seconds=most)
+        return replace(super().timing(options), min_seconds=least, max_seconds=most)
 
     def take(self, jobs: Jobs) -> Taken:
         """Do the jobs; what was finished before a failure is kept."""

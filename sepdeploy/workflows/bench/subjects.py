@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput, Missing
-from sepdeploy.exporters.entry import Entry, read_entry
+from sepdeploy.exporters.entry import Entry, has_entry, read_entry
+from sepdeploy.exporters.facts import Described, Shapes, describe
 from sepdeploy.exporters.formats import FORMATS, format_of, named_format
 from sepdeploy.exporters.onnx_file.disk import external_data
 from sepdeploy.exports.export import Export
@@ -23,13 +24,26 @@ from sepdeploy.workflows.verifying import find_manifests
 
 @dataclass(frozen=True)
 class Subject:
-    """One file to bench, with its export and its row there, where both exist."""
+    """One file to bench, with its export and its row there, where both exist.
+
+    It has an ``entry`` of ours, or was written by others and is ``described`` by itself. ``shapes``
+    are the sizes that were chosen where it leaves some open.
+    """
 
     path: Path
     sha256: str
-    entry: Entry
+    entry: Entry | None = None
     export: Export | None = None
     record: ArtifactRecord | None = None
+    described: Described | None = None
+    shapes: Shapes = field(default_factory=dict)
+
+    @property
+    def sample(self) -> tuple[int, ...] | None:
+        """Shape of the one sample that it takes, None where it takes something else."""
+        if self.entry is not None:
+            return self.entry.input.shape
+        return None if self.described is None else self.described.sample
 
     @property
     def ref(self) -> ArtifactRef:
@@ -44,22 +58,29 @@ class Subject:
         )
 
 
-def find_subjects(paths: Sequence[Path]) -> tuple[Subject, ...]:
+def find_subjects(
+    paths: Sequence[Path], options: BenchOptions | None = None
+) -> tuple[Subject, ...]:
     """Return the files to bench, each once: those named, those of named manifests, else all here.
+
+    Args:
+        paths: The files.
+        options: Which sizes of others' files are fixed.
 
     Raises:
         ArtifactCheckFailed: A file differs from what its manifest says.
         BadInput: A path is neither artifact nor manifest, or there is none.
     """
     subjects: list[Subject] = []
+    options = options or BenchOptions()
     for path in paths or find_manifests(None):
         if path.name.endswith(".json"):
             export = Export(path)
             subjects += [
-                _subject(export.folder / a.path, export) for a in export.manifest.artifacts
+                _subject(export.folder / a.path, export, options) for a in export.manifest.artifacts
             ]
         elif named_format(path):
-            subjects.append(_subject(path, _export_of(path)))
+            subjects.append(_subject(path, _export_of(path), options))
         else:
             known = ", ".join(row.suffix for row in FORMATS.values())
             raise BadInput(
@@ -68,6 +89,12 @@ def find_subjects(paths: Sequence[Path]) -> tuple[Subject, ...]:
             )
     once = {subject.path.resolve(): subject for subject in reversed(subjects)}
     return tuple(reversed(once.values()))
+
+
+def timed(subject: Subject, options: BenchOptions) -> BenchOptions:
+    """Return the options with the batch that a file insists on, where nobody named one."""
+    insists = subject.described.batch if subject.described is not None else None
+    return replace(options, batch=insists) if insists and options.batch == 1 else options
 
 
 def refuse_other_formats(subjects: Sequence[Subject], options: BenchOptions) -> None:
@@ -119,7 +146,12 @@ def _export_of(path: Path) -> Export | None:
     return None
 
 
-def _subject(path: Path, export: Export | None) -> Subject:
+def _subject(path: Path, export: Export | None, options: BenchOptions) -> Subject:
+    if export is None and not has_entry(path):
+        return Subject(
+            path, sha256_file(path), described=describe(path, options.shapes), shapes=options.shapes
+        )
+    options.refuse_shapes(path)
     if export is None:
         return Subject(path, sha256_file(path), read_entry(path))
     record = export.artifact(path)
