@@ -21,6 +21,7 @@ from sepdeploy.records import BenchReport, Manifest, Notify
 from sepdeploy.settings import filled, takes
 from sepdeploy.training.recipe.fields import Recipe as Recipe
 from sepdeploy.workflows.bench.options import BenchOptions as BenchOptions
+from sepdeploy.workflows.options import CompareOptions as CompareOptions
 from sepdeploy.workflows.options import CompressOptions as CompressOptions
 from sepdeploy.workflows.options import FrequencyOptions as FrequencyOptions
 from sepdeploy.workflows.options import InspectOptions as InspectOptions
@@ -123,8 +124,7 @@ def export(
     """Write ``STEM.onnx``, ``STEM.tflite``, manifest and evaluation pack, each proven.
 
     Args:
-        model: A model file; a model in memory together with ``stem``; or somebody else's .onnx
-            file, of which ``STEM.tflite`` is made.
+        model: A model file; a model in memory together with ``stem``; or an .onnx file of others.
         stem: Path without suffix; the model in memory is saved as ``STEM.pt`` first.
         out_dir: Folder of the exported files; default beside the model file.
         notify: Told what goes on.
@@ -195,18 +195,19 @@ def verify_layers(
     return compare_exports(found, filled(ProofOptions(), options, "verify_layers"), notify)
 
 
+@takes(CompareOptions)
 def compare_artifacts(
-    path: str | Path, other: str | Path, *, runtime: str | None = None, seed: int = 0
+    path: str | Path, other: str | Path, *, runtime: str | None = None, **options: Any
 ) -> LayersReport:
-    """Compare two artifacts at every layer whose name both have, and at the logits.
+    """Compare two artifacts at every layer whose name both have, and at every output.
 
     Args:
         path: An artifact, or a manifest for each of its files.
         other: An artifact, or a manifest for its file of the same format.
         runtime: Of ``path``; by default the first one installed for its format.
-        seed: Seed of the inputs, where no manifest names an evaluation pack.
+        **options: Fields of ``CompareOptions``.
 
-    The report's ``exit_code`` is 6 when logits disagree.
+    The report's ``exit_code`` is 6 when outputs disagree.
 
     Raises:
         BadInput: A file is not usable, or the two take different inputs.
@@ -214,7 +215,8 @@ def compare_artifacts(
     """
     from sepdeploy.workflows.comparing import compare_files
 
-    return compare_files(Path(path), Path(other), seed=seed, runtime=runtime)
+    wanted = filled(CompareOptions(), options, "compare_artifacts")
+    return compare_files(Path(path), Path(other), wanted.seed, runtime, wanted.shapes)
 
 
 @takes(BenchOptions)
@@ -237,8 +239,7 @@ def bench(
 
     Raises:
         ArtifactCheckFailed: A file is not the one its manifest describes.
-        BadInput: A file or name that cannot be used.
-        Missing: A device, runtime or required kind is absent.
+        BadInput, Missing: A file or name cannot be used; a device, runtime or kind is absent.
     """
     from sepdeploy.workflows.bench.benching import bench_artifacts
 
@@ -256,9 +257,8 @@ def check(
 
     Args:
         result: A report, or the file that ``bench --json`` wrote.
-        baseline: A baseline or its file. None takes ``sepdeploy-baseline.json``; where that does
-            not exist, only rounds timed by turns and budgets are judged, and it is an error when
-            there are neither.
+        baseline: A baseline or its file. None takes ``sepdeploy-baseline.json``; without it only
+            rounds timed by turns and budgets are judged, an error where there are neither.
         config: TOML file with the rules; default: ``[tool.sepdeploy.check]`` of pyproject.toml.
 
     Raises:
@@ -312,7 +312,7 @@ def inspect(file: str | Path, *, notify: Notify = _ignore, **options: Any) -> In
         **options: Fields of ``FrequencyOptions``.
 
     Raises:
-        BadInput: Unreadable or not one of ours; or frequencies of what are no images.
+        BadInput: Unreadable; or frequencies of what are no images.
         Missing: A .pt file without torch installed; or no data set for frequencies at hand.
     """
     from sepdeploy.workflows.inspecting import inspect_file
@@ -334,7 +334,7 @@ def attack(
 
     Args:
         model: A model file.
-        out: The set (.npz); until it is finished its state is beside it, ``STEM.unfinished.npz``.
+        out: The set (.npz); its state is beside it until it is finished, ``STEM.unfinished.npz``.
         resume: Continue an interrupted attack to the same result.
         notify: Told what goes on.
         on_progress: Called with an ``attacks.course.News`` before every batch.
@@ -396,5 +396,5 @@ def demo(
     require_torch("run the demo")
     from sepdeploy.workflows.demonstration import run_demo
 
-    seed = filled(Seeded(), options, "demo").seed
-    return run_demo(Path(out), seed=seed, notify=notify, on_progress=on_progress)
+    wanted = filled(Seeded(), options, "demo")
+    return run_demo(Path(out), seed=wanted.seed, notify=notify, on_progress=on_progress)

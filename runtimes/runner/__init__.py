@@ -8,7 +8,8 @@ the very same text works as a part of sepdeploy and, zipped into one file
 
 A job is a JSON object in one line; a result is one too. Common keys of a job:
 
-    mode      "run" | "latency" | "memory" | "values" | "ranges" | "optimize" | "search" | "serve"
+    mode      "run" | "outputs" | "latency" | "memory" | "values" | "ranges" | "optimize" |
+              "search" | "serve"
     runtime   a name of the table of runtimes (``runner.table``); for "run" also
               "onnx.reference", the slow evaluator of the onnx package
     threads   1 by default
@@ -20,6 +21,10 @@ A job is a JSON object in one line; a result is one too. Common keys of a job:
 ``run``: ``model`` (path), ``inputs`` (.npy, float32, (N, *shape) as NCHW or NF), ``batches`` (list
 of batch sizes: all N samples are run once per size), ``output`` (.npy to write, (sizes, N,
 classes)); without ``output`` the logits stand in the result.
+
+``outputs``: ``model``, ``inputs`` (.npz: "input0" is the file's first one; else they are made up),
+``batch``, ``seed``, ``output`` (.npz to write: the same inputs, and "output0" and so on, whose
+names ``found`` of the result lists).
 
 ``latency``: ``models`` (list of {"name", "path"}), ``batch``, ``warmup``, ``min_rounds``,
 ``min_seconds``, ``max_seconds``, ``samples_per_round``, ``seed``. The models take turns in every

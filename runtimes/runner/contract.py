@@ -29,6 +29,7 @@ class Model(Protocol):
     sample: Shape
     fixed: int | None
     refusal: RunnerError | None
+    inputs: Any  # a tuple of ``ports.Port``, as ``feeds`` names them
     native_calls: int
 
     def fix(self, shapes: Mapping[str, Shape]) -> None:

@@ -17,7 +17,13 @@ from sepdeploy.runtimes.runner.asking import job_search, job_serve
 from sepdeploy.runtimes.runner.contract import Result, RunnerError, one_line
 from sepdeploy.runtimes.runner.job import Job, read_job
 from sepdeploy.runtimes.runner.memory import job_memory, limit_memory
-from sepdeploy.runtimes.runner.running import job_optimize, job_ranges, job_run, job_values
+from sepdeploy.runtimes.runner.running import (
+    job_optimize,
+    job_outputs,
+    job_ranges,
+    job_run,
+    job_values,
+)
 from sepdeploy.runtimes.runner.timing import job_latency
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # numpy says no number
@@ -27,6 +33,7 @@ MODES: dict[str, Callable[[Job], Result]] = {
     "run": job_run,
     "latency": job_latency,
     "memory": job_memory,
+    "outputs": job_outputs,
     "values": job_values,
     "ranges": job_ranges,
     "optimize": job_optimize,

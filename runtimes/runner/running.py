@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sepdeploy.runtimes.runner.contract import Array, Result, RunnerError
+from sepdeploy.runtimes.runner.contract import Array, Result, RunnerError, one_line
 from sepdeploy.runtimes.runner.job import Job, load_model, native_calls, read_inputs
 from sepdeploy.runtimes.runner.table import adapter
 
@@ -47,6 +47,32 @@ def job_run(job: Job) -> Result:
     else:
         result["logits"] = logits.tolist()
     return result
+
+
+def job_outputs(job: Job) -> Result:
+    """Run once by names, on given inputs in the file's order or on made-up ones; write both."""
+    model = load_model(job, job.model)
+    if job.inputs:
+        try:
+            with np.load(job.inputs, allow_pickle=False) as given:
+                arrays = [given[f"input{i}"] for i in range(len(given.files))]
+        except (OSError, ValueError, EOFError, KeyError) as error:
+            raise RunnerError("bad-input", f"inputs cannot be read: {one_line(error)}") from error
+        if len(arrays) != len(model.inputs):
+            told = "; ".join(p.told() for p in model.inputs)
+            raise RunnerError("bad-input", f"{job.model}: {len(arrays)} inputs given for {told}")
+        feeds = {p.name: a for p, a in zip(model.inputs, arrays)}  # noqa: B905  # Python 3.9
+    else:
+        feeds = model.feeds(job.batch or 1, job.seed)
+    found = {
+        name: value
+        for name, value in model.run_named(feeds).items()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+    }
+    with Path(job.output).open("wb") as file:
+        named = {f"input{i}": a for i, a in enumerate(feeds.values())}
+        np.savez(file, **named, **{f"output{i}": a for i, a in enumerate(found.values())})
+    return {"version": model.version, "found": list(found)}
 
 
 def job_values(job: Job) -> Result:

@@ -63,6 +63,6 @@ def _against(path: Path | None, other: Path, wanted: VerifyOptions, json: str | 
             "--against compares a file with OTHER; it takes neither --layers nor --arch",
             hint="sepdeploy verify NEW.onnx --against OLD.onnx",
         )
-    report = api.compare_artifacts(path, other, seed=wanted.seed)
+    report = api.compare_artifacts(path, other, seed=wanted.seed, input_shape=wanted.input_shape)
     give(report, json, lambda: layers_table(report))
     return report.exit_code

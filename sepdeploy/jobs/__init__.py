@@ -12,5 +12,6 @@ from sepdeploy.jobs.arrays import MOST_ARRAY as MOST_ARRAY
 from sepdeploy.jobs.arrays import Labelled as Labelled
 from sepdeploy.jobs.arrays import logits_job as logits_job
 from sepdeploy.jobs.arrays import read_logits as read_logits
+from sepdeploy.jobs.arrays import read_outputs as read_outputs
 from sepdeploy.jobs.arrays import read_search as read_search
 from sepdeploy.jobs.arrays import search_job as search_job

@@ -112,7 +112,7 @@ class Answer:
         times: None from a place without a clock.
         memory: Resident bytes of mode "memory": "peak", "before", "loaded", "after".
         native_calls: How often native kernels ran in one run.
-        found: Names of the values that mode "values" wrote.
+        found: Names of the values that modes "values" and "outputs" wrote.
         ranges: Smallest and largest value by name, of mode "ranges".
         queries: For how many images modes "search" and "serve" asked.
         runner: What kind of runner it was.
@@ -214,11 +214,18 @@ def _answer(said: dict[str, Any], job: Job, clock: bool) -> Answer:
         times=_times(said, job) if clock else None,
         memory=memory,
         native_calls=_count(said.get("native_calls", 0)),
-        found=_asked(job, _items(said["found"])) if job.mode == "values" else (),
+        found=_found(said, job),
         ranges=_ranges(said["ranges"], job) if job.mode == "ranges" else {},
         queries=_count(said.get("queries", 0)),
         runner=one_line(said.get("runner", "")),
     )
+
+
+def _found(said: dict[str, Any], job: Job) -> tuple[str, ...]:
+    """Return the names of what was written."""
+    if job.mode == "outputs":
+        return tuple(map(one_line, _items(said["found"])))
+    return _asked(job, _items(said["found"])) if job.mode == "values" else ()
 
 
 def _asked(job: Job, said: list[Any] | dict[str, Any]) -> tuple[str, ...]:

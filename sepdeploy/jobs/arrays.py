@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,20 @@ def read_logits(job: Job, sizes: int, samples: int) -> npt.NDArray[np.float32]:
         if found.dtype != np.float32 or found.ndim < 2 or found.shape[:2] != (sizes, samples):
             raise ValueError(f"{found.dtype} {found.shape}")
     return found
+
+
+def read_outputs(
+    job: Job, names: Sequence[str]
+) -> tuple[tuple[npt.NDArray[Any], ...], dict[str, npt.NDArray[Any]]]:
+    """Return the inputs and the outputs by name that a job of mode "outputs" wrote.
+
+    Raises:
+        BadInput: They are not what was asked for.
+    """
+    with _written(job, "inputs and outputs") as path, np.load(path, allow_pickle=False) as said:
+        count = sum(name.startswith("input") for name in said.files)
+        inputs = tuple(said[f"input{i}"] for i in range(count))
+        return inputs, {name: said[f"output{i}"] for i, name in enumerate(names)}
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from sepdeploy.jobs import (
     logits_job,
     read_answer,
     read_logits,
+    read_outputs,
 )
 from sepdeploy.programs import tied
 from sepdeploy.runtimes import packing
@@ -137,6 +139,40 @@ def run_logits(
             job = replace(job, settings={**job.settings, "native": dict(native)})
         answer = run_job(job)
         return read_logits(job, len(batches), len(inputs)), answer
+
+
+def run_outputs(
+    path: str | os.PathLike[str],
+    runtime: str,
+    inputs: Sequence[npt.NDArray[Any]] = (),
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+) -> tuple[tuple[npt.NDArray[Any], ...], dict[str, npt.NDArray[Any]]]:
+    """Run a file of any inputs and outputs once, in a child process.
+
+    Args:
+        path: The artifact.
+        runtime: A name of ``runtimes.RUNTIMES``.
+        inputs: In the file's order, images N,C,H,W; none: they are made up.
+        shapes: Open sizes of made-up inputs, by their names.
+        seed: Of these.
+
+    Returns:
+        The inputs, and the outputs by name.
+
+    Raises:
+        BadInput: The artifact or the inputs are not usable.
+        Missing: The runtime is not installed.
+    """
+    with scratch() as folder:
+        source = folder / "inputs.npz" if len(inputs) else None
+        if source is not None:
+            np.savez(source, **{f"input{i}": array for i, array in enumerate(inputs)})
+        target, settings = folder / "outputs.npz", {"seed": seed}
+        job = Job("outputs", runtime, {"artifact": Path(path)}, settings, 1, source, target)
+        answer = run_job(job.fixed(shapes or {}))
+        return read_outputs(job, answer.found)
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,14 +78,18 @@ def compare_exports(
 
 
 def compare_files(
-    path: Path, other: Path, *, seed: int = 0, runtime: str | None = None
+    path: Path,
+    other: Path,
+    seed: int,
+    runtime: str | None,
+    sizes: Mapping[str, tuple[int, ...]],
 ) -> LayersReport:
     """Compare artifacts with other ones; see ``sepdeploy.api.compare_artifacts``.
 
     Of a manifest each file is compared, with the other's of its format, else with its first one.
     """
     from sepdeploy.measure.child import every_runtime
-    from sepdeploy.measure.proof import fidelity
+    from sepdeploy.measure.proof import fidelity, outputs
 
     mine, pack = _artifacts(path)
     theirs, other_pack = _artifacts(other)
@@ -92,17 +97,27 @@ def compare_files(
     comparisons = []
     for file in mine:
         partner = next((t for t in theirs if t.suffix == file.suffix), theirs[0])
-        shape, other_shape = fidelity.input_shape(file), fidelity.input_shape(partner)
-        if other_shape != shape:
+        shape, theirs_shape = outputs.input_shape(file, sizes), outputs.input_shape(partner, sizes)
+        chosen = every_runtime(file, [runtime] if runtime else None)[0]
+        pair = (file, partner)
+        if None not in (shape, theirs_shape) and theirs_shape != shape:
             raise BadInput(
-                f"{file} takes inputs {shape}, {partner} takes {other_shape}",
+                f"{file} takes inputs {shape}, {partner} takes {theirs_shape}",
                 hint="compare artifacts of the same network",
             )
-        clean = None if pack is None else pack.clean()
-        fitting = clean if clean is not None and clean.shape[1:] == shape else None
-        images, kind = reference_inputs(shape, fitting, fidelity.SAMPLES, seed)
-        chosen = every_runtime(file, [runtime] if runtime else None)[0]
-        rows = fidelity.compare_artifacts(file, partner, images, runtime=chosen)
+        if shape is None or theirs_shape is None or sizes:
+            images, kind = np.zeros((1, 0), np.float32), "synthetic"
+            rows = outputs.compare_outputs(pair, chosen, shapes=sizes, seed=seed)
+        else:
+            clean = None if pack is None else pack.clean()
+            fitting = clean if clean is not None and clean.shape[1:] == shape else None
+            fixed = outputs.fixed_batch(file) or outputs.fixed_batch(partner)
+            images, kind = reference_inputs(shape, fitting, fixed or fidelity.SAMPLES, seed)
+            rows = fidelity.compare_artifacts(*pair, images, runtime=chosen)
+            if any(outputs.has_several_outputs(f) for f in pair):
+                rows += outputs.compare_outputs(
+                    pair, chosen, inputs=(images[: fixed or fidelity.SAMPLES],)
+                )
         exact = not any(fidelity.has_reduced_weights(f) for f in (file, partner))
         comparisons.append(
             _comparison(str(file), chosen, str(partner), images, kind, rows, exact=exact)
@@ -129,13 +144,13 @@ def _comparison(
 ) -> LayerComparison:
     from sepdeploy.measure.proof.fidelity import SAMPLES, worst_layer
 
-    logits = rows[-1]
+    answers = [row for row in rows if row.kind == "output"]
     if exact:
-        passed = logits.max_rel is not None and logits.max_rel <= TOLERANCE
+        passed = all(row.max_rel is not None and row.max_rel <= TOLERANCE for row in answers)
     else:
-        passed = logits.cosine is not None and logits.cosine >= LEAST_COSINE
+        passed = all((row.cosine or 0) >= LEAST_COSINE or row.max_abs == 0 for row in answers)
         notes = (*notes, "weights of reduced precision: layers differ by their rounding")
-    if len(rows) == 1:
+    if len(rows) == len(answers):
         notes = (*notes, "no layer of one name in both")
     samples = min(len(images), SAMPLES)
     return LayerComparison(

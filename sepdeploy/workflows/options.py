@@ -107,8 +107,18 @@ class ProofOptions(ModelOptions, Seeded):
 
 
 @dataclass(frozen=True)
-class VerifyOptions(ProofOptions):
+class CompareOptions(Seeded, ShapeOptions):
+    """On which inputs two files are compared."""
+
+
+@dataclass(frozen=True)
+class VerifyOptions(ProofOptions, CompareOptions):
     """What ``sepdeploy verify`` looks at besides digests, parity and residency."""
+
+    @classmethod
+    def needs(cls) -> dict[str, Needs]:
+        """Only files of others have open sizes."""
+        return super().needs() | {"input_shape": {"against": ()}}
 
     layers: bool = setting(False, "Also compare every layer with the model's.")
     against: Path | None = setting(

@@ -17,9 +17,11 @@ ROWS = {
 BESIDE = {
     "attack": ["tiny.pt", "-o", "new.npz"], "bench": ["tiny.onnx"], "compress": ["tiny.pt"],
     "export": ["tiny.pt"], "inspect": ["tiny.onnx"], "train": ["-o", "new.pt"],
+    "verify": ["tiny.manifest.json"],
 }  # fmt: skip
 # Of settings without choices whose value is read by a grammar of its own.
 VALUES = {"attack": "fgsm", "eps": "0.2", "host": "pi@x", "runner": "tiny.onnx", "data": "digits"}
+VALUES |= {"input_shape": "input=1,1,8,8"}
 # Refusals that no record holds: what a file or another word takes the effect from.
 BY_HAND = [
     ["inspect", "tiny.onnx", "--arch", "mine:make"],
@@ -27,6 +29,7 @@ BY_HAND = [
     ["verify", "tiny.onnx", "--against", "tiny.tflite", "--arch", "mine:make"],
     ["verify", "--against", "tiny.tflite"],
     ["bench", "tiny.onnx", "--require", "measured"],
+    *([command, "tiny.onnx", "--input-shape", "input=1,1,8,8"] for command in ("bench", "inspect")),
 ]
 
 
@@ -71,7 +74,7 @@ CASES = list(lacking())
 
 def test_there_are_such_options_in_every_command_with_records() -> None:
     assert {command for command, _, _ in CASES} == {
-        "bench", "compress", "export", "inspect", "train",
+        "bench", "compress", "export", "inspect", "train", "verify",
     }  # fmt: skip
     assert len(CASES) > 30
 

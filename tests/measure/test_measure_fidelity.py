@@ -15,11 +15,11 @@ from sepdeploy.measure.proof.fidelity import (
     compare_with_oracle,
     fidelity,
     has_reduced_weights,
-    input_shape,
     layer_places,
     worst_layer,
 )
 from sepdeploy.measure.proof.oracle import oracle_graph, oracle_values
+from sepdeploy.measure.proof.outputs import input_shape
 
 FORMATS = ["onnx", *(["tflite"] if runtimes.installed("tflite") else [])]
 LAYERS = ["first", "second", "head", "logits"]

@@ -121,3 +121,19 @@ def test_a_session_takes_and_gives_by_name(tmp_path: Path) -> None:
             session.run({"a": a})
         with pytest.raises(BadInput, match="one input"):
             session.run(a)
+
+
+@pytest.mark.parametrize("name", ["two_in_two_out", "tokens", "recurrent", "quantised"])
+def test_two_files_are_compared_at_every_output(name: str, tmp_path: Path, call: Callable) -> None:
+    path = getattr(others_files, name)(tmp_path / "one.onnx")
+    model = onnx.load(path)
+    other = tmp_path / "two.onnx"
+    onnx.save(model, other)
+    found = call("verify", path, "--against", other, "--json")
+    assert found.code == 0, found.err
+    rows = json.loads(found.out)["comparisons"][0]["rows"]
+    assert {o.name for o in model.graph.output} <= {row["layer"] for row in rows} | {"y"}
+    main = max(model.graph.initializer, key=lambda t: len(t.raw_data))
+    main.raw_data = main.raw_data[::-1] if name == "quantised" else bytes(len(main.raw_data))
+    onnx.save(model, other)
+    assert call("verify", path, "--against", other).code == 6

@@ -22,7 +22,7 @@ from onnx import ModelProto, NodeProto
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput, SepdeployError
 from sepdeploy.exporters.domain import DOMAIN
-from sepdeploy.exporters.entry import read_entry
+from sepdeploy.exporters.entry import has_entry, read_entry
 from sepdeploy.exporters.formats import PROTOBUF_LIMIT
 from sepdeploy.measure.child import run_logits
 from sepdeploy.measure.proof.looks import look
@@ -135,7 +135,8 @@ def compare_artifacts(
     images = images[:SAMPLES]
     files = ((path, runtimes.choose(path, runtime)), (other, runtimes.choose(other, None)))
     found, outputs = [], []
-    all_places = [{p.layer: p for p in layer_places(described_graph(file))} for file, _ in files]
+    graphs = [described_graph(file) for file, _ in files]
+    all_places = [{p.layer: p for p in layer_places(graph)} if graph else {} for graph in graphs]
     shared = [layer for layer in all_places[0] if layer in all_places[1]]
     for (file, name), places in zip(files, all_places, strict=True):
         found.append(artifact_values(file, name, images, [places[x] for x in shared]))
@@ -191,43 +192,18 @@ def faulty_layer(
     return next(wrong, "")
 
 
-def described_graph(path: str | os.PathLike[str]) -> ModelProto:
+def described_graph(path: str | os.PathLike[str]) -> ModelProto | None:
     """Return the graph that names an artifact's layers: its entry's, or an .onnx file's own.
 
+    None for a .tflite file of others, which names no layers of a network.
+
     Raises:
-        BadInput: A .tflite file without an entry, or a file that cannot be read.
+        BadInput: A file that cannot be read.
     """
-    try:
+    if has_entry(Path(path)):
         return read_entry(Path(path)).graph
-    except BadInput:
-        own = look(path).graph
-        if own is None:
-            raise
-    return own(Path(path))
-
-
-def input_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
-    """Return the shape of one sample: by the file's entry, else by an .onnx file's own input.
-
-    Raises:
-        BadInput: The file cannot be read, has several inputs or one of open size.
-    """
-    try:
-        return read_entry(Path(path)).input.shape
-    except BadInput:
-        own = look(path).graph
-        if own is None:
-            raise
-    graph = own(Path(path)).graph
-    weights = {t.name for t in graph.initializer}
-    inputs = [i for i in graph.input if i.name not in weights]
-    dims = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim][1:] if inputs else []
-    if len(inputs) != 1 or not dims or min(dims) < 1:
-        raise BadInput(
-            f"{path}: expected one input (N, ...) of known size, found {dims}",
-            hint="export the network with one input whose first dimension is the batch",
-        )
-    return tuple(dims)
+    own = look(path).graph
+    return None if own is None else own(Path(path))
 
 
 def has_reduced_weights(path: str | os.PathLike[str]) -> bool:
