@@ -8,6 +8,7 @@ Version 1::
 
     KronLinear    F_1 … F_d: (K, o_m, i_m); attributes in_shape, out_shape: ints; terms: int
     LowRankLinear U: (n_in, r), V: (n_out, r)
+    DeButLinear   F_1 … F_N: (G·t, r, s); attributes r, s, t: ints; n_in, n_out: int
 
 A file that keeps such nodes carries one function body per variant (``overload`` names the shapes
 and the form), so that a runtime which has never heard of the domain inlines the body.

@@ -92,7 +92,8 @@ def _hand_over(choice: LoweringChoice, spec: Spec, format: str) -> LoweringChoic
 def planned_weights(spec: Spec, format: str) -> int:
     """How many weights (bias left out) a layer holds in the form the planner gives it.
 
-    More than its factors where small ones are merged, or where the answer is "dense".
+    More than its factors where small ones are merged, or where the answer is "dense"; the most of
+    the files that are planned differently.
 
     Raises:
         BadInput: A structure that the exporters do not know.
@@ -102,8 +103,12 @@ def planned_weights(spec: Spec, format: str) -> int:
     if spec.structure not in FAMILIES:
         raise unknown_name("structure", spec.structure, FAMILIES)
     forms = FAMILIES[spec.structure].forms(format)
-    choice = choose("", spec, forms)
-    return next(form for form in forms if form.name == choice.form).weights(spec)
+    kinds = {"", *(kind for form in forms for kind in form.barred)}
+    choices = {
+        choose("", spec, forms, barred={f.name: f.barred.get(kind, "") for f in forms}).form
+        for kind in kinds
+    }
+    return max(int(form.weights(spec)) for form in forms if form.name in choices)
 
 
 def choose(

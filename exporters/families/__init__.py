@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from sepdeploy.exporters.families.debut import DEBUT
 from sepdeploy.exporters.families.family import Family
 from sepdeploy.exporters.families.kron import KRON
 from sepdeploy.exporters.families.lowrank import LOWRANK
 
 __all__ = ["FAMILIES", "Family", "family_of_op"]
 
-FAMILIES: dict[str, Family] = {family.structure: family for family in (KRON, LOWRANK)}
+FAMILIES: dict[str, Family] = {family.structure: family for family in (KRON, LOWRANK, DEBUT)}
 
 
 def family_of_op(op_type: str) -> Family | None:

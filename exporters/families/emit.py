@@ -136,8 +136,15 @@ class Emitter:
         rows, columns = self.product(lo, ro), self.product(li, ri)
         wide_left = self.weight_reshape(left, terms, lo, 1, li, 1)
         wide_right = self.weight_reshape(right, terms, 1, ro, 1, ri)
-        product = Weight(self.node("Mul", wide_left.name, wide_right.name), ())
+        product = self.weight_product(wide_left, wide_right)
         return self.weight_reshape(product, terms, rows, columns)
+
+    def weight_product(self, left: Weight, right: Weight) -> Weight:
+        """Two weights multiplied element by element, with broadcasting."""
+        if left.array is not None and right.array is not None:
+            name = f"{left.name}x{right.name.rpartition('.')[2]}"
+            return Weight.known(name, left.array * right.array)
+        return Weight(self.node("Mul", left.name, right.name), ())
 
     def use(self, weight: Weight) -> str:
         """The value name to read a weight by; its numbers become a constant of the graph."""

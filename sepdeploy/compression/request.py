@@ -29,12 +29,12 @@ def structure_map(text: str) -> str | dict[str, str]:
     """Return the structure argument of an architecture for a recipe's ``structure``.
 
     "kron" stays; "fc1=kron,fc2=lowrank:40" becomes a table; "kron,lowrank:40" numbers the layers
-    fc1, fc2, … .
+    fc1, fc2, … . Commas within brackets belong to a chain.
 
     Raises:
         BadInput: An empty part, or a layer that is named twice.
     """
-    parts = [part.strip() for part in text.split(",")]
+    parts = [part.strip() for part in re.split(r",(?![^()]*\))", text)]
     if not all(parts):
         raise BadInput(
             f"structure '{text}' has an empty part",

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from sepdeploy.errors import BadInput
 from sepdeploy.layers.base import AdaptiveRanks, Structured, StructuredConv2d, StructuredLinear
 from sepdeploy.layers.conv import LowRankConv2d
+from sepdeploy.layers.debut import DebutLinear
+from sepdeploy.layers.debut_conv import DebutConv2d
 from sepdeploy.layers.graph import graph_nodes
 from sepdeploy.layers.kron import KronLinear
 from sepdeploy.layers.lowrank import LowRankLinear
@@ -18,6 +20,8 @@ __all__ = [
     "CONVOLUTION_LAYERS",
     "LAYERS",
     "AdaptiveRanks",
+    "DebutConv2d",
+    "DebutLinear",
     "KronLinear",
     "LowRankConv2d",
     "LowRankLinear",
@@ -34,10 +38,15 @@ __all__ = [
 ]
 
 # By the name of the structure; dense layers are plain nn.Linear.
-LAYERS: dict[str, type[StructuredLinear]] = {"kron": KronLinear, "lowrank": LowRankLinear}
+LAYERS: dict[str, type[StructuredLinear]] = {
+    "kron": KronLinear,
+    "lowrank": LowRankLinear,
+    "debut": DebutLinear,
+}
 CONVOLUTION_LAYERS: dict[str, type[StructuredConv2d]] = {
     "lowrank": LowRankConv2d,
     "tucker": LowRankConv2d,
+    "debut": DebutConv2d,
 }
 
 

@@ -21,9 +21,11 @@ class Structured(nn.Module):
     Attributes:
         projection_error: Relative error of the projection it was made by, None for a layer made
             from scratch.
+        sweep_errors: The same at its start and after each sweep, of a family that iterates.
     """
 
     projection_error: float | None = None
+    sweep_errors: tuple[float, ...] = ()
 
     @property
     @abstractmethod
@@ -88,6 +90,7 @@ class StructuredLinear(Structured):
             if linear.bias is not None:
                 layer.take_bias(linear.bias)
         layer.projection_error = projection.relative_error
+        layer.sweep_errors = projection.sweeps
         return layer
 
     @classmethod
@@ -180,7 +183,13 @@ class StructuredLinear(Structured):
 
 
 class StructuredConv2d(Structured):
-    """A convolution of a structure family that is made of ordinary layers, one after the other."""
+    """A convolution of a structure family that is made of ordinary layers, one after the other.
+
+    Attributes:
+        spread: Bound of the norm of what it does before them without weights, None if unknown.
+    """
+
+    spread: float | None = 1.0
 
     @property
     @abstractmethod

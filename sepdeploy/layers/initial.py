@@ -33,3 +33,18 @@ def scaled_orthogonal_(tensor: Tensor, gain: float) -> Tensor:
         for matrix in tensor.reshape(-1, rows, columns):
             orthogonal_(matrix, scale)
     return tensor
+
+
+def orthogonal_stack_(stack: Tensor, gain: float) -> Tensor:
+    """As ``scaled_orthogonal_`` of a stack (n, o, i) of many small matrices, all at once."""
+    if stack.is_meta:
+        return stack
+    count, rows, columns = stack.shape
+    kind = stack.dtype if stack.dtype == torch.float64 else torch.float32
+    drawn = torch.randn(count, max(rows, columns), min(rows, columns), dtype=kind)
+    Q, R = torch.linalg.qr(drawn)
+    Q = Q * R.diagonal(dim1=-2, dim2=-1).sign()[:, None]  # uniform over all orthogonal matrices
+    scale = gain * math.sqrt(max(rows, columns) / columns)
+    with torch.no_grad():
+        stack.copy_((Q if rows >= columns else Q.mT) * scale)
+    return stack

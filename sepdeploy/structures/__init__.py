@@ -13,6 +13,8 @@ from typing import Any
 
 from sepdeploy.errors import FORMS, NEW_FILE, BadInput, unknown_name
 from sepdeploy.structures.base import Convolution, Form, Projection, Spectrum, Structure
+from sepdeploy.structures.debut.conv import DebutConvSpec
+from sepdeploy.structures.debut.spec import DebutSpec
 from sepdeploy.structures.dense import DenseSpec
 from sepdeploy.structures.kron import KronSpec, suggest_shapes
 from sepdeploy.structures.lowrank import LowRankSpec
@@ -23,6 +25,8 @@ __all__ = [
     "CONVOLUTIONS",
     "STRUCTURES",
     "Convolution",
+    "DebutConvSpec",
+    "DebutSpec",
     "DenseSpec",
     "Form",
     "KronSpec",
@@ -47,11 +51,12 @@ __all__ = [
 Spec = Structure
 
 STRUCTURES: dict[str, type[Spec]] = {
-    spec.structure: spec for spec in (DenseSpec, KronSpec, LowRankSpec)
+    spec.structure: spec for spec in (DenseSpec, KronSpec, LowRankSpec, DebutSpec)
 }
 CONVOLUTIONS: dict[str, type[Convolution]] = {
     "lowrank": LowRankConvSpec,
     "tucker": LowRankConvSpec,
+    "debut": DebutConvSpec,
 }
 
 

@@ -24,11 +24,13 @@ MAX_TERMS = 1024
 class Projection:
     """The closest member of a family to a dense weight.
 
-    ``relative_error`` = ‖W − W'‖_F / ‖W‖_F, 0 for a zero weight.
+    ``relative_error`` = ‖W − W'‖_F / ‖W‖_F, 0 for a zero weight; ``sweeps`` has it at the start and
+    after each sweep of a family that iterates.
     """
 
     factors: tuple[Array, ...]
     relative_error: float
+    sweeps: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Spectrum:
 
     ``structural_rank`` is the largest rank that the shapes allow; ``sigma_min`` is the singular
     value of that index, so a factor that lost rank shows as a condition number of infinity.
-    ``exact`` is False where only ``sigma_max`` is known (a sum of Kronecker terms): then
-    ``sigma_min`` and ``condition_number`` are None.
+    ``exact`` is False where values are iterated for; where only ``sigma_max`` is known (a sum of
+    Kronecker terms, a large chain) ``sigma_min`` and ``condition_number`` are None.
     """
 
     sigma_max: float

@@ -41,12 +41,13 @@ def _ordered_products(n: int, d: int) -> Iterator[tuple[int, ...]]:
     if d == 1:
         yield (n,)
         return
-    for a in _divisors(n):
+    for a in divisors(n):
         for rest in _ordered_products(n // a, d - 1):
             yield (a, *rest)
 
 
 @cache
-def _divisors(n: int) -> tuple[int, ...]:
+def divisors(n: int) -> tuple[int, ...]:
+    """All divisors, smallest first."""
     small = [a for a in range(1, math.isqrt(n) + 1) if n % a == 0]
     return tuple(sorted({*small, *(n // a for a in small)}))

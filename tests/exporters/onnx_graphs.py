@@ -7,10 +7,11 @@ from onnx import checker, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from sepdeploy.exporters.domain import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
+from sepdeploy.exporters.families import FAMILIES
 from sepdeploy.exporters.onnx_graph.canonical import clean
 from sepdeploy.exporters.onnx_graph.graph import copy_model
 from sepdeploy.records import InputSpec, LayerRecord
-from sepdeploy.structures import DenseSpec, KronSpec, LowRankSpec
+from sepdeploy.structures import DenseSpec
 
 
 def factors_of(spec, rng):
@@ -75,13 +76,11 @@ class Chain:
 
 
 def structured_node(name, spec, inputs, output):
-    if isinstance(spec, KronSpec):
-        attrs = {"in_shape": spec.in_shape, "out_shape": spec.out_shape, "terms": spec.terms}
-        return helper.make_node("KronLinear", inputs, [output], name, domain=DOMAIN, **attrs)
-    if isinstance(spec, LowRankSpec):
-        return helper.make_node("LowRankLinear", inputs, [output], name, domain=DOMAIN)
-    assert isinstance(spec, DenseSpec)
-    return helper.make_node("Gemm", inputs, [output], name, transB=1)
+    if isinstance(spec, DenseSpec):
+        return helper.make_node("Gemm", inputs, [output], name, transB=1)
+    family = FAMILIES[spec.structure]
+    attrs = family.attributes(spec)
+    return helper.make_node(family.op_type, inputs, [output], name, domain=DOMAIN, **attrs)
 
 
 def make_model(nodes, constants, in_shape, out_shape, source="input", sink="logits"):

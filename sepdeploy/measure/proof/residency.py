@@ -165,7 +165,8 @@ def judge_residency(
     Constants of no layer, beyond what the other layers hold, are charged to the structured layers
     that lack most of theirs: names can be lost on the way, weights cannot.
     """
-    held = attribute(graph, [layer.name for layer in layers], plan or Blueprint())
+    whole = {layer.part_of.layer: None for layer in layers if layer.part_of}
+    held = attribute(graph, [*(layer.name for layer in layers), *whole], plan or Blueprint())
     sizes = {x.name: _layer_bytes(x, widths or {}) for x in layers}
     expected = {x.name: sizes[x.name] for x in layers if x.structure != "dense"}
     rest = sum(size for name, size in held.items() if name not in expected)
@@ -192,13 +193,15 @@ def _blocked_padding(layer: LayerRecord) -> int:
     """Return the bytes that a convolution gains where its channels are filled up to whole blocks.
 
     ONNX Runtime keeps such weights in blocks of 8 or 16 channels, as its vector units want them;
-    for the few channels of a factored convolution that can be several times the weights.
+    for the few channels of a factored convolution that can be several times the weights. Where
+    such a convolution has no bias a file may hold one of zeros.
     """
     if len(layer.factors) != 1 or len(layer.factors[0]) != 4:
         return 0
     outputs, inputs, height, width = layer.factors[0]
     wide, deep = (-(-n // CHANNEL_BLOCK) * CHANNEL_BLOCK for n in (outputs, inputs))
-    filled = (wide * deep - outputs * inputs) * height * width + wide - outputs
+    bias = layer.params - math.prod(layer.factors[0])
+    filled = (wide * deep - outputs * inputs) * height * width + wide - bias
     return FLOAT_BYTES * filled
 
 

@@ -73,8 +73,16 @@ def _parts(
 ) -> dict[nn.Module, LayerRecord]:
     """The records of a convolution's parts, which belong together and share its dense counts."""
     found = {}
+    spread = layer.spread
     for part, weights in layer.parts().items():
         record = records[part]
+        if spread != 1.0:  # whatever comes before the parts counts with the first of them
+            norms = (spread, record.sigma_max)
+            sigma = None if None in norms else math.prod(n for n in norms if n is not None)
+            record = dataclasses.replace(
+                record, sigma_max=sigma, sigma_min=None, condition_number=None
+            )
+            spread = 1.0
         stored = weight_of(part).numel()
         places = record.macs // stored
         found[part] = dataclasses.replace(

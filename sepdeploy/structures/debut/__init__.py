@@ -1,0 +1,1 @@
+"""Deformable butterfly: chains of factors, their projection and their search."""
