@@ -24,7 +24,7 @@ from sepdeploy.exporters.onnx_graph.folding import NEVER_FOLDED
 from sepdeploy.exporters.onnx_graph.graph import prune, sort_nodes, strip_metadata, to_array
 from sepdeploy.exporters.onnx_graph.weights import Weights, as_inputs, from_inputs, settle
 
-MIN_OPSET = 11
+MIN_OPSET = 7
 WEIGHTS_APART = 4  # of the file format, from which on a weight need not be an input
 OUTPUT = "logits"
 STANDARD = ("", "ai.onnx")

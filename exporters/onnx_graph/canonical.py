@@ -13,6 +13,7 @@ import math
 from onnx import GraphProto, ModelProto, NodeProto
 
 from sepdeploy.exporters.domain import DOMAIN
+from sepdeploy.exporters.onnx_graph.branches import take_branches
 from sepdeploy.exporters.onnx_graph.folding import SMALL_BYTES, fold_constants, lift_constants
 from sepdeploy.exporters.onnx_graph.graph import (
     attributes,
@@ -49,6 +50,7 @@ def clean(model: ModelProto, weights: Weights | None = None) -> None:
         before = len(graph.node)
         lift_constants(graph)
         fold_constants(graph, weights)
+        opened = take_branches(graph)
         record_shapes(model)
         fold_known_sizes(graph)
         fix_reshapes(graph)
@@ -57,7 +59,8 @@ def clean(model: ModelProto, weights: Weights | None = None) -> None:
         drop_neutral(graph)
         merge_twins(graph)
         prune(graph)
-        if len(graph.node) == before and not any(n.op_type == "Constant" for n in graph.node):
+        left = opened or any(n.op_type == "Constant" for n in graph.node)
+        if len(graph.node) == before and not left:
             break
     sort_nodes(graph)
 

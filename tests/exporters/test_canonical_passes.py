@@ -181,6 +181,8 @@ def test_subgraphs_keep_what_they_read():
     nodes = [
         node("Identity", ["input"], "id"),
         node("Relu", ["id"], "a"),
+        helper.make_node("ReduceSum", ["a"], ["sum"], "sum", keepdims=0),
+        helper.make_node("Cast", ["sum"], ["flag"], "flag", to=9),
         helper.make_node(
             "If",
             ["flag"],
@@ -190,9 +192,9 @@ def test_subgraphs_keep_what_they_read():
             else_branch=branch("Abs"),
         ),
     ]
-    model = cleaned(nodes, {"flag": np.array(True)}, (3,), (3,))
-    assert ops(model) == ["Relu", "If"]
-    assert use_counts(model.graph)["a"] == 2
+    model = cleaned(nodes, {}, (3,), (3,))
+    assert ops(model) == ["Relu", "ReduceSum", "Cast", "If"]
+    assert use_counts(model.graph)["a"] == 3
     rename_values(model.graph, {"a": "renamed"})
     checker.check_model(model)
     assert run_reference(model, np.float32([[-1, 0, 2]])).tolist() == [[0, 0, -2]]

@@ -29,7 +29,7 @@ F32 = TensorProto.FLOAT
         (lambda m: m.graph.sparse_initializer.add(), "sparse"),
         (lambda m: m.ClearField("graph"), "not an ONNX file"),
         (lambda m: m.graph.ClearField("node"), "graph is empty"),
-        (lambda m: setattr(m.opset_import[0], "version", 7), "opset 7 is too old"),
+        (lambda m: setattr(m.opset_import[0], "version", 6), "opset 6 is too old"),
         (lambda m: m.graph.input.add(name="other"), "expected one input, found 2"),
         (lambda m: m.graph.ClearField("input"), "expected one input, found 0"),
         (lambda m: setattr(m.graph.node[1], "domain", "com.microsoft"), "no standard ONNX"),
