@@ -48,13 +48,16 @@ def dense_candidate(layer: nn.Module, places: Places) -> Candidate:
     return Candidate("dense", weight.numel() + bias_params(layer), macs, 0.0)
 
 
-def candidates(layer: nn.Linear | nn.Conv2d, text: str, places: Places) -> list[Candidate]:
+def candidates(
+    layer: nn.Linear | nn.Conv2d, text: str, places: Places, *, everywhere: bool = False
+) -> list[Candidate]:
     """The forms of a family that store less than the layer without computing more.
 
     Args:
         layer: A plain linear layer or convolution.
         text: A structure string; a bare name leaves shapes, terms and ranks open.
         places: How often the layer meets one sample.
+        everywhere: The whole network becomes this family: offer what does not pay if nothing does.
 
     Raises:
         BadInput: A structure that does not fit the layer, or a weight that is not finite.
@@ -67,7 +70,8 @@ def candidates(layer: nn.Linear | nn.Conv2d, text: str, places: Places) -> list[
         return [_candidate(layer, places, *_written_out(layer, text))]
     dense = dense_candidate(layer, places)
     found = [_candidate(layer, places, *form) for form in _open_forms(layer, text.strip())]
-    return [c for c in found if c.params < dense.params and c.macs <= dense.macs]
+    smaller = [c for c in found if c.params < dense.params and c.macs <= dense.macs]
+    return found if everywhere and not smaller else smaller
 
 
 def is_open(text: str) -> bool:

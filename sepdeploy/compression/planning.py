@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import pairwise, takewhile
 
 from torch import nn
@@ -23,7 +24,7 @@ from sepdeploy.compression.request import parse_target, structure_map
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.models import Model
 from sepdeploy.models.computed_weights import with_plain_weights
-from sepdeploy.structures import CONVOLUTIONS, STRUCTURES, split_structure
+from sepdeploy.structures import CONVOLUTIONS, STRUCTURES, split_structure, whole_network
 
 MEASURES = ("params", "macs")
 HEAD = "the classifier stays dense unless it is named"
@@ -89,7 +90,8 @@ def plan_compression(
         model: A trained network; layers that are structured already stay as they are.
         structure: "kron" or "lowrank" for all layers but the classifier (low rank includes
             convolutions; "tucker" is low rank for these alone), an explicit form such as
-            "lowrank:40", or forms by layer name or pattern: "fc1=kron:28x28-64x64,fc*=lowrank".
+            "lowrank:40", "all-debut" for every layer, or forms by layer name or pattern:
+            "fc1=kron:28x28-64x64,fc*=lowrank".
         target: "10x" smaller, or a number of parameters (or MACs) of the whole network; needed
             wherever a form is left open.
         measure: "params" or "macs".
@@ -105,6 +107,9 @@ def plan_compression(
     records = {record.name: record for record in model.layer_records()}
     modules = {n or "net": m for n, m in model.net.named_modules() if _plain(m)}
     modules = {name: modules[name] for name in records if name in modules}
+    everywhere = whole_network(structure)
+    if everywhere:
+        structure, layers = everywhere, layers or ("*",)
     families = _families(modules, structure, layers)
     budget = parse_target(target)
     if budget is None and any(is_open(text) for text in families.values()):
@@ -119,7 +124,8 @@ def plan_compression(
         limit = math.floor(total / budget[1]) if budget[0] == "ratio" else int(budget[1])
     places = count_places(model, modules)
     named = bool(layers) or isinstance(structure_map(structure), dict)
-    offers = {n: _offers(n, m, families.get(n), places[n], named=named) for n, m in modules.items()}
+    offer = partial(_offers, named=named, everywhere=bool(everywhere))
+    offers = {n: offer(n, m, families.get(n), places[n]) for n, m in modules.items()}
     dense = {n: dense_candidate(m, places[n]) for n, m in modules.items()}
     fixed = total - sum(_cost(c, measure) for c in dense.values())
     hint = _how_to_reach_more(modules, families, structure)
@@ -199,9 +205,17 @@ def _matching(modules: dict[str, nn.Module], pattern: str) -> list[str]:
 
 
 def _offers(
-    name: str, module: nn.Module, family: str | None, places: Places, *, named: bool
+    name: str,
+    module: nn.Module,
+    family: str | None,
+    places: Places,
+    *,
+    named: bool,
+    everywhere: bool,
 ) -> list[Candidate]:
     """All forms a layer may take; the dense one is among them unless another was written out.
+
+    Nor is it where the network becomes one family ``everywhere`` and that has any form of it.
 
     A form that is written out for all layers is left out where it does not pay; one for layers that
     are ``named`` is what their owner wants.
@@ -215,12 +229,13 @@ def _offers(
             hint="put it into an nn.Sequential and save it anew",
         )
     try:
-        found = candidates(module, family, places)
+        found = candidates(module, family, places, everywhere=everywhere)
     except BadInput as error:
         raise BadInput(f"layer '{name}': {error.message}", hint=error.hint) from error
     if not named:
         found = [c for c in found if c.params < dense.params or c.macs < dense.macs]
-    return [*found, dense] if is_open(family) or not found else found
+    kept = is_open(family) and not everywhere
+    return [*found, dense] if kept or not found else found
 
 
 def _cost(candidate: Candidate, measure: str) -> int:

@@ -15,7 +15,7 @@ from sepdeploy.layers.base import StructuredLinear
 from sepdeploy.layers.initial import RELU_GAIN, orthogonal_stack_
 from sepdeploy.layers.kron import FactorList
 from sepdeploy.structures import DebutSpec
-from sepdeploy.structures.debut.chain import Chain
+from sepdeploy.structures.debut.chain import Chain, with_steps
 from sepdeploy.structures.debut.search import chains
 
 MOST_FORMS = 8  # chains that are projected to compare what they lose
@@ -142,10 +142,12 @@ class DebutLinear(StructuredLinear):
 
     @classmethod
     def forms(cls, weight: Tensor) -> Iterator[tuple[DebutSpec, float]]:
-        """Chains of ever more weights, monotone and bulging, with what their projection loses."""
-        for chain in offered(weight.shape[1], weight.shape[0]):
-            spec = DebutSpec(chain, weight.shape[1], weight.shape[0])
+        """Chains, monotone and bulging, with what their projection loses; last, one factor."""
+        n_out, n_in = weight.shape
+        for chain in offered(n_in, n_out):
+            spec = DebutSpec(chain, n_in, n_out)
             yield spec, lost(spec, weight)
+        yield DebutSpec.of(with_steps([(n_out, n_in)])), 0.0
 
     def extra_repr(self) -> str:
         """Chain for ``print(model)``."""

@@ -15,7 +15,7 @@ from sepdeploy.layers.base import StructuredConv2d
 from sepdeploy.layers.debut import chain_apply, lost, offered
 from sepdeploy.layers.initial import RELU_GAIN, orthogonal_stack_
 from sepdeploy.structures import DebutConvSpec, DebutSpec
-from sepdeploy.structures.debut.chain import stack_shapes
+from sepdeploy.structures.debut.chain import stack_shapes, with_steps
 
 Geometry = tuple[tuple[int, int], str | tuple[int, int], tuple[int, int], str]
 
@@ -206,7 +206,7 @@ class DebutConv2d(StructuredConv2d):
 
     @classmethod
     def forms(cls, conv: nn.Conv2d) -> Iterator[tuple[DebutConvSpec, float]]:
-        """Chains whose first factor is depthwise, and what their projection loses."""
+        """Chains that begin with a depthwise factor, with what they lose; last, one factor."""
         if conv.groups != 1:
             return
         channels, kernel = (conv.in_channels, conv.out_channels), tuple(conv.kernel_size)
@@ -216,6 +216,10 @@ class DebutConv2d(StructuredConv2d):
             plain = DebutSpec.of(chain)
             if (plain.in_features, plain.out_features) == (matrix.shape[1], channels[1]):
                 yield DebutConvSpec(*channels, kernel, chain), lost(plain, matrix)
+        yield (
+            DebutConvSpec(*channels, kernel, with_steps([(matrix.shape[0], matrix.shape[1])])),
+            0.0,
+        )
 
     def extra_repr(self) -> str:
         """Chain for ``print(model)``."""

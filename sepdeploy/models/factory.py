@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from sepdeploy.errors import ARCHITECTURE, BadInput, SepdeployError, unknown_name
-from sepdeploy.layers import make_linear
+from sepdeploy.layers import CONVOLUTION_LAYERS, make_linear
 from sepdeploy.models.accepting import accepted
 from sepdeploy.models.architectures.lenet import lenet
 from sepdeploy.models.architectures.mlp import mlp
@@ -23,7 +23,13 @@ from sepdeploy.models.architectures.vit import vit
 from sepdeploy.models.model import Model
 from sepdeploy.models.placement import StructureMap, resolve_structures
 from sepdeploy.records import InputSpec
-from sepdeploy.structures import parse_structure
+from sepdeploy.structures import (
+    CONVOLUTIONS,
+    STRUCTURES,
+    parse_structure,
+    split_structure,
+    whole_network,
+)
 from sepdeploy.structures.base import check_count
 
 Factory = Callable[..., nn.Module]
@@ -97,7 +103,8 @@ def create(
             has parameters for, plus ``kwargs``; it returns an ``nn.Module``.
         input: What one sample looks like.
         classes: Number of logits.
-        structure: One structure string for the layers meant to be structured, or one per layer.
+        structure: One structure string for the layers meant to be structured, or one per layer;
+            "all-debut" and "all-debut:30x" for every linear layer and convolution.
         **kwargs: The architecture's own options (``hidden=`` of mlp).
 
     Raises:
@@ -129,6 +136,9 @@ def build_net(arch: str, input: InputSpec, arch_kwargs: Mapping[str, Any]) -> nn
         BadInput: Options it does not take, a failure inside it, or a result that is no module.
     """
     factory = find_factory(arch)
+    everywhere = whole_network(arch_kwargs.get("structure"))
+    if everywhere:
+        arch_kwargs = {**arch_kwargs, "structure": None}
     options = {k: v for k, v in arch_kwargs.items() if k not in ("classes", "structure")}
     parameters = inspect.signature(factory).parameters
     offered = {
@@ -158,6 +168,8 @@ def build_net(arch: str, input: InputSpec, arch_kwargs: Mapping[str, Any]) -> nn
         net = accepted(net)
     if "structure" not in parameters and arch_kwargs.get("structure") is not None:
         restructure(net, arch_kwargs["structure"])
+    if everywhere:
+        homogenize(net, everywhere)
     return net
 
 
@@ -186,6 +198,23 @@ def restructure(net: nn.Module, structure: StructureMap) -> None:
         spec = parse_structure(text, (linear.in_features,), linear.out_features)
         if spec.structure != "dense":
             replace_module(net, name, make_linear(spec, bias=linear.bias is not None))
+
+
+def homogenize(net: nn.Module, structure: str) -> None:
+    """Replace every plain linear layer and convolution of a ready network by fresh structured ones.
+
+    Grouped convolutions stay.
+    """
+    name, options = split_structure(structure)
+    for path, layer in list(net.named_modules()):
+        if type(layer) is nn.Linear:
+            sizes = (layer.in_features,), layer.out_features
+            spec = STRUCTURES[name].parse_any(options, *sizes)
+            replace_module(net, path, make_linear(spec, layer.bias is not None))
+        elif type(layer) is nn.Conv2d and layer.groups == 1:
+            channels, kernel = (layer.in_channels, layer.out_channels), tuple(layer.kernel_size)
+            form = CONVOLUTIONS[name].parse_any(structure, *channels, kernel)
+            replace_module(net, path, CONVOLUTION_LAYERS[name].from_conv(layer, form))
 
 
 def replace_module(net: nn.Module, name: str, layer: nn.Module) -> None:

@@ -46,6 +46,7 @@ __all__ = [
     "split_structure",
     "suggest_shapes",
     "two_modes",
+    "whole_network",
 ]
 
 Spec = Structure
@@ -58,6 +59,9 @@ CONVOLUTIONS: dict[str, type[Convolution]] = {
     "tucker": LowRankConvSpec,
     "debut": DebutConvSpec,
 }
+
+
+EVERY_LAYER = "all-"  # and a family: every linear layer and convolution, the classifier too
 
 
 def split_structure(text: str) -> tuple[str, str]:
@@ -87,6 +91,23 @@ def family_of(text: str) -> type[Spec]:
     if name not in STRUCTURES:
         raise unknown_name("structure", name[:40], STRUCTURES, hint=f"write {grammar()}")
     return STRUCTURES[name]
+
+
+def whole_network(structure: Any) -> str:
+    """The structure that "all-debut" gives every layer of a network, "" for anything else.
+
+    Raises:
+        BadInput: No family has a form of both linear layers and convolutions under this name.
+    """
+    text = structure.strip() if isinstance(structure, str) else ""
+    if not text.startswith(EVERY_LAYER):
+        return ""
+    text = text.removeprefix(EVERY_LAYER)
+    name, _ = split_structure(text)
+    if name not in STRUCTURES or name not in CONVOLUTIONS:
+        both = [EVERY_LAYER + name for name in STRUCTURES if name in CONVOLUTIONS]
+        raise unknown_name("structure", f"{EVERY_LAYER}{name[:40]}", both)
+    return text
 
 
 def parse_structure(text: str, in_shape: Sequence[int], out_features: int) -> Spec:

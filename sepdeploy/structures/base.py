@@ -92,6 +92,13 @@ class Convolution(Form, Protocol):
         """Read the sizes from the shapes of the kernels that it is made of."""
         ...
 
+    @classmethod
+    def parse_any(
+        cls, text: str, in_channels: int, out_channels: int, kernel: tuple[int, ...]
+    ) -> Self:
+        """As ``parse``, for networks made of this family alone: what comes nearest, never none."""
+        return cls.parse(text, in_channels, out_channels, kernel)
+
     def to_json(self) -> dict[str, object]:
         """The fields as plain JSON values."""
         return dict(to_json(self))
@@ -126,6 +133,13 @@ class Linear(Form, Protocol):
     open_rank: ClassVar[bool] = False
     takes_modes: ClassVar[bool] = False
     planned_head: ClassVar[str] = ""
+
+    @classmethod
+    def parse_any(cls, options: str, in_shape: Sequence[int], out_features: int) -> Structure:
+        """As ``parse``, for networks made of this family alone: what comes nearest, never none."""
+        family: Any = cls
+        found: Structure = family.parse(options, in_shape, out_features)
+        return found
 
     @classmethod
     def written_width(cls, options: str) -> int:

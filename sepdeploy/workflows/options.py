@@ -19,8 +19,8 @@ class CompressOptions(ModelOptions):
     structure: str = setting(
         "kron",
         "kron, lowrank, debut, lowrank:40, or fc1=kron,conv2=lowrank.",
-        more="lowrank and debut are for convolutions too; kron:28x28-64x64*2 names modes and a sum "
-        "of two.",
+        more="lowrank and debut are for convolutions too, all-debut for every layer; "
+        "kron:28x28-64x64*2 names modes and a sum of two.",
     )
     target: str = setting(
         "", "Budget: 10x smaller, or a number.", metavar="10x", more="Needed where the structure "

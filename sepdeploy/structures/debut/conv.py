@@ -17,7 +17,7 @@ from sepdeploy.structures.debut.chain import (
     with_steps,
     write_chain,
 )
-from sepdeploy.structures.debut.search import best_chain, suggestion, weights
+from sepdeploy.structures.debut.search import best_chain, nearest_chain, suggestion, weights
 from sepdeploy.structures.debut.spec import RATIO, USUAL_RATIO
 
 TAPS_FIRST = "+taps"
@@ -79,6 +79,21 @@ class DebutConvSpec(Convolution):
         else:
             chain = read_chain(plain)
         return cls(in_channels, out_channels, kernel, chain, options.endswith(TAPS_FIRST))
+
+    @classmethod
+    def parse_any(
+        cls, text: str, in_channels: int, out_channels: int, kernel: tuple[int, ...]
+    ) -> Self:
+        """As ``parse``; a budget that no chain of this layer reaches gives the smallest chain."""
+        _, _, options = text.strip().partition(":")
+        ratio, taps = RATIO.fullmatch(options), math.prod(kernel)
+        if options and not ratio:
+            return cls.parse(text, in_channels, out_channels, kernel)
+        wanted, first = float(ratio[1]) if ratio else USUAL_RATIO, taps if taps > 1 else 0
+        chain = nearest_chain(in_channels * taps, out_channels, wanted, first)
+        if (widths(chain)[0], widths(chain)[-1]) != (in_channels * taps, out_channels):
+            chain = with_steps([(out_channels, in_channels * taps)])  # channels are not padded
+        return cls(in_channels, out_channels, kernel, chain)
 
     @classmethod
     def from_factors(cls, shapes: Sequence[tuple[int, ...]]) -> Self:

@@ -21,7 +21,7 @@ SWEEPS = 10
 SMALLEST_GAIN = 1e-4  # of the error, per sweep
 
 
-def nearest_chain(
+def project_matrix(
     matrix: Array, chain: Chain, sweeps: int = SWEEPS
 ) -> tuple[list[Array], tuple[float, ...]]:
     """The factors of a chain nearest to a matrix, a local optimum.

@@ -66,6 +66,15 @@ def best_chain(n_in: int, n_out: int, ratio: float, first: int = 0) -> tuple[Cha
     )
 
 
+def nearest_chain(n_in: int, n_out: int, ratio: float, first: int = 0) -> Chain:
+    """The best chain of a budget; else the smallest one; else the matrix itself, one factor."""
+    try:
+        return best_chain(n_in, n_out, ratio, first)[0]
+    except BadInput:
+        found = [c for kind in LARGEST_BLOCK for c in chains(n_in, n_out, kind, first)]
+        return min(found, key=weights, default=with_steps([(n_out, n_in)]))
+
+
 def weights(chain: Chain) -> int:
     """Numbers that a chain stores, and multiply-accumulates of one place."""
     return sum(width * r for width, (r, _, _) in zip(widths(chain), chain, strict=False))

@@ -30,8 +30,8 @@ from sepdeploy.structures.debut.chain import (
     widths,
     write_chain,
 )
-from sepdeploy.structures.debut.projection import nearest_chain
-from sepdeploy.structures.debut.search import best_chain, suggestion
+from sepdeploy.structures.debut.projection import project_matrix
+from sepdeploy.structures.debut.search import best_chain, nearest_chain, suggestion
 from sepdeploy.structures.singular import block_lanczos
 from sepdeploy.structures.spectra import condition_number, full_rank_spectrum
 
@@ -90,6 +90,15 @@ class DebutSpec(Linear):
         if spec.padded and not options.endswith(PADDED):
             raise spec._misfit()
         return spec
+
+    @classmethod
+    def parse_any(cls, options: str, in_shape: Sequence[int], out_features: int) -> Self:
+        """As ``parse``; a budget that no chain of this layer reaches gives the smallest chain."""
+        n_in, ratio = math.prod(in_shape), RATIO.fullmatch(options)
+        if options and not ratio:
+            return cls.parse(options, in_shape, out_features)
+        wanted = float(ratio[1]) if ratio else USUAL_RATIO
+        return cls(nearest_chain(n_in, out_features, wanted), n_in, out_features)
 
     @property
     def text(self) -> str:
@@ -170,7 +179,7 @@ class DebutSpec(Linear):
         """
         matrix = check_weight(self, weight)
         extra = ((0, self.widths[-1] - self.out_features), (0, self.widths[0] - self.in_features))
-        factors, errors = nearest_chain(np.pad(matrix, extra), self.chain)
+        factors, errors = project_matrix(np.pad(matrix, extra), self.chain)
         found = matrix - self.dense_matrix(factors)
         norm = float(np.linalg.norm(matrix))
         error = float(np.linalg.norm(found)) / norm if norm else 0.0

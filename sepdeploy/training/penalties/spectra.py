@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sepdeploy.layers import StructuredLinear, is_structured
+from sepdeploy.layers import Structured, StructuredLinear, is_structured
 from sepdeploy.models.analysis.layer_spectra import LayerSpectra
 from sepdeploy.training.penalties.matrices import regularized_matrices
 
@@ -21,7 +21,8 @@ def condition_numbers(net: nn.Module) -> dict[str, float | None]:
 
     Structured layers have that of the matrix they stand for. Plain layers and convolutions have
     that of the matrix which the penalties act on: the weight unfolded to (outputs, rest), and for
-    a factored convolution its core's output unfolding (p, q·k²). A number above 1e6 in a first
+    a factored convolution its core's output unfolding (p, q·k²), or that of its dense weight where
+    the penalties act on stacks of small matrices. A number above 1e6 in a first
     Kronecker layer is usually one of pixels that are always dark: their columns are driven to zero
     (docs/spectra.md).
 
@@ -37,7 +38,10 @@ def condition_numbers(net: nn.Module) -> dict[str, float | None]:
             if is_structured(module):
                 found[name] = _structured(module)
             elif name in matrices:
-                found[name] = _dense(*matrices[name])
+                first, *others = matrices[name]
+                if isinstance(module, Structured) and (others or first.dim() > 2):
+                    first = module.dense_weight().flatten(1)
+                found[name] = _dense(first)
     return found
 
 
