@@ -126,12 +126,14 @@ class Linear(Form, Protocol):
         grammar: Examples of its structure strings, for error messages.
         open_rank: Whether the bare name leaves a rank open that a planner has to fill in.
         takes_modes: Whether modes "in-out" can be written behind the colon.
+        planned: What a planner that chooses widths writes for the bare name; "" = the name.
         planned_head: Structure of the classifier where a budget leaves no room for a dense one.
     """
 
     grammar: ClassVar[tuple[str, ...]] = ()
     open_rank: ClassVar[bool] = False
     takes_modes: ClassVar[bool] = False
+    planned: ClassVar[str] = ""
     planned_head: ClassVar[str] = ""
 
     @classmethod

@@ -71,6 +71,7 @@ class KronSpec(Linear):
         "kron+sumbias",
     )  # fmt: skip
     takes_modes: ClassVar[bool] = True
+    planned: ClassVar[str] = f"kron{SUM_MARK}"
     planned_head: ClassVar[str] = "kron*4"  # with one term it was 5 points worse
 
     def __post_init__(self) -> None:

@@ -1,11 +1,15 @@
 """Choosing hidden widths and ranks so that a network fills a parameter budget.
 
 Width is the lever of Kronecker layers: their parameters grow with the square root of the dense
-layer's, and under one budget wider layers were more robust than more terms. What stops it before
-the budget does is time, so the linear layers of a planned network also stay below half the
-multiply-accumulates of the dense ones. The classifier stays dense although it eats most of a tight
-budget: on MNIST at 100x (two epochs, one seed), narrow layers under a dense one were 8 points more
-robust than wide ones under a factored one, which is only planned where nothing else fits.
+layer's, and under one budget wider layers were more robust than more terms. Wide first and narrow
+last is better than one width for all: the classifier eats the budget, and what it needs is narrow.
+So the sides of the layers fall evenly, the last one to half of the first, or to 1/2.5 where that
+leaves less of the budget unspent; their biases are sums over the modes, which cost nothing beside
+the factors. What stops width before the budget does is time, so the linear layers of a planned
+network also stay below half the multiply-accumulates of the dense ones. The classifier stays dense
+although it eats most of a tight budget: wide layers under a factored one were no better, and worse
+with one term; it is only planned where nothing else fits. The numbers stand in docs/training.md
+(`python -m experiments.plans`).
 
 Low-rank layers have two levers. Widths and ranks grow together up to the architecture's own
 widths, then the ranks alone: a wide net of rank one is no better than a narrow one.
@@ -36,6 +40,8 @@ from sepdeploy.training.recipe.fields import Recipe
 
 # Multiples of 8 are what vector units like, but small budgets need a finer choice.
 MODES = (*range(2, 32, 2), *range(32, 64, 4), *range(64, 513, 8))
+LAST_SIDES = (*range(1, 32), *MODES[MODES.index(32) :])
+TAPER = (2.0, 2.5)  # first side over last: at least, and at most
 WIDTHS = (*range(2, 32, 2), *range(32, 4097, 8))
 MAX_RANK = 4096
 MACS_SHARE = 0.5  # of the dense network's multiply-accumulates
@@ -178,7 +184,8 @@ def _chosen(recipe: Recipe, structure: StructureMap, hidden: Widths, search: _Se
         except _TooLarge as error:
             smallest = min(smallest, error.params)
     raise BadInput(
-        f"no plan has at most {search.limit:,} parameters; the smallest reachable is {smallest:,}",
+        f"no plan has at most {search.limit:,} parameters; the smallest reachable is {smallest:,} "
+        f"({search.dense.params / smallest:.1f}x)",
         hint="loosen the target, "
         + ("lower conv_rank, " if recipe.conv_rank else "")
         + "or choose another structure",
@@ -191,8 +198,11 @@ def _planned(arch: str, structure: StructureMap, hidden: Widths, search: _Search
     written_out = any(re.search(r":\d", text) for text in texts)
     open_widths = bool(default) and not hidden and not written_out
     squares = any(family_of(text).takes_modes for text in texts)
+    open_rank = any(_open_rank(text) for text in texts)
+    if open_widths and squares and not open_rank:
+        return _tapered(_with_planned_forms(structure), len(default), search)
     widths = list(_widths(default, squares=squares)) if open_widths else []
-    if not any(_open_rank(text) for text in texts):
+    if not open_rank:
         return search.largest([(structure, w) for w in widths] or [(structure, hidden)])
     narrower = [w for w in widths if max(w) < max(default)]
     if open_widths:
@@ -200,6 +210,30 @@ def _planned(arch: str, structure: StructureMap, hidden: Widths, search: _Search
         hidden = search.largest(balanced).hidden
     ranks = range(1, MAX_RANK + 1)
     return search.largest([(_with_rank(structure, rank), hidden) for rank in ranks])
+
+
+def _tapered(structure: StructureMap, layers: int, search: _Search) -> _Candidate:
+    """Return the largest tapered candidate: its last side as large as the first allows, then it."""
+    least, most = TAPER
+    sides = [(round(least * last), last) for last in LAST_SIDES]
+    found = search.largest([(structure, _falling(*pair, layers)) for pair in sides])
+    first, last = next(pair for pair in sides if _falling(*pair, layers) == found.hidden)
+    firsts = [first, *(side for side in MODES if first < side <= most * last)]
+    return search.largest([(structure, _falling(side, last, layers)) for side in firsts])
+
+
+def _falling(first: int, last: int, layers: int) -> Widths:
+    """Widths that are squares, their sides in even ratios from the first one to the last."""
+    steps = max(1, layers - 1)
+    return tuple(round(first * (last / first) ** (k / steps)) ** 2 for k in range(layers))
+
+
+def _with_planned_forms(structure: StructureMap) -> StructureMap:
+    """The forms that families are planned in, where no more than their names was asked for."""
+    if isinstance(structure, str):
+        family = STRUCTURES.get(structure)
+        return (family.planned if family else "") or structure
+    return {name: str(_with_planned_forms(text)) for name, text in structure.items()}
 
 
 def _rank(widths: Widths) -> int:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from sepdeploy.compression import factorize_convolutions
@@ -39,7 +41,7 @@ def test_plans_keep_the_budget_and_use_it(input, target, structure):
     wider = tuple(
         h + dense_step if structure == "dense" else (round(h**0.5) + mode_step) ** 2 for h in sizes
     )
-    bigger = create("mlp", input, 10, structure=structure, hidden=wider)
+    bigger = create("mlp", input, 10, structure=found.structure, hidden=wider)
     assert bigger.params > limit or macs(bigger) > MACS_SHARE * macs(dense)
 
 
@@ -68,13 +70,33 @@ def test_low_rank_plans_leave_given_widths():
     assert (found.structure, found.options) == ("lowrank:6", {"hidden": (1024, 1024)})
 
 
-def test_the_widened_net_of_the_design():
-    found = plan(target="10x")
-    assert (found.structure, found.options) == ("kron", {"hidden": (4096, 4096)})
-    assert found.params == 60_938
+def test_plans_are_wide_first_and_narrow_last():
+    found = plan(target="100x")
+    assert (found.structure, found.hidden) == ("kron+sumbias", (64 * 64, 32 * 32))
+    # 64·28 + 64·28 and 64 + 64 of the bias, 32·64 + 32·64 and 32 + 32, and the dense classifier
+    assert found.params == 3584 + 128 + 4096 + 64 + 10_250
     assert found.message == (
-        "planned kron, hidden [4096, 4096]: 60,938 parameters, 30.6x fewer than dense 1,863,690"
+        "planned kron+sumbias, hidden [4096, 1024]: 18,122 parameters, "
+        "102.8x fewer than dense 1,863,690"
     )
+
+
+@pytest.mark.parametrize("input", [MNIST, DIGITS])
+@pytest.mark.parametrize("times", [30, 100, 200, 340])
+def test_a_planned_taper_is_a_half_or_a_little_more_of_the_budget(input, times):
+    found = plan(input, target=f"{times}x")
+    first, last = (math.isqrt(width) for width in found.hidden)
+    assert found.hidden == (first**2, last**2)
+    assert 2 * last <= first <= 2.5 * last
+    dense = create("mlp", input, 10)
+    if macs(build(found, input)) < 0.8 * MACS_SHARE * macs(dense):  # time is not what stops it
+        assert found.params > 0.9 * dense.params / times
+
+
+def test_terms_and_given_widths_are_planned_as_asked():
+    assert plan(target="100x", structure="kron*2").structure == "kron*2"
+    kept = plan(target="50x", hidden="1024,1024")
+    assert (kept.structure, kept.hidden) == ("kron", (1024, 1024))
 
 
 def test_without_a_target_nothing_is_planned():
@@ -170,7 +192,10 @@ def test_convolutions_that_do_not_reach_a_target():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"target": "100000x"}, r"no plan has at most 18 parameters; the smallest reachable is \d"),
+        (
+            {"target": "100000x"},
+            r"no plan has at most 18 parameters; the smallest reachable is [\d,]+ \([\d.]+x\)",
+        ),
         ({"target": "10x", "structure": "lowrank:300"}, "no plan has at most 186,369"),
         ({"target": "10x", "arch": "mypackage:net"}, "cannot be planned"),
         ({"target": "10x", "structure": "kro"}, "unknown structure"),
