@@ -49,6 +49,7 @@ def train(
     recipe: str | Path | None = None,
     *,
     out: str | Path = "model.pt",
+    start: str | Path | None = None,
     resume: bool = False,
     on_progress: Callable[[Any], None] = _ignore,
     **overrides: Any,
@@ -60,6 +61,7 @@ def train(
     Args:
         recipe: TOML file or the name of a shipped recipe; None for defaults.
         out: The model file.
+        start: A trained model of the same arch and widths, to start from its nearest layers.
         resume: Continue an interrupted training to the same result.
         on_progress: Called with each ``training.Event``.
         overrides: Fields of the recipe.
@@ -71,8 +73,10 @@ def train(
     require_torch("train")
     from sepdeploy.workflows.training import train_model
 
-    path = None if recipe is None else Path(recipe)
-    return train_model(path, Path(out), resume=resume, on_progress=on_progress, overrides=overrides)
+    path, begin = (None if given is None else Path(given) for given in (recipe, start))
+    return train_model(
+        path, Path(out), start=begin, resume=resume, on_progress=on_progress, overrides=overrides
+    )
 
 
 @takes(CompressOptions)
@@ -103,13 +107,8 @@ def compress(
     from sepdeploy.workflows.compressing import compress_file
 
     wanted = filled(options or CompressOptions(), overrides, "compress")
-    return compress_file(
-        Path(model),
-        None if out is None else Path(out),
-        wanted,
-        on_plan=on_plan,
-        on_progress=on_progress,
-    )
+    target = None if out is None else Path(out)
+    return compress_file(Path(model), target, wanted, on_plan=on_plan, on_progress=on_progress)
 
 
 @takes(ExportOptions, EvaluationOptions, ModelOptions)

@@ -13,7 +13,7 @@ from sepdeploy.api import Recipe
 from sepdeploy.commands.flags import taking
 from sepdeploy.commands.shell import JSON, give, progress
 from sepdeploy.errors import BadInput
-from sepdeploy.files.roles import Reads
+from sepdeploy.files.roles import READS_MODEL, Reads
 from sepdeploy.settings import settings, unknown_key
 from sepdeploy.training.beside import TRAINED
 from sepdeploy.training.recipe.named import shipped
@@ -34,6 +34,11 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted training.")
     ] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Trained model.pt whose layers are projected to start with."),
+        READS_MODEL,
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Model file."), TRAINED] = Path(
         "model.pt"
     ),
@@ -50,7 +55,9 @@ def train(
 
     overrides = recipe_values(flags, set or ())
     with progress() as watch:
-        summary = api.train(recipe, out=out, resume=resume, on_progress=watch, **overrides)
+        summary = api.train(
+            recipe, out=out, start=start, resume=resume, on_progress=watch, **overrides
+        )
     from sepdeploy.training import is_first_process
 
     if not is_first_process():

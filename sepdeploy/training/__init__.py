@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sepdeploy.training.checkpoint import Checkpoint
     from sepdeploy.training.events import Event
     from sepdeploy.training.finishing import TrainResult
-    from sepdeploy.training.fitting import fit
+    from sepdeploy.training.fitting import fit, new_model
     from sepdeploy.training.machine.team import is_first_process, joined
     from sepdeploy.training.recipe.fields import Recipe
     from sepdeploy.training.recipe.reading import load_recipe
@@ -29,6 +29,7 @@ _HOMES = {
     "is_first_process": "machine.team",
     "joined": "machine.team",
     "load_recipe": "recipe.reading",
+    "new_model": "fitting",
 }
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "is_first_process",
     "joined",
     "load_recipe",
+    "new_model",
 ]
 
 

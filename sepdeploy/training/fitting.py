@@ -14,6 +14,7 @@ from sepdeploy.compression import factorize_convolutions
 from sepdeploy.data import Dataset, load, split_validation
 from sepdeploy.errors import BadInput
 from sepdeploy.models import Model, create
+from sepdeploy.records import InputSpec
 from sepdeploy.training.beside import checkpoint_path
 from sepdeploy.training.checkpoint import (
     Checkpoint,
@@ -30,7 +31,7 @@ from sepdeploy.training.machine.acceleration import choose_device
 from sepdeploy.training.machine.batches import take_parts
 from sepdeploy.training.machine.team import Team, joined
 from sepdeploy.training.machine.threads import choose_threads, cpu_threads
-from sepdeploy.training.plan_widths import plan_network
+from sepdeploy.training.plan_widths import Widths, plan_network
 from sepdeploy.training.ranks.dynamic import start_with_decay
 from sepdeploy.training.ranks.windows import check_windows
 from sepdeploy.training.recipe.fields import Recipe
@@ -42,7 +43,7 @@ CHECKPOINT_EVERY_S = 30.0
 FROM_SCRATCH = (
     "ranks that adapt from scratch end far below those that start from a trained dense net "
     "(MNIST, eps 0.1, 17 times smaller: 63.8 and 86.7 % robust): train a dense one, then "
-    "sepdeploy compress dense.pt --structure lowrank --target 17x --finetune RECIPE.toml"
+    "the same command with --from dense.pt"
 )
 
 
@@ -149,7 +150,7 @@ def _trainer(
     check_windows(recipe, len(sources.train))
     torch.manual_seed(recipe.seed)
     if model is None:
-        model = _new_model(recipe, dataset, assignment.on_progress)
+        model = _from_scratch(recipe, dataset, assignment.on_progress)
     _check_fits(model, dataset)
     return Trainer(assignment, model, sources, identity)
 
@@ -198,25 +199,41 @@ def _note(on_progress: Callable[[Event], None], message: str) -> None:
     on_progress(Event("note", message=message))
 
 
-def _new_model(recipe: Recipe, dataset: Dataset, on_progress: Callable[[Event], None]) -> Model:
+def _from_scratch(recipe: Recipe, dataset: Dataset, on_progress: Callable[[Event], None]) -> Model:
     if recipe.rank_tolerance:
         _note(on_progress, FROM_SCRATCH)
-    plan = plan_network(recipe, dataset.input, dataset.classes)
+    model = new_model(recipe, dataset.input, dataset.classes, on_progress)
+    if recipe.rank_tolerance:
+        start_with_decay(model.net)
+    return model
+
+
+def new_model(
+    recipe: Recipe,
+    input: InputSpec,
+    classes: int,
+    on_progress: Callable[[Event], None],
+    dense: Widths = (),
+) -> Model:
+    """Return the network of a recipe with fresh weights, and tell what was planned for it.
+
+    ``dense`` is as of ``plan_network``.
+
+    Raises:
+        BadInput: The network cannot be planned or made.
+    """
+    plan = plan_network(recipe, input, classes, dense)
     if plan.message:
         _note(on_progress, plan.message)
     torch.manual_seed(recipe.seed)  # planning must not move the weights of the same network
     with cpu_threads(1):  # how sums are split must not decide the first weights
-        model = create(
-            recipe.arch, dataset.input, dataset.classes, structure=plan.structure, **plan.options
-        )
+        model = create(recipe.arch, input, classes, structure=plan.structure, **plan.options)
         if recipe.conv_rank and not factorize_convolutions(model.net, recipe.conv_rank):
             raise BadInput(
                 f"conv_rank is set and {recipe.arch} has no convolution that it applies to",
                 hint="leave conv_rank out, or choose another arch",
             )
-        if recipe.rank_tolerance:
-            start_with_decay(model.net)
-        return model
+    return model
 
 
 def _check_fits(model: Model, dataset: Dataset) -> None:

@@ -87,8 +87,16 @@ _Lever = tuple[StructureMap, Widths]
 _Counter = Callable[[StructureMap, Widths], _Candidate]
 
 
-def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
+def plan_network(
+    recipe: Recipe, input: InputSpec, classes: int, widths: Widths = ()
+) -> NetworkPlan:
     """Return the network a recipe asks for, planned into its budget where it has one.
+
+    Args:
+        recipe: What is asked for.
+        input: What one sample looks like.
+        classes: Number of logits.
+        widths: Of the dense network that budgets compare with; () = the architecture's own.
 
     Raises:
         BadInput: A budget that no candidate reaches (says the smallest one), an impossible
@@ -107,7 +115,7 @@ def plan_network(recipe: Recipe, input: InputSpec, classes: int) -> NetworkPlan:
     if budget is None:
         _check_written_out(structure)
         return NetworkPlan(structure, hidden)
-    dense = _counter(recipe, input, classes, conv_rank=0)("dense", ())
+    dense = _counter(recipe, input, classes, conv_rank=0)("dense", widths)
     kind, value = budget
     limit = math.floor(dense.params / value) if kind == "ratio" else int(value)
     if dense.linear < 2 and (not recipe.structure or _open_rank(recipe.structure)):

@@ -12,6 +12,7 @@ from typing import Any
 from sepdeploy.files.claims import claimed, outputs_of
 from sepdeploy.training import Event, fit, history_path, joined, load_recipe
 from sepdeploy.training.beside import TRAINED
+from sepdeploy.workflows.warm_start import warm_start
 
 TRAIN_SCHEMA = "sepdeploy.train/1"
 
@@ -49,6 +50,7 @@ def train_model(
     recipe_path: Path | None,
     out: Path,
     *,
+    start: Path | None = None,
     resume: bool,
     on_progress: Callable[[Event], None],
     overrides: Mapping[str, Any],
@@ -56,10 +58,15 @@ def train_model(
     """Train by recipe and flags; see ``sepdeploy.api.train``."""
     with joined() as team, ExitStack() as stack:
         with team.agreed():
-            recipe = load_recipe(recipe_path, overrides)
+            if start is None:
+                recipe, given = load_recipe(recipe_path, overrides), None
+            else:
+                told = on_progress if team.first else _silent
+                recipe, given = warm_start(start, recipe_path, overrides, told)
             if team.first:
-                stack.enter_context(claimed(outputs_of(TRAINED, out)))
-        result = fit(recipe, out=out, resume=resume, on_progress=on_progress)
+                read = () if start is None else (start,)
+                stack.enter_context(claimed(outputs_of(TRAINED, out), read))
+        result = fit(recipe, out=out, resume=resume, on_progress=on_progress, model=given)
     model = result.model
     return TrainSummary(
         model=str(out),
@@ -71,6 +78,10 @@ def train_model(
         provenance=dict(model.provenance),
         arch=model.arch or "",
     )
+
+
+def _silent(event: Event) -> None:
+    """Another process reports."""
 
 
 def export_command(model: str, arch: str) -> str:

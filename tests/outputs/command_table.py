@@ -19,6 +19,7 @@ GIVEN = {
     "model": "tiny.pt",
     "file": "tiny.onnx",
     "recipe": "recipe.toml",
+    "start": "dense.pt",
     "result": "result.json",
     "baseline": "baseline.json",
     "config": "rules.toml",
