@@ -142,9 +142,9 @@ def _check_tensors(model: ModelProto, where: str) -> None:
                 f"(shape {list(tensor.dims)[:8]})",
                 hint=EXPORT_AGAIN,
             )
-    if not model.graph.node or len(model.graph.input) != 1 or len(model.graph.output) != 1:
+    if not model.graph.node or len(model.graph.input) != 1 or not model.graph.output:
         raise BadInput(
-            f"{where}: the embedded graph needs nodes, one input and one output", hint=EXPORT_AGAIN
+            f"{where}: the embedded graph needs nodes, one input and an output", hint=EXPORT_AGAIN
         )
 
 

@@ -142,7 +142,8 @@ class Parity:
     ``tolerance`` bounds the measure that ``criterion`` names: "max_rel", or "rel_l2" for int8
     (see ``sepdeploy.measure.proof.int8_parity``); ``cosine`` is that of the logits centred over the
     batch. ``proven`` is false where the model gives the same output for every input, which says
-    nothing about the file.
+    nothing about the file. ``output`` names an output beside
+    the main one.
     """
 
     runtime: str
@@ -158,6 +159,7 @@ class Parity:
     criterion: str = "max_rel"
     rel_l2: float | None = None
     cosine: float | None = None
+    output: str = field(default="", metadata=ABSENT)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto, checker, inliner, version_converter
 
-from sepdeploy.errors import GRAPH, BadInput
+from sepdeploy.errors import GRAPH, BadInput, unknown_name
 from sepdeploy.exporters.capture.old_forms import computes_in_half, renew, widen
 from sepdeploy.exporters.capture.onnx_source import DAMAGED
 from sepdeploy.exporters.domain import (
@@ -26,26 +26,31 @@ from sepdeploy.exporters.onnx_graph.weights import Weights, as_inputs, from_inpu
 
 MIN_OPSET = 7
 WEIGHTS_APART = 4  # of the file format, from which on a weight need not be an input
-OUTPUT = "logits"
 STANDARD = ("", "ai.onnx")
 
 
 def normalize(
-    light: ModelProto, weights: Weights, *, where: str, notify: Callable[[str], None]
+    light: ModelProto,
+    weights: Weights,
+    *,
+    where: str,
+    notify: Callable[[str], None],
+    outputs: Sequence[str] = (),
 ) -> ModelProto:
     """Bring a foreign model into canonical form.
 
     Functions are inlined, the opset is converted, constants are folded, the first dimension of
-    the input is called "batch" where it is open, and one output is kept: "logits", else the first.
+    the input is called "batch" where it is open. All outputs are kept, in their order.
 
     Args:
         light: The model as ``onnx_source.read_onnx`` gives it.
         weights: Its held numbers.
         where: Starts every error message.
-        notify: Told what was left out.
+        notify: Told what is kept.
+        outputs: The only ones to keep; none: all.
 
     Returns:
-        A complete model of one input and one output, weights included.
+        A complete model of one input, weights included.
 
     Raises:
         BadInput: Not one input, an opset that is too old, an operator of another domain, or a
@@ -60,7 +65,7 @@ def normalize(
     _check_graph(model, where)
     if computes_in_half(model):
         widen(model, weights)
-    _one_output(model, where, notify)
+    _keep_outputs(model, where, notify, outputs)
     _name_batch(model)
     if _converted(model):
         clean(model, weights)
@@ -194,17 +199,20 @@ def _one_input(model: ModelProto, where: str) -> None:
     model.ir_version = max(model.ir_version, WEIGHTS_APART)
 
 
-def _one_output(model: ModelProto, where: str, notify: Callable[[str], None]) -> None:
-    """Keep the output that a session on the file gives (``runtimes/runner``)."""
-    outputs = list(model.graph.output)
-    if len(outputs) == 1:
-        return
-    kept = next((o for o in outputs if o.name == OUTPUT), outputs[0])
-    which = f"'{kept.name}'" if kept.name == OUTPUT else f"the first, '{kept.name}',"
-    notify(f"{where} has {len(outputs)} outputs: {which} is kept")
-    del model.graph.output[:]
-    model.graph.output.append(kept)
-    prune(model.graph)
+def _keep_outputs(
+    model: ModelProto, where: str, notify: Callable[[str], None], wanted: Sequence[str]
+) -> None:
+    known = [o.name for o in model.graph.output]
+    for name in wanted:
+        if name not in known:
+            raise unknown_name(f"output of {where}", name, known)
+    if len(known) > 1 and not wanted:
+        notify(f"{where} has {len(known)} outputs, all are kept: {', '.join(known)}")
+    kept = [o for o in model.graph.output if not wanted or o.name in wanted]
+    if len(kept) < len(known):
+        del model.graph.output[:]
+        model.graph.output.extend(kept)
+        prune(model.graph)
 
 
 def _name_batch(model: ModelProto) -> None:

@@ -14,7 +14,7 @@ from sepdeploy.runtimes.runner.contract import (
     one_line,
     wrong_batch,
 )
-from sepdeploy.runtimes.runner.ports import UNNAMED, Port, random_feeds, with_shapes
+from sepdeploy.runtimes.runner.ports import UNNAMED, Port, main_output, random_feeds, with_shapes
 from sepdeploy.runtimes.runner.table import EVALUATOR
 
 
@@ -87,9 +87,11 @@ class ReferenceModel:
         if not fits(batch, self.sample, self.fixed):
             raise wrong_batch(self.path, batch, self.sample, self.fixed)
         try:
-            result: Array = self._session.run(None, {self._session.input_names[0]: batch})[0]
+            found = self._session.run(None, {self._session.input_names[0]: batch})
         except Exception as error:
             raise RunnerError("bad-input", f"{self.path}: fails: {one_line(error)}") from error
+        ports = [Port(n, a.dtype.name, ()) for n, a in zip(self._session.output_names, found)]  # noqa: B905
+        result: Array = found[ports.index(main_output(ports))]
         return result
 
 

@@ -24,7 +24,7 @@ from sepdeploy.runtimes.runner.contract import (
     one_line,
     wrong_batch,
 )
-from sepdeploy.runtimes.runner.ports import UNNAMED, Port, random_feeds, with_shapes
+from sepdeploy.runtimes.runner.ports import UNNAMED, Port, main_output, random_feeds, with_shapes
 
 # What ONNX Runtime calls numpy's types where the names differ.
 NAMES = {"float32": "float", "float64": "double"}
@@ -114,7 +114,7 @@ class OrtModel:
         path, shape = self.path, list(self.inputs[0].shape) if self.inputs else []
         try:
             check_counts(path, len(self.inputs), len(self.outputs))
-            output = next((o for o in self.outputs if o.name == "logits"), self.outputs[0])
+            output = main_output(self.outputs)
             if self.inputs[0].dtype != "float32" or output.dtype != "float32":
                 raise RunnerError(
                     "bad-input",

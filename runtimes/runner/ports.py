@@ -27,6 +27,16 @@ class Port(NamedTuple):
         return f"{self.name}: {self.dtype or 'no tensor'} [{', '.join(map(str, self.shape))}]"
 
 
+def main_output(ports: Iterable[Port]) -> Port:
+    """Return the output that ``run`` gives: "logits", else the first real one, else the first.
+
+    A quantised output is a real one; whoever asks says so.
+    """
+    ports = tuple(ports)
+    real = (p for p in ports if p.dtype == "float32")
+    return next((p for p in ports if p.name == "logits"), next(real, ports[0]))
+
+
 def with_shapes(path: str, ports: Iterable[Port], shapes: Shapes) -> tuple[Port, ...]:
     """Return inputs with open sizes fixed; a size of one name is the same everywhere.
 

@@ -24,7 +24,7 @@ from sepdeploy.runtimes.runner.contract import (
     one_line,
     wrong_batch,
 )
-from sepdeploy.runtimes.runner.ports import random_feeds, with_shapes
+from sepdeploy.runtimes.runner.ports import main_output, random_feeds, with_shapes
 from sepdeploy.runtimes.runner.table import RUNTIMES
 from sepdeploy.runtimes.runner.tflite_ports import (
     TO_CALLER,
@@ -124,11 +124,9 @@ class TfliteModel:
         path = self.path
         try:
             check_counts(path, len(self.inputs), len(self.outputs))
-            named = [
-                p.name for p in self.outputs if "logits" in (p.name, self._outs[p.name]["name"])
-            ]
             given = self._ins[self.inputs[0].name]
-            output = self._outs[(named or [self.outputs[0].name])[0]]
+            named = [t for t in self._outs.values() if t["name"] == "logits"]
+            output = named[0] if named else self._outs[self._main()]
             self._quantize, self._dequantize = _affine(path, given), _affine(path, output)
             self._in, self._out = int(given["index"]), int(output["index"])
             self._type = np.dtype(given["dtype"])
@@ -146,6 +144,14 @@ class TfliteModel:
         except RunnerError as error:
             return error.with_traceback(None)  # which holds this model
         return None
+
+    def _main(self) -> str:
+        """Return the name of the output that ``run`` gives; scaled integers are real numbers."""
+        ports = [
+            p._replace(dtype="float32") if self._outs[p.name]["quantization"][0] > 0 else p
+            for p in self.outputs
+        ]
+        return main_output(ports).name
 
     def fix(self, shapes: Mapping[str, Shape]) -> None:
         """Fix open sizes of inputs, by their names; an open batch of a single one stays open."""

@@ -129,7 +129,8 @@ class Export:
                 else f"{path} is not the model that was exported (digest differs)"
             )
         if is_foreign(path):
-            return OnnxFile(path, lambda _: None), ""
+            kept = self.manifest.provenance.get("outputs", ())
+            return OnnxFile(path, lambda _: None, tuple(map(str, kept))), ""
         if not has_torch():
             return None, "torch is not installed"
         from sepdeploy.models import load

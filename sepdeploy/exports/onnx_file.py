@@ -7,11 +7,12 @@ nothing of what this program made of its graph stands on that side of the compar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from sepdeploy.exports.options import EvaluationOptions, ExportOptions, Output
 from sepdeploy.exports.proof import EVALUATOR_MACS, EVALUATOR_SAMPLES
 from sepdeploy.exports.source import Array, Reference
 from sepdeploy.exports.witness import witnessed
+from sepdeploy.files import scratch
 from sepdeploy.records import InputSpec, LayerRecord, Notify
 
 if TYPE_CHECKING:
@@ -41,10 +43,13 @@ def is_foreign(path: Path) -> bool:
 class OnnxFile:
     """A foreign .onnx file; its values are passed on as they are, without normalisation."""
 
-    def __init__(self, path: Path, notify: Notify) -> None:
-        self.path, self._notify = path, notify
+    def __init__(self, path: Path, notify: Notify, kept: Sequence[str] = ()) -> None:
+        """Take a file, and the names of the only outputs to keep; none: all."""
+        self.path, self._notify, self._kept = path, notify, tuple(kept)
         self._in_half = False
-        self.provenance = {"source": ONNX.name}
+        self.provenance: dict[str, Any] = {"source": ONNX.name}
+        if kept:
+            self.provenance["outputs"] = list(kept)
 
     @cached_property
     def canonical(self) -> ModelProto:
@@ -59,7 +64,9 @@ class OnnxFile:
 
         light, weights = read_onnx(self.path)
         self._in_half = computes_in_half(light)
-        return normalize.normalize(light, weights, where=str(self.path), notify=self._notify)
+        return normalize.normalize(
+            light, weights, where=str(self.path), notify=self._notify, outputs=self._kept
+        )
 
     @cached_property
     def input(self) -> InputSpec:
@@ -145,18 +152,58 @@ class OnnxFile:
         if kind == "synthetic":
             normal = np.random.default_rng([seed, 1])  # another stream than the uniform ones
             inputs[(n + 1) // 2 :] = normal.standard_normal((n // 2, *shape), dtype=np.float32)
-        found = witnessed(
-            lambda asked: onnx_outputs(self.path, asked, batches[-1:]),
-            inputs,
-            kind=kind,
-            batches=batches,
-            said_by=f"{self.path.name} in {RUNTIME}",
-        )
+        with self._judged() as judged:
+            found = witnessed(
+                lambda asked: onnx_outputs(judged, asked, batches[-1:]),
+                inputs,
+                kind=kind,
+                batches=batches,
+                said_by=f"{self.path.name} in {RUNTIME}",
+            )
+            found = self._with_others(found, judged)
         if self._in_half:  # the file's own rounding is that of float16
             tolerance = np.maximum(found.tolerance, HALF_TOLERANCE)
             note = f"{self.path.name} computes in 16 bits in places; the new file in float32"
             found = replace(found, tolerance=tolerance, notes=(*found.notes, note))
         return replace(found, otherwise=lambda: self._by_evaluator(found))
+
+    @contextmanager
+    def _judged(self) -> Iterator[Path]:
+        """Give the file itself; where outputs were chosen, a copy that declares only these."""
+        if not self._kept:
+            yield self.path
+            return
+        import onnx
+
+        from sepdeploy.exporters.formats import PROTOBUF_LIMIT
+
+        model = onnx.load(str(self.path))
+        chosen = [o for o in model.graph.output if o.name in self._kept]
+        del model.graph.output[:]
+        model.graph.output.extend(chosen)
+        with scratch() as folder:
+            large = model.ByteSize() > PROTOBUF_LIMIT
+            onnx.save(model, str(folder / self.path.name), save_as_external_data=large)
+            yield folder / self.path.name
+
+    def _with_others(self, found: Reference, judged: Path) -> Reference:
+        """Add what the file says at its further outputs.
+
+        An output that is not finite proves nothing, and is told.
+        """
+        from sepdeploy.measure import run_outputs
+        from sepdeploy.runtimes.runner.ports import Port, main_output
+
+        if len(self.canonical.graph.output) == 1:
+            return found
+        few = found.inputs[: max(found.batches)]
+        _, said = run_outputs(judged, RUNTIME, (few,))
+        main = main_output([Port(n, a.dtype.name, a.shape) for n, a in said.items()]).name
+        others = {n: a for n, a in said.items() if n != main and a.size}
+        odd = [n for n, a in others.items() if not np.isfinite(a).all()]
+        notes = [f"output '{n}' is not proven: {self.path.name} is not finite there" for n in odd]
+        kept = {n: a for n, a in others.items() if n not in odd}
+        return replace(found, others=kept, notes=(*found.notes, *notes))
 
     def _by_evaluator(self, found: Reference) -> Reference | None:
         """Return what ONNX's own evaluator says to a few of the inputs, as far as that is bearable.
@@ -169,11 +216,12 @@ class OnnxFile:
 
         if graph_macs(self.canonical) > EVALUATOR_MACS:
             return None
-        few = replace(found, inputs=found.inputs[:EVALUATOR_SAMPLES], ordinary=None)
+        few = replace(found, inputs=found.inputs[:EVALUATOR_SAMPLES], ordinary=None, others={})
         try:
-            said, _ = run_logits(
-                self.path, REFERENCE_EVALUATOR, few.inputs, batches=found.batches[:1], native={}
-            )
+            with self._judged() as judged:
+                said, _ = run_logits(
+                    judged, REFERENCE_EVALUATOR, few.inputs, batches=found.batches[:1], native={}
+                )
         except SepdeployError:
             return None
         tolerance = np.broadcast_to(found.tolerance, len(found.inputs))[:EVALUATOR_SAMPLES]

@@ -142,6 +142,12 @@ class ExportOptions(Options):
         needs={"formats": ("onnx",)},
         why="no .onnx is written",
     )
+    output: tuple[str, ...] = setting(
+        (),
+        "Only these outputs of an .onnx of others.",
+        metavar="NAME",
+        more="By default all are kept.",
+    )
     quantize: str = setting(
         "none",
         "Same file names.",

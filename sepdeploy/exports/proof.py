@@ -111,6 +111,8 @@ def _proven_by(
             canonical=canonical,
             quantization=quantization,
         )
+        if reference.others:
+            parity += _others_of(path, reference, parity, quantization)
         if sum(layer.macs for layer in layers) <= EVALUATOR_MACS and measure.has_bodies(path):
             few = slice(EVALUATOR_SAMPLES)
             parity += measure.check_evaluator(
@@ -125,7 +127,7 @@ def _proven_by(
         if not certificate.passed:
             raise ArtifactCheckFailed(
                 f"{path.name} in {certificate.runtime} {certificate.version}, batch "
-                f"{certificate.batch}: {_miss(certificate, reference.said_by)}",
+                f"{certificate.batch}{_at(certificate)}: {_miss(certificate, reference.said_by)}",
                 hint=f"nothing was written; {MODES[quantization].hint}",
             )
     for layer in residency:
@@ -140,6 +142,28 @@ def _proven_by(
     if not measure.moves(outputs):
         notes = (*notes, f"{path.name}: not proven, {reference.said_by} {CONSTANT}")
     return Proof(parity, residency, notes)
+
+
+def _others_of(
+    path: Path, reference: Reference, main: tuple[Parity, ...], quantization: str
+) -> tuple[Parity, ...]:
+    """Return certificates of the outputs beside the main one, in every runtime."""
+    from sepdeploy import measure
+
+    few = reference.inputs[: max(reference.batches)]
+    tolerance = float(np.max(reference.tolerance))
+    bares = {p.runtime: p for p in main}
+    return tuple(
+        certificate
+        for bare in bares.values()
+        for certificate in measure.check_outputs(
+            path, few, reference.others, bare, tolerance=tolerance, quantization=quantization
+        )
+    )
+
+
+def _at(certificate: Parity) -> str:
+    return f", output '{certificate.output}' (--output chooses)" if certificate.output else ""
 
 
 def _miss(certificate: Parity, wanted: str) -> str:

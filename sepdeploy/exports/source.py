@@ -6,8 +6,8 @@ proven, vouched for and verified alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,6 +41,8 @@ class Reference:
         ordinary: How many of the inputs, the first ones, are like what the source is meant for.
         tolerance: Largest max|Δ| / max|output| of each sample in a float file.
         notes: What could not be asked.
+        others: What the source says at its further outputs to the first of the inputs, as many as
+            the largest batch.
         otherwise: Asks another witness, whose word counts where a file is not what this one says.
     """
 
@@ -53,13 +55,13 @@ class Reference:
     tolerance: NDArray[np.float64] | float = TOLERANCE
     notes: tuple[str, ...] = ()
     otherwise: Callable[[], Reference | None] = lambda: None
+    others: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 class Source(Protocol):
     """What is exported.
 
-    A model has one input and one output today. ``Reference`` and ``input`` are where a second one
-    would be named; nothing else in an export knows how many there are.
+    A model has one input today; ``Reference.others`` holds the outputs beside the main one.
 
     Attributes:
         path: Its file; exported files take its stem.

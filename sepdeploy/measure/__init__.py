@@ -2,18 +2,19 @@
 
 from sepdeploy.measure.accuracy import images_digest
 from sepdeploy.measure.calibration import collect_ranges
-from sepdeploy.measure.child import run_job, run_logits
+from sepdeploy.measure.child import run_job, run_logits, run_outputs
 from sepdeploy.measure.host import host_facts
 from sepdeploy.measure.latency import Timing, compare_latency, time_models
 from sepdeploy.measure.memory import measure_memory
 from sepdeploy.measure.noise import measure_noise
-from sepdeploy.measure.proof.parity import check_evaluator, check_parity, moves
+from sepdeploy.measure.proof.parity import check_evaluator, check_outputs, check_parity, moves
 from sepdeploy.measure.proof.residency import check_residency, measure_resident
 from sepdeploy.measure.proof.ways import has_bodies
 
 __all__ = [
     "Timing",
     "check_evaluator",
+    "check_outputs",
     "check_parity",
     "check_residency",
     "collect_ranges",
@@ -27,5 +28,6 @@ __all__ = [
     "moves",
     "run_job",
     "run_logits",
+    "run_outputs",
     "time_models",
 ]

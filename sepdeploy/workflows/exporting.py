@@ -59,7 +59,7 @@ def export_any(
         path = Path(f"{stem}.pt")
     folder = path.parent if out_dir is None else out_dir
     watched = Watched([path]) if isinstance(model, (str, Path)) else None
-    source = _source(model, path, arch, notify)
+    source = _source(model, path, arch, options.output, notify)
     del model  # the source alone holds it, and frees it when its weights are in the graph
     return export_source(
         source,
@@ -71,7 +71,13 @@ def export_any(
     )
 
 
-def _source(model: Model | str | Path, path: Path, arch: str | None, notify: Notify) -> Source:
+def _source(
+    model: Model | str | Path,
+    path: Path,
+    arch: str | None,
+    kept: tuple[str, ...],
+    notify: Notify,
+) -> Source:
     if is_foreign(path):
         if arch is not None:
             raise BadInput(
@@ -79,7 +85,11 @@ def _source(model: Model | str | Path, path: Path, arch: str | None, notify: Not
                 hint="leave --arch out",
             )
         open_plain(path).close()  # there it is, and no pipe
-        return OnnxFile(path, notify)
+        return OnnxFile(path, notify, kept)
+    if kept:
+        raise BadInput(
+            f"--output has no effect on {path}, which has one output", hint="leave --output out"
+        )
     require_torch("export")
     from sepdeploy.models import load, save
 

@@ -115,3 +115,22 @@ def single_number(path: Path) -> Path:
     """Rank 0 in, rank 0 out."""
     nodes = [("Add", ["t", "one"], ["u"], {})]
     return save(path, nodes, [("t", FLOAT, [])], [("u", FLOAT, [])], {"one": np.float32(1)})
+
+
+def three_heads(path: Path) -> Path:
+    """Labels as integers first, then probabilities and a map of the image."""
+    nodes = [
+        ("Conv", ["x", "w"], ["map"], {"pads": [1, 1, 1, 1]}),
+        ("GlobalAveragePool", ["map"], ["g"], {}),
+        ("Flatten", ["g"], ["f"], {}),
+        ("MatMul", ["f", "fc"], ["scores"], {}),
+        ("Softmax", ["scores"], ["probs"], {}),
+        ("ArgMax", ["probs"], ["label"], {"axis": 1, "keepdims": 0}),
+    ]
+    outputs = [
+        ("label", INT64, ["N"]),
+        ("probs", FLOAT, ["N", 5]),
+        ("map", FLOAT, ["N", 6, 8, 8]),
+    ]
+    weights = {"w": numbers(6, 3, 3, 3), "fc": numbers(6, 5)}
+    return save(path, nodes, [("x", FLOAT, ["N", 3, 8, 8])], outputs, weights)

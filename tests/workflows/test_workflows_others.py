@@ -12,9 +12,10 @@ import others_files
 import pytest
 from onnx import numpy_helper
 
-from sepdeploy import runtimes
+from sepdeploy import measure, runtimes
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.facts import describe
+from sepdeploy.records import Parity
 from sepdeploy.runtimes.runner.main import execute
 
 # Parameters and MACs at batch 1, counted by hand.
@@ -137,3 +138,35 @@ def test_two_files_are_compared_at_every_output(name: str, tmp_path: Path, call:
     main.raw_data = main.raw_data[::-1] if name == "quantised" else bytes(len(main.raw_data))
     onnx.save(model, other)
     assert call("verify", path, "--against", other).code == 6
+
+
+@pytest.mark.skipif(not runtimes.installed("tflite"), reason="no TFLite runtime")
+def test_every_output_is_exported_and_proven(tmp_path: Path, call: Callable) -> None:
+    path = others_files.three_heads(tmp_path / "net.onnx")
+    found = call("export", path, "-f", "tflite")
+    assert found.code == 0, found.err
+    (artifact,) = json.loads((tmp_path / "net.manifest.json").read_text())["artifacts"]
+    assert {p.get("output", "") for p in artifact["parity"]} == {"", "label", "map"}
+    x = np.random.default_rng(0).random((3, 3, 8, 8), dtype=np.float32)
+    with runtimes.open(tmp_path / "net.tflite") as mine, runtimes.open(path) as theirs:
+        wanted = theirs.run({"x": x})
+        for name, value in mine.run({"x": x}).items():
+            np.testing.assert_allclose(value, wanted.pop(name), rtol=1e-4, atol=1e-5)
+        assert not wanted
+        np.testing.assert_allclose(mine.run(x), theirs.run(x), rtol=1e-4, atol=1e-6)  # probs
+    refused = call("export", path, "-f", "tflite", "--output", "maps")
+    assert (refused.code, "closest: map" in refused.err) == (2, True)
+
+
+@pytest.mark.skipif(not runtimes.installed("tflite"), reason="no TFLite runtime")
+def test_outputs_are_chosen_and_a_wrong_one_is_found(tmp_path: Path, call: Callable) -> None:
+    path = others_files.three_heads(tmp_path / "net.onnx")
+    found = call("export", path, "-f", "tflite", "--output", "map")
+    assert found.code == 0, found.err
+    assert [o.name for o in describe(tmp_path / "net.tflite").file.outputs] == ["map"]
+    assert call("verify", tmp_path / "net.manifest.json").code == 0
+    image = np.ones((2, 3, 8, 8), np.float32)
+    wrong = {"map": np.ones((2, 6, 8, 8), np.float32)}
+    bare = Parity(runtimes.installed("tflite")[0], "", 2, 0.0, 0.0, 0.0, "data")
+    (certificate,) = measure.check_outputs(tmp_path / "net.tflite", image, wrong, bare)
+    assert (certificate.passed, certificate.output) == (False, "map")

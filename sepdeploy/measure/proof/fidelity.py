@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from sepdeploy import runtimes
 from sepdeploy.errors import BadInput, SepdeployError
@@ -97,7 +97,9 @@ def compare_with_oracle(
     """
     images = images[:SAMPLES]
     places = layer_places(canonical)
-    output = canonical.graph.output[0].name
+    types = {o.name: o.type.tensor_type.elem_type for o in canonical.graph.output}
+    real = (name for name, kind in types.items() if kind == TensorProto.FLOAT)
+    output = LOGITS if LOGITS in types else next(real, canonical.graph.output[0].name)
     names = list(dict.fromkeys([*(v for p in places for v in p.values), output]))
     expected = oracle_values(oracle_graph(canonical), images, names)
     held = artifact_values(path, runtime, images, places)

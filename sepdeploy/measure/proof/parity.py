@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from sepdeploy.errors import ARRAYS, BadInput
 from sepdeploy.exporters.modes import MODES, TOLERANCE
-from sepdeploy.measure.child import every_runtime, run_logits
+from sepdeploy.measure.child import every_runtime, run_logits, run_outputs
 from sepdeploy.measure.proof.fidelity import faulty_layer
 from sepdeploy.measure.proof.int8_parity import MOST_DISTANCE, distance
 from sepdeploy.measure.proof.ways import REFERENCE_EVALUATOR, ways
@@ -114,6 +114,45 @@ def check_parity(
                     worst = faulty_layer(path, runtime, few, canonical, bound)
                 certificate = replace(certificate, worst_layer=worst)
             certificates.append(certificate)
+    return tuple(certificates)
+
+
+def check_outputs(
+    path: str | os.PathLike[str],
+    images: Array,
+    others: Mapping[str, npt.NDArray[Any]],
+    bare: Parity,
+    *,
+    tolerance: float = TOLERANCE,
+    quantization: str = "none",
+) -> tuple[Parity, ...]:
+    """Compare the outputs beside the main one with what the model says, each by its name.
+
+    Args:
+        path: The artifact.
+        images: (N, *shape), run at once.
+        others: What the model says to them.
+        bare: A certificate of the main output, for runtime, version and kind of inputs.
+        tolerance: As in ``check_parity``, relative to the largest value of each output.
+        quantization: Of the file.
+
+    Raises:
+        BadInput: The file is not usable, or lacks an output.
+    """
+    _, found = run_outputs(path, bare.runtime, (images,))
+    certificates = []
+    for name, wanted in others.items():
+        if name not in found or found[name].shape != wanted.shape:
+            told = found[name].shape if name in found else "none"
+            raise BadInput(
+                f"{path}: output '{name}' is {told} in {bare.runtime}, expected {wanted.shape}",
+                hint=ARRAYS,
+            )
+        rows = len(images) if wanted.shape[:1] == (len(images),) else 1  # it may have no batch
+        mine, theirs = (a.reshape(rows, -1).astype(np.float32) for a in (found[name], wanted))
+        own = Parity(bare.runtime, bare.version, len(images), 0.0, 0.0, 0.0, bare.inputs)
+        own = certify(mine, theirs, own, tolerance=tolerance, quantization=quantization)
+        certificates.append(replace(own, output=name))
     return tuple(certificates)
 
 
