@@ -231,3 +231,10 @@ def test_primes_are_padded():
     assert spec.text.endswith("+pad")
     with pytest.raises(BadInput, match="the layer is 2231"):
         parse_structure(spec.text.removesuffix("+pad"), (2231,), 127)
+
+
+def test_a_plain_name_fits_layers_too_small_for_the_usual_ratio() -> None:
+    spec = DebutSpec.parse("", (64,), 128)
+    assert 64 * 128 / 16 < spec.weight_params < 64 * 128 / 2
+    with pytest.raises(BadInput, match="the best reachable is"):
+        DebutSpec.parse("16x", (64,), 128)

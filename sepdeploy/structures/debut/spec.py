@@ -79,12 +79,15 @@ class DebutSpec(Linear):
 
     @classmethod
     def parse(cls, options: str, in_shape: Sequence[int], out_features: int) -> Self:
-        """A chain from the output to the input, "30x" for the best one so much smaller, or ""."""
+        """A chain from the output to the input, "30x" for the best one so much smaller, or "".
+
+        Without options a layer too small for the usual ratio gets its smallest chain.
+        """
         n_in = math.prod(in_shape)
-        ratio = RATIO.fullmatch(options)
-        if ratio or not options:
-            chain, *_ = best_chain(n_in, out_features, float(ratio[1]) if ratio else USUAL_RATIO)
-            return cls(chain, n_in, out_features)
+        if not options:
+            return cls(nearest_chain(n_in, out_features, USUAL_RATIO), n_in, out_features)
+        if ratio := RATIO.fullmatch(options):
+            return cls(best_chain(n_in, out_features, float(ratio[1]))[0], n_in, out_features)
         chain = read_chain(options.removesuffix(PADDED))
         spec = cls(chain, n_in, out_features)
         if spec.padded and not options.endswith(PADDED):
