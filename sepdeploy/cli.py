@@ -50,6 +50,8 @@ COMMANDS: dict[str, Command] = {
     "verify": Command("verify:verify", "Check that an export is still what its manifest says."),
     "bench": Command("bench:bench", "Measure size, speed and accuracy of exported files."),
     "check": Command("check:check", "Compare a result with the baseline."),
+    "compare": Command("results:compare", "Show what differs between results."),
+    "report": Command("results:report", "Write what results say as one offline page."),
     "inspect": Command("inspect:inspect", "Show the layers of a .pt, .onnx or .tflite file."),
     "attack": Command("attack:attack", "Make an adversarial set against a model."),
     "doctor": Command("doctor:doctor", "Show what is installed and how to get the rest."),
@@ -60,7 +62,7 @@ GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
         "The baseline of `check`.",
         {
             "update": Command(
-                "baseline:update_baseline",
+                "results:update_baseline",
                 "Write or refresh the baseline from a result; review the diff before you "
                 "commit it.",
             )

@@ -16,7 +16,8 @@ from sepdeploy.files.roles import Values, Writes
 
 
 def _written(out: Path, values: Values) -> Iterator[Path]:
-    yield from (out / name for name in ("dense.pt", "dense-small.pt", "kron.pt", "bench.json"))
+    names = ("dense.pt", "dense-small.pt", "kron.pt", "bench.json", "report.html")
+    yield from (out / name for name in names)
 
 
 @taking(Seeded)
@@ -40,4 +41,21 @@ def demo(
     with progress(lasting=False) as watch:
         report = api.demo(out, notify=console.notice, on_progress=watch, **options)
     give(report, json, lambda: terminal.bench_table(report))
-    console.notice(f"everything is in {out}/: start with {out}/bench.json")
+    console.notice(f"everything is in {out}/: start with {_page(out)}")
+
+
+def _page(out: Path) -> Path:
+    """Write the report where its extra is installed; return what to look at next."""
+    from sepdeploy import api
+    from sepdeploy.files import write_text
+    from sepdeploy.reports.document import render
+    from sepdeploy.reports.document.charts import has_extra
+
+    result = out / "bench.json"
+    if not has_extra():
+        return result
+    history, examples = out / "kron.history.jsonl", out / "kron.eval.npz"
+    page = out / "report.html"
+    shown = api.report([result], history=history, adversarial=examples)
+    write_text(page, render("html", *shown))
+    return page

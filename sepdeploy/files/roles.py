@@ -15,6 +15,7 @@ SAID = {
     ".data": "the weights of an ONNX file",
     ".eval.npz": "an evaluation pack",
     ".history.jsonl": "the history of a training",
+    ".html": "a page",
     ".jpg": "an image",
     ".json": "JSON",
     ".jsonl": "JSON lines",

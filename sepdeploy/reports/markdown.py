@@ -38,7 +38,7 @@ def _table(items: Sequence[Item]) -> list[str]:
         names = (_code(i.metric), _code(i.artifact), _code(i.device))
         kind = i.kind.value if i.kind else ""
         numbers = number(i.baseline), number(i.current)
-        table.add(SHOWN[i.verdict].sign, *names, kind, *numbers, _escape(i.why))
+        table.add(SHOWN[i.verdict].sign, *names, kind, *numbers, escape(i.why))
     if len(items) > MAX_ROWS:
         table.add("", f"{len(items) - MAX_ROWS} more", *[""] * 6)
     return markdown(table)
@@ -49,7 +49,7 @@ def _code(text: str) -> str:
     return f"`{printable(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Return text that Markdown and HTML show as it is."""
     escaped = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("@", "&#64;")
     return "".join(f"\\{c}" if c in "\\`*_[]|~" else c for c in escaped)

@@ -30,7 +30,7 @@ def bench_table(report: BenchReport) -> Page:
         own = [r for r in report.results if r.device.get("id", "host") == device]
         if any(m.kind in DEVICE for r in own for m in r.measurements):
             parts += [f"on {device}", _table(own, THERE, DEVICE, names), *_intervals(own, names)]
-    return Page((*parts, *_bench_notes(report)))
+    return Page((*parts, *bench_notes(report)))
 
 
 def _table(
@@ -87,7 +87,8 @@ def _intervals(results: Sequence[Result], names: Mapping[str, str]) -> list[str]
     return lines
 
 
-def _bench_notes(report: BenchReport) -> list[Line]:
+def bench_notes(report: BenchReport) -> list[Line]:
+    """Return what stands behind the numbers: attacks, pairs, clocks, and why one is missing."""
     names = report.names()
     notes = [*_attack_notes(report, names), *_pair_notes(report, names)]
     notes += _latency_notes(report, names)

@@ -36,6 +36,7 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("onnxsim", "simplify exported graphs", "pip install 'sepdeploy[train]'"),
     ("scikit-learn", "the digits data set", "pip install 'sepdeploy[train]'"),
     ("pillow", "image folders", "pip install 'sepdeploy[train]'"),
+    ("vl-convert-python", "write a report as a page", "pip install 'sepdeploy[report]'"),
 )
 
 _TOOLS: tuple[tuple[str, str, str], ...] = (

@@ -21,6 +21,8 @@ GIVEN = {
     "recipe": "recipe.toml",
     "start": "dense.pt",
     "result": "result.json",
+    "results": "result.json",
+    "history": "tiny.history.jsonl",
     "baseline": "baseline.json",
     "config": "rules.toml",
     "adversarial": "adv.npz",

@@ -10,6 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sepdeploy.api.results import check as check
+from sepdeploy.api.results import compare as compare
+from sepdeploy.api.results import report as report
+from sepdeploy.api.results import update_baseline as update_baseline
 from sepdeploy.exports.options import ATTACKED as ATTACKED
 from sepdeploy.exports.options import EvaluationOptions as EvaluationOptions
 from sepdeploy.exports.options import ExportOptions as ExportOptions
@@ -27,9 +31,9 @@ from sepdeploy.workflows.options import FrequencyOptions as FrequencyOptions
 from sepdeploy.workflows.options import InspectOptions as InspectOptions
 from sepdeploy.workflows.options import ProofOptions as ProofOptions
 from sepdeploy.workflows.options import VerifyOptions as VerifyOptions
+from sepdeploy.workflows.reporting.options import ReportOptions as ReportOptions
 
 if TYPE_CHECKING:
-    from sepdeploy.gate import Baseline, Verdict
     from sepdeploy.models import Model
     from sepdeploy.workflows.attacking import AttackSummary
     from sepdeploy.workflows.comparing import LayersReport
@@ -244,61 +248,6 @@ def bench(
 
     wanted = filled(options or BenchOptions(), overrides, "bench")
     return bench_artifacts([Path(a) for a in artifacts], wanted, notify, on_report)
-
-
-def check(
-    result: BenchReport | str | Path,
-    baseline: Baseline | str | Path | None = None,
-    *,
-    config: str | Path | None = None,
-) -> Verdict:
-    """Compare a result with a baseline; a pure function of the two and the rules.
-
-    Args:
-        result: A report, or the file that ``bench --json`` wrote.
-        baseline: A baseline or its file. None takes ``sepdeploy-baseline.json``; without it only
-            rounds timed by turns and budgets are judged, an error where there are neither.
-        config: TOML file with the rules; default: ``[tool.sepdeploy.check]`` of pyproject.toml.
-
-    Raises:
-        BadInput: A file that cannot be read, or holds nonsense.
-        Incomparable: The baseline does not exist.
-    """
-    from sepdeploy import gate
-
-    report = result if isinstance(result, BenchReport) else gate.load_report(Path(result))
-    rules = gate.load_rules(None if config is None else Path(config))
-    if isinstance(baseline, gate.Baseline):
-        return gate.check(report, baseline, rules)
-    path = Path(baseline or gate.DEFAULT_BASELINE)
-    if baseline is None and not path.exists():
-        verdict = gate.check(report, None, rules)
-        if verdict.verdict is not gate.Outcome.INCOMPARABLE:
-            return verdict
-    name = "RESULT.json" if isinstance(result, BenchReport) else str(result)
-    return gate.check(report, gate.load_baseline(path, name), rules)
-
-
-def update_baseline(
-    result: BenchReport | str | Path, baseline: str | Path | None = None, *, replace: bool = False
-) -> tuple[Path, int]:
-    """Write a result into a baseline file; return the file and how many entries it has now.
-
-    Args:
-        result: A report, or the file that ``bench --json`` wrote.
-        baseline: The file; default ``sepdeploy-baseline.json``.
-        replace: Drop what the result does not hold.
-
-    Raises:
-        BadInput: A file that cannot be used, or numbers that cannot be.
-        Incomparable: Nothing was measured.
-        Unstable: A measurement is void.
-    """
-    from sepdeploy import gate
-
-    report = result if isinstance(result, BenchReport) else gate.load_report(Path(result))
-    path = Path(baseline or gate.DEFAULT_BASELINE)
-    return path, len(gate.update_baseline(report, path, replace=replace).entries)
 
 
 @takes(FrequencyOptions)

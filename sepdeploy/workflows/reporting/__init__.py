@@ -1,0 +1,1 @@
+"""Results as material for decisions: what a report shows, and what differs between results."""
