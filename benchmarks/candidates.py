@@ -20,6 +20,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from sepdeploy.exporters.domain import DOMAIN
 from sepdeploy.exporters.families import FAMILIES
+from sepdeploy.exporters.families.debut import MERGED_GROWTH
+from sepdeploy.exporters.families.debut_onnx import bmm, conv
 from sepdeploy.exporters.families.emit import Emitter, Weight
 from sepdeploy.exporters.families.kron_merge import groupings, merged_spec
 from sepdeploy.exporters.families.kron_onnx import conv2d, gemm2d, mm, tt
@@ -28,7 +30,8 @@ from sepdeploy.exporters.onnx_graph.merging import merged_for_tflite
 from sepdeploy.exporters.plan import plan
 from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.records import LoweringChoice
-from sepdeploy.structures import DenseSpec, KronSpec, LowRankSpec, Spec
+from sepdeploy.structures import DebutSpec, DenseSpec, KronSpec, LowRankSpec, Spec
+from sepdeploy.structures.debut.chain import merged_chain
 
 Array = NDArray[Any]
 Writer = Callable[[Path], None]
@@ -67,20 +70,17 @@ def canonical(spec: Spec) -> ModelProto:
     if isinstance(spec, DenseSpec):
         node = helper.make_node("Gemm", ["input", *held], ["logits"], "layer", transB=1)
     else:
-        op = FAMILIES[spec.structure].op_type
-        attributes = (
-            {"in_shape": spec.in_shape, "out_shape": spec.out_shape, "terms": spec.terms}
-            if isinstance(spec, KronSpec)
-            else {}
-        )
+        family = FAMILIES[spec.structure]
         inputs = ["input", *held]
-        node = helper.make_node(op, inputs, ["logits"], "layer", domain=DOMAIN, **attributes)
+        node = helper.make_node(
+            family.op_type, inputs, ["logits"], "layer", domain=DOMAIN, **family.attributes(spec)
+        )
     tensors = [numpy_helper.from_array(array, name) for name, array in held.items()]
     return model_of(spec, [node], tensors, own=not isinstance(spec, DenseSpec))
 
 
-def spelled_out(spec: KronSpec, build: Any, order: tuple[int, ...]) -> ModelProto:
-    """Return the layer in one form and one order as a graph of standard ops."""
+def spelled_out(spec: Spec, build: Any, order: tuple[int, ...]) -> ModelProto:
+    """Return the layer in one form and one order (or cuts) as a graph of standard ops."""
     *factors, bias = (Weight.known(name, array) for name, array in weights(spec).items())
     emitter = Emitter("layer")
     build(emitter, spec, "input", factors, bias, order)
@@ -115,6 +115,8 @@ def candidates(spec: Spec, format: str) -> Iterator[tuple[str, Writer]]:
     if isinstance(spec, LowRankSpec):
         form = "gemm2" if format == "onnx" else "fc"
         yield form, partial(_write_form, spec, form)
+    elif isinstance(spec, DebutSpec):
+        yield from _debut_forms(spec, format)
     elif isinstance(spec, KronSpec):
         for groups in groupings(spec):
             merged = merged_spec(spec, groups)
@@ -124,12 +126,29 @@ def candidates(spec: Spec, format: str) -> Iterator[tuple[str, Writer]]:
                 yield name + suffix, writer
 
 
+def _debut_forms(spec: DebutSpec, format: str) -> Iterator[tuple[str, Writer]]:
+    """Every way to merge neighbours that stays within twice the planner's limit, in either form."""
+    count = len(spec.chain)
+    for length in reversed(range(count)):
+        for inner in itertools.combinations(range(1, count), length):
+            cuts = (0, *inner, count)
+            merged = DebutSpec.of(merged_chain(spec.chain, cuts))
+            if merged.weight_params > 2 * MERGED_GROWTH * spec.weight_params:
+                continue
+            suffix = "" if merged == spec else f" ×{'.'.join(map(str, inner))}"
+            for name, build in (("conv", conv), ("bmm", bmm)):
+                if format == "onnx":
+                    yield name + suffix, partial(_write_spelled, spec, build, cuts)
+                else:
+                    yield name + suffix, partial(_write_form, merged, name)
+
+
 def _write_form(spec: Spec, form: str, path: Path) -> None:
     choice = LoweringChoice("layer", spec.structure, form)
     write(canonical(spec), path, (choice,))
 
 
-def _write_spelled(spec: KronSpec, build: Any, order: tuple[int, ...], path: Path) -> None:
+def _write_spelled(spec: Spec, build: Any, order: tuple[int, ...], path: Path) -> None:
     write(spelled_out(spec, build, order), path)
 
 

@@ -33,9 +33,16 @@ from sepdeploy import runtimes
 from sepdeploy.measure import Timing, host_facts, time_models
 from sepdeploy.records import Kind
 from sepdeploy.reports.tables import Table, markdown
-from sepdeploy.structures import KronSpec, LowRankSpec, Spec
+from sepdeploy.structures import DebutSpec, KronSpec, LowRankSpec, Spec
+from sepdeploy.structures.debut.chain import with_steps
+from sepdeploy.structures.debut.search import best_chain
 
 SIZES = ((4096, 4096), (25088, 4096), (784, 512), (768, 3072))
+SQUARE = (1024, 1024)  # butterflies alone
+RADICES = {  # of chains of square factors
+    1024: ((32, 32), (8, 16, 8), (4,) * 5),
+    4096: ((64, 64), (16,) * 3, (8,) * 4, (4,) * 6),
+}
 RATIOS = (10, 50, 200)
 BATCHES = (1, 32)
 BAR, SHORT_BAR, SHORT_US = 1.15, 1.25, 10.0
@@ -73,7 +80,10 @@ class Cell:
 
 
 def layers() -> Iterator[tuple[str, Spec]]:
-    """Yield the fixed list: per size, Kronecker of 2 and 3 factors and low rank at each ratio."""
+    """Yield the fixed list: per size, Kronecker of 2 and 3 factors and low rank at each ratio.
+
+    Butterflies: square ones of several radices, and the best chains of the two smaller sizes.
+    """
     for n_in, n_out in SIZES:
         for ratio in RATIOS:
             for modes in (2, 3):
@@ -85,6 +95,12 @@ def layers() -> Iterator[tuple[str, Spec]]:
             rank = max(1, round(n_in * n_out / (n_in + n_out) / ratio))
             yield f"rank {rank}", LowRankSpec(n_in, n_out, rank)
     yield "64x64⊗64x64", KronSpec((64, 64), (64, 64))
+    for radices in RADICES.values():
+        for radix in radices:
+            name = "·".join(map(str, radix))
+            yield f"debut {name}", DebutSpec.of(with_steps([(r, r) for r in radix]))
+    for (n_in, n_out), ratio in itertools.product(SIZES[2:], (10, 20)):
+        yield f"debut {ratio}x", DebutSpec.of(best_chain(n_in, n_out, ratio)[0])
 
 
 def kron_at(n_in: int, n_out: int, modes: int, ratio: float) -> KronSpec:
@@ -135,7 +151,7 @@ def measure_cells(
 
     A disturbed pass does not repeat, a wrong rule does.
     """
-    for runtime, size in itertools.product(names, SIZES):
+    for runtime, size in itertools.product(names, (*SIZES, SQUARE)):
         own = [x for x in chosen if (x[1].in_features, x[1].out_features) == size]
         dense = folder / f"dense.{runtimes.RUNTIMES[runtime].format}"
         if own:

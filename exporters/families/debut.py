@@ -44,6 +44,7 @@ LEAST_DENSE = 2
 # chains of radix 4 … 64 on 256 … 4096 features, batches 1 and 32.
 CONV_GROUP, CONV_WEIGHTS_PER_US = 0.07, 15e3
 PRODUCT, WEIGHTS_PER_US, MOVED = 0.09, 11e3, 3e-3
+PRODUCT_MACS = 300  # of LiteRT, beside the multiply-accumulates themselves
 # Grouped convolutions against batched products in LiteRT 2.3: as fast for one sample, 1.5 to 5
 # times slower for 32.
 GROUPED_COST = 1.3
@@ -86,8 +87,9 @@ def _bmm_cost(chain: Chain) -> float:
 
 
 def _macs(chain: Chain) -> float:
-    """Multiply-accumulates, and as many for each small product as keep a core busy beside them."""
-    return weights(chain) + sum(64 * n for n, _, _ in stack_shapes(chain)) + 8 * sum(widths(chain))
+    """Multiply-accumulates, and what a small product and a moved element cost, in such."""
+    products = sum(n for n, _, _ in stack_shapes(chain))
+    return weights(chain) + PRODUCT_MACS * products + 8 * sum(widths(chain))
 
 
 _WORK = {"conv": _conv_cost, "bmm": _bmm_cost, "tflite": _macs}

@@ -9,7 +9,8 @@ from benchmarks import export, lowering
 from benchmarks.candidates import candidates, weights, write_rule
 from sepdeploy import runtimes
 from sepdeploy.measure import Timing
-from sepdeploy.structures import KronSpec, LowRankSpec
+from sepdeploy.structures import DebutSpec, KronSpec, LowRankSpec
+from sepdeploy.structures.debut.chain import with_steps
 
 FORMATS = {runtimes.RUNTIMES[name].format: name for name in reversed(runtimes.versions())}
 CELL = lowering.Cell("r", "8x8", "x", 1, "mm", "mm", 50.0, 49.0, 400.0, 1.02, 0.125)
@@ -18,7 +19,7 @@ CELL = lowering.Cell("r", "8x8", "x", 1, "mm", "mm", 50.0, 49.0, 400.0, 1.02, 0.
 def test_there_are_enough_cells_near_their_ratios():
     found = list(lowering.layers())
     assert len(found) * len(lowering.BATCHES) >= 40
-    assert {(s.in_features, s.out_features) for _, s in found} == set(lowering.SIZES)
+    assert {(s.in_features, s.out_features) for _, s in found} == {*lowering.SIZES, lowering.SQUARE}
     for ratio in lowering.RATIOS:
         for modes in (2, 3):
             for size in lowering.SIZES:
@@ -29,7 +30,13 @@ def test_there_are_enough_cells_near_their_ratios():
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(
-    "spec", [KronSpec((8, 6), (4, 10)), KronSpec((2, 4, 6), (4, 2, 5)), LowRankSpec(48, 40, 3)]
+    "spec",
+    [
+        KronSpec((8, 6), (4, 10)),
+        KronSpec((2, 4, 6), (4, 2, 5)),
+        LowRankSpec(48, 40, 3),
+        DebutSpec.of(with_steps([(2, 2), (4, 6), (5, 4)])),
+    ],
 )
 def test_every_candidate_is_the_same_function(tmp_path, form, spec):
     """Merged ones have factors of their own, drawn for their speed: only shapes are compared."""

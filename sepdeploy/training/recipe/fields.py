@@ -85,7 +85,7 @@ class Recipe(Options):
     )
     structure: str = network(
         "",
-        "dense, kron, kron:aligned, kron:28x28-64x64, lowrank:40; or a,b,c.",
+        "dense, kron, kron:aligned, kron:28x28-64x64, lowrank:40, debut:30x; or a,b,c.",
         more="Or layer by layer: fc1=kron,fc2=lowrank:40. Default: dense, or kron with a target.",
         parse=texts.structure_text,
     )
