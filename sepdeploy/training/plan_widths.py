@@ -2,14 +2,14 @@
 
 Width is the lever of Kronecker layers: their parameters grow with the square root of the dense
 layer's, and under one budget wider layers were more robust than more terms. Wide first and narrow
-last is better than one width for all: the classifier eats the budget, and what it needs is narrow.
-So the sides of the layers fall evenly, the last one to half of the first, or to 1/2.5 where that
-leaves less of the budget unspent; their biases are sums over the modes, which cost nothing beside
-the factors. What stops width before the budget does is time, so the linear layers of a planned
-network also stay below half the multiply-accumulates of the dense ones. The classifier stays dense
-although it eats most of a tight budget: wide layers under a factored one were no better, and worse
-with one term; it is only planned where nothing else fits. The numbers stand in docs/training.md
-(`python -m experiments.plans`).
+last was better than one width for all on MNIST (on the digits it was not): the classifier eats the
+budget, and what it needs is narrow. So the sides of the layers fall evenly, the last one to half of
+the first, or to 1/2.5 where that leaves less of the budget unspent; their biases are sums over the
+modes, which cost nothing beside the factors. What stops width before the budget does is time, so
+the linear layers of a planned network also stay below half the multiply-accumulates of the dense
+ones. The classifier stays dense although it eats most of a tight budget: wide layers under a
+factored one were no better, and worse with one term; it is only planned where nothing else fits.
+The numbers stand in docs/training.md (`python -m experiments.plans`).
 
 Low-rank layers have two levers. Widths and ranks grow together up to the architecture's own
 widths, then the ranks alone: a wide net of rank one is no better than a narrow one.
