@@ -170,3 +170,15 @@ def test_outputs_are_chosen_and_a_wrong_one_is_found(tmp_path: Path, call: Calla
     bare = Parity(runtimes.installed("tflite")[0], "", 2, 0.0, 0.0, 0.0, "data")
     (certificate,) = measure.check_outputs(tmp_path / "net.tflite", image, wrong, bare)
     assert (certificate.passed, certificate.output) == (False, "map")
+
+
+@pytest.mark.slow
+def test_a_device_gives_what_it_can_of_a_file_that_takes_several_inputs(
+    tmp_path: Path, call: Callable
+) -> None:
+    path, out = others_files.two_in_two_out(tmp_path / "net.onnx"), tmp_path / "out.json"
+    found = call("bench", path, "--device", "rpi4", "--json", out)
+    assert found.code == 0, found.err
+    (result,) = json.loads(out.read_text())["results"]
+    kinds = {m["kind"] for m in result["measurements"] if m["metric"] == "latency_ms"}
+    assert kinds == {"HOST", "ESTIMATED"}

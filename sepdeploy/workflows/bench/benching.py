@@ -252,7 +252,16 @@ def _on_device(
             recorded = options.record is not None or device.replay is not None
             sets = to_search(benched.judged) if recorded else benched.judged
             subject, runtime = benched.subject, benched.result.runtime.name
-            task = Task(subject.path, runtime, sets, dense, why, timed(subject, options))
+            task = Task(
+                subject.path,
+                runtime,
+                sets,
+                dense,
+                why,
+                timed(subject, options),
+                open_sizes=subject.open_sizes,
+                several=subject.sample is None,
+            )
             results.append(own.result(benched.result, task))
             if own.error is not None:
                 break

@@ -41,6 +41,8 @@ class Task:
     """What is to be measured of one artifact.
 
     ``dense`` is the dense reference file, or None with the reason in ``why_no_dense``.
+    ``open_sizes``: the file leaves sizes besides the batch open. ``several``: it does not take one
+    float sample.
     """
 
     path: Path
@@ -49,6 +51,8 @@ class Task:
     dense: Path | None
     why_no_dense: str
     options: BenchOptions
+    open_sizes: bool = False
+    several: bool = False
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class DeviceBench:
         found = list(host.measurements)
         facts: dict[str, object] = {"id": self.device.id, "profile_sha256": self.device.digest}
         path = task.path
-        place = self._place(path, task.runtime, facts)
+        place = self._place(task, facts)
         if place is not None:
             measurements, taken = measure_at(place, task)
             found += measurements
@@ -122,7 +122,7 @@ class DeviceBench:
                 known = {**taken.facts, **facts, "runtime_version": taken.version}
                 facts = dict(sorted(known.items()))
                 self._save_anchor(host, path, taken.version, measurements)
-        found += self._estimated(host, path)
+        found += self._estimated(host, task)
         return Result(
             device=facts,
             artifact=host.artifact,
@@ -131,8 +131,9 @@ class DeviceBench:
             notes=tuple(dict.fromkeys((*host.notes, *self.notes))),
         )
 
-    def _place(self, path: Path, runtime: str, facts: dict[str, object]) -> Place | None:
+    def _place(self, task: Task, facts: dict[str, object]) -> Place | None:
         """Return where the artifact is measured, None where only an estimate can be had."""
+        path, runtime = task.path, task.runtime
         transport, program = self._transport, self._options.runner
         if transport is None:
             return None
@@ -146,6 +147,9 @@ class DeviceBench:
         if runtime != runtime_for(path):
             self.notes.append(f"{runtime} is not emulated: its package holds no library for ARM")
             return None
+        if task.several or task.open_sizes:
+            self.notes.append(f"{path.name} is not emulated: one float sample of known size is")
+            return None
         emulator = Emulator(transport)
         if emulator.note:
             self.notes.append(emulator.note)
@@ -155,10 +159,14 @@ class DeviceBench:
         self._notify(f"emulating {path.name} on {emulator.core}")
         return EmulatedPlace(emulator, path)
 
-    def _estimated(self, host: Result, path: Path) -> list[Measurement]:
+    def _estimated(self, host: Result, task: Task) -> list[Measurement]:
         """Return the estimated latency, or its absence with the reason."""
         if not self.device.estimable:
             return []
+        path = task.path
+        if task.open_sizes:
+            absent = {"reason": f"{path.name} leaves sizes open", "batch": 1}
+            return [measured("latency_ms", None, Kind.ESTIMATED, n=0, details=absent)]
         runtime, threads = host.runtime.name, self._options.threads
         try:
             known = fitting(

@@ -46,6 +46,14 @@ class Subject:
         return None if self.described is None else self.described.sample
 
     @property
+    def open_sizes(self) -> bool:
+        """Whether it leaves sizes besides the batch open, chosen or not."""
+        ports = self.described.file.inputs if self.described is not None else ()
+        return bool(self.shapes) or any(
+            isinstance(n, str) for p in ports for n in (p.shape or ())[1:]
+        )
+
+    @property
     def ref(self) -> ArtifactRef:
         """The file as it stands in a result."""
         record = self.record
