@@ -339,7 +339,7 @@ def _differences(dossier: Dossier) -> Iterator[Section]:
             "" if d.p is None else f"{d.p:.2g}",
             d.how if d.lost is None else f"{d.how}: {d.lost} lost, {d.gained} gained",
         ))  # fmt: skip
-    section.tables.append(grid)
+    section.tables += [grid] if grid.rows else []
     section.points += comparison.notes
     yield section
 
