@@ -55,5 +55,5 @@ def test_what_it_cannot_do_is_said(copy: Path, call: Callable) -> None:
     assert "attack 'brighten' knows linf, not l2" in found.line
     assert "brighten" in call(*words, "darken").err  # the names come from the table
     assert "one step" in call(*words, "brighten-3").line
-    for row in ATTACKS.values():
-        assert row is ATTACKS["brighten"] or row.example in call("bench", "--help").out
+    shown = "".join(call("bench", "--help").out.split())  # names are wrapped at their hyphens
+    assert all(row.example in shown for row in ATTACKS.values() if row is not ATTACKS["brighten"])
