@@ -127,8 +127,9 @@ class Metric:
         worse: What a regression means, in a sentence.
         column: In the tables of a bench.
         taken_by: "module:function" that takes it on the host, of (path, runtime, threads, shapes of
-            its open inputs), for
-            what needs no more than the file; the function may take several metrics at once.
+            its open inputs), for what needs no more than the file; the function may take several
+            metrics at once.
+        signed: Whether its values may be below 0.
     """
 
     unit: str
@@ -141,6 +142,7 @@ class Metric:
     worse: str = ""
     column: Column | None = None
     taken_by: str = ""
+    signed: bool = False
 
 
 def _counted(unit: str, worse: str = "", column: Column | None = None, taken: str = "") -> Metric:
@@ -199,7 +201,7 @@ METRICS: dict[str, Metric] = {
     ),
     "accuracy_difference": Metric(
         "fraction", _COMPUTED, variants=(_PAIRED := ("accuracy", "against", *_ATTACK[:-1])),
-        same=_PAIRED,
+        same=_PAIRED, signed=True,
     ),
     "instructions": Metric(
         "instructions", frozenset({Kind.EMULATED}), "instructions",

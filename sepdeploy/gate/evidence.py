@@ -75,7 +75,7 @@ def validate(measurement: Measurement, where: str) -> None:
         raise BadInput(f"{where} is {value}", hint="repeat the bench; NaN is not a measurement")
     if any(not math.isfinite(s) for s in samples):
         raise BadInput(f"{where} has samples that are not finite", hint="repeat the bench")
-    if value < 0 or any(s < 0 for s in samples):
+    if not row(measurement.metric).signed and (value < 0 or any(s < 0 for s in samples)):
         raise BadInput(f"{where} is negative", hint=BENCH_AGAIN)
     check = _CHECKS.get(row(measurement.metric).rule)
     if check is not None:

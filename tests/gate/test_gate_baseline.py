@@ -107,6 +107,14 @@ def test_interleaved_rounds_leave_their_new_side(build):
     assert [m.samples[0] for m in entry.measurements] == [7.0]
 
 
+@pytest.mark.parametrize("difference", [-0.05, 0.05])
+def test_a_file_may_be_better_or_worse_than_another(build, difference):
+    """A bench of two files holds their difference, which is below 0 as often as above."""
+    between = build.count("accuracy_difference", difference, Kind.HOST, accuracy="clean_accuracy")
+    report = build.report(build.count("params", 4), between)
+    assert check(report, make_baseline(report)).exit_code == 0
+
+
 def test_nothing_is_written_when_the_result_is_refused(build, tmp_path):
     path = tmp_path / "b.json"
     update_baseline(build.report(build.count("params", 1)), path)

@@ -42,6 +42,10 @@ def one(path: str, number: int, *, device: str = "host", runtime: str = "onnxrun
             accuracy("adversarial_accuracy", outcomes(90 + number - lost, 100),
                      attack=attack, eps=eps, norm="linf", steps=40, restarts=1, seed=0)
         )  # fmt: skip
+    taken.append(
+        measurement("accuracy_difference", -0.02, "fraction", "HOST", n=100, ci=[-0.05, 0.01],
+                    accuracy="clean_accuracy", against="first.onnx", p=0.5)
+    )  # fmt: skip
     if device != "host":
         taken.append(measurement("instructions", 99_000 * (number + 1), "instructions", "EMULATED"))
     return {
