@@ -39,7 +39,7 @@ any metric
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sepdeploy.records import Kind, Measurement
@@ -130,6 +130,7 @@ class Metric:
             its open inputs), for what needs no more than the file; the function may take several
             metrics at once.
         signed: Whether its values may be below 0.
+        holds: Details that a value of it always has, with their types; an int is a float too.
     """
 
     unit: str
@@ -143,6 +144,7 @@ class Metric:
     column: Column | None = None
     taken_by: str = ""
     signed: bool = False
+    holds: Mapping[str, type] = field(default_factory=dict)
 
 
 def _counted(unit: str, worse: str = "", column: Column | None = None, taken: str = "") -> Metric:
@@ -202,6 +204,7 @@ METRICS: dict[str, Metric] = {
     "accuracy_difference": Metric(
         "fraction", _COMPUTED, variants=(_PAIRED := ("accuracy", "against", *_ATTACK[:-1])),
         same=_PAIRED, signed=True,
+        holds={"accuracy": str, "against": str, "lost": int, "gained": int, "p": float},
     ),
     "instructions": Metric(
         "instructions", frozenset({Kind.EMULATED}), "instructions",

@@ -77,6 +77,10 @@ def validate(measurement: Measurement, where: str) -> None:
         raise BadInput(f"{where} has samples that are not finite", hint="repeat the bench")
     if not row(measurement.metric).signed and (value < 0 or any(s < 0 for s in samples)):
         raise BadInput(f"{where} is negative", hint=BENCH_AGAIN)
+    for name, kind in row(measurement.metric).holds.items():
+        held = measurement.details.get(name)
+        if isinstance(held, bool) or not isinstance(held, (int, float) if kind is float else kind):
+            raise BadInput(f"{where} has no {name} of its own", hint=BENCH_AGAIN)
     check = _CHECKS.get(row(measurement.metric).rule)
     if check is not None:
         check(measurement, value, where)

@@ -110,9 +110,14 @@ def test_interleaved_rounds_leave_their_new_side(build):
 @pytest.mark.parametrize("difference", [-0.05, 0.05])
 def test_a_file_may_be_better_or_worse_than_another(build, difference):
     """A bench of two files holds their difference, which is below 0 as often as above."""
-    between = build.count("accuracy_difference", difference, Kind.HOST, accuracy="clean_accuracy")
+    known = {"accuracy": "clean_accuracy", "against": "a.onnx", "lost": 3, "gained": 1, "p": 0.6}
+    between = build.count("accuracy_difference", difference, Kind.HOST, **known)
     report = build.report(build.count("params", 4), between)
     assert check(report, make_baseline(report)).exit_code == 0
+    for name in known:  # tables and pages say them all
+        bad = build.count("accuracy_difference", difference, Kind.HOST, **known | {name: []})
+        with pytest.raises(BadInput, match=f"accuracy_difference has no {name}"):
+            make_baseline(build.report(bad))
 
 
 def test_nothing_is_written_when_the_result_is_refused(build, tmp_path):
