@@ -208,8 +208,8 @@ def _rebuild(
     foreign: bool,
     layers: dict[str, Any],
     convolutions: dict[str, Any],
-    state: dict[str, Any],
-    computed: dict[str, Any],
+    state: dict[str, Tensor],
+    computed: dict[str, Tensor],
 ) -> nn.Module:
     """Build the network on storage-less tensors, compare, and only then take the weights."""
     specs = {str(k): spec_from_json(v, where=f"layer '{k!s:.60}'") for k, v in layers.items()}
@@ -235,7 +235,7 @@ def _rebuild(
 
 
 def _take_values(
-    expected: Mapping[str, Tensor], state: dict[str, Any], computed: Mapping[str, Any]
+    expected: Mapping[str, Tensor], state: dict[str, Tensor], computed: Mapping[str, Tensor]
 ) -> None:
     """Take the value of a computed weight where the factory does not compute it the same way."""
     for weight, value in computed.items():
@@ -272,7 +272,7 @@ def _give_structure(
     _apply_forms(net, convolutions)
 
 
-def _give_own_names(expected: Mapping[str, Tensor], state: dict[str, Any]) -> None:
+def _give_own_names(expected: Mapping[str, Tensor], state: dict[str, Tensor]) -> None:
     """Pass over what DataParallel and ``torch.compile`` add to names, on either side."""
     names = {plain_key(key): key for key in expected}
     for key in [key for key in state if key not in expected]:

@@ -105,11 +105,11 @@ class Guard:
                     standing += right(stepper.form(found), batch.labels).sum()
         return Look(int(team.total(standing)) / count, longer.robust or 0.0)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What a checkpoint keeps."""
         return self.entry() | {"good": {} if self.fallen else vars(self.good)}
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> dict[str, object]:
         """What a line of the history keeps."""
         return {"fallen": self.fallen, **vars(self.last)}
 

@@ -39,7 +39,7 @@ class Accuracies:
         """What the best epoch maximises: robust, then clean accuracy."""
         return (self.clean if self.robust is None else self.robust, self.clean)
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> dict[str, object]:
         """Return the fields of a history's line."""
         lacking = {"no_gradient": self.no_gradient} if self.no_gradient else {}
         return {"clean_accuracy": self.clean, "robust_accuracy": self.robust, **lacking}
@@ -53,7 +53,7 @@ class Judged:
     raw: Accuracies | None = None
     average: Accuracies | None = None
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> dict[str, object]:
         """Return the fields of a history's line."""
         both = {"raw": self.raw, "average": self.average}
         return self.found.entry() | {name: x.entry() for name, x in both.items() if x is not None}

@@ -48,6 +48,7 @@ def small_net(features=12, seed=3):
     return nn.Sequential(nn.Linear(features, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
 
 
+@pytest.mark.slow
 @given(st.floats(0.001, 0.9), st.integers(0, 20))
 def test_linf_attacks_reach_the_optimum_of_a_linear_model(eps, seed):
     model = Linear(seed=seed)
@@ -58,6 +59,7 @@ def test_linf_attacks_reach_the_optimum_of_a_linear_model(eps, seed):
         assert torch.allclose(found, best, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @given(st.floats(0.001, 0.2), st.integers(0, 20))
 def test_l2_attacks_reach_the_optimum_of_a_linear_model(eps, seed):
     model = Linear(seed=seed)
@@ -80,6 +82,7 @@ def l2_optimum(images, direction, eps):
     return (images + low * direction).clamp(0, 1)
 
 
+@pytest.mark.slow
 @given(st.floats(0.1, 2.0), st.integers(0, 20))
 def test_l2_attacks_never_beat_the_optimum_in_the_box(eps, seed):
     model = Linear(seed=seed)

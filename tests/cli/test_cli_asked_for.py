@@ -42,6 +42,7 @@ def test_names_and_radii_are_looked_at_before_anything_runs(words, copy: Path, c
     assert sorted(p.name for p in copy.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_an_attack_that_cannot_be_made_is_exit_4_behind_the_rest(copy: Path, call) -> None:
     lone = shutil.copy(copy / "tiny.onnx", copy.parent / "lone.onnx")
     found = call("bench", lone, "--attack", "pgd-5", "--eps", "0.1", "--json", copy / "r.json")
@@ -72,6 +73,7 @@ def elsewhere(copy: Path) -> Path:
     return copy / "far.pt"
 
 
+@pytest.mark.slow
 def test_an_export_says_that_its_folder_of_data_is_gone(elsewhere: Path, call) -> None:
     found = call("export", elsewhere, "-f", "onnx")
     assert found.code == 0
@@ -111,6 +113,7 @@ def test_training_remembers_where_its_data_lay(tmp_path: Path, call, monkeypatch
     assert "pgd-2, linf eps 0.1" in found.out
 
 
+@pytest.mark.slow
 def test_files_of_one_name_are_told_apart_and_gated(copy: Path, call, monkeypatch) -> None:
     monkeypatch.chdir(copy)
     for folder in ("a", "b"):
@@ -129,6 +132,7 @@ def test_files_of_one_name_are_told_apart_and_gated(copy: Path, call, monkeypatc
     assert call("check", "r.json").code == 0
 
 
+@pytest.mark.slow
 def test_a_dense_file_of_a_low_rank_network_is_not_called_dense(tmp_path: Path, call) -> None:
     from sepdeploy.compression import factorize_convolutions
     from sepdeploy.models import create
@@ -143,6 +147,7 @@ def test_a_dense_file_of_a_low_rank_network_is_not_called_dense(tmp_path: Path, 
     assert "dense itself" not in found.out
 
 
+@pytest.mark.slow
 def test_strict_refuses_times_that_load_spoiled(copy: Path, call, monkeypatch) -> None:
     monkeypatch.setattr("sepdeploy.measure.latency.host_load", lambda: 47.0)
     found = call("bench", copy / "tiny.onnx", "-q")

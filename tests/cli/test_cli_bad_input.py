@@ -94,6 +94,7 @@ def test_a_flipped_byte_fails_verify_and_bench_with_6(copy: Path, call, name: st
     assert name in got.line
 
 
+@pytest.mark.slow
 def test_a_changed_pack_or_model_is_noticed(copy: Path, call) -> None:
     (copy / "tiny.eval.npz").write_bytes(b"PK nonsense")
     (copy / "tiny.pt").write_bytes(b"nonsense")
@@ -186,6 +187,7 @@ def test_a_model_in_training_mode_is_not_exported(exported: Path, tmp_path: Path
     assert not list(tmp_path.glob("model.onnx"))
 
 
+@pytest.mark.slow
 def test_an_attack_that_is_in_neither_twin_nor_pack_is_missing(copy: Path, call) -> None:
     (copy / "tiny.pt").unlink()
     got = call("bench", copy / "tiny.onnx", "--attack", "pgd-9")

@@ -85,6 +85,7 @@ def test_bench_gives_every_metric_with_its_kind(exported: Path, call) -> None:
     assert {adversarial[k] for k in ("attack", "norm")} == {"pgd-3", "linf"}
 
 
+@pytest.mark.slow
 def test_accuracy_is_judged_by_the_file_not_by_the_model(exported: Path, call) -> None:
     got = call("bench", exported / "tiny.tflite", "--runtime", "litert", "--samples", "40",
                "--attack", "pgd-3", "--json", "-")  # fmt: skip
@@ -95,6 +96,7 @@ def test_accuracy_is_judged_by_the_file_not_by_the_model(exported: Path, call) -
     assert found["clean_accuracy"]["samples"] == right.astype(int).tolist()
 
 
+@pytest.mark.slow
 def test_attack_of_radius_zero_equals_clean_accuracy(exported: Path, call) -> None:
     got = call("bench", exported / "tiny.onnx", "--attack", "pgd-3", "--eps", "0", "--json", "-")
     found = {m["metric"]: m for m in json.loads(got.out)["results"][0]["measurements"]}
@@ -172,6 +174,7 @@ def test_a_shell_without_completion_is_no_regression(
     assert "not supported" in got.out + got.err
 
 
+@pytest.mark.slow
 def test_verify_without_the_model_uses_the_pack_then_the_sibling(copy: Path, call) -> None:
     def sources() -> dict[str, str]:
         got = call("verify", copy / "tiny.manifest.json", "--json")

@@ -230,6 +230,7 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
     assert "tidied up" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "said"), [("tidy", "tidied up"), ("release", "released")])
 def test_cleaning_up_after_ctrl_c_is_not_interrupted(how: str, said: str) -> None:
     done = subprocess.run(

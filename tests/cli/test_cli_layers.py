@@ -12,6 +12,7 @@ import sepdeploy as sd
 from sepdeploy.models import load
 
 
+@pytest.mark.slow
 def test_layers_stand_below_the_checks(exported: Path, call) -> None:
     got = call("verify", exported / "tiny.manifest.json", "--layers")
     assert got.code == 0, got.err
@@ -19,6 +20,7 @@ def test_layers_stand_below_the_checks(exported: Path, call) -> None:
         assert name in got.out
 
 
+@pytest.mark.slow
 def test_layers_as_json(exported: Path, call) -> None:
     got = call("verify", exported / "tiny.manifest.json", "--layers", "--json")
     found = json.loads(got.out)
@@ -32,6 +34,7 @@ def test_layers_as_json(exported: Path, call) -> None:
         assert comparison["worst"] in {"", *(r["layer"] for r in rows)}
 
 
+@pytest.mark.slow
 def test_without_the_model_the_onnx_file_stands_in(copy: Path, call) -> None:
     (copy / "tiny.pt").unlink()
     got = call("verify", copy / "tiny.manifest.json", "--layers")
@@ -39,6 +42,7 @@ def test_without_the_model_the_onnx_file_stands_in(copy: Path, call) -> None:
     assert "stands in" in got.out.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_two_files_of_one_model_agree(exported: Path, call) -> None:
     got = call("verify", exported / "tiny.onnx", "--against", exported / "tiny.tflite")
     assert got.code == 0, got.err

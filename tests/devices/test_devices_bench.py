@@ -121,6 +121,7 @@ def test_a_recording_of_something_else_is_refused(exported: Path, tmp_path: Path
     assert call("bench", exported / "tiny.onnx", "--device", "replay:/nowhere").code == 2
 
 
+@pytest.mark.slow
 def test_googles_program_gives_a_mean_and_no_more(exported: Path, tmp_path: Path, call) -> None:
     program = tmp_path / "benchmark_model"
     program.write_text(

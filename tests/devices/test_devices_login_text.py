@@ -68,6 +68,7 @@ def test_a_program_and_files_come_through_whatever_the_shell_says(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "words"),
     [
@@ -97,6 +98,7 @@ def test_an_account_without_a_shell_is_told(
     assert not (tmp_path / "y").exists()
 
 
+@pytest.mark.slow
 def test_output_that_does_not_end_is_refused(sshd: Sshd, tmp_path: Path) -> None:
     with (
         sshd.transport(tmp_path) as device,

@@ -186,6 +186,7 @@ def failing(transport: Any, start: Launcher, job: Job) -> SepdeployError:
     return error.value
 
 
+@pytest.mark.slow
 def test_no_python_there(sshd: Sshd, tmp_path: Path, onnx_file: Path) -> None:
     with sshd.transport(tmp_path / "wd") as device:
         error = failing(device, launcher("nosuchpython"), latency_job(onnx_file))
@@ -193,6 +194,7 @@ def test_no_python_there(sshd: Sshd, tmp_path: Path, onnx_file: Path) -> None:
     assert "no nosuchpython there" in error.message
 
 
+@pytest.mark.slow
 def test_no_runtime_there(sshd: Sshd, tmp_path: Path, onnx_file: Path) -> None:
     start = launcher()
     bare = Launcher(start.files, (sys.executable, "-S", "-B", *start.argv[2:]))
@@ -228,6 +230,7 @@ def test_a_model_that_is_not_here_is_bad_input(tmp_path: Path) -> None:
     assert failing(LocalTransport(tmp_path), launcher(), job).exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_program_for_another_processor(sshd: Sshd, tmp_path: Path, onnx_file: Path) -> None:
     foreign = tmp_path / "runner-arm"
     header = bytearray(Path("/bin/true").read_bytes())
@@ -287,6 +290,7 @@ def test_a_connection_is_restored_once_not_for_ever(
         assert run.error.exit_code == 4
 
 
+@pytest.mark.slow
 def test_a_recorded_run_is_replayed_byte_for_byte(
     tmp_path: Path, onnx_file: Path, inputs: Array
 ) -> None:
@@ -307,6 +311,7 @@ def test_a_recorded_run_is_replayed_byte_for_byte(
     assert moved.answers["memory"] == first.answers["memory"]
 
 
+@pytest.mark.slow
 def test_adb_end_to_end(
     adb_world: AdbWorld, tmp_path: Path, onnx_file: Path, weight: Array, inputs: Array
 ) -> None:

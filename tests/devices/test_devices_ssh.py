@@ -17,6 +17,7 @@ from sepdeploy.devices.transports import Disconnected, SshTransport
 from sepdeploy.errors import BadInput, Missing
 
 
+@pytest.mark.slow
 def test_programs_get_their_arguments_input_and_environment_unchanged(
     sshd: Sshd, tmp_path: Path
 ) -> None:
@@ -30,6 +31,7 @@ def test_programs_get_their_arguments_input_and_environment_unchanged(
         assert device.run(["pwd"]).text == str(tmp_path / "wd")
 
 
+@pytest.mark.slow
 def test_every_exit_code_comes_back_and_streams_stay_apart(sshd: Sshd, tmp_path: Path) -> None:
     with sshd.transport(tmp_path) as device:
         for code in (0, 1, 7, 73, 126, 255):
@@ -43,6 +45,7 @@ def test_a_missing_program_is_127_and_a_signal_is_told(sshd: Sshd, tmp_path: Pat
         assert device.shell("kill -4 $$").signal == 4
 
 
+@pytest.mark.slow
 def test_files_travel_both_ways_byte_for_byte(sshd: Sshd, tmp_path: Path) -> None:
     source = tmp_path / "a b'c.bin"
     source.write_bytes(hashlib.shake_256(b"x").digest(3_000_000))
@@ -151,6 +154,7 @@ def test_no_ssh_here(tmp_path: Path) -> None:
         SshTransport("pi", ssh=str(tmp_path / "ssh"))
 
 
+@pytest.mark.slow
 def test_a_program_that_never_ends_is_ended_on_the_device(sshd: Sshd, tmp_path: Path) -> None:
     with sshd.transport(tmp_path) as device:
         with pytest.raises(BadInput, match="did not finish within 1 s"):
@@ -159,6 +163,7 @@ def test_a_program_that_never_ends_is_ended_on_the_device(sshd: Sshd, tmp_path: 
         assert device.run(["kill", "-0", pid]).rc != 0
 
 
+@pytest.mark.slow
 def test_a_lost_connection_is_told_and_the_next_call_connects_again(
     sshd: Sshd, tmp_path: Path
 ) -> None:

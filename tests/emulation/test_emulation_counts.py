@@ -40,6 +40,7 @@ def test_int8_uses_dot_products_where_the_core_has_them(
     assert counted(emulator("cortex-a76"), path).dot > 0
 
 
+@pytest.mark.slow
 def test_two_processes_count_the_same_to_the_last_instruction(
     emulator: Callable[[str], Emulator], samples: dict[str, Any]
 ) -> None:

@@ -139,6 +139,7 @@ def test_other_programs_do_not_exist_there(transport: Callable[[str], QemuTransp
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_recording_gives_the_same_without_an_emulator(
     transport: Callable[[str], QemuTransport], samples: dict[str, Any], tmp_path: Path
 ) -> None:

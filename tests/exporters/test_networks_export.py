@@ -168,6 +168,7 @@ def test_large_networks_are_proven_with_small_batches():
     assert batches_for(10**9 + 1) == (1, 3)
 
 
+@pytest.mark.slow
 def test_a_network_of_the_users_own(tmp_path, monkeypatch):
     (tmp_path / "own_net.py").write_text(
         "from torch import nn\n"

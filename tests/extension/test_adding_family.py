@@ -195,6 +195,7 @@ def test_a_new_family_goes_the_whole_way(diagonal: Path, call) -> None:
     assert got.code == 0, got.out + got.err
 
 
+@pytest.mark.slow
 def test_its_custom_file_keeps_the_op_with_a_body(diagonal: Path, call) -> None:
     net = ["--arch", "mlp", "--hidden", "64,64", "--structure", "dense,diagonal"]
     train = ["--data", "digits", *net, "--objective", "natural", "--epochs", "1"]

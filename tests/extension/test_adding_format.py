@@ -93,6 +93,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_format_is_exported_proven_verified_inspected_and_benched(
     source: Path, call: Callable
 ) -> None:

@@ -43,6 +43,7 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], N
     return change
 
 
+@pytest.mark.slow
 def test_a_metric_goes_from_measuring_to_a_verdict(
     copy: Path, call: Callable, answer: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

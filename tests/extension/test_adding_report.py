@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TOY = """
 import sys
 from sepdeploy.reports import REPORTS, Report
@@ -30,6 +32,7 @@ def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *words], cwd=folder, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_report_is_a_flag_of_check(tmp_path: Path) -> None:
     (tmp_path / "toy_report.py").write_text(TOY)
     result = {

@@ -47,6 +47,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(runtimes.RUNTIMES, "toy", row)
 
 
+@pytest.mark.slow
 def test_a_runtime_benches_a_file_in_a_child_process(copy: Path, call: Callable) -> None:
     out = copy / "found.json"
     words = ("bench", copy / "tiny.onnx", "--samples", "20", "--attack", "pgd-2", "--json", out)

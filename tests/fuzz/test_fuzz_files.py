@@ -154,6 +154,7 @@ def fuzz(good: Path, tool: Tool, seeds: range) -> list[str]:
     return findings
 
 
+@pytest.mark.slow
 def test_the_good_files_pass(good: Path, tool: Tool) -> None:
     """Without it, mutants that all fail for another reason would look like success."""
     for file in KINDS:
@@ -169,6 +170,7 @@ def test_the_good_files_pass(good: Path, tool: Tool) -> None:
     assert tool.runner_starts == 1
 
 
+@pytest.mark.slow
 def test_a_few_mutants(good: Path, tool: Tool) -> None:
     findings = fuzz(good, tool, range(10))
     assert not findings, "\n".join(findings)
@@ -189,6 +191,7 @@ def test_many_mutants(good: Path, tool: Tool, capsys: pytest.CaptureFixture[str]
     assert tool.deaths == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [114, 334, 1714, 4620])
 def test_mutants_that_once_got_through(good: Path, tool: Tool, seed: int) -> None:
     """Headers that end early, members that are no arrays, a file as a message, endless inputs."""

@@ -285,6 +285,7 @@ def places(node, path=()):
         yield from places(child, (*path, key))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_edit_of_either_file_breaks_the_gate(build, tmp_path, data):

@@ -63,11 +63,13 @@ def separate(build, traces, slowdown, *, runs=RUNS, floor=0.0, seed=0):
     return rates(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", MACHINES)
 def test_a_thousand_equal_runs_by_turns_raise_at_most_one_percent_false_alarms(build, machine):
     assert interleaved(build, TRACES[machine], 1.0)[Outcome.REGRESSION] <= 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", MACHINES)
 def test_a_thousand_equal_separate_runs_raise_at_most_one_percent_false_alarms(build, machine):
     found = separate(build, TRACES[machine], 1.0)
@@ -86,6 +88,7 @@ def test_ten_percent_slower_on_an_overloaded_machine_is_mostly_caught(build):
     assert interleaved(build, TRACES["busy"], 1.10, runs=400)[Outcome.REGRESSION] >= 0.75
 
 
+@pytest.mark.slow
 def test_twenty_percent_slower_is_caught_by_separate_runs(build):
     found = separate(build, TRACES["shared"], 1.20)
     assert found[Outcome.REGRESSION] >= 0.95

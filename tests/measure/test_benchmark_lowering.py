@@ -16,6 +16,7 @@ FORMATS = {runtimes.RUNTIMES[name].format: name for name in reversed(runtimes.ve
 CELL = lowering.Cell("r", "8x8", "x", 1, "mm", "mm", 50.0, 49.0, 400.0, 1.02, 0.125)
 
 
+@pytest.mark.slow
 def test_there_are_enough_cells_near_their_ratios():
     found = list(lowering.layers())
     assert len(found) * len(lowering.BATCHES) >= 40
@@ -85,6 +86,7 @@ def test_a_broken_cell_is_timed_again_and_no_more_than_asked(tmp_path, monkeypat
     assert [(c.layer, c.broken) for c in cells] == [("a", False), ("b", True)]
 
 
+@pytest.mark.slow
 def test_it_prints_a_line_per_cell(capsys, monkeypatch):
     quick = Timing(min_rounds=2, min_seconds=0.0, max_seconds=0.1, block_us=20.0, warmup=1)
     monkeypatch.setattr(lowering, "FAST", quick)

@@ -72,6 +72,7 @@ def test_a_child_that_hangs_is_ended(fake_runner, tmp_path):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+@pytest.mark.slow
 def test_an_interruption_ends_the_child(fake_runner, tmp_path):
     """Ctrl-C reaches the parent; the child must not live on."""
     pid = tmp_path / "pid"

@@ -58,6 +58,7 @@ def test_the_oracle_is_the_dense_network(network, images):
     np.testing.assert_allclose(found, network.logits(images), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mine", FORMATS)
 @pytest.mark.parametrize("other", FORMATS)
 def test_artifacts_of_one_model_agree_across_formats(artifacts, images, mine, other):
@@ -68,6 +69,7 @@ def test_artifacts_of_one_model_agree_across_formats(artifacts, images, mine, ot
         assert worst_layer(rows) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_inputs_that_both_share_are_no_layer(artifacts, images, tmp_path, form):
     """Two networks of other weights get the same input; none of their layers is equal."""
@@ -77,6 +79,7 @@ def test_inputs_that_both_share_are_no_layer(artifacts, images, tmp_path, form):
     assert all(r.sqnr_db is not None and r.sqnr_db < 10 for r in rows)
 
 
+@pytest.mark.slow
 def test_a_file_without_an_entry_is_compared_by_its_own_names(artifacts, network, images, tmp_path):
     bare = network.write(tmp_path / "bare.onnx", entry=False)
     rows = compare_artifacts(artifacts["onnx"], bare, images)
@@ -85,6 +88,7 @@ def test_a_file_without_an_entry_is_compared_by_its_own_names(artifacts, network
     assert input_shape(bare) == (256,)
 
 
+@pytest.mark.slow
 def test_other_classes_are_not_compared(artifacts, images, tmp_path):
     weight = np.ones((256, 3), np.float32)
     infos = [
@@ -136,6 +140,7 @@ def test_numbers_follow_their_definitions():
     assert fidelity("x", "k", "v", zero, reference).cosine is None
 
 
+@pytest.mark.slow
 def test_float16_weights_and_values_are_seen(tmp_path, images):
     weight = np.random.default_rng(0).standard_normal((256, 10)).astype(np.float16)
     infos = [

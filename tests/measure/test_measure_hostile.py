@@ -39,6 +39,7 @@ def try_mutants(path, runtime, network, images, folder, seeds):
             assert "\n" not in complaint(use), f"seed {seed}"
 
 
+@pytest.mark.slow
 def test_a_few_mutants(runtime_and_path, network, images, tmp_path):
     runtime, path = runtime_and_path
     try_mutants(path, runtime, network, images, tmp_path, range(4))

@@ -211,6 +211,7 @@ def test_logits_that_are_not_finite_are_wrong(images, kind):
     assert found.kind is kind
 
 
+@pytest.mark.slow
 def test_labels_must_fit(artifacts, images):
     path = artifacts["onnx"]
     for labels, text in (

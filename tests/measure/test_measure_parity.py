@@ -30,6 +30,7 @@ def test_the_custom_flavour_passes_too(network, images, tmp_path):
     assert all(p.passed for p in measure.check_parity(path, images, network.logits(images)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(
     ("weight", "layer"),
@@ -87,6 +88,7 @@ def test_looking_for_the_layer_never_hides_the_failure(artifacts, network, image
     assert (found.passed, found.worst_layer) == (False, "")
 
 
+@pytest.mark.slow
 def test_a_graph_whose_oracle_no_file_holds_is_not_looked_at(
     network, images, tmp_path, monkeypatch
 ):

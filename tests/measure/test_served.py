@@ -42,6 +42,7 @@ def images(count: int) -> np.ndarray:
     return np.random.default_rng(0).random((count, 1, 4, 4), dtype=np.float32)
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_a_run_whatever_the_number_of_images(path):
     with served(path, "onnxruntime", batch=8) as ask:
         for count in (1, 3, 8, 20):

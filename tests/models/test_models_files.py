@@ -246,6 +246,7 @@ def test_a_folder_without_write_permission(model, tmp_path):
         tmp_path.chmod(0o700)
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_old_file(path, model):
     """A file size limit in a child process stands for the full disk."""
     old = path.read_bytes()

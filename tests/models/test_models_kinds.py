@@ -113,6 +113,7 @@ def test_plain_weights_compute_the_same_and_leave_the_network_alone(kind):
     assert all(p.grad is not None for p in net.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["spectral_norm", "orthogonal", "old weight_norm", "pruned"])
 def test_computed_weights_are_exported(tmp_path, kind):
     net = computed_net(kind).eval()
@@ -280,6 +281,7 @@ class Odd(nn.Module):
         return self.f(x=y.mean((2, 3)))["y"]
 
 
+@pytest.mark.slow
 def test_layers_that_take_and_give_tuples_and_tables(tmp_path):
     model = sd.wrap(Odd(), SHAPE).eval()
     assert [(r.name, r.macs) for r in model.layer_records()] == [("c", 36 * 36), ("f", 40)]

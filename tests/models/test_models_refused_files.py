@@ -49,6 +49,7 @@ def test_every_truncation_is_refused(path):
         refused(path, "truncated|damaged|not a tensor file")
 
 
+@pytest.mark.slow
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -73,6 +73,7 @@ def test_a_large_kronecker_layer_is_known_by_its_factors(monkeypatch):
     assert found.sigma_min == pytest.approx(one[-1] * two[-1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_sums_of_large_terms_have_a_norm_and_no_smallest_value():
     layer = randomised(KronLinear((40, 30), (40, 30), terms=2))  # 1200 features
     found = extremes(layer)
@@ -250,6 +251,7 @@ def test_a_factored_convolution_is_one_layer(factored):
     json.loads(dump(report))
 
 
+@pytest.mark.slow
 def test_plain_convolutions_of_such_names_stay_three_layers(tmp_path, monkeypatch):
     named = {
         "reduce": nn.Conv2d(1, 2, 1, bias=False), "between": nn.ReLU(),

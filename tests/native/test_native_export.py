@@ -121,6 +121,7 @@ def test_a_custom_file_opens_as_its_standard_sibling_where_nothing_runs_it(
         np.testing.assert_allclose(session.run(x), wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_nothing_runs_is_skipped_by_bench_and_missing_when_asked_for(
     empty_cache, exported_without_compiler, monkeypatch, capsys
 ):

@@ -31,6 +31,7 @@ def export(trained: Any, folder: Path, quantize: str, **options: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_a_static_export_says_what_it_was_calibrated_with(kron: Any, tmp_path: Path) -> None:
     manifest = export(kron, tmp_path, "static", calibration_samples=32, seed=5)
     (artifact,) = manifest.artifacts
@@ -114,6 +115,7 @@ def test_impossible_wishes_are_refused(
         export(kron, tmp_path, **options)
 
 
+@pytest.mark.slow
 def test_a_wrong_quantised_file_is_a_failed_check(
     kron: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +134,7 @@ def test_a_wrong_quantised_file_is_a_failed_check(
     assert not (tmp_path / "net.onnx").exists()
 
 
+@pytest.mark.slow
 @needs_litert
 def test_a_file_for_litert_alone_is_only_used_there(mlp: Any, tmp_path: Path) -> None:
     manifest = export(mlp, tmp_path, "dynamic", formats=("tflite",))
@@ -161,6 +164,7 @@ class Clock:
         return 1.0 + sum(self.slow.get(layer, self.int8) for layer in integer)
 
 
+@pytest.mark.slow
 def test_auto_keeps_the_layers_float_that_int8_makes_slower(
     mlp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,12 +180,14 @@ def test_auto_keeps_the_layers_float_that_int8_makes_slower(
     assert api.verify(tmp_path / "net.manifest.json").exit_code == 0
 
 
+@pytest.mark.slow
 def test_auto_gives_ties_to_int8(mlp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "time_models", Clock(0.01, {}))
     (artifact,) = export(mlp, tmp_path, "auto").artifacts
     assert {p.precision for p in artifact.precisions} == {"int8"}
 
 
+@pytest.mark.slow
 def test_auto_gives_the_float_file_where_int8_never_pays(
     mlp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +199,7 @@ def test_auto_gives_the_float_file_where_int8_never_pays(
     assert max(p.max_rel for p in artifact.parity) < 1e-5
 
 
+@pytest.mark.slow
 def test_auto_gives_the_float_file_where_int8_is_not_the_model(
     mlp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,12 +216,14 @@ def test_auto_gives_the_float_file_where_int8_is_not_the_model(
     assert all(p.passed and p.criterion == "max_rel" for p in artifact.parity)
 
 
+@pytest.mark.slow
 def test_int8_is_proven_on_images_where_some_are_named(mlp: Any, tmp_path: Path) -> None:
     (artifact,) = export(mlp, tmp_path, "dynamic").artifacts
     assert {p.inputs for p in artifact.parity} == {"data"}
     assert artifact.calibration == {}
 
 
+@pytest.mark.slow
 def test_the_command_line_knows_the_flag(kron: Any, tmp_path: Path) -> None:
     from sepdeploy.cli import run
     from sepdeploy.models import save

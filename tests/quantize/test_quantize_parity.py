@@ -37,6 +37,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @needs_litert
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
 @pytest.mark.parametrize(("net", "mode"), CASES)
@@ -91,6 +92,7 @@ def test_per_channel_dynamic_range_is_refused_for_the_older_runtime(
     assert not (tmp_path / "wrong.tflite").exists()
 
 
+@pytest.mark.slow
 @needs_older
 def test_parity_catches_per_channel_dynamic_range_in_the_older_runtime(
     mlp: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -81,6 +81,7 @@ def odd(metric):
     return Item(metric=metric, artifact="", device="", verdict=Outcome.WARNING, why="", **nothing)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.lists(items, max_size=4))
 @example([odd("\x1f"), odd("\x1e")])  # two names that print alike

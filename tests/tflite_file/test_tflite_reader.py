@@ -51,6 +51,7 @@ def test_mutants_never_escape(good: bytes) -> None:
         read_all(bytes(data))
 
 
+@pytest.mark.slow
 def test_offsets_replaced_by_extremes_never_escape(good: bytes) -> None:
     for position in range(0, min(len(good) - 4, 6000), 4):
         for word in (b"\xff\xff\xff\xff", b"\x00\x00\x00\x80", b"\xff\xff\xff\x7f"):

@@ -64,6 +64,7 @@ def test_nothing_to_do_and_nothing_to_change():
         load_recipe(None, {"augment": "mirror"})
 
 
+@pytest.mark.slow
 def test_trained_and_resumed_to_the_same_bits(train, resumed_and_whole):
     _, whole = resumed_and_whole((2, 2), augment="crop-flip")
     assert not same_bits(state(train("plain").model), state(whole.model))

@@ -90,6 +90,7 @@ def test_no_statistics_no_pass(monkeypatch):
     recompute_statistics(model, split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", [{"ema": 0.9}, {"swa": True, "average_start": 1}])
 def test_trained_and_resumed_to_the_same_bits(resumed_and_whole, choice):
     _, whole = resumed_and_whole((2, 3), **choice, epochs=4)

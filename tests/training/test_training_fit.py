@@ -47,12 +47,14 @@ def test_robust_training_makes_a_robust_model(tmp_path):
     assert min(robust["pgd-at"], robust["trades"]) > robust["natural"] + 0.1
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_bits(train):
     first, second = train("a"), train("b")
     assert same_bits(state(first.model), state(second.model))
     assert not same_bits(state(first.model), state(train("c", seed=12).model))
 
 
+@pytest.mark.slow
 def test_the_callers_generator_does_not_matter(train):
     torch.manual_seed(1)
     first = train("a")
@@ -109,6 +111,7 @@ def test_the_saved_model_is_the_best_epoch_not_the_last(train, monkeypatch):
     assert not same_bits(seen[0], seen[2])
 
 
+@pytest.mark.slow
 def test_test_images_never_influence_the_weights(train, small_digits, monkeypatch):
     first = train("a")
     rng = np.random.default_rng(0)
@@ -144,6 +147,7 @@ def test_history_is_json_lines(train):
         read_history(path)
 
 
+@pytest.mark.slow
 def test_the_condition_term_conditions_and_l1_shrinks(train):
     plain = train("plain", epochs=4)
     conditioned = train("conditioned", epochs=4, condition=2.0)
@@ -195,6 +199,7 @@ def test_events(train):
     assert 0 <= done.robust_accuracy <= done.clean_accuracy <= 1
 
 
+@pytest.mark.slow
 def test_a_probe_chooses_threads_and_changes_nothing(train, monkeypatch):
     fixed = train("fixed")
     probed = []

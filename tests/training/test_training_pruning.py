@@ -199,6 +199,7 @@ def test_the_classifier_is_pruned_on_demand(train):
     assert not (train(**choice).model.net.head.weight == 0).any()
 
 
+@pytest.mark.slow
 def test_exported_files_hold_the_zeros(train, tmp_path):
     choice = {"structure": "fc1=kron,fc2=lowrank:8", "prune_scope": "network", "prune_start": 0}
     model = train(prune="magnitude", sparsity=0.75, epochs=1, **choice).model

@@ -33,6 +33,7 @@ def child(recipe, out, *, resume=False, every=1e9, kill_at=None):
     return subprocess.Popen([sys.executable, str(CHILD), json.dumps(job)], stdout=subprocess.PIPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("choices", "every", "left"),
     [
@@ -40,13 +41,11 @@ def child(recipe, out, *, resume=False, every=1e9, kill_at=None):
             {"structure": "kron", "objective": "trades", "optimizer": "sgd"},
             1e9,
             (1, 0),
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             {"structure": "kron", "objective": "fast-at", "inner": "fgsm"},
             0.0,
             (1, 4),
-            marks=pytest.mark.slow,
         ),
         ({"structure": "kron", "condition": 0.01, "l1": 0.1, "norm": "l2"}, 0.0, (1, 4)),
     ],
@@ -94,11 +93,13 @@ def test_killed_at_any_moment_again_and_again(tmp_path):
     assert read_history(history_path(out)) == whole.history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [(1, 1), (2, 3), (3, 6)])
 def test_interrupted_by_hand(resumed_and_whole, moment):
     resumed_and_whole(moment)
 
 
+@pytest.mark.slow
 def test_interrupted_between_the_last_epoch_and_the_report(train, monkeypatch):
     def stop(event):
         if event.kind == "epoch" and event.epoch == 3:
@@ -163,6 +164,7 @@ def test_the_stored_number_of_threads_is_used_again(train):
     assert load(train.folder / "stopped.pt").provenance["threads"] == 1
 
 
+@pytest.mark.slow
 def test_the_threads_of_the_environment_do_not_matter(train):
     with cpu_threads(1):
         train_partly(train)

@@ -32,6 +32,7 @@ from sepdeploy.training.recipe.fields import Recipe
 ONE = {"epochs": 1, "batch_size": 128, "steps": 3, "lr": 0.004}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

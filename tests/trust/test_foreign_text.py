@@ -90,6 +90,7 @@ def test_no_command_passes_an_order_on(
     assert not obeyed(got.err)
 
 
+@pytest.mark.slow
 def test_a_manifest_and_a_result_with_orders(
     copy: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

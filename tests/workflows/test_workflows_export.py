@@ -124,6 +124,7 @@ def test_an_earlier_file_of_the_same_model_stays_in_the_manifest(copy: Path) -> 
     assert [a.path for a in manifest.artifacts] == ["tiny.onnx"]
 
 
+@pytest.mark.slow
 def test_another_model_under_the_name_drops_what_was_there(copy: Path) -> None:
     model = sd.load(copy / "tiny.pt")
     model.provenance["note"] = "another file, so another digest"
@@ -132,6 +133,7 @@ def test_another_model_under_the_name_drops_what_was_there(copy: Path) -> None:
     assert [a.path for a in manifest.artifacts] == ["tiny.onnx"]
 
 
+@pytest.mark.slow
 def test_a_place_taken_by_a_folder_is_said_before_anything_moves(copy: Path) -> None:
     (copy / "tiny.tflite").unlink()
     (copy / "tiny.tflite").mkdir()

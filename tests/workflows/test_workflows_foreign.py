@@ -52,6 +52,7 @@ def source(tmp_path):
     return detector(tmp_path / "det.onnx")
 
 
+@pytest.mark.slow
 def test_the_file_beside_it_computes_the_same(source, tmp_path):
     manifest = api.export(source)
     (artifact,) = manifest.artifacts
@@ -70,6 +71,7 @@ def test_the_file_beside_it_computes_the_same(source, tmp_path):
     assert read_manifest(tmp_path / "det.manifest.json") == manifest
 
 
+@pytest.mark.slow
 def test_it_can_be_verified_again(source, tmp_path):
     api.export(source)
     report = api.verify(tmp_path / "det.manifest.json")
@@ -86,6 +88,7 @@ def test_it_can_be_verified_again(source, tmp_path):
     assert api.verify(tmp_path / "det.manifest.json").exit_code == 6
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_is_kept(tmp_path):
     source = detector(tmp_path / "det.onnx", batch=2)
     (artifact,) = api.export(source).artifacts
@@ -100,6 +103,7 @@ def test_a_batch_that_fits_into_no_memory_is_refused(tmp_path, monkeypatch):
         api.export(source)
 
 
+@pytest.mark.slow
 def test_a_wrong_file_is_never_left(source, tmp_path, monkeypatch):
     from sepdeploy.exporters.capture import normalize as module
 
@@ -117,6 +121,7 @@ def test_a_wrong_file_is_never_left(source, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["det.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", ["N", 2])
 def test_the_layer_that_was_written_wrong_is_named(tmp_path, monkeypatch, batch):
     real = write.write_tflite
@@ -133,6 +138,7 @@ def test_the_layer_that_was_written_wrong_is_named(tmp_path, monkeypatch, batch)
         api.export(detector(tmp_path / "det.onnx", batch=batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("node", "match"),
     [
@@ -169,6 +175,7 @@ def test_only_tflite_comes_of_it(source):
         api.export(source, formats=("onnx",))
 
 
+@pytest.mark.slow
 def test_the_export_of_another_model_is_not_overwritten(source, tmp_path):
     api.export(source)
     shutil.copy(source, tmp_path / "other.onnx")
@@ -189,11 +196,13 @@ def test_values_that_are_not_finite_are_refused(source):
         api.export(source)
 
 
+@pytest.mark.slow
 def test_it_needs_no_torch(source, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     api.export(source)
 
 
+@pytest.mark.slow
 def test_the_command_line(source, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(["export", "det.onnx", "-f", "tflite"]) == 0
@@ -203,6 +212,7 @@ def test_the_command_line(source, tmp_path, capsys, monkeypatch):
     assert "det.onnx is an ONNX file already" in error
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_foreign_file_itself(source, monkeypatch):
     ran = []
     real = onnx_file.onnx_outputs
@@ -213,6 +223,7 @@ def test_the_reference_is_the_foreign_file_itself(source, monkeypatch):
     assert set(ran) == {source}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [False, True])
 def test_weights_that_are_inputs_as_well_as_old_files_have_them(tmp_path, apart):
     model = onnx.load(detector(tmp_path / "det.onnx"))
@@ -225,6 +236,7 @@ def test_weights_that_are_inputs_as_well_as_old_files_have_them(tmp_path, apart)
     assert all(p.passed for p in artifact.parity)
 
 
+@pytest.mark.slow
 def test_where_the_runtime_differs_from_the_definition_that_counts(tmp_path):
     """ONNX Runtime places the samples of a cubic resize with aligned corners elsewhere."""
     resize = helper.make_node(

@@ -90,6 +90,7 @@ def written(path, nodes, held, output, shape, width):
 TURNED, PLAIN, FLAT = ("Gemm", "b", True), ("Gemm", "b", False), ("MatMul", "", False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["dynamic", "static"])
 @pytest.mark.parametrize(
     "products",
@@ -111,6 +112,7 @@ def test_a_weight_may_serve_several_products(tmp_path, mode, products):
     assert all(p.passed for p in artifact.parity)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["dynamic", "static"])
 def test_a_tied_autoencoder_of_several_widths(tmp_path, mode):
     rng = np.random.default_rng(5)
@@ -166,6 +168,7 @@ def test_both_formats_stay_close_to_the_file(source, tmp_path, mode):
     assert {i.result for i in report.items} == {"ok"}
 
 
+@pytest.mark.slow
 def test_auto_keeps_the_layer_float_that_int8_makes_slower(source, tmp_path, monkeypatch):
     hidden = 8 * 4 * 4 * 32
 
@@ -188,6 +191,7 @@ def test_auto_keeps_the_layer_float_that_int8_makes_slower(source, tmp_path, mon
     assert api.verify(out / "net.manifest.json").exit_code == 0
 
 
+@pytest.mark.slow
 def test_beside_the_file_only_the_other_format_is_written(source, tmp_path):
     before = source.read_bytes()
     manifest = api.export(source, quantize="dynamic")
@@ -212,6 +216,7 @@ def test_static_needs_images(source, tmp_path, capsys):
         api.export(other, quantize="static", data="digits")
 
 
+@pytest.mark.slow
 def test_a_wrong_quantised_file_is_never_left(source, tmp_path, monkeypatch):
     right = scales.quantize_weight
 
@@ -225,6 +230,7 @@ def test_a_wrong_quantised_file_is_never_left(source, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
 
 
+@pytest.mark.slow
 def test_a_second_export_keeps_what_the_first_wrote(source, tmp_path):
     out = tmp_path / "q"
     api.export(source, out_dir=out, quantize="dynamic")

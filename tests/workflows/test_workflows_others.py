@@ -80,6 +80,7 @@ def test_a_bench_of_others_files_goes_to_a_verdict(
     assert call("check", "b.json").code == 0
 
 
+@pytest.mark.slow
 def test_accuracy_and_square_of_an_open_file(tmp_path: Path, call: Callable) -> None:
     path = others_files.open_sizes(tmp_path / "net.onnx")
     rng = np.random.default_rng(0)
@@ -124,6 +125,7 @@ def test_a_session_takes_and_gives_by_name(tmp_path: Path) -> None:
             session.run(a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["two_in_two_out", "tokens", "recurrent", "quantised"])
 def test_two_files_are_compared_at_every_output(name: str, tmp_path: Path, call: Callable) -> None:
     path = getattr(others_files, name)(tmp_path / "one.onnx")
@@ -158,6 +160,7 @@ def test_every_output_is_exported_and_proven(tmp_path: Path, call: Callable) -> 
     assert (refused.code, "closest: map" in refused.err) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not runtimes.installed("tflite"), reason="no TFLite runtime")
 def test_outputs_are_chosen_and_a_wrong_one_is_found(tmp_path: Path, call: Callable) -> None:
     path = others_files.three_heads(tmp_path / "net.onnx")

@@ -21,6 +21,7 @@ from sepdeploy.workflows.options import ProofOptions
 from sepdeploy.workflows.verifying import verify_exports
 
 
+@pytest.mark.slow
 def test_a_training_ends_with_the_next_command(tmp_path: Path, call) -> None:
     got = call("train", "--hidden", "16,16", "--epochs", "1", "--structure", "kron",
                "-o", tmp_path / "net.pt", "--json", tmp_path / "t.json")  # fmt: skip
@@ -54,6 +55,7 @@ def test_attacks_that_cannot_be_made(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_model_of_unknown_data_wants_data_named(copy: Path, tmp_path: Path, call) -> None:
     model = sd.load(copy / "tiny.pt")
     model.provenance.clear()
@@ -81,6 +83,7 @@ def test_data_of_the_training_may_be_absent_but_what_was_named_may_not() -> None
         find_data({}, JudgingOptions(data="digits"), (3, 8, 8), told.append)
 
 
+@pytest.mark.slow
 def test_a_pack_that_would_be_too_large_is_reduced_and_that_is_said(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +124,7 @@ def test_what_no_runtime_can_check_is_skipped_not_passed(
     assert report.exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_layer_table_that_was_changed_is_noticed(copy: Path) -> None:
     path = copy / "tiny.manifest.json"
     manifest = json.loads(path.read_text())

@@ -114,6 +114,7 @@ def test_a_manifest_names_only_what_is_known_and_beside_it(
         read_manifest(path)
 
 
+@pytest.mark.slow
 def test_verify_compares_the_input_too_and_wants_a_manifest(copy: Path) -> None:
     told: list[str] = []
     spec = json.loads((copy / MANIFEST).read_text())["input"]
@@ -179,6 +180,7 @@ def test_without_torch_only_the_pack_is_left(copy: Path, monkeypatch: pytest.Mon
         judged(copy, attack="pgd-4", samples=10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "use",
     [
@@ -316,6 +318,7 @@ def test_no_numbers_of_a_file_that_was_another_one_for_a_while(
         api.bench([path])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "work",
     [

@@ -150,6 +150,7 @@ def test_a_network_that_gives_other_numbers_is_told_so(tmp_path, net):
         sd.export(sd.wrap(net(), (6,)).eval(), tmp_path / "net", eval_pack=False)
 
 
+@pytest.mark.slow
 def test_a_constant_network_is_exported_and_said_to_be_unproven(tmp_path):
     net = nn.Linear(6, 3)
     nn.init.zeros_(net.weight)
