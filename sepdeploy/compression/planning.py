@@ -30,6 +30,7 @@ MEASURES = ("params", "macs")
 HEAD = "the classifier stays dense unless it is named"
 NOT_ASKED = "not asked for"
 NO_GAIN = "no form of it is smaller without computing more"
+DEPTHWISE = "depthwise: every channel has a kernel of its own, there is nothing to share"
 CHEAPER_DENSE = "the budget has room for it"
 
 
@@ -88,8 +89,8 @@ def plan_compression(
 
     Args:
         model: A trained network; layers that are structured already stay as they are.
-        structure: "kron" or "lowrank" for all layers but the classifier (low rank includes
-            convolutions; "tucker" is low rank for these alone), an explicit form such as
+        structure: "kron", "lowrank" or "debut" for all layers but the classifier, convolutions
+            included ("tucker" is low rank for these alone), an explicit form such as
             "lowrank:40", "all-debut" for every layer, or forms by layer name or pattern:
             "fc1=kron:28x28-64x64,fc*=lowrank".
         target: "10x" smaller, or a number of parameters (or MACs) of the whole network; needed
@@ -311,7 +312,11 @@ def _why_dense(
     if name not in families:
         linear = [n for n, m in modules.items() if isinstance(m, nn.Linear)]
         return HEAD if linear[-1:] == [name] else NOT_ASKED
-    return NO_GAIN if len(offers) == 1 else CHEAPER_DENSE
+    if len(offers) > 1:
+        return CHEAPER_DENSE
+    module = modules[name]
+    depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+    return DEPTHWISE if depthwise else NO_GAIN
 
 
 def _layer_plan(name: str, chosen: Candidate, dense: Candidate, reason: str) -> LayerPlan:

@@ -11,8 +11,10 @@ from sepdeploy.layers.base import AdaptiveRanks, Structured, StructuredConv2d, S
 from sepdeploy.layers.conv import LowRankConv2d
 from sepdeploy.layers.debut import DebutLinear
 from sepdeploy.layers.debut_conv import DebutConv2d
+from sepdeploy.layers.fixed_rank import FixedRankConv2d
 from sepdeploy.layers.graph import graph_nodes
 from sepdeploy.layers.kron import KronLinear
+from sepdeploy.layers.kron_conv import KronConv2d
 from sepdeploy.layers.lowrank import LowRankLinear
 from sepdeploy.structures import DenseSpec, Spec, parse_convolution, saved_convolution
 
@@ -22,6 +24,8 @@ __all__ = [
     "AdaptiveRanks",
     "DebutConv2d",
     "DebutLinear",
+    "FixedRankConv2d",
+    "KronConv2d",
     "KronLinear",
     "LowRankConv2d",
     "LowRankLinear",
@@ -32,6 +36,7 @@ __all__ = [
     "graph_nodes",
     "has_bias",
     "is_structured",
+    "made_of_parts",
     "make_linear",
     "project_convolution",
     "project_linear",
@@ -47,12 +52,18 @@ CONVOLUTION_LAYERS: dict[str, type[StructuredConv2d]] = {
     "lowrank": LowRankConv2d,
     "tucker": LowRankConv2d,
     "debut": DebutConv2d,
+    "kron": KronConv2d,
 }
 
 
 def is_structured(module: nn.Module) -> TypeGuard[StructuredLinear]:
     """Whether a module is a linear layer of a structure family (dense ones are not)."""
     return isinstance(module, StructuredLinear)
+
+
+def made_of_parts(module: nn.Module) -> bool:
+    """Whether a module is one of our convolutions, which call their parts in order."""
+    return type(module) in (FixedRankConv2d, *CONVOLUTION_LAYERS.values())
 
 
 def has_bias(layer: nn.Module) -> bool:
@@ -92,7 +103,7 @@ def convolution_like(conv: nn.Conv2d, saved: Any) -> StructuredConv2d | None:
         BadInput: Sizes that do not fit the convolution.
     """
     channels = conv.in_channels, conv.out_channels
-    spec = saved_convolution(saved, channels, tuple(conv.kernel_size))
+    spec = saved_convolution(saved, channels, tuple(conv.kernel_size), conv.groups)
     return None if spec is None else CONVOLUTION_LAYERS[spec.structure].from_conv(conv, spec)
 
 
@@ -103,5 +114,6 @@ def project_convolution(conv: nn.Conv2d, text: str) -> StructuredConv2d:
         BadInput: No structure of convolutions, one that does not fit this one, or a weight that
             is not finite.
     """
-    spec = parse_convolution(text, (conv.in_channels, conv.out_channels), tuple(conv.kernel_size))
+    channels = conv.in_channels, conv.out_channels
+    spec = parse_convolution(text, channels, tuple(conv.kernel_size), conv.groups)
     return CONVOLUTION_LAYERS[spec.structure].project(conv, spec)

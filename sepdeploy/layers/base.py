@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from sepdeploy.errors import BadInput
+from sepdeploy.errors import FINITE, BadInput
 from sepdeploy.layers.graph import is_tracing, structured
 from sepdeploy.layers.initial import RELU_GAIN
 from sepdeploy.structures.base import Convolution, Structure
@@ -198,12 +198,12 @@ class StructuredConv2d(Structured):
 
     @classmethod
     @abstractmethod
-    def from_conv(cls, conv: nn.Conv2d, spec: Any) -> Self:
+    def from_conv(cls, conv: nn.Conv2d, spec: Any) -> StructuredConv2d:
         """A fresh layer of a structure with the geometry of a plain convolution."""
 
     @classmethod
     @abstractmethod
-    def project(cls, conv: nn.Conv2d, spec: Any) -> Self:
+    def project(cls, conv: nn.Conv2d, spec: Any) -> StructuredConv2d:
         """The layer closest to a plain convolution; its bias is copied."""
 
     @classmethod
@@ -216,9 +216,58 @@ class StructuredConv2d(Structured):
         """The layers it is made of, in order, and how many dense weights each stands for."""
 
     @property
+    def added_bias(self) -> Tensor | None:
+        """A bias that is added after the parts, None where the last of them has it or none does."""
+        return None
+
+    @property
     def stored_weights(self) -> int:
         """Of all parts together."""
         return sum(part.get_parameter("weight").numel() for part in self.parts())
+
+
+def shaped_like(
+    conv: nn.Conv2d, channels: tuple[int, int], *, groups: int = 1, bias: bool = False
+) -> nn.Conv2d:
+    """A fresh convolution with the kernel, stride, padding … of another, on other channels."""
+    return nn.Conv2d(
+        *channels,
+        cast(tuple[int, int], conv.kernel_size),
+        stride=cast(tuple[int, int], conv.stride),
+        padding=cast(tuple[int, int], conv.padding),
+        dilation=cast(tuple[int, int], conv.dilation),
+        groups=groups,
+        bias=bias,
+        padding_mode=conv.padding_mode,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+
+
+def mixing(
+    conv: nn.Conv2d,
+    channels: tuple[int, int],
+    *,
+    groups: int = 1,
+    bias: bool = False,
+    high: int = 1,
+) -> nn.Conv2d:
+    """A fresh ``high``×1 convolution that only mixes channels, where and of the type of another."""
+    at = conv.weight
+    kernel = (high, 1)
+    return nn.Conv2d(*channels, kernel, groups=groups, bias=bias, device=at.device, dtype=at.dtype)
+
+
+def finite_weight(conv: nn.Conv2d) -> Tensor:
+    """The weight that is to be projected, in double precision on the CPU.
+
+    Raises:
+        BadInput: It is not finite.
+    """
+    weight = conv.weight.detach().cpu().double()
+    if not bool(torch.isfinite(weight).all()):
+        raise BadInput("weight holds NaN or infinite values and cannot be projected", hint=FINITE)
+    return weight
 
 
 class AdaptiveRanks(nn.Module):

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, Self, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sepdeploy.errors import FINITE, GROUPED, BadInput
 from sepdeploy.layers.base import AdaptiveRanks, StructuredConv2d
-from sepdeploy.layers.energies import ROUNDING, STEPS, Values, tail
+from sepdeploy.layers.fixed_rank import FixedRankConv2d
+from sepdeploy.layers.tucker import balanced, residual, tucker
 from sepdeploy.structures import LowRankConvSpec
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-
-ITERATIONS = 8  # of the alternating refinement; the start is already quasi-optimal
 
 
 class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
@@ -167,19 +165,22 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
         )
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, spec: LowRankConvSpec) -> Self:
+    def from_conv(cls, conv: nn.Conv2d, spec: LowRankConvSpec) -> StructuredConv2d:
         """A fresh layer of a structure with the geometry of a plain convolution."""
-        return cls.like(conv, spec.ranks)
+        return cls.like(conv, spec.ranks) if spec.adapts else FixedRankConv2d(conv, spec)
 
     @classmethod
-    def project(cls, conv: nn.Conv2d, spec: LowRankConvSpec) -> Self:
+    def project(cls, conv: nn.Conv2d, spec: LowRankConvSpec) -> StructuredConv2d:
         """The layer closest to a plain convolution; its bias is copied."""
-        return cls.from_dense(conv, spec.ranks)
+        if spec.adapts:
+            return cls.from_dense(conv, spec.ranks)
+        return FixedRankConv2d.project(conv, spec)
 
     @classmethod
     def forms(cls, conv: nn.Conv2d) -> Iterator[tuple[LowRankConvSpec, float]]:
-        """Ranks of both modes that lose about the same share; none of 1×1 and grouped ones."""
-        return iter(()) if conv.groups != 1 or max(conv.kernel_size) == 1 else _balanced(conv)
+        """Ranks of both modes that lose about the same share, or the one of 1×1 kernels."""
+        one = max(conv.kernel_size) == 1
+        return FixedRankConv2d.forms(conv) if conv.groups != 1 or one else balanced(conv)
 
     @classmethod
     def from_dense(cls, conv: nn.Conv2d, ranks: tuple[int, int] | None = None) -> Self:
@@ -230,66 +231,7 @@ class LowRankConv2d(StructuredConv2d, AdaptiveRanks):
         return f"ranks={self.ranks}"
 
 
-def _balanced(conv: nn.Conv2d) -> Iterator[tuple[LowRankConvSpec, float]]:
-    """Ranks of both modes that lose about the same share, ever fewer, with the share lost."""
-    channels, kernel = (conv.in_channels, conv.out_channels), tuple(conv.kernel_size)
-    into, out, kept = _channel_energy(conv.weight.detach().double())
-    seen = set()
-    for step in range(1, STEPS + 1):
-        wanted = (1 - step / STEPS) ** 2  # share of energy that either mode may lose
-        q, p = (max(1, int(np.argmax(tail <= wanted + 1e-12))) for tail in (into, out))
-        if (q, p) in seen:
-            continue
-        seen.add((q, p))
-        lost = max(0.0, 1.0 - float(kept[p - 1, q - 1]))
-        yield LowRankConvSpec(*channels, kernel, (q, p)), lost if lost > ROUNDING else 0.0
-
-
 def _half(conv: nn.Conv2d) -> tuple[int, int]:
     """The ranks that lose least with at most half the weights; (1, 1) if none are that small."""
-    small = [f for f in _balanced(conv) if 2 * f[0].params(bias=False) <= conv.weight.numel()]
+    small = [f for f in balanced(conv) if 2 * f[0].params(bias=False) <= conv.weight.numel()]
     return min(small, key=lambda form: form[1])[0].ranks if small else (1, 1)
-
-
-def tucker(W: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Factorise (o, c, kh, kw) into U (c, q), S (p, q, kh, kw), V (o, p); U and V orthonormal."""
-    q, p = ranks
-    V = _leading(W.flatten(1), p)
-    U = V[:, :0]
-    for _ in range(ITERATIONS):
-        seen = torch.tensordot(V, W, dims=([0], [0]))  # (p, c, kh, kw)
-        U = _leading(seen.transpose(0, 1).flatten(1), q)
-        V = _leading(torch.tensordot(W, U, dims=([1], [0])).flatten(1), p)
-    S = torch.tensordot(torch.tensordot(V, W, dims=([0], [0])), U, dims=([1], [0]))
-    return U, S.permute(0, 3, 1, 2), V
-
-
-def residual(W: Tensor, S: Tensor) -> float:
-    """‖W − W'‖_F / ‖W‖_F of an orthogonal projection W' with core S, 0 for a zero weight."""
-    total = float(W.square().sum())
-    lost = total - float(S.square().sum())
-    return (max(lost, 0.0) / total) ** 0.5 if total else 0.0
-
-
-def _leading(unfolded: Tensor, count: int) -> Tensor:
-    """The leading left singular vectors of a wide matrix, from its Gram matrix."""
-    vectors: Tensor = torch.linalg.eigh(unfolded @ unfolded.t()).eigenvectors
-    return vectors[:, -count:].flip(1)
-
-
-def _channel_energy(W: Tensor) -> tuple[Values, Values, Values]:
-    """What a higher-order SVD of a kernel's channels keeps.
-
-    Returns:
-        Shares lost by the first 0, 1, 2 … directions of the input channels and of the output
-        channels alone, and the share kept by the first p + 1 and q + 1 of both, at [p, q].
-    """
-    core, tails = W, []
-    for mode in (0, 1):
-        unfolded = W.transpose(0, mode).flatten(1)
-        squares, vectors = torch.linalg.eigh(unfolded @ unfolded.t())
-        tails.append(tail(np.append(squares.flip(0).clamp_min(0).numpy(), 0.0)))
-        core = torch.tensordot(vectors.flip(1), core, dims=([0], [mode])).transpose(0, mode)
-    energy = core.square().sum((2, 3))
-    kept = energy.cumsum(0).cumsum(1) / energy.sum().clamp_min(torch.finfo(torch.double).tiny)
-    return tails[1], tails[0], np.asarray(kept.numpy())

@@ -17,6 +17,7 @@ from sepdeploy.structures.debut.conv import DebutConvSpec
 from sepdeploy.structures.debut.spec import DebutSpec
 from sepdeploy.structures.dense import DenseSpec
 from sepdeploy.structures.kron import KronSpec, suggest_shapes
+from sepdeploy.structures.kron_conv import KronConvSpec
 from sepdeploy.structures.lowrank import LowRankSpec
 from sepdeploy.structures.lowrank_conv import LowRankConvSpec
 from sepdeploy.structures.shapes import two_modes
@@ -29,6 +30,7 @@ __all__ = [
     "DebutSpec",
     "DenseSpec",
     "Form",
+    "KronConvSpec",
     "KronSpec",
     "LowRankConvSpec",
     "LowRankSpec",
@@ -58,6 +60,7 @@ CONVOLUTIONS: dict[str, type[Convolution]] = {
     "lowrank": LowRankConvSpec,
     "tucker": LowRankConvSpec,
     "debut": DebutConvSpec,
+    "kron": KronConvSpec,
 }
 
 
@@ -135,13 +138,16 @@ def parse_structure(text: str, in_shape: Sequence[int], out_features: int) -> Sp
         raise BadInput(f"structure '{text[:60]}': {error.message}", hint=error.hint) from error
 
 
-def parse_convolution(text: str, channels: tuple[int, int], kernel: tuple[int, ...]) -> Convolution:
+def parse_convolution(
+    text: str, channels: tuple[int, int], kernel: tuple[int, ...], groups: int = 1
+) -> Convolution:
     """Read a structure string for a convolution.
 
     Args:
         text: The structure string.
         channels: (in, out).
         kernel: Its sides.
+        groups: As of ``nn.Conv2d``.
 
     Raises:
         BadInput: No family of convolutions, malformed, or sizes that do not fit.
@@ -152,15 +158,17 @@ def parse_convolution(text: str, channels: tuple[int, int], kernel: tuple[int, .
         raise BadInput(
             f"structure '{text[:60]}' is no form of a convolution", hint=f"for example {known}"
         )
-    return CONVOLUTIONS[name].parse(text, *channels, kernel)
+    spec = CONVOLUTIONS[name].parse(text, *channels, kernel)
+    return spec if groups == 1 else spec.grouped(groups)
 
 
 def saved_convolution(
-    saved: Any, channels: tuple[int, int], kernel: tuple[int, ...]
+    saved: Any, channels: tuple[int, int], kernel: tuple[int, ...], groups: int = 1
 ) -> Convolution | None:
     """Read what a model file keeps of a convolution's structure; None where nobody knows it."""
     found = (row.read(saved, *channels, kernel) for row in CONVOLUTIONS.values())
-    return next((spec for spec in found if spec is not None), None)
+    spec = next((spec for spec in found if spec is not None), None)
+    return spec if spec is None or groups == 1 else spec.grouped(groups)
 
 
 def shown_factors(structure: str, shapes: Sequence[tuple[int, ...]]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepdeploy.codec import to_json
-from sepdeploy.errors import ARRAYS, FINITE, FORMS, BadInput
+from sepdeploy.errors import ARRAYS, FINITE, FORMS, GROUPED, BadInput
 from sepdeploy.records import MAX_FEATURES
 
 Array = NDArray[Any]
@@ -98,6 +98,14 @@ class Convolution(Form, Protocol):
     ) -> Self:
         """As ``parse``, for networks made of this family alone: what comes nearest, never none."""
         return cls.parse(text, in_channels, out_channels, kernel)
+
+    def grouped(self, groups: int) -> Self:
+        """As it is in each of so many groups, in a family that knows groups.
+
+        Raises:
+            BadInput: Any other family.
+        """
+        raise BadInput(f"a grouped convolution has no {self.structure} form", hint=GROUPED)
 
     def to_json(self) -> dict[str, object]:
         """The fields as plain JSON values."""

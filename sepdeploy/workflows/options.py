@@ -19,7 +19,8 @@ class CompressOptions(ModelOptions):
     structure: str = setting(
         "kron",
         "kron, lowrank, debut, lowrank:40, or fc1=kron,conv2=lowrank.",
-        more="lowrank and debut are for convolutions too, all-debut for every layer; "
+        more="All three are for convolutions too (grouped ones: lowrank), all-debut for every "
+        "layer; "
         "kron:28x28-64x64*2 names modes and a sum of two.",
     )
     target: str = setting(

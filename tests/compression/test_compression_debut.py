@@ -62,8 +62,8 @@ def test_a_network_made_of_butterflies_is_saved_and_read(tmp_path: Path):
 
 
 def test_only_families_of_both_kinds_of_layers_make_whole_networks():
-    with pytest.raises(BadInput, match="unknown structure 'all-kron'"):
-        lenet("all-kron")
+    with pytest.raises(BadInput, match="unknown structure 'all-tucker'"):
+        lenet("all-tucker")
 
 
 def test_commas_in_a_chain_part_no_layers():

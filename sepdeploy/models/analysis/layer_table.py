@@ -91,6 +91,10 @@ def _parts(
             macs_dense=places * weights,
             part_of=PartOf(name, layer.spec.structure),
         )
+    if layer.added_bias is not None:  # the last part is given it
+        last, added = next(reversed(found)), layer.added_bias.numel()
+        params, dense = found[last].params + added, found[last].params_dense + added
+        found[last] = dataclasses.replace(found[last], params=params, params_dense=dense)
     return found
 
 
@@ -105,7 +109,7 @@ def _places(module: nn.Module, x: Tensor, y: Tensor) -> int:
     if isinstance(module, _TRANSPOSED):
         return math.prod(x.shape[2:])  # the kernel is applied at each place of the input
     if isinstance(module, _CONVOLUTIONS):
-        return math.prod(y.shape[2:])
+        return y.numel() // int(module.out_channels)  # parts of channels may be images of their own
     return y.numel() // int(getattr(module, "out_features", 1))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from sepdeploy.layers import CONVOLUTION_LAYERS, LAYERS, is_structured
+from sepdeploy.layers import LAYERS, is_structured, made_of_parts
 from sepdeploy.models.analysis.shape_pass import shape_pass
 from sepdeploy.models.architectures.lenet import LeNet
 from sepdeploy.models.architectures.mlp import MLP
@@ -97,7 +97,7 @@ def _steps(net: nn.Module) -> list[tuple[str, nn.Module]]:
             continue
         if _is_chain(module):
             continue
-        if type(module) not in CONVOLUTION_LAYERS.values():  # its parts are steps
+        if not made_of_parts(module):  # its parts are steps
             inside.append(f"{name}.")  # a user's own module is one step, and an unknown one
             found.append((name, module))
     return found
