@@ -24,6 +24,7 @@ SECTIONS = {
     "lowering": "The planner's choice against every form",
     "vgg16": "VGG-16 as a whole",
     "attacks": "Attacks against their references",
+    "conformance": "The ONNX backend test suite",
 }
 
 

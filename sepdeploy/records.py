@@ -225,17 +225,32 @@ class FileRef:
 
 
 @dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a network: its name, element type and shape, open sizes being -1."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """``STEM.manifest.json``: everything that belongs to one export."""
+    """``STEM.manifest.json``: everything that belongs to one export.
+
+    ``input`` is the one float sample that the network takes, null where it takes something else:
+    ``inputs`` and ``outputs`` then say what.
+    """
 
     stem: str
     model: FileRef
-    input: InputSpec
+    input: InputSpec | None
     layers: tuple[LayerRecord, ...]
     artifacts: tuple[ArtifactRecord, ...]
     eval_pack: FileRef | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     tool: dict[str, str] = field(default_factory=dict)
+    inputs: tuple[TensorSpec, ...] = field(default=(), metadata=ABSENT)
+    outputs: tuple[TensorSpec, ...] = field(default=(), metadata=ABSENT)
     schema: str = MANIFEST_SCHEMA
 
 

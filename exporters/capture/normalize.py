@@ -1,8 +1,8 @@
-"""A foreign ONNX graph in canonical form: our opset, one input, names of its own kept."""
+"""A foreign ONNX graph in canonical form: our opset, names of its own kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto, checker, inliner, version_converter
@@ -24,7 +24,7 @@ from sepdeploy.exporters.onnx_graph.folding import NEVER_FOLDED
 from sepdeploy.exporters.onnx_graph.graph import prune, sort_nodes, strip_metadata, to_array
 from sepdeploy.exporters.onnx_graph.weights import Weights, as_inputs, from_inputs, settle
 
-MIN_OPSET = 7
+MIN_OPSET = 7  # older ones are read where the version converter knows all their operators
 WEIGHTS_APART = 4  # of the file format, from which on a weight need not be an input
 STANDARD = ("", "ai.onnx")
 
@@ -36,11 +36,12 @@ def normalize(
     where: str,
     notify: Callable[[str], None],
     outputs: Sequence[str] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> ModelProto:
     """Bring a foreign model into canonical form.
 
     Functions are inlined, the opset is converted, constants are folded, the first dimension of
-    the input is called "batch" where it is open. All outputs are kept, in their order.
+    the inputs is called "batch" where it is open. All outputs are kept, in their order.
 
     Args:
         light: The model as ``onnx_source.read_onnx`` gives it.
@@ -48,20 +49,22 @@ def normalize(
         where: Starts every error message.
         notify: Told what is kept.
         outputs: The only ones to keep; none: all.
+        shapes: Sizes for what the inputs leave open, by the inputs' names.
 
     Returns:
-        A complete model of one input, weights included.
+        A complete model, weights included.
 
     Raises:
-        BadInput: Not one input, an opset that is too old, an operator of another domain, or a
+        BadInput: No input, an opset that is too old, an operator of another domain, or a
             graph that is not valid ONNX or mixes the samples of a batch.
     """
     model = _inlined(light, where)
     strip_metadata(model)
     del model.graph.value_info[:]  # inferred again, in our names and without its errors
     _check_operators(model, where)
-    _one_input(model, where)
-    renew(model, max(o.version for o in model.opset_import if o.domain in STANDARD))
+    _take_inputs(model, where)
+    fix_sizes(model, where, shapes or {})
+    renew(model, _opset(model))
     _check_graph(model, where)
     if computes_in_half(model):
         widen(model, weights)
@@ -69,6 +72,8 @@ def normalize(
     _name_batch(model)
     if _converted(model):
         clean(model, weights)
+    elif (opset := _opset(model)) < MIN_OPSET:
+        raise _too_old(where, opset)
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
     try:
@@ -86,7 +91,7 @@ def input_shape(model: ModelProto, where: str) -> tuple[int, ...]:
     Raises:
         BadInput: A dimension besides the batch is open.
     """
-    info = model.graph.input[0]
+    (info,) = model.graph.input
     dims = info.type.tensor_type.shape.dim
     shape = tuple(d.dim_value if d.HasField("dim_value") else 0 for d in dims)
     said = [d.dim_param or d.dim_value or "?" for d in dims]
@@ -99,15 +104,36 @@ def input_shape(model: ModelProto, where: str) -> tuple[int, ...]:
         raise BadInput(
             f"{where}: input '{info.name}' has shape {said}; only the batch, its first dimension, "
             "may be open",
-            hint="fix the sizes: python -m onnxruntime.tools.make_dynamic_shape_fixed",
+            hint=f"fix the sizes: --input-shape {info.name}=1,...",
         )
     return shape[1:]
 
 
+def check_sizes(model: ModelProto, where: str) -> None:
+    """Refuse inputs that leave more open than the batch.
+
+    Raises:
+        BadInput: One does; two open sizes are one only where they have the same name.
+    """
+    for info in model.graph.input:
+        for axis, dim in enumerate(info.type.tensor_type.shape.dim):
+            if not (dim.HasField("dim_value") or (axis == 0 and dim.dim_param == "batch")):
+                raise BadInput(
+                    f"{where}: size {axis} ('{dim.dim_param or '?'}') of input '{info.name}' is "
+                    "open; only the batch, the first one of all inputs, may be",
+                    hint=f"fix the sizes: --input-shape {info.name}=1,...",
+                )
+
+
 def fixed_batch(model: ModelProto) -> int | None:
     """The batch size that a model insists on, None where any will do."""
-    first = model.graph.input[0].type.tensor_type.shape.dim[0]
-    return int(first.dim_value) if first.HasField("dim_value") and first.dim_value > 0 else None
+    firsts = [i.type.tensor_type.shape.dim[0] for i in model.graph.input if _rank(i)]
+    fixed = [int(d.dim_value) for d in firsts if d.HasField("dim_value") and d.dim_value > 0]
+    return None if len(fixed) < len(firsts) else fixed[0] if fixed else 1
+
+
+def _rank(info: ValueInfoProto) -> int:
+    return len(info.type.tensor_type.shape.dim)
 
 
 def _inlined(light: ModelProto, where: str) -> ModelProto:
@@ -142,12 +168,15 @@ def _check_operators(model: ModelProto, where: str) -> None:
                 "every run",
                 hint="export the network in evaluation mode",
             )
-    versions = [o.version for o in model.opset_import if o.domain in STANDARD]
-    if not versions or min(versions) < MIN_OPSET:
-        raise BadInput(
-            f"{where}: opset {min(versions, default=0)} is too old, at least {MIN_OPSET} is needed",
-            hint="export the model again with opset 20",
-        )
+    if not any(o.domain in STANDARD for o in model.opset_import):
+        raise _too_old(where, 0)
+
+
+def _too_old(where: str, opset: int) -> BadInput:
+    return BadInput(
+        f"{where}: opset {opset} is too old, at least {MIN_OPSET} is needed",
+        hint="export the model again with opset 20",
+    )
 
 
 def _drops(model: ModelProto, node: NodeProto) -> bool:
@@ -184,19 +213,47 @@ def _check_graph(model: ModelProto, where: str) -> None:
         raise BadInput(f"{where} is not valid ONNX: {said}", hint=DAMAGED) from error
 
 
-def _one_input(model: ModelProto, where: str) -> None:
+def _take_inputs(model: ModelProto, where: str) -> None:
+    """Leave the inputs that are no weights."""
     constants = {t.name for t in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in constants]
-    if len(inputs) != 1:
-        names = ", ".join(i.name for i in inputs[:5])
-        raise BadInput(
-            f"{where}: expected one input, found {len(inputs)} ({names})",
-            hint="export the network with a single input",
-        )
+    odd = next((i for i in inputs if not i.type.HasField("tensor_type")), None)
+    if not inputs or odd is not None:
+        what = "the network has no input" if odd is None else f"input '{odd.name}' is no tensor"
+        raise BadInput(f"{where}: {what}", hint="export a network that takes tensors")
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     # Version 3 asks every weight to be an input as well, which ours never are.
     model.ir_version = max(model.ir_version, WEIGHTS_APART)
+
+
+def fix_sizes(model: ModelProto, where: str, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Write chosen sizes in the place of open ones; a name stands for one size everywhere.
+
+    Raises:
+        BadInput: There is no such input, or its fixed sizes are other ones.
+    """
+    known = {i.name: i for i in model.graph.input}
+    named: dict[str, int] = {}
+    for name, shape in shapes.items():
+        if name not in known:
+            raise unknown_name(f"input of {where}", name, known)
+        dims = known[name].type.tensor_type.shape.dim
+        if len(dims) != len(shape) or any(
+            d.HasField("dim_value") and d.dim_value != n for d, n in zip(dims, shape, strict=False)
+        ):
+            told = [d.dim_param or d.dim_value or "?" for d in dims]
+            raise BadInput(
+                f"{where}: input '{name}' is {told}, not {list(shape)}",
+                hint="only its open sizes can be chosen",
+            )
+        named.update({d.dim_param: n for d, n in zip(dims, shape, strict=True) if d.dim_param})
+        for dim, size in zip(dims, shape, strict=True):
+            dim.dim_value = size
+    for info in (*model.graph.input, *model.graph.output):
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_param in named:
+                dim.dim_value = named[dim.dim_param]
 
 
 def _keep_outputs(
@@ -217,12 +274,15 @@ def _keep_outputs(
 
 def _name_batch(model: ModelProto) -> None:
     """Call the open first dimension "batch" wherever its old name stands."""
-    first = model.graph.input[0].type.tensor_type.shape.dim
-    if not first or (first[0].HasField("dim_value") and first[0].dim_value > 0):
+    inputs = [i.type.tensor_type.shape.dim for i in model.graph.input if _rank(i)]
+    firsts = [
+        dims[0] for dims in inputs if not (dims[0].HasField("dim_value") and dims[0].dim_value > 0)
+    ]
+    if not firsts:
         return
-    old = first[0].dim_param
-    first[0].dim_param = "batch"
-    for info in model.graph.output:
+    old = firsts[0].dim_param
+    firsts[0].dim_param = "batch"
+    for info in (*model.graph.input, *model.graph.output):
         _rename_dims(info, old)
 
 
@@ -232,13 +292,16 @@ def _rename_dims(info: ValueInfoProto, old: str) -> None:
             dim.dim_param = "batch"
 
 
+def _opset(model: ModelProto) -> int:
+    return int(max(o.version for o in model.opset_import if o.domain in STANDARD))
+
+
 def _converted(model: ModelProto) -> bool:
     """Convert to our opset in place; whether that was possible.
 
     A graph that keeps its opset is not folded: the meaning of its operators is another one.
     """
-    version = max(o.version for o in model.opset_import if o.domain in STANDARD)
-    if version != OPSET:
+    if _opset(model) != OPSET:
         if any(n.domain == DOMAIN for n in model.graph.node):
             return False
         light = ModelProto()

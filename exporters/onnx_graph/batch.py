@@ -48,8 +48,8 @@ def check_samples_apart(model: ModelProto) -> None:
         BadInput: They do; the node is named.
     """
     graph = model.graph
-    first = graph.input[0].type.tensor_type.shape.dim
-    batch = first[0].dim_param if first else ""
+    firsts = [d for i in graph.input for d in i.type.tensor_type.shape.dim[:1]]
+    batch = next((d.dim_param for d in firsts if d.dim_param), "")
     if not batch:
         return
     shapes = _symbols(model)

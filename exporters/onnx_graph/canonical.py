@@ -73,7 +73,10 @@ def drop_neutral(graph: GraphProto) -> None:
     for node in graph.node:
         if node.domain not in ("", "ai.onnx"):
             continue
-        if node.op_type in ("Identity", "Dropout") or _pools_nothing(node):
+        passes = node.op_type == "Identity" or (
+            node.op_type == "Dropout" and not any(node.output[1:])
+        )
+        if passes or _pools_nothing(node):
             same[node.output[0]] = node.input[0]
         elif node.op_type in NEUTRAL and len(node.input) == 2:
             value, other = node.input

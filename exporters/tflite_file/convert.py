@@ -10,7 +10,7 @@ import onnx
 
 from sepdeploy.errors import TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Graph, Tensor
-from sepdeploy.exporters.tflite_file.ops import NEAREST, RELABELLING, converter_of
+from sepdeploy.exporters.tflite_file.ops import CONVERTERS, NEAREST, RELABELLING, converter_of
 from sepdeploy.exporters.tflite_file.passes.absorb import absorb
 from sepdeploy.exporters.tflite_file.passes.fold import fold
 from sepdeploy.exporters.tflite_file.passes.fuse import fuse
@@ -38,7 +38,7 @@ def convert(
     Raises:
         BadInput: An operator, shape or type that has no form here, naming the node.
     """
-    source = read_model(model)
+    source = read_model(model, CONVERTERS)
     rewrite(source)
     ctx = Context(choices=dict(choices or {}), opset=source.opset, custom=custom)
     items: dict[str, Lazy] = {}

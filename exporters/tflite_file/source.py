@@ -6,7 +6,7 @@ Everything a converter needs to know about ONNX's file format ends here. The bat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,13 @@ import onnx
 from onnx import numpy_helper
 
 from sepdeploy.errors import GRAPH, BadInput
+from sepdeploy.exporters.tflite_file.bodies import STANDARD, inlined
 from sepdeploy.exporters.tflite_file.format.graph import BATCH, Array, Shape
 from sepdeploy.records import DOMAIN
 
 MIN_OPSET = 11
-_STANDARD = ("", "ai.onnx")
+FLOATS = ("float16", "bfloat16", "float64")  # float32 in the file
+INPUT_TYPES = ("float32", "int8", "uint8", "int32", "int64", "bool")
 
 
 @dataclass
@@ -64,18 +66,18 @@ class Source:
     opset: int
 
 
-def read_model(model: onnx.ModelProto) -> Source:
+def read_model(model: onnx.ModelProto, known: Collection[str] = ()) -> Source:
     """Return the graph of a model.
 
     Functions of the file (other than those of ``ai.sepdeploy``, which are only a fallback) are
-    inlined.
+    inlined, and standard operators outside ``known`` that the standard defines by others.
 
     Raises:
         BadInput: Too old or broken model, weights missing, or an input with an open dimension
             other than the batch.
     """
     opset = _opset(model)
-    model = _inline(model)
+    model = inlined(model, known)
     graph = model.graph
     constants = Weights(graph.initializer)
     if graph.sparse_initializer:
@@ -92,28 +94,13 @@ def read_model(model: onnx.ModelProto) -> Source:
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    versions = [o.version for o in model.opset_import if o.domain in _STANDARD]
+    versions = [o.version for o in model.opset_import if o.domain in STANDARD]
     if not versions or min(versions) < MIN_OPSET:
         raise BadInput(
             f"the ONNX model uses opset {min(versions, default=0)}; at least {MIN_OPSET} is needed",
             hint="export it again with a newer opset (20 is a good choice)",
         )
     return int(max(versions))
-
-
-def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
-    own = {(f.domain, f.name) for f in model.functions if f.domain == DOMAIN}
-    if len(own) == len(model.functions):
-        return model
-    from onnx import inliner
-
-    try:
-        return inliner.inline_selected_functions(model, sorted(own), exclude=True)
-    except (ValueError, RuntimeError) as error:
-        raise BadInput(
-            f"the functions of the ONNX model cannot be inlined: {error}",
-            hint="check the file with onnx.checker.check_model",
-        ) from error
 
 
 def _array(tensor: onnx.TensorProto) -> Array:
@@ -155,10 +142,11 @@ def _input(info: onnx.ValueInfoProto) -> tuple[Shape, np.dtype[Any]]:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     except KeyError as error:
         raise BadInput(f"input '{info.name}' has no element type", hint=GRAPH) from error
-    if dtype not in (np.float32, np.int32, np.int64):
-        raise BadInput(
-            f"input '{info.name}' has type {dtype.name}", hint="float32, int32 and int64 work"
-        )
+    if dtype.name in FLOATS:
+        dtype = np.dtype(np.float32)
+    if dtype.name not in INPUT_TYPES:
+        known = ", ".join(INPUT_TYPES)
+        raise BadInput(f"input '{info.name}' has type {dtype.name}", hint=f"{known} work")
     return tuple(dims), dtype
 
 
@@ -176,7 +164,7 @@ def _node(proto: onnx.NodeProto, index: int) -> Node:
         elif isinstance(value, onnx.TensorProto):
             value = _array(value)
         attributes[attribute.name] = value
-    domain = "" if proto.domain in _STANDARD else proto.domain
+    domain = "" if proto.domain in STANDARD else proto.domain
     name = proto.name or f"{proto.op_type}_{index}"
     return Node(proto.op_type, domain, name, list(proto.input), list(proto.output), attributes)
 

@@ -153,8 +153,13 @@ class OrtModel:
         """Return every output by its name."""
         names = [o.name for o in self.outputs]
         known_feeds(self.path, [i.name for i in self.inputs], feeds)
+        kinds = {p.name: np.dtype(p.dtype or "O") for p in self.inputs}
+        given = {  # real numbers may be of another width
+            n: np.asarray(a, kinds[n] if a.dtype.kind == kinds[n].kind == "f" else None)
+            for n, a in feeds.items()
+        }
         try:
-            found = self.session.run(names, dict(feeds))
+            found = self.session.run(names, given)
         except Exception as error:
             raise RunnerError("bad-input", f"{self.path}: fails: {one_line(error)}") from error
         return dict(zip(names, found))  # noqa: B905

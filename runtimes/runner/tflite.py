@@ -301,7 +301,7 @@ class TfliteModel:
 
     def _value(self, tensor: dict[str, Any]) -> Array:
         """Return a tensor's value, a quantised one as what it stands for."""
-        value: Array = self._get(int(tensor["index"]), 0)
+        value: Array = np.asarray(self._get(int(tensor["index"]), 0))  # one number is no array
         scale, zero = tensor["quantization"]
         if value.dtype.kind not in "iu" or not scale > 0:
             return value

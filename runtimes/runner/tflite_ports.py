@@ -61,4 +61,4 @@ def as_own(array: Array, tensor: dict[str, Any]) -> Array:
     if array.dtype.kind == "f" and kind.kind in "iu" and scale > 0:
         limits = np.iinfo(kind)
         array = np.clip(np.rint(array / scale) + zero, limits.min, limits.max)
-    return np.ascontiguousarray(array, kind)
+    return np.asarray(array, kind, order="C")  # unlike ascontiguousarray, keeps no dimensions none

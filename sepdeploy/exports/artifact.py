@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.exporters.formats import Order
+from sepdeploy.exports.named import NamedReference, tensor_specs
 from sepdeploy.exports.options import ExportOptions, Output
 from sepdeploy.exports.proof import prove
 from sepdeploy.exports.quantize.files import Calibration, Quantized, write_quantized
@@ -20,7 +21,7 @@ class Job:
     """What all files of one export have in common."""
 
     source: Source
-    reference: Reference
+    reference: Reference | NamedReference
     options: ExportOptions
     notify: Notify
     calibration: Calibration | None = None
@@ -73,8 +74,8 @@ def write_artifact(job: Job, output: Output, folder: Path) -> ArtifactRecord:
         quantization=options.quantize,
         sha256=sha256_file(path),
         file_bytes=file_bytes(path),
-        input_layout=output.format.image_layout if len(source.input.shape) == 3 else "NF",
-        input_dtype="float32",
+        input_layout=output.format.image_layout if _has_images(source) else "NF",
+        input_dtype=_input_type(source),
         lowerings=order.choices,
         parity=proof.parity,
         residency=proof.residency,
@@ -85,6 +86,19 @@ def write_artifact(job: Job, output: Output, folder: Path) -> ArtifactRecord:
         sibling="" if output.suffix == standard else f"{source.path.stem}{standard}",
         data=None if data is None else FileRef(data.name, sha256_file(data)),
     )
+
+
+def _has_images(source: Source) -> bool:
+    if source.input is not None:
+        return len(source.input.shape) == 3
+    return any(len(spec.shape) == 4 for spec in tensor_specs(source.canonical.graph.input))
+
+
+def _input_type(source: Source) -> str:
+    if source.input is not None:
+        return "float32"
+    kinds = {spec.dtype for spec in tensor_specs(source.canonical.graph.input)}
+    return kinds.pop() if len(kinds) == 1 else "mixed"
 
 
 def _all_float(layers: tuple[LayerRecord, ...], reason: str) -> tuple[LayerPrecision, ...]:
@@ -105,7 +119,8 @@ def _order(job: Job, output: Output) -> Order:
             runtime=options.tflite_target,
             quantized=options.mode.quantized,
         ),
-        make_entry(source.canonical, source.input, source.layers),
+        # A file of several inputs or other types is described by itself, as those of others are.
+        None if source.input is None else make_entry(source.canonical, source.input, source.layers),
         flavour=output.flavour,
         runtime=options.tflite_target,
         simplify=options.simplify,

@@ -10,6 +10,7 @@ from sepdeploy.errors import DATA, ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.exporters.formats import ONNX
 from sepdeploy.exports.judged_images import find_data, reference_inputs
 from sepdeploy.exports.manifest import read_manifest
+from sepdeploy.exports.named import NamedReference
 from sepdeploy.exports.onnx_file import OnnxFile, is_foreign
 from sepdeploy.exports.options import JudgingOptions
 from sepdeploy.exports.requirements import has_torch
@@ -129,8 +130,10 @@ class Export:
                 else f"{path} is not the model that was exported (digest differs)"
             )
         if is_foreign(path):
-            kept = self.manifest.provenance.get("outputs", ())
-            return OnnxFile(path, lambda _: None, tuple(map(str, kept))), ""
+            said = self.manifest.provenance
+            shapes = {str(n): tuple(map(int, s)) for n, s in said.get("shapes", {}).items()}
+            kept = tuple(map(str, said.get("outputs", ())))
+            return OnnxFile(path, lambda _: None, kept, shapes), ""
         if not has_torch():
             return None, "torch is not installed"
         from sepdeploy.models import load
@@ -142,7 +145,9 @@ class Export:
                 raise
             return None, error.message  # the user's own network, and its code was not named
 
-    def reference(self, artifact: ArtifactRecord, source: Source | None, seed: int) -> Reference:
+    def reference(
+        self, artifact: ArtifactRecord, source: Source | None, seed: int
+    ) -> Reference | NamedReference:
         """Return what a file is to be compared with, from the best witness at hand.
 
         That is the source itself, else the evaluation pack, else the export's .onnx file.
@@ -180,12 +185,13 @@ class Export:
         from sepdeploy import measure, runtimes
 
         found, able = self.stand_in(artifact), runtimes.installed(ONNX.name)
-        if found is None or not able:
+        spec = self.manifest.input
+        if found is None or not able or spec is None:
             raise Missing(
                 NO_REFERENCE,
                 hint="put the model file beside its manifest, or export with data at hand (--data)",
             )
-        images, kind = reference_inputs(self.manifest.input.shape, None, max(batches), seed)
+        images, kind = reference_inputs(spec.shape, None, max(batches), seed)
         return witnessed(
             lambda asked: measure.run_logits(self.folder / found.path, able[0], asked)[0][0],
             images,
@@ -196,10 +202,11 @@ class Export:
 
     def _calibrated_on(self, artifact: ArtifactRecord, n: int, seed: int) -> Array | None:
         """Return test images of the data that a file was calibrated with, None for other files."""
-        if not artifact.calibration:
+        spec = self.manifest.input
+        if not artifact.calibration or spec is None:
             return None
         name = str(artifact.calibration.get("data"))
-        wanted, shape = JudgingOptions(), self.manifest.input.shape
+        wanted, shape = JudgingOptions(), spec.shape
         found = find_data({"data": name}, wanted, shape, lambda _: None)
         if found is None:
             raise Missing(

@@ -7,7 +7,7 @@ nothing of what this program made of its graph stands on that side of the compar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -18,21 +18,26 @@ import numpy as np
 
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.exporters.formats import ONNX, named_format
-from sepdeploy.exporters.modes import HALF_TOLERANCE
+from sepdeploy.exporters.modes import HALF_TOLERANCE, TOLERANCE
 from sepdeploy.exports.judged_images import reference_inputs
 from sepdeploy.exports.manifest import read_manifest
+from sepdeploy.exports.named import BATCHES, Named, NamedReference, asked, tensor_specs
 from sepdeploy.exports.options import EvaluationOptions, ExportOptions, Output
 from sepdeploy.exports.proof import EVALUATOR_MACS, EVALUATOR_SAMPLES
 from sepdeploy.exports.source import Array, Reference
 from sepdeploy.exports.witness import witnessed
 from sepdeploy.files import scratch
-from sepdeploy.records import InputSpec, LayerRecord, Notify
+from sepdeploy.measure import run_outputs
+from sepdeploy.records import InputSpec, LayerRecord, Notify, TensorSpec
+from sepdeploy.runtimes.runner.contract import MOST_VALUES
+from sepdeploy.runtimes.runner.ports import Port, main_output
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 RUNTIME = "onnxruntime"
-ONLY = "a foreign .onnx file is exported to .tflite: -f tflite; or quantised: --quantize dynamic"
+ONLY = "write it cleaned to another folder: -o DIR; or export to .tflite: -f tflite"
+SIZES = "export the model with an open batch, or a small one"
 
 
 def is_foreign(path: Path) -> bool:
@@ -43,13 +48,23 @@ def is_foreign(path: Path) -> bool:
 class OnnxFile:
     """A foreign .onnx file; its values are passed on as they are, without normalisation."""
 
-    def __init__(self, path: Path, notify: Notify, kept: Sequence[str] = ()) -> None:
-        """Take a file, and the names of the only outputs to keep; none: all."""
+    def __init__(
+        self,
+        path: Path,
+        notify: Notify,
+        kept: Sequence[str] = (),
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        """Take a file, the names of the only outputs to keep (none: all), and open sizes."""
         self.path, self._notify, self._kept = path, notify, tuple(kept)
+        self._shapes = dict(shapes or {})
+        self._own: tuple[TensorSpec, ...] = ()
         self._in_half = False
         self.provenance: dict[str, Any] = {"source": ONNX.name}
         if kept:
             self.provenance["outputs"] = list(kept)
+        if shapes:
+            self.provenance["shapes"] = {name: list(shape) for name, shape in shapes.items()}
 
     @cached_property
     def canonical(self) -> ModelProto:
@@ -64,15 +79,37 @@ class OnnxFile:
 
         light, weights = read_onnx(self.path)
         self._in_half = computes_in_half(light)
-        return normalize.normalize(
-            light, weights, where=str(self.path), notify=self._notify, outputs=self._kept
+        given = {spec.name: spec.dtype for spec in tensor_specs(light.graph.input)}
+        model = normalize.normalize(
+            light,
+            weights,
+            where=str(self.path),
+            notify=self._notify,
+            outputs=self._kept,
+            shapes=self._shapes,
         )
+        # What is asked for are the file's own types, which the graph may have widened.
+        specs = tensor_specs(model.graph.input)
+        self._own = tuple(replace(spec, dtype=given[spec.name]) for spec in specs)
+        return model
 
     @cached_property
-    def input(self) -> InputSpec:
-        """Shape of one sample."""
-        from sepdeploy.exporters.capture.normalize import input_shape
+    def input(self) -> InputSpec | None:
+        """Shape of the one float sample, None where the file takes or gives something else."""
+        from sepdeploy.exporters.capture.normalize import check_sizes, input_shape
 
+        graph, specs = self.canonical.graph, self._own
+        outputs = tensor_specs(graph.output)
+        main = main_output([Port(s.name, s.dtype, s.shape) for s in outputs])
+        rows = specs[0].shape[:1]
+        plain = (
+            len(specs) == 1
+            and specs[0].dtype == main.dtype == "float32"
+            and len(specs[0].shape) > 1
+        )
+        if not plain or main.shape[:1] not in (rows, (-1,)):
+            check_sizes(self.canonical, str(self.path))
+            return None
         return InputSpec(input_shape(self.canonical, str(self.path)))
 
     @cached_property
@@ -100,14 +137,18 @@ class OnnxFile:
                 model would be overwritten.
         """
         found, path = options.outputs(), self.path
-        beside = (out_dir / path.name).resolve() == path.resolve()
-        if not options.mode.quantized or beside:
+        if (out_dir / path.name).resolve() == path.resolve():
             found = tuple(output for output in found if output.format is not ONNX)
         if not found and not options.mode.quantized:
             raise BadInput(f"{path} is an ONNX file already", hint=ONLY)
         if not found:
             raise BadInput(
                 f"the quantised .onnx file would replace {path}", hint="choose a folder with -o"
+            )
+        if options.mode.quantized and self.input is None:
+            raise BadInput(
+                f"{path}: quantised are networks of one float input (N, ...) and logits",
+                hint="drop --quantize, or choose the output with --output",
             )
         if options.flavour == "custom":
             raise BadInput(
@@ -132,20 +173,22 @@ class OnnxFile:
     def pack(self, wanted: EvaluationOptions, notify: Notify) -> None:
         """Return None: what the outputs of a foreign file mean is not known."""
 
-    def reference(self, images: Array | None, batches: tuple[int, ...], seed: int) -> Reference:
+    def reference(
+        self, images: Array | None, batches: tuple[int, ...], seed: int
+    ) -> Reference | NamedReference:
         """Run the file on images, else on uniform inputs in [0, 1] and normal ones, half each.
 
         Raises:
             BadInput: The inputs fit into no memory, or the outputs are not finite.
             Missing: ONNX Runtime is not installed.
         """
-        from sepdeploy.runtimes.runner.contract import MOST_VALUES
-
+        if self.input is None:
+            return self._by_name(seed)
         n, shape = max(batches), self.input.shape
         if n * math.prod(shape) > MOST_VALUES:
             raise BadInput(
                 f"{self.path}: an input of {[n, *shape]} fits into no memory",
-                hint="export the model with an open batch, or a small one",
+                hint=SIZES,
             )
         enough = images is not None and len(images) >= n
         inputs, kind = reference_inputs(shape, images if enough else None, n, seed)
@@ -167,18 +210,45 @@ class OnnxFile:
             found = replace(found, tolerance=tolerance, notes=(*found.notes, note))
         return replace(found, otherwise=lambda: self._by_evaluator(found))
 
+    def _by_name(self, seed: int) -> NamedReference:
+        """Return what the file says at all its ports, in ONNX Runtime."""
+        from sepdeploy.measure.proof.ways import REFERENCE_EVALUATOR
+
+        least = HALF_TOLERANCE if self._in_half else TOLERANCE
+        for spec in self._own:
+            if math.prod(abs(n) for n in spec.shape) * max(BATCHES) > MOST_VALUES:
+                raise BadInput(f"{self.path}: input '{spec.name}' fits into no memory", hint=SIZES)
+
+        def asked_in(runtime: str) -> NamedReference:
+            def ask(feeds: Named) -> Named:
+                with self._judged() as judged:
+                    return run_outputs(judged, runtime, tuple(feeds.values()))[1]
+
+            said_by = f"{self.path.name} in {runtime}"
+            return asked(ask, self._own, said_by=said_by, seed=seed, least=least)
+
+        def otherwise() -> NamedReference | None:
+            try:
+                return asked_in(REFERENCE_EVALUATOR)
+            except SepdeployError:
+                return None
+
+        return replace(asked_in(RUNTIME), otherwise=otherwise)
+
     @contextmanager
     def _judged(self) -> Iterator[Path]:
-        """Give the file itself; where outputs were chosen, a copy that declares only these."""
-        if not self._kept:
+        """Give the file itself; where outputs or sizes were chosen, a copy that says so."""
+        if not self._kept and not self._shapes:
             yield self.path
             return
         import onnx
 
+        from sepdeploy.exporters.capture.normalize import fix_sizes
         from sepdeploy.exporters.formats import PROTOBUF_LIMIT
 
         model = onnx.load(str(self.path))
-        chosen = [o for o in model.graph.output if o.name in self._kept]
+        chosen = [o for o in model.graph.output if not self._kept or o.name in self._kept]
+        fix_sizes(model, str(self.path), self._shapes)
         del model.graph.output[:]
         model.graph.output.extend(chosen)
         with scratch() as folder:
@@ -191,9 +261,6 @@ class OnnxFile:
 
         An output that is not finite proves nothing, and is told.
         """
-        from sepdeploy.measure import run_outputs
-        from sepdeploy.runtimes.runner.ports import Port, main_output
-
         if len(self.canonical.graph.output) == 1:
             return found
         few = found.inputs[: max(found.batches)]

@@ -112,7 +112,7 @@ class ShapeOptions(Options):
 
 
 @dataclass(frozen=True)
-class ExportOptions(Options):
+class ExportOptions(ShapeOptions):
     """How the files are written; the values are those of the command line."""
 
     formats: tuple[str, ...] = setting(

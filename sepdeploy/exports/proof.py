@@ -13,6 +13,7 @@ import numpy as np
 from sepdeploy.errors import ArtifactCheckFailed, BadInput, NoRoom
 from sepdeploy.exporters.formats import format_of
 from sepdeploy.exporters.modes import MODES
+from sepdeploy.exports.named import NamedReference, proven
 from sepdeploy.exports.source import Reference
 from sepdeploy.records import LayerPrecision, LayerRecord, Parity, Residency
 
@@ -44,7 +45,7 @@ def able_runtimes(path: Path) -> tuple[str, ...]:
 
 def prove(
     path: Path,
-    reference: Reference,
+    reference: Reference | NamedReference,
     layers: tuple[LayerRecord, ...],
     *,
     quantization: str = "none",
@@ -66,6 +67,8 @@ def prove(
     Raises:
         ArtifactCheckFailed: A check failed, or a runtime refuses the file.
     """
+    if isinstance(reference, NamedReference):
+        return _proven_by_name(path, reference, layers)
     ask = partial(_proven_by, path, layers=layers, quantization=quantization, precisions=precisions)
     try:
         return ask(reference, canonical=canonical)
@@ -81,6 +84,24 @@ def prove(
         return replace(proof, notes=(*proof.notes, note))
 
 
+def _no_runtime(path: Path) -> Proof:
+    return Proof(notes=(f"{path.name}: not proven, no runtime for {path.suffix} is installed",))
+
+
+def _proven_by_name(
+    path: Path, reference: NamedReference, layers: tuple[LayerRecord, ...]
+) -> Proof:
+    from sepdeploy import measure
+
+    able = able_runtimes(path)
+    if not able:
+        return _no_runtime(path)
+    parity, notes = proven(path, reference, able)
+    residency = measure.check_residency(path, layers, ())
+    _refuse_dense(path, residency)
+    return Proof(parity, residency, notes)
+
+
 def _proven_by(
     path: Path,
     reference: Reference,
@@ -94,7 +115,7 @@ def _proven_by(
 
     able = able_runtimes(path)
     if not able:
-        return Proof(notes=(f"{path.name}: not proven, no runtime for {path.suffix} is installed",))
+        return _no_runtime(path)
     # Nothing but what int8 was calibrated for can be asked of it.
     asked = slice(reference.ordinary if MODES[quantization].integer else None)
     images, outputs = reference.inputs[asked], reference.outputs[asked]
@@ -130,6 +151,14 @@ def _proven_by(
                 f"{certificate.batch}{_at(certificate)}: {_miss(certificate, reference.said_by)}",
                 hint=f"nothing was written; {MODES[quantization].hint}",
             )
+    _refuse_dense(path, residency)
+    notes = reference.notes
+    if not measure.moves(outputs):
+        notes = (*notes, f"{path.name}: not proven, {reference.said_by} {CONSTANT}")
+    return Proof(parity, residency, notes)
+
+
+def _refuse_dense(path: Path, residency: Sequence[Residency]) -> None:
     for layer in residency:
         if not layer.passed:
             raise ArtifactCheckFailed(
@@ -138,10 +167,6 @@ def _proven_by(
                 "multiplied the factors back together",
                 hint=f"nothing was written; {MODES['none'].hint}",
             )
-    notes = reference.notes
-    if not measure.moves(outputs):
-        notes = (*notes, f"{path.name}: not proven, {reference.said_by} {CONSTANT}")
-    return Proof(parity, residency, notes)
 
 
 def _others_of(

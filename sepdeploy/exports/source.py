@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from sepdeploy.data.evalpack import EvalPack
+    from sepdeploy.exports.named import NamedReference
     from sepdeploy.exports.options import EvaluationOptions, ExportOptions, Output
     from sepdeploy.records import Notify
 
@@ -61,7 +62,8 @@ class Reference:
 class Source(Protocol):
     """What is exported.
 
-    A model has one input today; ``Reference.others`` holds the outputs beside the main one.
+    A source of one float sample and logits is proven by a ``Reference``, whose ``others`` holds the
+    outputs beside the main one; every other one by its ports, with a ``NamedReference``.
 
     Attributes:
         path: Its file; exported files take its stem.
@@ -70,8 +72,8 @@ class Source(Protocol):
     path: Path
 
     @property
-    def input(self) -> InputSpec:
-        """What one sample looks like."""
+    def input(self) -> InputSpec | None:
+        """What its one float sample looks like, None where it takes something else."""
         ...
 
     @property
@@ -110,7 +112,9 @@ class Source(Protocol):
         """
         ...
 
-    def reference(self, images: Array | None, batches: tuple[int, ...], seed: int) -> Reference:
+    def reference(
+        self, images: Array | None, batches: tuple[int, ...], seed: int
+    ) -> Reference | NamedReference:
         """Return inputs and what the source itself says to them.
 
         Args:

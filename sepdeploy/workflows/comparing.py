@@ -164,6 +164,11 @@ def _export_layers(export: Export, wanted: ProofOptions) -> list[LayerComparison
     from sepdeploy.measure.proof import fidelity
 
     manifest, pack = export.manifest, export.pack
+    if manifest.input is None:
+        raise BadInput(
+            f"{export.path}: layers are compared for networks of one float input",
+            hint="sepdeploy verify --against compares every output",
+        )
     clean = None if pack is None else pack.clean()
     images, kind = reference_inputs(manifest.input.shape, clean, fidelity.SAMPLES, wanted.seed)
     source, _ = export.source(wanted.arch)

@@ -20,6 +20,7 @@ from sepdeploy.errors import BadInput
 from sepdeploy.exports.artifact import Job, write_artifact
 from sepdeploy.exports.judged_images import find_data
 from sepdeploy.exports.manifest import with_earlier
+from sepdeploy.exports.named import tensor_specs
 from sepdeploy.exports.onnx_file import OnnxFile, is_foreign
 from sepdeploy.exports.options import EXPORTED, EvaluationOptions, ExportOptions
 from sepdeploy.exports.quantize.files import Calibration, calibrate, no_images
@@ -59,7 +60,7 @@ def export_any(
         path = Path(f"{stem}.pt")
     folder = path.parent if out_dir is None else out_dir
     watched = Watched([path]) if isinstance(model, (str, Path)) else None
-    source = _source(model, path, arch, options.output, notify)
+    source = _source(model, path, arch, options, notify)
     del model  # the source alone holds it, and frees it when its weights are in the graph
     return export_source(
         source,
@@ -75,7 +76,7 @@ def _source(
     model: Model | str | Path,
     path: Path,
     arch: str | None,
-    kept: tuple[str, ...],
+    options: ExportOptions,
     notify: Notify,
 ) -> Source:
     if is_foreign(path):
@@ -85,8 +86,9 @@ def _source(
                 hint="leave --arch out",
             )
         open_plain(path).close()  # there it is, and no pipe
-        return OnnxFile(path, notify, kept)
-    if kept:
+        return OnnxFile(path, notify, options.output, options.shapes)
+    options.refuse_shapes(path)
+    if options.output:
         raise BadInput(
             f"--output has no effect on {path}, which has one output", hint="leave --output out"
         )
@@ -156,6 +158,8 @@ def export_source(
             eval_pack=described,
             provenance=source.provenance,
             tool={"name": "sepdeploy", "version": __version__},
+            inputs=() if source.input else tensor_specs(source.canonical.graph.input),
+            outputs=() if source.input else tensor_specs(source.canonical.graph.output),
         )
         write_text(folder / f"{stem}.manifest.json", dump(manifest))
         watched.check()
@@ -181,7 +185,7 @@ def _images(
         BadInput: There are no images for a quantisation that needs some.
     """
     found = None
-    if options.mode.integer:
+    if options.mode.integer and source.input is not None:
         found = find_data(source.provenance, wanted, source.input.shape, notify)
     if found is None and options.mode.needs_images:
         raise no_images()

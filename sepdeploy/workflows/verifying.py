@@ -126,10 +126,11 @@ def _artifact(
         notes = "".join(f"; {note}" for note in proof.notes)
         return f"{worst.max_rel:.1e} against {reference.said_by} ({runtimes}){kept}{notes}"
 
-    return [
-        _attempt(artifact.path, "entry", lambda: _entry(read_entry(path), manifest)),
-        _attempt(artifact.path, "parity", parity),
-    ]
+    found = [_attempt(artifact.path, "parity", parity)]
+    if manifest.input is not None:
+        entry = _attempt(artifact.path, "entry", lambda: _entry(read_entry(path), manifest))
+        found.insert(0, entry)
+    return found
 
 
 def _entry(entry: Entry, manifest: Manifest) -> str:

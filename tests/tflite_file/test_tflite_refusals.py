@@ -137,7 +137,7 @@ CASES: dict[str, tuple[onnx.ModelProto, str]] = {
         ),
         "crop",
     ),
-    "double": (one("Cast", IMAGE, to=TensorProto.INT8), "int8"),
+    "complex": (one("Cast", IMAGE, to=TensorProto.COMPLEX64), "complex64"),
     "broadcast beyond memory": (
         graph(
             [n("Add", "a b", "c"), n("ReduceMax", "c", "m", keepdims=0), n("Add", "x m")],
@@ -195,9 +195,9 @@ BROKEN: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     "open width": (lambda m: setattr(dim(m, 1), "dim_param", "width"), "width"),
     "old opset": (lambda m: setattr(m.opset_import[0], "version", 9), "opset 9"),
     "no opset": (lambda m: m.opset_import.pop(0), "opset 0"),
-    "half input": (
-        lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.FLOAT16),
-        "float16",
+    "text input": (
+        lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.STRING),
+        "type object",
     ),
     "no type": (
         lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 0),

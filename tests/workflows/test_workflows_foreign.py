@@ -170,9 +170,13 @@ def test_it_has_its_own_name(source):
         api.export(source, "other")
 
 
-def test_only_tflite_comes_of_it(source):
+def test_it_is_cleaned_into_another_folder_only(source, tmp_path):
     with pytest.raises(BadInput, match="an ONNX file already"):
         api.export(source, formats=("onnx",))
+    (artifact,) = api.export(source, out_dir=tmp_path / "clean", formats="onnx").artifacts
+    assert artifact.path == "det.onnx"
+    assert all(p.passed for p in artifact.parity)
+    assert onnx.load(tmp_path / "clean" / "det.onnx").opset_import[0].version == 20
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 
 from sepdeploy.errors import TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array
+from sepdeploy.exporters.tflite_file.format.types import computes
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.affine import Converter
 from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
@@ -18,8 +19,8 @@ from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 
 def scalar(value: float) -> Constant:
-    """Return a float32 constant of one element."""
-    return Constant(np.array([value], np.float32), (1,))
+    """Return a float32 constant without dimensions."""
+    return Constant(np.array(value, np.float32), ())
 
 
 def binary_op(kind: str, *, dtype: DTypeLike = None) -> Converter:
@@ -132,7 +133,7 @@ def cast(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
         dtype = np.dtype(np.float32)
     if dtype == x.tensor.dtype:
         return [x]
-    if dtype.name not in ("float32", "int32", "int64", "bool"):
+    if not computes("CAST", dtype):
         raise BadInput(
             f"{node}: casts to {dtype.name} are not written", hint="cast to float32 or int64"
         )

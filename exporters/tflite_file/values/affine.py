@@ -75,7 +75,7 @@ def hold(b: Builder, value: Value, scale: Array, shift: Array) -> Lazy:
 
 def _ranked(array: Array, rank: int) -> Array:
     data = np.asarray(array, np.float32)
-    return data.reshape((1,) * (rank - data.ndim) + data.shape)
+    return data.reshape((1,) * (rank - data.ndim) + data.shape[max(data.ndim - rank, 0) :])
 
 
 def combine(b: Builder, node: Node, inputs: Sequence[Lazy | None]) -> Scaled | None:

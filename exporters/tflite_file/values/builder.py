@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,10 +16,12 @@ from sepdeploy.exporters.tflite_file.format.graph import (
     Op,
     Shape,
     Tensor,
+    bounded,
     is_batch,
     runtime_shape,
 )
 from sepdeploy.exporters.tflite_file.format.limits import MAX_PLAIN_RANK, check_limits
+from sepdeploy.exporters.tflite_file.format.types import computed_in, computes
 from sepdeploy.exporters.tflite_file.values import layout
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.values.transposition import transposition
@@ -101,8 +104,13 @@ class Builder:
     ) -> list[Tensor]:
         """Emit an operator and return its outputs."""
         check_limits(self.scope, kind, inputs, shapes, options)
-        data_input = inputs[1] if kind == "SPLIT" else inputs[0]
-        out_type = np.dtype(dtype) if dtype is not None else data_input.dtype
+        own = (inputs[1] if kind == "SPLIT" else inputs[0]).dtype
+        wide = computed_in(kind, own, self.scope)
+        if wide != own:
+            inputs = [self.cast(t, wide) if t.dtype == own else t for t in inputs]
+            found = self.multi(kind, inputs, shapes, dtype=dtype, **options)
+            return [self.cast(t, own) for t in found] if dtype is None else found
+        out_type = np.dtype(dtype) if dtype is not None else own
         outputs = [Tensor(self.unique(kind.lower()), tuple(s), out_type) for s in shapes]
         self.graph.ops.append(Op(kind, list(inputs), outputs, options))
         self._kinds.update((id(t), kind) for t in outputs)
@@ -145,6 +153,16 @@ class Builder:
         """Emit TRANSPOSE: output dimension ``i`` is input dimension ``axes[i]``."""
         shape = [tensor.shape[a] for a in axes]
         return self.op("TRANSPOSE", [tensor, self.ints(axes, "perm")], shape)
+
+    def cast(self, tensor: Tensor, dtype: Any) -> Tensor:
+        """Return a tensor in another element type; a constant is converted at once."""
+        kind = np.dtype(dtype)
+        if tensor.dtype == kind:
+            return tensor
+        if tensor.data is not None:
+            return self.constant(tensor.data.astype(kind), "constant")
+        options = {"in_dtype": tensor.dtype.name, "out_dtype": kind.name}
+        return self.op("CAST", [tensor], tensor.shape, dtype=kind, **options)
 
     def copy(self, tensor: Tensor) -> Tensor:
         """Emit a RESHAPE to the same shape: a tensor of its own with the same content."""
@@ -222,20 +240,22 @@ class Builder:
         return layout.plain(self.constant(item.whole(self.scope), role))
 
     def _once_per_sample(self, item: Constant, role: str) -> Value:
-        """Add a constant to zeros of the batch's size, which are made of the input."""
+        """Add a constant to zeros of the batch's size, which are made of an input."""
         rank = len(item.shape)
         data = item.data.reshape((1,) * (rank - item.data.ndim) + item.data.shape)
         wanted = tuple(BATCH if is_batch(d) else 1 for d in item.shape)
-        source = next((t for t in self.graph.inputs.values() if t.shape[0] == BATCH), None)
-        plain = all(
-            s == d or (s, d) == (1, BATCH) for s, d in zip(data.shape, item.shape, strict=True)
-        )
-        if source is None or not plain or data.dtype != FLOAT or source.dtype != FLOAT:
+        source = next((t for t in self.graph.inputs.values() if t.shape[:1] == (BATCH,)), None)
+        one = tuple(s if d == BATCH else d for s, d in zip(data.shape, item.shape, strict=True))
+        many = [s for s, d in zip(data.shape, item.shape, strict=True) if is_batch(d)]
+        if source is None or many != [1] or not all(d == BATCH for d in item.shape if is_batch(d)):
             item.whole(self.scope)  # says so
         assert source is not None, "refused above"
-        zeros = self.reshape(self._zeros(source), wanted)
-        tensor = self.op("ADD", [zeros, self.constant(data, role)], item.shape)
-        return layout.plain(tensor)
+        bounded(math.prod(one), self.scope)
+        data = np.broadcast_to(data, one)
+        kind = data.dtype if computes("ADD", data.dtype) else np.dtype(np.int32)
+        zeros = self.cast(self.reshape(self._zeros(source), wanted), kind)
+        tensor = self.op("ADD", [zeros, self.constant(data.astype(kind), role)], item.shape)
+        return layout.plain(self.cast(tensor, data.dtype))
 
     def _zeros(self, source: Tensor) -> Tensor:
         """Return one zero per sample: its first number, held between 0 and 0."""
@@ -246,7 +266,9 @@ class Builder:
             operands = [source, self.ints([0] * rank, "begin"), self.ints([1] * rank, "end"), ones]
             shape = (source.shape[0], *(1,) * (rank - 1))
             first = self.op("STRIDED_SLICE", operands, shape, begin_mask=1, end_mask=1)
-            zero = self.constant(np.zeros(1, np.float32), "zero")
+            if source.dtype == bool:
+                first = self.cast(first, np.int32)
+            zero = self.constant(np.zeros(1, first.dtype), "zero")
             lower = self.op("MINIMUM", [first, zero], shape)
             self._made[key] = self.op("MAXIMUM", [lower, zero], shape)
         return self._made[key]

@@ -159,6 +159,17 @@ def _subject(path: Path, export: Export | None, options: BenchOptions) -> Subjec
         return Subject(
             path, sha256_file(path), described=describe(path, options.shapes), shapes=options.shapes
         )
+    if export is not None and export.manifest.input is None:
+        record = export.artifact(path)
+        return Subject(
+            path,
+            record.sha256,
+            None,
+            export,
+            record,
+            describe(path, options.shapes),
+            options.shapes,
+        )
     options.refuse_shapes(path)
     if export is None:
         return Subject(path, sha256_file(path), read_entry(path))

@@ -1,0 +1,143 @@
+"""Networks of several inputs, of other types and without a batch: exported whole, by name."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from sepdeploy import api, runtimes
+from sepdeploy.errors import ArtifactCheckFailed, BadInput
+from sepdeploy.exports.manifest import read_manifest
+
+pytestmark = pytest.mark.skipif(not runtimes.installed("tflite"), reason="no TFLite runtime")
+RNG = np.random.default_rng(0)
+TABLE = RNG.standard_normal((8, 4)).astype(np.float32)
+
+
+def info(name, kind, shape):
+    return helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape)
+
+
+def stored(path, nodes, inputs, outputs, constants):
+    weights = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    graph = helper.make_graph(nodes, "elsewhere", inputs, outputs, weights)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory):
+    """An image, words and one number; scores, the best class, a mask and bytes."""
+    node = helper.make_node
+    nodes = [
+        node("Gather", ["table", "ids"], ["words"]),
+        node("ReduceMean", ["words", "one"], ["m"], keepdims=0),
+        node("GlobalAveragePool", ["image"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("Add", ["m", "f"], ["s"]),
+        node("Mul", ["s", "gain"], ["logits"]),
+        node("ArgMax", ["logits"], ["label"], axis=1, keepdims=0),
+        node("Greater", ["logits", "zero"], ["mask"]),
+        node("Cast", ["mask"], ["bytes"], to=TensorProto.UINT8),
+    ]
+    inputs = [
+        info("image", "FLOAT", ["N", 4, 6, 6]),
+        info("ids", "INT64", ["N", 5]),
+        info("gain", "FLOAT", []),
+    ]
+    outputs = [
+        info("logits", "FLOAT", ["N", 4]),
+        info("label", "INT64", ["N"]),
+        info("mask", "BOOL", ["N", 4]),
+        info("bytes", "UINT8", ["N", 4]),
+    ]
+    constants = {"table": TABLE, "one": np.array([1]), "zero": np.zeros(1, np.float32)}
+    folder = tmp_path_factory.mktemp("fused")
+    source = stored(folder / "fused.onnx", nodes, inputs, outputs, constants)
+    return folder, api.export(source, out_dir=folder / "out")
+
+
+def expected(image, ids, gain):
+    logits = (TABLE[ids].mean(axis=1) + image.mean(axis=(2, 3))) * gain
+    mask = logits > 0
+    return {"logits": logits, "label": logits.argmax(1), "mask": mask, "bytes": mask.astype("u1")}
+
+
+@pytest.mark.parametrize("form", ["onnx", "tflite"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_every_output_is_what_numpy_says(fused, form, batch):
+    folder, _ = fused
+    image = RNG.standard_normal((batch, 4, 6, 6)).astype(np.float32)
+    ids = RNG.integers(0, 8, (batch, 5))
+    wanted = expected(image, ids, 1.5)
+    with runtimes.open(folder / "out" / f"fused.{form}") as session:
+        found = session.run({"image": image, "ids": ids, "gain": np.float32(1.5)})
+    assert set(found) == set(wanted)
+    for name, value in wanted.items():
+        assert found[name].dtype.kind == value.dtype.kind
+        assert np.allclose(found[name], value, atol=1e-5), name
+
+
+def test_the_manifest_names_what_goes_in_and_out_and_proves_each_output(fused):
+    folder, manifest = fused
+    assert manifest.input is None
+    assert {s.name: (s.dtype, s.shape) for s in manifest.inputs} == {
+        "image": ("float32", (-1, 4, 6, 6)),
+        "ids": ("int64", (-1, 5)),
+        "gain": ("float32", ()),
+    }
+    assert [s.name for s in manifest.outputs] == ["logits", "label", "mask", "bytes"]
+    for artifact in manifest.artifacts:
+        able = runtimes.installed(artifact.format)
+        proven = {(p.runtime, p.output, p.batch) for p in artifact.parity if p.passed}
+        assert proven == {(r, s.name, n) for r in able for s in manifest.outputs for n in (1, 3)}
+    assert read_manifest(folder / "out" / "fused.manifest.json") == manifest
+
+
+@pytest.mark.slow
+def test_it_is_verified_again_and_benched(fused):
+    folder, _ = fused
+    manifest = folder / "out" / "fused.manifest.json"
+    assert {i.result for i in api.verify(manifest).items} == {"ok"}
+    report = api.bench([manifest])
+    assert {r.artifact.format for r in report.results} == {"onnx", "tflite"}
+
+
+@pytest.mark.slow
+def test_numbers_and_vectors_without_a_batch(tmp_path):
+    nodes = [helper.make_node("Mul", ["x", "s"], ["y"]), helper.make_node("Cos", ["s"], ["z"])]
+    inputs = [info("x", "DOUBLE", [7]), info("s", "DOUBLE", [])]
+    outputs = [info("y", "DOUBLE", [7]), info("z", "DOUBLE", [])]
+    source = stored(tmp_path / "plain.onnx", nodes, inputs, outputs, {})
+    (artifact,) = api.export(source, formats="tflite").artifacts
+    assert {p.batch for p in artifact.parity} == {1}
+    with runtimes.open(tmp_path / "plain.tflite") as session:
+        found = session.run({"x": np.arange(7.0), "s": np.array(2.0)})
+    assert np.allclose(found["y"], 2 * np.arange(7))
+    assert found["z"].shape == ()
+
+
+def test_open_sizes_of_two_names_are_two_sizes(tmp_path):
+    nodes = [helper.make_node("MatMul", ["a", "b"], ["y"])]
+    inputs = [info("a", "FLOAT", ["N", 2, 3]), info("b", "FLOAT", ["M", 3, 2])]
+    source = stored(tmp_path / "m.onnx", nodes, inputs, [info("y", "FLOAT", ["N", 2, 2])], {})
+    with pytest.raises(BadInput, match=r"size 0 \('M'\) of input 'b' is open") as caught:
+        api.export(source)
+    assert "--input-shape b=" in caught.value.hint
+
+
+@pytest.mark.slow
+def test_a_wrong_output_is_named_and_nothing_is_written(tmp_path, monkeypatch):
+    from sepdeploy.exporters.tflite_file.ops import CONVERTERS, arithmetic
+
+    monkeypatch.setitem(CONVERTERS, "Sub", arithmetic.binary_op("ADD"))
+    nodes = [helper.make_node("Add", ["a", "b"], ["s"]), helper.make_node("Sub", ["a", "b"], ["d"])]
+    inputs = [info("a", "FLOAT", [3]), info("b", "FLOAT", [3])]
+    source = stored(
+        tmp_path / "m.onnx", nodes, inputs, [info(n, "FLOAT", [3]) for n in ("s", "d")], {}
+    )
+    with pytest.raises(ArtifactCheckFailed, match=r"m.tflite in .*output 'd'.*away from m.onnx"):
+        api.export(source)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
