@@ -6,34 +6,29 @@ their class) plus a fixed cost a node::
     t = Σ macs · 2 / peak · c(class)  +  activation bytes / BW · c_a  +  weight bytes / BW · c_w
         + nodes · instructions a node / (clock · width)
 
-The coefficients are fitted to published latencies (``published.toml``) by
-``benchmarks.estimates``. They are at least 1 where a smaller one would beat
-the machine (every multiply-add at its peak rate, every
-weight read once). ``c_a`` is large because activations stand for everything that scales with them:
-packing, padding and cache misses.
+The coefficients are fitted to published latencies by ``benchmarks.estimate``. They are at least 1
+where a smaller one would beat the machine (every multiply-add at its peak rate, every weight read
+once). ``c_a`` is large because activations stand for everything that scales with them: packing,
+padding and cache misses. What computing and memory cost on a family of cores in a number format is
+a factor to them (``calibration``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import Any
 
-from sepdeploy.codec import parse_toml
+from sepdeploy.devices.estimate.calibration import calibration
 from sepdeploy.devices.estimate.op import Op
 from sepdeploy.devices.profile import Cluster, DeviceProfile
 from sepdeploy.errors import AT_LEAST_ONE, BadInput, Incomparable
 
-MODEL = "kernel-roofline-1"
+MODEL = "kernel-roofline-2"
 FEATURES = ("pointwise", "spatial", "depthwise", "activations", "weights")
 # Instructions that a runtime spends on a node beside its loops: what a two-layer perceptron takes
 # in ONNX Runtime under emulation (64,472 for 784-128-10) less its 25,440 vector multiply-adds and
 # as many loads, over its nodes.
 NODE_INSTRUCTIONS = 7000
 SMALLEST_FITTED_MACS = 1_000_000  # no convolution of the fitted networks is smaller
-FITTED_THREADS = (1, 4)
-FITTED_CORES = ("cortex-a53", "cortex-a57", "cortex-a72")
 
 Coefficients = tuple[float, ...]
 
@@ -111,36 +106,37 @@ def overhead_ms(op: Op, on: Machine) -> float:
     return 0.0 if op.fused else 1e3 * NODE_INSTRUCTIONS / on.scalar
 
 
-def is_fitted(op: Op) -> bool:
-    """Whether the loops of an operation belong to the classes that were fitted."""
-    if op.dtype != "fp32":
+def is_fitted(op: Op, core: str) -> bool:
+    """Whether the loops of an operation belong to the classes that were fitted.
+
+    Those in 32-bit floating point are on every core; others where published latencies say so.
+    """
+    if op.dtype != "fp32" and not calibration().covers(core, op.dtype):
         return False
     if op.kind in ("conv1x1", "conv3x3", "conv", "depthwise", "elementwise"):
         return True
     return op.kind == "matmul" and op.macs >= SMALLEST_FITTED_MACS
 
 
-@cache
-def calibration() -> dict[int, Coefficients]:
-    """Return the packaged coefficients by number of threads, in order of FEATURES."""
-    data = read_table("calibration.toml")
-    return {
-        int(entry["threads"]): tuple(float(entry[name]) for name in FEATURES)
-        for entry in data["coefficients"]
-    }
-
-
 def coefficients(threads: int) -> Coefficients:
     """Return the coefficients for a number of threads, straight between the fitted ones."""
-    fitted = calibration()
-    low, high = FITTED_THREADS
-    share = min(max(threads - low, 0) / (high - low), 1.0)
+    first, *_, last = calibration().base
+    share = min(max(threads - first.threads, 0) / (last.threads - first.threads), 1.0)
     return tuple(
-        (1 - share) * a + share * b for a, b in zip(fitted[low], fitted[high], strict=True)
+        (1 - share) * float(getattr(first, name)) + share * float(getattr(last, name))
+        for name in FEATURES
     )
 
 
-def read_table(name: str) -> dict[str, Any]:
-    """Return one of the packaged tables."""
-    folder = resources.files("sepdeploy.devices") / "estimate"
-    return parse_toml((folder / name).read_text(encoding="utf-8"), where=name)
+def cost_ms(
+    weights: Coefficients, row: Coefficients, by: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the milliseconds that computing and memory take.
+
+    Args:
+        weights: The coefficients.
+        row: See ``features``.
+        by: The factors of computing and memory.
+    """
+    terms = [c * x for c, x in zip(weights, row, strict=True)]
+    return by[0] * sum(terms[:3]), by[1] * sum(terms[3:])

@@ -96,6 +96,11 @@ def bench_notes(report: BenchReport) -> list[Line]:
         name = names[result.artifact.path]
         notes += result.notes
         notes += [
+            f"{name}: {m.metric} ESTIMATED: {m.details['validation']}"
+            for m in result.measurements
+            if m.details.get("validation")
+        ]
+        notes += [
             f"{name}: no {m.metric}: {m.details['reason']}"
             for m in result.measurements
             if m.value is None and "reason" in m.details

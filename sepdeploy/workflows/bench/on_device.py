@@ -176,6 +176,7 @@ class DeviceBench:
                 artifact_operations(path),
                 self.device,
                 threads=threads,
+                runtime=runtime,
                 anchors=known,
                 model_sha256=host.artifact.sha256,
             )
