@@ -78,12 +78,15 @@ def _intervals(results: Sequence[Result], names: Mapping[str, str]) -> list[str]
     lines = []
     for r in results:
         for m in r.measurements:
-            if m.kind is Kind.ESTIMATED and m.value is not None and m.ci is not None:
-                name = names[r.artifact.path]
-                lines.append(
-                    f"{name} {r.runtime.name}: ESTIMATED {micros(m.value)} µs "
-                    f"({micros(m.ci[0])} to {micros(m.ci[1])}), {m.details.get('calibration')}"
-                )
+            column = METRICS[m.metric].column
+            if m.kind is not Kind.ESTIMATED or m.value is None or m.ci is None or column is None:
+                continue
+            value, low, high = (column.draw(v) for v in (m.value, *m.ci))
+            unit = "µs" if m.unit == "ms" else column.title
+            lines.append(
+                f"{names[r.artifact.path]} {r.runtime.name}: ESTIMATED {value} {unit} "
+                f"({low} to {high}), {m.details.get('calibration')}"
+            )
     return lines
 
 

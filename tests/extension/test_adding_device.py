@@ -26,4 +26,10 @@ def test_a_profile_of_ones_own_is_benched_by_its_path(copy: Path, call: Callable
     assert result["device"]["id"] == "rpi9"
     kinds = {m["kind"] for m in result["measurements"]}
     assert {"STATIC", "HOST", "ESTIMATED"} <= kinds
+    guessed = {m["metric"]: m for m in result["measurements"] if m["kind"] == "ESTIMATED"}
+    ratio = guessed["latency_vs_dense"]
+    assert ratio["ci"][0] < ratio["value"] < ratio["ci"][1]
+    own = guessed["latency_ms"]["value"]
+    assert ratio["value"] == pytest.approx(ratio["details"]["dense_ms"] / own)
+    assert sum(guessed["latency_ms"]["details"]["parts"].values()) == pytest.approx(own)
     assert not any(m["unit"] == "ms" for m in result["measurements"] if m["kind"] == "EMULATED")

@@ -16,13 +16,13 @@ from sepdeploy.codec import from_json
 from sepdeploy.devices import DeviceProfile
 from sepdeploy.devices.connect import connect, is_addressed
 from sepdeploy.devices.emulation import Emulator, can_emulate, device_transport, runtime_for
-from sepdeploy.devices.estimate import Anchor, estimate, fitting, load_anchors, save_anchor
+from sepdeploy.devices.estimate import Anchor, estimate, save_anchor
 from sepdeploy.devices.transports import Recorder, Replay
 from sepdeploy.devices.transports.base import Transport
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.measure.operations import artifact_operations
-from sepdeploy.metrics import measured
 from sepdeploy.records import Kind, Measurement, Notify, Result, RuntimeRef
+from sepdeploy.workflows.bench.estimating import estimated
 from sepdeploy.workflows.bench.measuring import Place, Task, measure_at
 from sepdeploy.workflows.bench.options import BenchOptions
 from sepdeploy.workflows.bench.places import (
@@ -122,7 +122,8 @@ class DeviceBench:
                 known = {**taken.facts, **facts, "runtime_version": taken.version}
                 facts = dict(sorted(known.items()))
                 self._save_anchor(host, path, taken.version, measurements)
-        found += self._estimated(host, task)
+        if self.device.estimable:
+            found += estimated(self.device, self._options.threads, host, task)
         return Result(
             device=facts,
             artifact=host.artifact,
@@ -158,34 +159,6 @@ class DeviceBench:
         facts["emulator"] = {"name": "qemu-user", "version": own.pop("qemu"), **own}
         self._notify(f"emulating {path.name} on {emulator.core}")
         return EmulatedPlace(emulator, path)
-
-    def _estimated(self, host: Result, task: Task) -> list[Measurement]:
-        """Return the estimated latency, or its absence with the reason."""
-        if not self.device.estimable:
-            return []
-        path = task.path
-        if task.open_sizes:
-            absent = {"reason": f"{path.name} leaves sizes open", "batch": 1}
-            return [measured("latency_ms", None, Kind.ESTIMATED, n=0, details=absent)]
-        runtime, threads = host.runtime.name, self._options.threads
-        try:
-            known = fitting(
-                load_anchors(self.device.id), self.device, runtime=runtime, threads=threads
-            )
-            made = estimate(
-                artifact_operations(path),
-                self.device,
-                threads=threads,
-                runtime=runtime,
-                anchors=known,
-                model_sha256=host.artifact.sha256,
-            )
-        except SepdeployError as error:
-            reason = {"reason": error.message, "batch": 1}
-            return [measured("latency_ms", None, Kind.ESTIMATED, n=0, details=reason)]
-        details = made.details() | {"batch": 1}
-        interval = (made.low, made.high)
-        return [measured("latency_ms", made.ms, Kind.ESTIMATED, n=0, ci=interval, details=details)]
 
     def _save_anchor(
         self, host: Result, path: Path, version: str, found: tuple[Measurement, ...]
