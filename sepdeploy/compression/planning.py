@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import pairwise, takewhile
+from itertools import pairwise
 
 from torch import nn
 
@@ -28,6 +28,7 @@ from sepdeploy.structures import CONVOLUTIONS, STRUCTURES, split_structure, whol
 
 MEASURES = ("params", "macs")
 HEAD = "the classifier stays dense unless it is named"
+TIGHT = "loosen the target, name more layers with --layers '*', or choose another structure"
 NOT_ASKED = "not asked for"
 NO_GAIN = "no form of it is smaller without computing more"
 DEPTHWISE = "depthwise: every channel has a kernel of its own, there is nothing to share"
@@ -90,7 +91,7 @@ def plan_compression(
     Args:
         model: A trained network; layers that are structured already stay as they are.
         structure: "kron", "lowrank" or "debut" for all layers but the classifier, convolutions
-            included ("tucker" is low rank for these alone), an explicit form such as
+            included ("tucker" and "pdp" are for these alone), an explicit form such as
             "lowrank:40", "all-debut" for every layer, or forms by layer name or pattern:
             "fc1=kron:28x28-64x64,fc*=lowrank".
         target: "10x" smaller, or a number of parameters (or MACs) of the whole network; needed
@@ -129,8 +130,7 @@ def plan_compression(
     offers = {n: offer(n, m, families.get(n), places[n]) for n, m in modules.items()}
     dense = {n: dense_candidate(m, places[n]) for n, m in modules.items()}
     fixed = total - sum(_cost(c, measure) for c in dense.values())
-    hint = _how_to_reach_more(modules, families, structure)
-    chosen = _choose(offers, measure, None if limit is None else limit - fixed, fixed, hint)
+    chosen = _choose(offers, measure, None if limit is None else limit - fixed, fixed)
     plans = tuple(
         _layer_plan(n, chosen[n], dense[n], _why_dense(n, modules, families, offers[n]))
         for n in modules
@@ -176,26 +176,6 @@ def _families(
             hint=f"convolutions take {', '.join(CONVOLUTIONS)}; or name layers with --layers",
         )
     return dict.fromkeys(names, wanted)
-
-
-def _how_to_reach_more(
-    modules: dict[str, nn.Module], families: dict[str, str], structure: str
-) -> str:
-    """Advice for a budget out of reach: the convolutions may have been left plain."""
-    linear = [n for n in families if isinstance(modules[n], nn.Linear)]
-    plain = [n for n, m in modules.items() if isinstance(m, nn.Conv2d) and n not in families]
-    if linear and plain and is_open(structure):
-        ours, theirs = _pattern(linear), _pattern(plain)
-        if set(_matching(modules, ours)) == set(linear) and _matching(modules, theirs) == plain:
-            text = f"{ours}={structure},{theirs}={next(iter(CONVOLUTIONS))}"
-            return f"loosen the target, or factor the convolutions too: --structure '{text}'"
-    return "loosen the target, name more layers with --layers '*', or choose another structure"
-
-
-def _pattern(names: list[str]) -> str:
-    """The names' common beginning and a star."""
-    both = zip(min(names), max(names), strict=False)
-    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both)) + "*"
 
 
 def _matching(modules: dict[str, nn.Module], pattern: str) -> list[str]:
@@ -244,7 +224,7 @@ def _cost(candidate: Candidate, measure: str) -> int:
 
 
 def _choose(
-    offers: dict[str, list[Candidate]], measure: str, limit: int | None, fixed: int, hint: str
+    offers: dict[str, list[Candidate]], measure: str, limit: int | None, fixed: int
 ) -> dict[str, Candidate]:
     hulls = {name: _hull(forms, measure) for name, forms in offers.items()}
     at = dict.fromkeys(hulls, 0)
@@ -255,7 +235,7 @@ def _choose(
         raise BadInput(
             f"no plan has at most {limit + fixed:,} {measure}; "
             f"the best reachable is {spent + fixed:,}",
-            hint=hint,
+            hint=TIGHT,
         )
     # Within one layer the hull's steps are ever less worthwhile, so buying the best step on
     # offer keeps the order.

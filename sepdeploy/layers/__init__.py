@@ -16,6 +16,7 @@ from sepdeploy.layers.graph import graph_nodes
 from sepdeploy.layers.kron import KronLinear
 from sepdeploy.layers.kron_conv import KronConv2d
 from sepdeploy.layers.lowrank import LowRankLinear
+from sepdeploy.layers.pdp import PdpConv2d
 from sepdeploy.structures import DenseSpec, Spec, parse_convolution, saved_convolution
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "KronLinear",
     "LowRankConv2d",
     "LowRankLinear",
+    "PdpConv2d",
     "Structured",
     "StructuredConv2d",
     "StructuredLinear",
@@ -53,6 +55,7 @@ CONVOLUTION_LAYERS: dict[str, type[StructuredConv2d]] = {
     "tucker": LowRankConv2d,
     "debut": DebutConv2d,
     "kron": KronConv2d,
+    "pdp": PdpConv2d,
 }
 
 

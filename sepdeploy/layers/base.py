@@ -216,6 +216,11 @@ class StructuredConv2d(Structured):
         """The layers it is made of, in order, and how many dense weights each stands for."""
 
     @property
+    def images(self) -> int:
+        """How many images a sample is to the part that stands for the dense weights."""
+        return 1
+
+    @property
     def added_bias(self) -> Tensor | None:
         """A bias that is added after the parts, None where the last of them has it or none does."""
         return None

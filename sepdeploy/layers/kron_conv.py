@@ -52,6 +52,11 @@ class KronConv2d(StructuredConv2d):
         return {self.inner: self.dense_weights, self.outer: 0}
 
     @property
+    def images(self) -> int:
+        """One for each of the a_in parts of the channels."""
+        return self.outer.in_channels
+
+    @property
     def added_bias(self) -> Tensor | None:
         """The bias, whose channels are not those of ``outer``."""
         return self.bias

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sepdeploy.errors import FORMS, NEW_FILE, BadInput, unknown_name
+from sepdeploy.errors import FORMS, GROUPED, NEW_FILE, BadInput, unknown_name
 from sepdeploy.structures.base import Convolution, Form, Projection, Spectrum, Structure
 from sepdeploy.structures.debut.conv import DebutConvSpec
 from sepdeploy.structures.debut.spec import DebutSpec
@@ -20,6 +20,7 @@ from sepdeploy.structures.kron import KronSpec, suggest_shapes
 from sepdeploy.structures.kron_conv import KronConvSpec
 from sepdeploy.structures.lowrank import LowRankSpec
 from sepdeploy.structures.lowrank_conv import LowRankConvSpec
+from sepdeploy.structures.pdp import PdpSpec
 from sepdeploy.structures.shapes import two_modes
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "KronSpec",
     "LowRankConvSpec",
     "LowRankSpec",
+    "PdpSpec",
     "Projection",
     "Spec",
     "Spectrum",
@@ -61,6 +63,7 @@ CONVOLUTIONS: dict[str, type[Convolution]] = {
     "tucker": LowRankConvSpec,
     "debut": DebutConvSpec,
     "kron": KronConvSpec,
+    "pdp": PdpSpec,
 }
 
 
@@ -158,7 +161,10 @@ def parse_convolution(
         raise BadInput(
             f"structure '{text[:60]}' is no form of a convolution", hint=f"for example {known}"
         )
-    spec = CONVOLUTIONS[name].parse(text, *channels, kernel)
+    family = CONVOLUTIONS[name]
+    if groups != 1 and not family.takes_groups:
+        raise BadInput(f"a grouped convolution has no {name} form", hint=GROUPED)
+    spec = family.parse(text, *channels, kernel)
     return spec if groups == 1 else spec.grouped(groups)
 
 
@@ -168,7 +174,9 @@ def saved_convolution(
     """Read what a model file keeps of a convolution's structure; None where nobody knows it."""
     found = (row.read(saved, *channels, kernel) for row in CONVOLUTIONS.values())
     spec = next((spec for spec in found if spec is not None), None)
-    return spec if spec is None or groups == 1 else spec.grouped(groups)
+    if spec is None or groups == 1:
+        return spec
+    return spec.grouped(groups) if spec.takes_groups else None
 
 
 def shown_factors(structure: str, shapes: Sequence[tuple[int, ...]]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepdeploy.codec import to_json
-from sepdeploy.errors import ARRAYS, FINITE, FORMS, GROUPED, BadInput
+from sepdeploy.errors import ARRAYS, FINITE, FORMS, BadInput
 from sepdeploy.records import MAX_FEATURES
 
 Array = NDArray[Any]
@@ -78,9 +78,11 @@ class Convolution(Form, Protocol):
 
     Attributes:
         grammar: Examples of its structure strings, for error messages.
+        takes_groups: Whether a grouped convolution has such a form.
     """
 
     grammar: ClassVar[tuple[str, ...]] = ()
+    takes_groups: ClassVar[bool] = False
 
     @classmethod
     def parse(cls, text: str, in_channels: int, out_channels: int, kernel: tuple[int, ...]) -> Self:
@@ -100,12 +102,8 @@ class Convolution(Form, Protocol):
         return cls.parse(text, in_channels, out_channels, kernel)
 
     def grouped(self, groups: int) -> Self:
-        """As it is in each of so many groups, in a family that knows groups.
-
-        Raises:
-            BadInput: Any other family.
-        """
-        raise BadInput(f"a grouped convolution has no {self.structure} form", hint=GROUPED)
+        """As it is in each of so many groups; only asked of a family that ``takes_groups``."""
+        return self
 
     def to_json(self) -> dict[str, object]:
         """The fields as plain JSON values."""

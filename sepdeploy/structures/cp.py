@@ -13,7 +13,9 @@ MAX_SWEEPS = 300
 SMALLEST_GAIN = 1e-10  # of the fit, per sweep
 
 
-def decompose(tensor: Array, rank: int, *, seed: int = 0) -> tuple[list[Array], float]:
+def decompose(
+    tensor: Array, rank: int, sweeps: int = MAX_SWEEPS, *, seed: int = 0
+) -> tuple[list[Array], float]:
     """The tensor as a sum of ``rank`` outer products, T ≈ Σ_k a_1k ∘ … ∘ a_dk.
 
     Starts from the leading singular vectors of the unfoldings (HOSVD) and solves for one mode
@@ -22,6 +24,7 @@ def decompose(tensor: Array, rank: int, *, seed: int = 0) -> tuple[list[Array], 
     Args:
         tensor: d-dimensional array.
         rank: Number of terms.
+        sweeps: At most so many; fewer where the fit gains no more.
         seed: For the directions that the unfoldings cannot give (rank above a mode's size).
 
     Returns:
@@ -33,7 +36,7 @@ def decompose(tensor: Array, rank: int, *, seed: int = 0) -> tuple[list[Array], 
     rng = np.random.default_rng(seed)
     matrices = [_start(tensor, mode, rank, rng) for mode in range(tensor.ndim)]
     fit = -math.inf
-    for _ in range(MAX_SWEEPS):
+    for _ in range(sweeps):
         for mode in range(tensor.ndim):
             others = [m.T @ m for k, m in enumerate(matrices) if k != mode]
             gram = math.prod(others[1:], start=others[0])
@@ -56,6 +59,10 @@ def _start(tensor: Array, mode: int, rank: int, rng: np.random.Generator) -> Arr
 def _project_but_one(tensor: Array, matrices: Sequence[Array], mode: int) -> Array:
     """Contract every mode but one with its matrix, term by term: (n_mode, rank)."""
     d = tensor.ndim
+    if d == 3 and mode < 2:  # one product with all pairs of the others, the last of them short
+        first, last = matrices[1 - mode], matrices[2]
+        pairs = (first[:, None, :] * last[None, :, :]).reshape(-1, last.shape[1])
+        return np.asarray(np.moveaxis(tensor, mode, 0).reshape(len(matrices[mode]), -1) @ pairs)
     if mode < d - 1:  # the first contraction sees the whole tensor: make it a flat product
         state = tensor.reshape(-1, tensor.shape[-1]) @ matrices[-1]
         left = list(range(d - 1))

@@ -27,6 +27,7 @@ class LowRankConvSpec(Convolution):
     groups: int = 1
     core: bool = True
     structure: ClassVar[str] = "lowrank"
+    takes_groups: ClassVar[bool] = True
     grammar: ClassVar[tuple[str, ...]] = ("lowrank:24x32, which is the same as tucker:24x32",)
 
     @classmethod

@@ -51,7 +51,7 @@ def learn(net: torch.nn.Module) -> None:
 @pytest.mark.slow
 def test_all_families_together_are_exported_and_rounded(mobile, tmp_path: Path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    text = "3.body.0=kron:4x4-8x8*2,4.body.0=debut:2x,5.body.6=lowrank:6,7=lowrank:4"
+    text = "3.body.0=kron:4x4-8x8*2,4.body.0=debut:2x,5.body.6=lowrank:6,7=lowrank:4,0=pdp:6"
     plan = plan_compression(mobile, text)
     small, _ = compress_model(mobile, plan.changes)
     learn(small.net)  # what knows nothing is too small a signal to be rounded

@@ -276,8 +276,8 @@ def test_parts_of_an_unknown_structure_are_no_layer(factored):
     assert [r.name for r in merge_factored((*parts, head))[0]] == ["0", "3"]
     with pytest.raises(BadInput, match="other parts"):
         merge_factored(parts[1:])
-    other = [replace(p, part_of=PartOf("0", "pdp")) for p in parts]
-    with pytest.raises(BadInput, match="pdp"):
+    other = [replace(p, part_of=PartOf("0", "cpd")) for p in parts]
+    with pytest.raises(BadInput, match="cpd"):
         merge_factored(other)
 
 

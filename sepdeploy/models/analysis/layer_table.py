@@ -84,7 +84,7 @@ def _parts(
             )
             spread = 1.0
         stored = weight_of(part).numel()
-        places = record.macs // stored
+        places = record.macs // stored // layer.images
         found[part] = dataclasses.replace(
             record,
             params_dense=record.params - stored + weights,
