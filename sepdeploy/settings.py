@@ -29,7 +29,9 @@ DATA_NAMES = (
     "digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "image-folder", "npz",
 )  # fmt: skip
 ARCHITECTURE_NAMES = (
-    "mlp", "lenet", "vgg11", "vgg16", "vgg16_bn", "resnet18", "resnet20", "vit_tiny", "vit_b_16",
+    "mlp", "lenet", "vgg11", "vgg16", "vgg16_bn", "resnet18", "resnet20", "resnet56",
+    "densenet40", "mobilenet_v2", "shiftresnet20", "shiftresnet56", "shiftresnet110", "vit_tiny",
+    "vit_b_16",
 )  # fmt: skip
 RUNTIME_NAMES = ("onnxruntime", "litert", "tflite-runtime")
 COMMA = "write names with one comma between them"

@@ -15,9 +15,12 @@ from torch import nn
 from sepdeploy.errors import ARCHITECTURE, BadInput, SepdeployError, unknown_name
 from sepdeploy.layers import CONVOLUTION_LAYERS, make_linear
 from sepdeploy.models.accepting import accepted
+from sepdeploy.models.architectures.densenet import densenet40
 from sepdeploy.models.architectures.lenet import lenet
 from sepdeploy.models.architectures.mlp import mlp
-from sepdeploy.models.architectures.resnet import resnet18, resnet20
+from sepdeploy.models.architectures.mobile import mobilenet_v2
+from sepdeploy.models.architectures.resnet import resnet18, resnet_small
+from sepdeploy.models.architectures.shift import shiftresnet
 from sepdeploy.models.architectures.vgg import vgg
 from sepdeploy.models.architectures.vit import vit
 from sepdeploy.models.model import Model
@@ -37,10 +40,13 @@ Factory = Callable[..., nn.Module]
 MAX_CLASSES = 1 << 20
 
 ARCHITECTURES: dict[str, Factory] = {
+    "densenet40": densenet40,
     "lenet": lenet,
     "mlp": mlp,
+    "mobilenet_v2": mobilenet_v2,
     "resnet18": resnet18,
-    "resnet20": resnet20,
+    **{f"resnet{layers}": partial(resnet_small, layers) for layers in (20, 56)},
+    **{f"shiftresnet{layers}": partial(shiftresnet, layers) for layers in (20, 56, 110)},
     **{name: partial(vgg, name) for name in ("vgg11", "vgg16", "vgg16_bn")},
     "vit_b_16": partial(vit, "vit_b_16", width=768, heads=12),
     "vit_tiny": partial(vit, "vit_tiny"),

@@ -29,6 +29,9 @@ NETWORKS = {
     "vgg11": ("vgg11", {"fc*": "lowrank:6"}, {"base": 4, "hidden": (64, 32), "pool": 3}),
     "resnet18": ("resnet18", {"head": "kron"}, {"base": 4, "stem": "large"}),
     "resnet20": ("resnet20", None, {"base": 4}),
+    "densenet40": ("densenet40", None, {"growth": 2}),
+    "mobilenet_v2": ("mobilenet_v2", None, {"width": 0.1}),
+    "shiftresnet20": ("shiftresnet20", None, {"base": 4}),
     "vit": ("vit_tiny", None, {"width": 48, "depth": 2, "patch": 8}),
     "vit_kron": ("vit_b_16", "kron", {"width": 48, "depth": 1, "patch": 8, "heads": 3}),
     "vit_aligned": (
@@ -43,6 +46,9 @@ TRANSPOSES = {
     "vgg11": 2,
     "resnet18": 2,
     "resnet20": 0,
+    "densenet40": 0,
+    "mobilenet_v2": 0,
+    "shiftresnet20": 0,
     "vit": 8,
     "vit_kron": 13,
     "vit_aligned": 10,
@@ -122,7 +128,9 @@ def test_tflite_files_compute_the_same(network, tmp_path, request):
 def test_graphs_hold_the_layers_by_name_and_no_shape_arithmetic(network):
     model, graph, _, _ = network
     records = {r.name: r for r in model.layer_records()}
-    found = {r.name: r for r in graph_layers(graph) if r.name != "pool"}  # a matrix of means
+    found = {r.name: r for r in graph_layers(graph)}
+    for name in [n for n in found if n == "pool" or n.endswith(".shift")]:
+        del found[name]  # matrices of means, one-hot kernels: no weights of the network
     assert found.keys() == records.keys()
     for name, record in records.items():
         assert found[name].macs == record.macs, name
@@ -140,6 +148,8 @@ def test_every_parameter_is_in_the_graph(network):
     held = {t.name: tuple(t.dims) for t in graph.graph.initializer}
     names = {n for n, _ in model.net.named_parameters()}
     fused = {n for n in names if ".bn" in n or n.startswith("bn") or "downsample.1" in n}
+    fused |= {n for n in names if n.split(".")[0] in ("stem", "last") or "se.1." in n}
+    fused |= {n for n in names if "expand.1." in n}
     fused |= {n for n in names if n.startswith("features.")}  # norms become the convolutions'
     cores = {n for n in names if n.endswith((".S", ".V"))}
     sums = {n for n in names if ".biases." in n}  # go out as the bias per output that they make
@@ -155,7 +165,9 @@ def test_attention_counts_among_the_products(network):
     if tokens is None:
         # 32 maps of 2×2 places become 3×3 by one matrix of means per side
         pooling = 32 * (2 * 3 * 2 + 3 * 3 * 2) if model.arch == "vgg11" else 0
-        assert graph_macs(graph) == sum(r.macs for r in model.layer_records()) + pooling
+        shifts = sum(r.macs for r in graph_layers(graph) if r.name.endswith(".shift"))
+        layers = sum(r.macs for r in model.layer_records())
+        assert graph_macs(graph) == layers + pooling + shifts
         return
     _, n, width = tokens.shape
     blocks = len(model.net.get_submodule("blocks"))

@@ -8,6 +8,7 @@ from torch import nn
 from sepdeploy.errors import BadInput
 from sepdeploy.layers import KronLinear, LowRankLinear
 from sepdeploy.models import create, load, save
+from sepdeploy.models.architectures.shift import ShiftConv2d
 from sepdeploy.records import InputSpec
 from sepdeploy.structures import KronSpec, LowRankSpec
 
@@ -20,6 +21,10 @@ SMALL = {
     "vgg16_bn": {"base": 4, "hidden": (32, 32)},
     "resnet18": {"base": 4},
     "resnet20": {"base": 4},
+    "resnet56": {"base": 2},
+    "densenet40": {"growth": 2},
+    "mobilenet_v2": {"width": 0.1},
+    "shiftresnet20": {"base": 4},
     "vit_tiny": {"width": 12, "depth": 2, "patch": 8},
     "vit_b_16": {"width": 12, "depth": 2, "patch": 8, "heads": 2},
 }
@@ -37,6 +42,7 @@ def counted(arch, input, classes, structure=None, **options):
         ("vgg16", 138_357_544),
         ("vgg16_bn", 138_365_992),
         ("resnet18", 11_689_512),
+        ("mobilenet_v2", 3_504_872),
         ("vit_b_16", 86_567_656),
         ("vit_tiny", 5_717_416),
     ],
@@ -52,6 +58,11 @@ def test_published_sizes_on_imagenet(arch, params):
         ("resnet20", {}, 269_722),
         ("resnet20", {"shortcut": "conv"}, 272_474),
         ("resnet18", {}, 11_173_962),
+        ("resnet56", {}, 853_018),
+        ("densenet40", {}, 1_059_298),
+        ("shiftresnet20", {}, 95_642),
+        ("shiftresnet56", {}, 294_554),
+        ("shiftresnet110", {}, 592_922),
     ],
 )
 def test_published_sizes_on_cifar(arch, options, params):
@@ -140,7 +151,7 @@ def test_structures_by_name_and_pattern():
 @pytest.mark.parametrize("arch", SMALL)
 def test_every_network_learns_and_comes_back_from_its_file(arch, tmp_path):
     torch.manual_seed(0)
-    structure = {"head": "lowrank:2"} if arch.startswith("resnet") else "kron"
+    structure = "kron" if arch.startswith(("vgg", "vit")) else {"head": "lowrank:2"}
     model = create(arch, CIFAR, 10, structure, **SMALL[arch])
     x = torch.rand(3, 3, 32, 32)
     F.cross_entropy(model(x), torch.arange(3)).backward()
@@ -210,3 +221,28 @@ def test_a_shortcut_without_parameters():
 def test_options_that_make_no_sense(arch, shape, structure, options, match):
     with pytest.raises(BadInput, match=match):
         counted(arch, InputSpec(shape), 10, structure, **options)
+
+
+@pytest.mark.parametrize(
+    ("arch", "input", "classes", "macs"),
+    [
+        ("mobilenet_v2", IMAGENET, 1000, 300_774_272),
+        ("resnet56", CIFAR, 10, 125_485_696),
+        ("densenet40", CIFAR, 10, 282_917_328),
+    ],
+)
+def test_published_multiply_accumulates(arch, input, classes, macs):
+    model = counted(arch, input, classes)
+    assert sum(record.macs for record in model.layer_records()) == macs
+
+
+def test_a_shift_moves_every_map_by_its_place():
+    x = torch.randn(2, 21, 5, 6)
+    moved = ShiftConv2d(21)(x)
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
+    places = [(h, w) for h in range(3) for w in range(3) if (h, w) != (1, 1)]
+    order = [place for place in places for _ in range(2)] + [(1, 1)] * 5
+    for channel, (h, w) in enumerate(order):
+        assert torch.equal(moved[:, channel], padded[:, channel, h : h + 5, w : w + 6])
+    assert not list(ShiftConv2d(21).parameters())
+    assert not ShiftConv2d(21).state_dict()

@@ -27,6 +27,10 @@ SMALL = {
     "vit_b_16": {"width": 12, "depth": 1, "patch": 8, "heads": 2},
     "vit_tiny": {"width": 12, "depth": 1, "patch": 8},
 }
+# Of the blocks above, or of plain convolutions alone.
+DEEPER = {
+    "densenet40", "mobilenet_v2", "resnet56", "shiftresnet20", "shiftresnet56", "shiftresnet110",
+}  # fmt: skip
 CONVOLUTIONAL = [arch for arch in SMALL if arch.startswith(("lenet", "resnet", "vgg"))]
 CHOICES = {
     "kron": {"structure": "kron", "condition": 0.01, "l1": 1e-4},
@@ -154,4 +158,4 @@ def test_no_convolution_to_factor(arch, tmp_path):
 
 
 def test_nothing_is_left_out():
-    assert SMALL.keys() == ARCHITECTURES.keys()
+    assert {*SMALL, *DEEPER} == ARCHITECTURES.keys()

@@ -1,4 +1,4 @@
-"""Residual networks: ResNet-18, and ResNet-20 for small images."""
+"""Residual networks: ResNet-18, and ResNet-20 and 56 for small images."""
 
 from __future__ import annotations
 
@@ -101,7 +101,12 @@ class ResNet(nn.Module):
         return logits
 
 
-def _check_image(arch: str, input: InputSpec) -> None:
+def check_image(arch: str, input: InputSpec) -> None:
+    """Refuse what is no image.
+
+    Raises:
+        BadInput: Another shape than (C, H, W), or fewer than 8×8 pixels.
+    """
     if len(input.shape) != 3 or min(input.shape[1:]) < 8:
         raise BadInput(
             f"{arch} needs images of at least 8x8 pixels (C, H, W), the input is {input.shape}",
@@ -129,7 +134,7 @@ def resnet18(
     Raises:
         BadInput: The input is no image, or too small; options that make no sense.
     """
-    _check_image("resnet18", input)
+    check_image("resnet18", input)
     refuse_without_effect("resnet18", structure, "head")
     if stem is None:
         stem = "large" if min(input.shape[1:]) >= SMALL_IMAGE else "small"
@@ -146,35 +151,38 @@ def resnet18(
     )
 
 
-def resnet20(
+def resnet_small(
+    layers: int,
     input: InputSpec,
     classes: int,
     structure: StructureMap = None,
     base: int = 16,
     shortcut: str = "pad",
 ) -> nn.Module:
-    """ResNet-20 for small images: 269 722 parameters on 3×32×32 with 10 classes.
+    """ResNet of 20 or 56 layers for small images: 269 722 parameters at 20, 3×32×32, 10 classes.
 
     Args:
+        layers: 6n + 2 for n blocks a stage.
         input: What one sample looks like, (C, H, W) of at least 8×8.
         classes: Number of logits.
         structure: A table for the layer name ``head``; None is dense. The convolutions stay.
         base: Maps of the first stage; each later stage has twice as many.
         shortcut: Where a block changes its size: "pad" (zeros, no parameters) as published, or
-            "conv" (1×1 convolution with normalisation; 272 474 parameters).
+            "conv" (1×1 convolution with normalisation; 272 474 parameters at 20).
 
     Raises:
         BadInput: The input is no image, or too small; options that make no sense.
     """
-    _check_image("resnet20", input)
-    refuse_without_effect("resnet20", structure, "head")
+    name = f"resnet{layers}"
+    check_image(name, input)
+    refuse_without_effect(name, structure, "head")
     if shortcut not in SHORTCUTS:
         raise unknown_name("shortcut", str(shortcut)[:40], SHORTCUTS)
     return ResNet(
         input.shape,
         classes,
         structure,
-        depths=(3, 3, 3),
+        depths=((layers - 2) // 6,) * 3,
         base=check_count(base, "base", 1024),
         stem="small",
         shortcut=shortcut,
