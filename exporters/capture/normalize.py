@@ -180,13 +180,13 @@ def _too_old(where: str, opset: int) -> BadInput:
 
 
 def _drops(model: ModelProto, node: NodeProto) -> bool:
-    """Whether a node is a Dropout in training mode."""
+    """Whether a node is a Dropout in training mode, or nobody knows."""
     if node.op_type != "Dropout" or len(node.input) < 3:
         return False
     tensors = {t.name: t for t in model.graph.initializer}
     tensors |= {n.output[0]: a.t for n in model.graph.node for a in n.attribute if a.HasField("t")}
     mode = tensors.get(node.input[2])
-    return mode is not None and bool(to_array(mode).any())
+    return bool(node.input[2]) and (mode is None or bool(to_array(mode).any()))
 
 
 def _check_graph(model: ModelProto, where: str) -> None:

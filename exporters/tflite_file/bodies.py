@@ -82,6 +82,10 @@ def _body(node: NodeProto, opset: int, types: dict[str, TypeProto]) -> FunctionP
         schema: Any = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError:
         return None
+    named = {a.name for a in node.attribute}
+    for name, attribute in schema.attributes.items():
+        if name not in named and attribute.default_value.type:
+            node.attribute.append(attribute.default_value)
     body = FunctionProto()
     if schema.has_context_dependent_function:
         given = [types.get(n, TypeProto()).SerializeToString() for n in node.input]

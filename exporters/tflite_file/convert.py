@@ -128,6 +128,8 @@ def _outputs(ctx: Context, items: Mapping[str, Lazy], source: Source) -> None:
     for name in source.outputs:
         item = affine.settle(ctx.b, _item(items, source, name))
         assert item is not None, "outputs are computed"
+        if 0 in item.shape:
+            raise BadInput(f"output '{name}' is empty", hint="keep the others: --output")
         tensor = ctx.b.row_major(ctx.b.runtime(item, name)).tensor
         taken = [*ctx.b.graph.inputs.values(), *ctx.b.graph.outputs.values()]
         if tensor in taken or tensor.data is not None:

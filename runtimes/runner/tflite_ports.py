@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sepdeploy.runtimes.runner.contract import Array
+from sepdeploy.runtimes.runner.contract import F32, Array
 from sepdeploy.runtimes.runner.ports import UNNAMED, Port
 
 TO_FILE, TO_CALLER = (0, 2, 3, 1), (0, 3, 1, 2)  # from N,C,H,W to N,H,W,C and back
@@ -57,6 +57,10 @@ def turned(array: Array, order: tuple[int, ...]) -> Array:
 def as_own(array: Array, tensor: dict[str, Any]) -> Array:
     """Return an input in its tensor's type; real numbers for a quantised one are scaled."""
     kind = np.dtype(tensor["dtype"])
+    if kind == F32 and array.dtype == np.float64:
+        finite = array[np.isfinite(array)]
+        if finite.size and np.abs(finite).max() > np.finfo(F32).max:
+            raise ValueError(f"input '{tensor['name']}' has numbers beyond float32")
     scale, zero = tensor["quantization"]
     if array.dtype.kind == "f" and kind.kind in "iu" and scale > 0:
         limits = np.iinfo(kind)

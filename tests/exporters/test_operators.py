@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from sepdeploy import models, runtimes
-from sepdeploy.errors import BadInput
 from sepdeploy.exporters.capture.trace import trace
 from sepdeploy.exporters.onnx_file.write import write_onnx
 from sepdeploy.exporters.plan import plan
@@ -23,8 +22,7 @@ from sepdeploy.exporters.tflite_file.write import write_tflite
 from sepdeploy.measure.proof.parity import TOLERANCE, compare
 
 GROUP = 20
-WITHOUT_TFLITE = {"gather": "GatherElements"}
-NAMES = tuple(name for name in module_zoo.MODULES if name not in WITHOUT_TFLITE)
+NAMES = tuple(module_zoo.MODULES)
 # Variants of attention are the most to trace: plain, causal, grouped, packed ones stay quick.
 SLOW = (
     "attention_scaled", "attention_masked", "attention_biased", "multihead_attention_weights",
@@ -123,13 +121,3 @@ def test_a_module_keeps_its_numbers(name, runtime, folder):
         error, _, follows = compare(logits[:, start:end], reference[:batch, start:end])
         assert error <= TOLERANCE
         assert follows
-
-
-@pytest.mark.parametrize("name", WITHOUT_TFLITE)
-def test_an_operator_that_only_onnx_has(name, folder):
-    reference, _ = places((name,))
-    for logits in results((name,), "onnxruntime", folder).values():
-        assert compare(logits, reference[: len(logits)])[0] <= TOLERANCE
-    with pytest.raises(BadInput, match=rf"{WITHOUT_TFLITE[name]}.*{name}"):
-        write_tflite(traced((name,)), folder / "never.tflite")
-    assert not (folder / "never.tflite").exists()

@@ -288,6 +288,31 @@ RESIZES = [
     resize("cubic", None, mode="cubic"),
 ]
 
+_BOX = {"kernel_shape": [2, 3, 2], "strides": [1, 2, 1], "pads": [1, 1, 0, 0, 1, 1]}
+RARE = [
+    *(Case(op, "one", (7,), low=-0.9, high=0.9) for op in ("Asin", "Acos", "Atanh")),
+    *(Case(op, "wide", (7,), low=-3, high=3) for op in ("Atan", "Asinh", "Sinh", "Cosh")),
+    Case("Tan", "branch", (7,), low=-1.4, high=1.4),
+    Case("Acosh", "above one", (7,), low=1.01, high=9),
+    Case("IsInf", "none", (7,)),
+    Case("IsInf", "below", (7,), attributes={"detect_positive": 0}),
+    Case("Mod", "sign of x", (7,), (floats(0.7),), {"fmod": 1}, low=-5, high=5),
+    Case("Hardmax", "channels", IMAGE, attributes={"axis": 1}),
+    *(Case("LpNormalization", f"L{p}", IMAGE, attributes={"axis": 1, "p": p}) for p in (1, 2)),
+    Case("LRN", "odd", (6, 5, 4), attributes={"size": 3, "alpha": 0.3}),
+    Case("LRN", "wide", (6, 5, 4), attributes={"size": 5, "beta": 0.5, "bias": 2.0}),
+    Case("LpPool", "padded", attributes={"kernel_shape": [3, 2], "pads": [1, 0, 1, 1], "p": 3}),
+    Case("MaxPool", "dilated", attributes={"kernel_shape": [2, 3], "dilations": [2, 3]}),
+    Case("MaxPool", "3-d", (2, 6, 8, 5), attributes=_BOX),
+    Case("AveragePool", "3-d", (2, 6, 8, 5), attributes=_BOX),
+    Case("AveragePool", "3-d counted", (2, 6, 8, 5), attributes=_BOX | {"count_include_pad": 1}),
+    conv("3-d", rand(4, 2, 3, 2, 2), (2, 6, 8, 5), pads=[1, 0, 1, 1, 1, 0], strides=[2, 1, 1]),
+    conv("3-d groups", rand(4, 1, 2, 3, 3), (2, 6, 8, 5), group=2, dilations=[2, 1, 1]),
+    Case("ArgMax", "last of equals", IMAGE, attributes={"axis": 1, "select_last_index": 1}),
+    Case("TopK", "smallest", (9,), (ints(3),), {"largest": 0}, outputs=2),
+    Case("LayerNormalization", "statistics", (5, 6), (rand(6),), outputs=3, opset=17),
+]
+
 CASES = [
     *CONVOLUTIONS,
     *POOLS,
@@ -299,4 +324,5 @@ CASES = [
     *REDUCTIONS,
     *LINEAR,
     *RESIZES,
+    *RARE,
 ]

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(not INTERPRETERS, reason="no TFLite runtime is i
 # Operators that other tests of this folder cover, because they need two computed inputs, another
 # input type, a newer opset than the oracle knows.
 ELSEWHERE = {"And", "Or", "Not", "Cast", "Concat", "Dropout", "Einsum", "GatherND", "Swish"}
-ELSEWHERE |= {"RMSNormalization"}
+ELSEWHERE |= {"RMSNormalization", "GatherElements", "ScatterElements", "ScatterND", "OneHot"}
+ELSEWHERE |= {"GridSample", "Xor", "QuantizeLinear", "DequantizeLinear"}
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}  # of recurrent layers, below
 
 
@@ -102,7 +103,8 @@ def test_logic_and_casts(tmp_path: Path) -> None:
         n("And", "a b", "ab"),
         n("Not", "ab", "not"),
         n("Or", "not a", "or"),
-        n("Cast", "or", "i", to=TensorProto.INT64),
+        n("Xor", "or b", "xor"),
+        n("Cast", "xor", "i", to=TensorProto.INT64),
         n("Cast", "i", "f", to=TensorProto.FLOAT),
         n("Mul", "f x", "y"),
     ]
@@ -147,6 +149,61 @@ def test_gather_nd_with_known_coordinates(tmp_path: Path) -> None:
         n("Transpose", "g", "y", perm=[1, 2, 0]),
     ]
     constants = {"places": np.array([[0, 1], [11, -1], [3, 4]], np.int64)}
+    check(graph(nodes, IMAGE, constants), IMAGE, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["none", "add", "mul"])
+def test_what_stands_at_computed_places(how: str, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("TopK", ["x", "k"], ["v", "places"], name="top"),
+        n("GatherElements", "sines places", "g", axis=1),
+        n("ScatterElements", "x places g", "s", axis=1, reduction=how),
+        n("OneHot", "places depth values", "hot"),
+        n("ReduceSum", "hot axes", "sum", keepdims=0),
+        n("Add", "s sum", "y"),
+    ]
+    nodes.insert(1, n("Sin", "x", "sines"))
+    constants = {"k": np.array([3]), "depth": np.array(9), "axes": np.array([1])}
+    constants["values"] = np.array([-1, 2], np.float32)
+    check(graph(nodes, (9,), constants), (9,), tmp_path)
+
+
+@pytest.mark.parametrize("how", ["none", "add", "max"])
+def test_slices_are_placed(how: str, tmp_path: Path) -> None:
+    nodes = [
+        n("Transpose", "x", "t", perm=[1, 2, 0]),
+        n("GatherND", "t from", "u"),
+        n("ScatterND", "t to u", "p", reduction=how),
+        n("Transpose", "p", "y", perm=[2, 0, 1]),
+    ]
+    constants = {"from": np.array([[5], [2]]), "to": np.array([[1], [-2]])}
+    check(graph(nodes, (6, 4), constants), (6, 4), tmp_path)
+
+
+@pytest.mark.parametrize("aligned", [0, 1])
+@pytest.mark.parametrize(
+    ("mode", "padding"),
+    [("linear", "zeros"), ("linear", "border"), ("linear", "reflection"), ("cubic", "zeros")],
+)
+def test_an_image_is_sampled_on_a_grid(
+    mode: str, padding: str, aligned: int, tmp_path: Path
+) -> None:
+    nodes = [
+        n("Transpose", "x", "grid", perm=[0, 2, 3, 1]),
+        n("GridSample", "x grid", "y", mode=mode, padding_mode=padding, align_corners=aligned),
+    ]
+    check(graph(nodes, (2, 5, 6)), (2, 5, 6), tmp_path, low=-1.5, high=1.5)
+
+
+def test_numbers_are_quantised_and_back(tmp_path: Path) -> None:
+    nodes = [
+        n("QuantizeLinear", "x scale zero", "q", axis=1),
+        n("DequantizeLinear", "q scale zero", "y", axis=1),
+    ]
+    constants = {
+        "scale": np.array([0.1, 0.02, 0.5, 0.01], np.float32),
+        "zero": np.array([3, -7, 0, 100], np.int8),
+    }
     check(graph(nodes, IMAGE, constants), IMAGE, tmp_path)
 
 

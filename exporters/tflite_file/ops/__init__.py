@@ -5,6 +5,7 @@ from __future__ import annotations
 from sepdeploy.exporters.tflite_file.ops import (
     activation,
     arithmetic,
+    composed,
     concat,
     einsum,
     indexing,
@@ -12,11 +13,12 @@ from sepdeploy.exporters.tflite_file.ops import (
     normalize,
     recurrent,
     reduce,
+    scatter,
     select,
     shape,
     structured,
 )
-from sepdeploy.exporters.tflite_file.ops.spatial import conv, conv_transpose, pool, resize
+from sepdeploy.exporters.tflite_file.ops.spatial import conv, conv_transpose, grid, pool, resize
 from sepdeploy.exporters.tflite_file.values.affine import Converter
 from sepdeploy.records import DOMAIN
 
@@ -27,6 +29,7 @@ _LOGICAL |= {"GreaterOrEqual": "GREATER_EQUAL", "Less": "LESS", "LessOrEqual": "
 CONVERTERS: dict[str, Converter] = {
     **{op: arithmetic.unary_op(op.upper()) for op in _UNARY.split()},
     **{op: arithmetic.binary_op(kind, dtype=bool) for op, kind in _LOGICAL.items()},
+    **{op: composed.of_angle(op) for op in composed.ANGLES},
     **{op: recurrent.recurrent_op(op) for op in recurrent.STEPS},
     "Add": arithmetic.binary_op("ADD"),
     "ArgMax": reduce.arg_op("ARG_MAX"),
@@ -42,38 +45,49 @@ CONVERTERS: dict[str, Converter] = {
     "CumSum": indexing.cumulative_sum,
     "DepthToSpace": resize.depth_to_space,
     "Div": arithmetic.divide,
-    "Dropout": shape.identity,
+    "DequantizeLinear": composed.dequantize,
+    "Dropout": composed.dropout,
     "Einsum": einsum.einsum,
     "Elu": activation.elu,
     "Erf": activation.erf,
     "Expand": shape.expand,
     "Flatten": shape.flatten,
     "Gather": select.gather,
-    "GatherND": indexing.gather_nd,
+    "GatherElements": scatter.gather_elements,
+    "GatherND": scatter.gather_nd,
     "Gelu": activation.gelu,
     "Gemm": linear.gemm,
     "GlobalAveragePool": pool.global_average_pool,
     "GlobalMaxPool": pool.global_max_pool,
+    "GridSample": grid.grid_sample,
     "GroupNormalization": normalize.group_norm,
     "HardSigmoid": activation.hard_sigmoid,
     "HardSwish": activation.hard_swish,
+    "Hardmax": composed.hardmax,
     "Identity": shape.identity,
     "InstanceNormalization": normalize.instance_norm,
+    "IsInf": composed.is_inf,
     "IsNaN": arithmetic.is_nan,
+    "LRN": composed.local_response,
     "LayerNormalization": normalize.layer_norm,
     "LeakyRelu": activation.leaky_relu,
     "LogSoftmax": reduce.softmax_op("LOG_SOFTMAX"),
+    "LpNormalization": composed.lp_normalization,
+    "LpPool": pool.lp_pool,
     "MatMul": linear.matmul,
     "Max": arithmetic.variadic_op("MAXIMUM"),
     "MaxPool": pool.max_pool,
     "Mean": arithmetic.variadic_op("ADD", mean=True),
     "Min": arithmetic.variadic_op("MINIMUM"),
     "Mish": activation.mish,
+    "Mod": composed.modulo,
     "Mul": arithmetic.binary_op("MUL"),
     "Not": arithmetic.unary_op("LOGICAL_NOT"),
+    "OneHot": scatter.one_hot,
     "PRelu": activation.prelu,
     "Pad": select.pad,
     "Pow": arithmetic.power,
+    "QuantizeLinear": composed.quantize,
     "RMSNormalization": normalize.rms_norm,
     "Reciprocal": arithmetic.reciprocal,
     "ReduceL1": reduce.composed_reduce("ABS", ""),
@@ -87,6 +101,8 @@ CONVERTERS: dict[str, Converter] = {
     "ReduceSum": reduce.reduce_op("SUM"),
     "Reshape": shape.reshape,
     "Resize": resize.resize,
+    "ScatterElements": scatter.scatter_elements,
+    "ScatterND": scatter.scatter_nd,
     "Selu": activation.selu,
     "Sigmoid": arithmetic.unary_op("LOGISTIC"),
     "Slice": select.slice_,
@@ -105,6 +121,7 @@ CONVERTERS: dict[str, Converter] = {
     "Trilu": indexing.triangle,
     "Unsqueeze": shape.unsqueeze,
     "Where": arithmetic.where,
+    "Xor": arithmetic.binary_op("NOT_EQUAL", dtype=bool),
 }
 
 
@@ -123,9 +140,7 @@ RELABELLING = {
 
 # The nearest way out for operators that have no TFLite form, where there is one.
 NEAREST: dict[str, str] = {
-    "GridSample": "use an upsampling layer of fixed size",
     "If": "export the branch that is taken at inference",
-    "LRN": "use batch normalisation instead",
     "Loop": "unroll the loop before export",
     "MaxUnpool": "use an upsampling layer",
     "NonMaxSuppression": "leave it out of the model and run it on the outputs",

@@ -14,6 +14,7 @@ from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.elementwise import binary, unary
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
+MISH_IS_X = 20.0  # from where on its factor is 1
 # Abramowitz & Stegun, Handbook of Mathematical Functions, formula 7.1.26: |error| < 1.5e-7.
 _ERF_P = 0.3275911
 _ERF_A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
@@ -148,9 +149,14 @@ def _softplus(b: Builder, x: Value) -> Value:
 
 
 def mish(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
-    """Return x tanh(softplus(x))."""
-    x = ctx.value(node, inputs, 0)
-    return [binary(ctx.b, "MUL", x, unary(ctx.b, "TANH", _softplus(ctx.b, x)))]
+    """Return x tanh(softplus(x)), which is x n / (n + 2) with n = exp(x) (exp(x) + 2).
+
+    A logarithm of 1 + exp(x) would lose the digits of large negative x.
+    """
+    b, x = ctx.b, ctx.value(node, inputs, 0)
+    power = unary(b, "EXP", clipped(b, x, -math.inf, MISH_IS_X))
+    n = binary(b, "MUL", power, binary(b, "ADD", power, scalar(2)))
+    return [binary(b, "MUL", x, binary(b, "DIV", n, binary(b, "ADD", n, scalar(2))))]
 
 
 def softsign(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:

@@ -51,10 +51,7 @@ def divide(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """X / y; a constant divisor becomes a factor, which every runtime has a fast kernel for."""
     x, y = ctx.item(node, inputs, 0), ctx.item(node, inputs, 1)
     if not np.issubdtype(_dtype(x), np.floating):
-        raise BadInput(
-            f"{node}: integer division at run time has no TFLite form",
-            hint="compute it before export, or in float",
-        )
+        return [binary(ctx.b, "DIV", x, y)]
     if isinstance(y, Constant) and np.all(y.data != 0) and _exact_inverse(y.data):
         return [binary(ctx.b, "MUL", x, Constant(np.float32(1) / y.data, y.shape))]
     return [binary(ctx.b, "DIV", x, y)]
@@ -85,6 +82,13 @@ def power(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
             return [unary(ctx.b, "SQRT" if exponent > 0 else "RSQRT", x)]
     if isinstance(y, Constant):
         y = Constant(y.data.astype(_dtype(x)), y.shape)
+    if _dtype(x) != _dtype(y):
+        if not np.issubdtype(_dtype(x), np.floating):
+            raise BadInput(
+                f"{node}: {_dtype(x)} to a {_dtype(y)} has no TFLite form", hint=TFLITE_FORM
+            )
+        exponent_type = {"in_dtype": _dtype(y).name, "out_dtype": "float32"}
+        y = unary(ctx.b, "CAST", ctx.b.runtime(y), dtype=np.float32, **exponent_type)
     return [binary(ctx.b, "POW", x, y)]
 
 

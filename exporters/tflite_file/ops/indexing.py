@@ -1,13 +1,12 @@
-"""Rarer ways of picking and repeating: GatherND, Tile, TopK, Trilu, CumSum."""
+"""Rarer ways of picking and repeating: Tile, TopK, Trilu, CumSum."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
 from sepdeploy.errors import GRAPH, TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import bounded, describe, is_batch
+from sepdeploy.exporters.tflite_file.format.types import computes
 from sepdeploy.exporters.tflite_file.ops.select import picked_along
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
@@ -15,27 +14,6 @@ from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
 from sepdeploy.exporters.tflite_file.values.contract import contract
 from sepdeploy.exporters.tflite_file.values.elementwise import align, unary
 from sepdeploy.exporters.tflite_file.values.layout import Constant
-
-
-def gather_nd(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
-    """Pick by several leading coordinates at once, known at export."""
-    x = ctx.value(node, inputs, 0)
-    indices = ctx.array(node, inputs, 1)
-    depth = indices.shape[-1] if indices.ndim else 0
-    lead = x.shape[:depth]
-    if ctx.integer(node, "batch_dims", 0) or not 0 < depth <= len(x.shape):
-        raise BadInput(f"{node}: coordinates {indices.shape} have no TFLite form", hint=TFLITE_FORM)
-    if any(is_batch(d) for d in lead):
-        raise BadInput(
-            f"{node} picks from the batch, so samples would depend on each other",
-            hint="index the other dimensions only",
-        )
-    if np.any((indices < -np.array(lead)) | (indices >= np.array(lead))):
-        raise BadInput(f"{node}: an index is outside {describe(x.shape)}", hint=GRAPH)
-    places = np.where(indices < 0, indices + np.array(lead), indices)
-    flat = np.ravel_multi_index(tuple(np.moveaxis(places, -1, 0)), lead)
-    merged = ctx.b.reshaped(x, (math.prod(lead), *x.shape[depth:]))
-    return [picked_along(ctx, node, merged, np.asarray(flat), 0)]
 
 
 def tile(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
@@ -59,8 +37,13 @@ def top_k(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     x = ctx.value(node, inputs, 0)
     count = int(ctx.array(node, inputs, 1).reshape(-1)[0])
     axis = axis_of(node, ctx.integer(node, "axis", -1), len(x.shape))
-    if not ctx.integer(node, "largest", 1):
-        raise BadInput(f"{node}: the smallest values have no TFLite form", hint="negate the input")
+    smallest = not ctx.integer(node, "largest", 1)
+    if smallest and not computes("NEG", x.tensor.dtype):
+        raise BadInput(
+            f"{node}: the smallest of {x.tensor.dtype} have no TFLite form", hint=TFLITE_FORM
+        )
+    if smallest:
+        x = unary(ctx.b, "NEG", x)
     if is_batch(x.shape[axis]) or not 0 < count <= x.shape[axis]:
         raise BadInput(f"{node}: {count} of dimension {axis} of {describe(x.shape)}", hint=GRAPH)
     b = ctx.b
@@ -72,6 +55,8 @@ def top_k(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     places.dtype = np.dtype(np.int32)
     last = len(rest)
     axes = [*range(axis), last, *range(axis, last)]
+    if smallest:
+        values = b.op("NEG", [values], values.shape)
     sorted_values = layout.transpose(layout.plain(values), axes)
     where = unary(b, "CAST", layout.plain(places), dtype=np.int64, **_CAST_INDEX)
     return [sorted_values, layout.transpose(where, axes)]
@@ -101,10 +86,17 @@ def cumulative_sum(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     x = ctx.value(node, inputs, 0)
     axis = axis_of(node, int(ctx.array(node, inputs, 1).reshape(-1)[0]), len(x.shape))
     size = x.shape[axis]
-    if is_batch(size) or x.tensor.dtype != np.float32:
+    if is_batch(size):
         raise BadInput(
             f"{node}: a running sum of {describe(x.shape)} has no TFLite form", hint=TFLITE_FORM
         )
+    if x.tensor.dtype != np.float32:
+        x, how = (
+            ctx.b.row_major(x),
+            {n: bool(ctx.integer(node, n, 0)) for n in ("exclusive", "reverse")},
+        )
+        place = ctx.b.constant(np.array(axis, np.int32), "axis")
+        return [x.with_tensor(ctx.b.op("CUMSUM", [x.tensor, place], x.tensor.shape, **how))]
     bounded(size * size, node)
     matrix = np.tril(np.ones((size, size), np.float32), -ctx.integer(node, "exclusive", 0))
     if ctx.integer(node, "reverse", 0):

@@ -7,15 +7,15 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from sepdeploy.errors import GRAPH, TFLITE_FORM, BadInput
+from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, describe
 from sepdeploy.exporters.tflite_file.ops.arithmetic import scalar
 from sepdeploy.exporters.tflite_file.ops.reduce import reduce_value
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values.affine import Lazy, hold
-from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, axis_of
+from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item, axis_of
 from sepdeploy.exporters.tflite_file.values.elementwise import binary, unary
-from sepdeploy.exporters.tflite_file.values.layout import Value
+from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 
 def batch_norm(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:
@@ -23,8 +23,22 @@ def batch_norm(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:
     x = ctx.value(node, inputs, 0)
     if ctx.integer(node, "training_mode", 0):
         raise BadInput(f"{node} is in training mode", hint="call model.eval() before the export")
+    if any(isinstance(i, Value) for i in inputs[1:]):
+        return [_computed_batch_norm(ctx, node, x, inputs)]
     scale, shift = affine_of(ctx, node, inputs)
     return [_held(ctx, x, per_channel(scale, x), per_channel(shift, x))]
+
+
+def _computed_batch_norm(ctx: Context, node: Node, x: Value, inputs: Inputs) -> Value:
+    """Batch normalisation whose statistics come in with the image."""
+    b, column = ctx.b, (x.shape[1], *(1,) * (len(x.shape) - 2))
+    gamma, beta, mean, variance = (
+        b.reshaped(ctx.value(node, inputs, i), column) for i in range(1, 5)
+    )
+    safe = binary(b, "ADD", variance, scalar(ctx.number(node, "epsilon", 1e-5)))
+    scale = binary(b, "MUL", gamma, unary(b, "RSQRT", safe))
+    y = binary(b, "MUL", binary(b, "SUB", x, mean), scale)
+    return binary(b, "ADD", y, beta)
 
 
 def affine_of(ctx: Context, node: Node, inputs: Inputs) -> tuple[Array, Array]:
@@ -51,26 +65,39 @@ def _held(ctx: Context, x: Value, scale: Array | None, shift: Array | None) -> L
 
 def normalized(ctx: Context, x: Value, axes: Iterable[int], epsilon: float) -> Value:
     """Return (x - mean) / sqrt(variance + epsilon), both taken over ``axes``."""
+    return _moments(ctx, x, axes, epsilon)[0]
+
+
+def _moments(
+    ctx: Context, x: Value, axes: Iterable[int], epsilon: float
+) -> tuple[Value, Value, Value]:
+    """Return x normalised, its mean and the inverse of its deviation."""
     b, axes = ctx.b, list(axes)
-    centred = binary(b, "SUB", x, reduce_value(ctx, "MEAN", x, axes, keep=True))
+    mean = reduce_value(ctx, "MEAN", x, axes, keep=True)
+    centred = binary(b, "SUB", x, mean)
     square = binary(b, "MUL", centred, centred)
     variance = reduce_value(ctx, "MEAN", square, axes, keep=True)
     inverse = unary(b, "RSQRT", binary(b, "ADD", variance, scalar(epsilon)))
-    return binary(b, "MUL", centred, inverse)
+    return binary(b, "MUL", centred, inverse), mean, inverse
 
 
 def layer_norm(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:
     """Normalise over all dimensions from ``axis`` on."""
     x = ctx.value(node, inputs, 0)
     first = axis_of(node, ctx.integer(node, "axis", -1), len(x.shape))
-    if any(name for name in node.outputs[1:]):
-        raise BadInput(
-            f"{node}: its mean and deviation outputs have no TFLite form", hint=TFLITE_FORM
-        )
-    y = normalized(ctx, x, range(first, len(x.shape)), ctx.number(node, "epsilon", 1e-5))
-    scale = ctx.optional_array(node, inputs, 1)
-    shift = ctx.optional_array(node, inputs, 2)
-    return [_held(ctx, y, scale, shift)]
+    axes = range(first, len(x.shape))
+    y, mean, inverse = _moments(ctx, x, axes, ctx.number(node, "epsilon", 1e-5))
+    y_scaled = _scaled(ctx, y, ctx.optional(inputs, 1), ctx.optional(inputs, 2))
+    return [y_scaled, mean, inverse][: len(node.outputs)]
+
+
+def _scaled(ctx: Context, y: Value, scale: Item | None, shift: Item | None) -> Lazy:
+    """Return scale y + shift, left to a neighbouring layer where both are known."""
+    known = [i.whole(ctx.b.scope) if isinstance(i, Constant) else None for i in (scale, shift)]
+    if not isinstance(scale, Value) and not isinstance(shift, Value):
+        return _held(ctx, y, *known)
+    y = y if scale is None else binary(ctx.b, "MUL", y, scale)
+    return y if shift is None else binary(ctx.b, "ADD", y, shift)
 
 
 def rms_norm(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:
@@ -81,7 +108,7 @@ def rms_norm(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:
     mean = reduce_value(ctx, "MEAN", square, range(first, len(x.shape)), keep=True)
     shifted = binary(ctx.b, "ADD", mean, scalar(ctx.number(node, "epsilon", 1e-5)))
     y = binary(ctx.b, "MUL", x, unary(ctx.b, "RSQRT", shifted))
-    return [_held(ctx, y, ctx.optional_array(node, inputs, 1), None)]
+    return [_scaled(ctx, y, ctx.optional(inputs, 1), None)]
 
 
 def instance_norm(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:

@@ -15,6 +15,7 @@ from sepdeploy.errors import TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array
 from sepdeploy.exporters.tflite_file.ops.concat import concat
 from sepdeploy.exporters.tflite_file.ops.select import picked_along
+from sepdeploy.exporters.tflite_file.ops.shape import transpose
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
 from sepdeploy.exporters.tflite_file.values.affine import Converter, Lazy, settle
@@ -111,8 +112,12 @@ def recurrent_op(op: str) -> Converter:
 
     def convert(ctx: Context, node: Node, inputs: Inputs) -> list[Lazy]:
         x = ctx.value(node, inputs, 0)
-        if ctx.integer(node, "layout", 0):
+        states = list(inputs)
+        samples_first = bool(ctx.integer(node, "layout", 0))
+        if samples_first:
             x = layout.transpose(x, (1, 0, 2))
+            turned = Node("Transpose", "", node.name, [], [], {"perm": [1, 0, 2]})
+            states[5:7] = [i and transpose(ctx, turned, [i])[0] for i in states[5:7]]
         w, r = (ctx.array(node, inputs, i) for i in (1, 2))
         _refuse_rest(ctx, node, inputs, x)
         ways = _directions(ctx, node, len(w))
@@ -123,7 +128,7 @@ def recurrent_op(op: str) -> Converter:
         outputs, last_h, last_c = [], [], []
         for d, backwards in enumerate(ways):
             cell = _Cell(ctx, node, r[d], biases[d].reshape(2, -1), kinds[d])
-            start = tuple(_start(ctx, inputs, place, d) for place in (5, 6))
+            start = tuple(_start(ctx, states, place, d) for place in (5, 6))
             with ctx.b.sharing():  # every step reads the same
                 series, h, c = _run(cell, STEPS[op], x, w[d], start, backwards=backwards)
             outputs.append(series)
@@ -131,11 +136,12 @@ def recurrent_op(op: str) -> Converter:
             last_c.append(c)
         split = [ctx.b.reshaped(s, (*s.shape[:2], 1, hidden)) for s in outputs]
         series = _joined(ctx, split, 2)
-        if not ctx.integer(node, "layout", 0):
+        if not samples_first:
             series = layout.transpose(series, (1, 2, 0, 3))
         found: list[Lazy] = [series]
-        found += [_stacked(ctx, last_h)] if len(node.outputs) > 1 else []
-        found += [_stacked(ctx, last_c)] if len(node.outputs) > 2 else []
+        for last in (last_h, last_c)[: len(node.outputs) - 1]:
+            state = _stacked(ctx, last)
+            found.append(layout.transpose(state, (1, 0, 2)) if samples_first else state)
         return found
 
     return convert

@@ -16,7 +16,7 @@ from sepdeploy.exporters.tflite_file.values.affine import Converter
 from sepdeploy.exporters.tflite_file.values.builder import FLOAT
 from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item, axis_of
 from sepdeploy.exporters.tflite_file.values.elementwise import binary, unary
-from sepdeploy.exporters.tflite_file.values.layout import Value
+from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 
 def reduce_op(kind: str) -> Converter:
@@ -151,23 +151,38 @@ def arg_op(kind: str) -> Converter:
     """Return the converter of ARG_MAX or ARG_MIN; the index is int64 as in ONNX."""
 
     def convert(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
-        if ctx.integer(node, "select_last_index", 0):
-            raise BadInput(
-                f"{node}: the last of equal values has no TFLite form",
-                hint="use select_last_index=0",
-            )
         x = ctx.value(node, inputs, 0)
         axis = axis_of(node, ctx.integer(node, "axis", 0), len(x.shape))
-        _refuse_batch(node, x, [axis])
-        b = ctx.b
         keep = ctx.integer(node, "keepdims", 1) == 1
-        rest = [a for a in range(len(x.shape)) if a != axis]
-        tensor = b.arranged(x, [*rest, axis])
-        operands = [tensor, b.ints([len(rest)], "axis")]
-        out = b.op(kind, operands, tensor.shape[:-1], dtype=np.int64, output_type="int64")
-        value = layout.plain(out)
-        if keep:
-            value = b.reshaped(value, (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
-        return [value]
+        last = bool(ctx.integer(node, "select_last_index", 0))
+        return [arg_value(ctx, node, kind, x, axis, keep=keep, last=last)]
 
     return convert
+
+
+def arg_value(
+    ctx: Context,
+    node: Node,
+    kind: str,
+    x: Value,
+    axis: int,
+    *,
+    keep: bool = True,
+    last: bool = False,
+) -> Value:
+    """Emit ARG_MAX or ARG_MIN: the first of equal values, or the ``last``."""
+    _refuse_batch(node, x, [axis])
+    b = ctx.b
+    rest = [a for a in range(len(x.shape)) if a != axis]
+    tensor = b.arranged(x, [*rest, axis])
+    if last:
+        tensor = b.op("REVERSE_V2", [tensor, b.ints([len(rest)], "axis")], tensor.shape)
+    operands = [tensor, b.ints([len(rest)], "axis")]
+    out = b.op(kind, operands, tensor.shape[:-1], dtype=np.int64, output_type="int64")
+    value = layout.plain(out)
+    if last:
+        end = Constant(np.array(x.shape[axis] - 1), ())
+        value = binary(b, "SUB", end, value)
+    if keep:
+        value = b.reshaped(value, (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
+    return value

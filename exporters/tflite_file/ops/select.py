@@ -12,6 +12,7 @@ from sepdeploy.exporters.tflite_file.format.limits import MAX_PLAIN_RANK
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
 from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item, axis_of
+from sepdeploy.exporters.tflite_file.values.elementwise import binary
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.values.slices import emit_slice
 
@@ -34,7 +35,7 @@ def slice_(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
                 f"{node} leaves nothing of dimension {axis} of {describe(x.shape)}", hint=GRAPH
             )
         if count != size or step < 0:
-            x = _sliced(ctx, node, x, axis, indices[0], count, step if count > 1 else 1)
+            x = sliced(ctx, node, x, axis, indices[0], count, step if count > 1 else 1)
     return [x]
 
 
@@ -47,9 +48,10 @@ def _open_end(end: int, step: int) -> int | None:
     return None if step < 0 and end <= -(1 << 31) else end
 
 
-def _sliced(
+def sliced(
     ctx: Context, node: Node, x: Value, axis: int, start: int, count: int, step: int
 ) -> Value:
+    """Emit ``count`` entries of a dimension from ``start`` on, ``step`` apart."""
     if is_batch(x.shape[axis]):
         raise BadInput(
             f"{node} takes part of the batch, so samples would depend on each other",
@@ -114,11 +116,12 @@ def gather(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     if isinstance(indices, Constant):
         return [picked_along(ctx, node, ctx.b.runtime(data), indices.whole(node), axis)]
     table = ctx.b.row_major(ctx.b.runtime(data, "weight"))
-    places = ctx.b.row_major(indices)
     if is_batch(table.shape[axis]):
         raise BadInput(
             f"{node} picks from the batch, so samples would depend on each other", hint=TFLITE_FORM
         )
+    size = Constant(np.array(table.shape[axis], indices.tensor.dtype), ())
+    places = ctx.b.row_major(binary(ctx.b, "FLOOR_MOD", indices, size))  # some count from the end
     shape = (*table.shape[:axis], *places.shape, *table.shape[axis + 1 :])
     out = ctx.b.op(
         "GATHER", [table.tensor, places.tensor], shape, dtype=table.tensor.dtype, axis=axis
@@ -144,7 +147,7 @@ def picked_along(ctx: Context, node: Node, x: Value, indices: Array, axis: int) 
     flat = picked.reshape(-1)
     start = int(flat[0])
     if np.array_equal(flat, np.arange(start, start + flat.size)):
-        y = x if flat.size == size else _sliced(ctx, node, x, axis, start, flat.size, 1)
+        y = x if flat.size == size else sliced(ctx, node, x, axis, start, flat.size, 1)
         return ctx.b.reshaped(y, shape)
     if size == 1:
         x = ctx.b.row_major(x)
@@ -177,7 +180,7 @@ def pad(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     for axis, (before, after) in pads.items():
         if before < 0 or after < 0:
             start, stop = max(-before, 0), x.shape[axis] - max(-after, 0)
-            x = _sliced(ctx, node, x, axis, start, stop - start, 1)
+            x = sliced(ctx, node, x, axis, start, stop - start, 1)
     wanted = {a: (max(p, 0), max(q, 0)) for a, (p, q) in pads.items() if p > 0 or q > 0}
     if mode in ("edge", "wrap"):
         for axis, (before, after) in wanted.items():

@@ -9,6 +9,9 @@ import numpy as np
 
 from sepdeploy.errors import GRAPH, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import bounded, describe, is_batch
+from sepdeploy.exporters.tflite_file.format.limits import MAX_BROADCAST_RANK
+from sepdeploy.exporters.tflite_file.format.types import computes
+from sepdeploy.exporters.tflite_file.ops.select import picked_along
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
 from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item, axis_of
@@ -129,5 +132,11 @@ def expand(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
             hint="let it broadcast instead of expanding it to the batch size",
         )
     bounded(math.prod(fill), node)
+    if len(shape) > MAX_BROADCAST_RANK or not computes("ADD", x.tensor.dtype):
+        x = ctx.b.reshaped(x, (1,) * (len(shape) - len(x.shape)) + x.shape)
+        for axis, size in enumerate(shape):
+            if x.shape[axis] != size:
+                x = picked_along(ctx, node, x, np.zeros(size, np.int64), axis)
+        return [x]
     zeros = np.zeros(fill, x.tensor.dtype)
     return [binary(ctx.b, "ADD", x, Constant(zeros, zeros.shape))]

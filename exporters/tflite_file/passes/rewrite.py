@@ -18,6 +18,8 @@ def rewrite(source: Source) -> None:
             _gelu(view, node)
         elif node.op == "HardSigmoid" and not node.domain:
             _hard_swish(view, node)
+        elif node.op == "Softplus" and not node.domain:
+            _mish(view, node)
 
 
 @dataclass
@@ -89,6 +91,17 @@ def _gelu(view: _View, erf: Node) -> None:
         last = view.reader(product.outputs[0])
         if last is not None and last.op == "Mul" and not last.domain and x in last.inputs:
             view.replace(last, "Gelu", x, {})
+
+
+def _mish(view: _View, softplus: Node) -> None:
+    """X times the tanh of Softplus(x)."""
+    tanh = view.reader(softplus.outputs[0])
+    product = view.reader(tanh.outputs[0]) if tanh and tanh.op == "Tanh" else None
+    if tanh is None or product is None or product.op != "Mul" or product.domain:
+        return
+    x = softplus.inputs[0]
+    if sorted(product.inputs) == sorted([x, tanh.outputs[0]]):
+        view.replace(product, "Mish", x, {})
 
 
 def _hard_swish(view: _View, gate: Node) -> None:

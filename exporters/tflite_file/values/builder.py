@@ -235,8 +235,10 @@ class Builder:
         """
         if isinstance(item, Value):
             return item
-        if item.repeated:
+        if any(is_batch(d) for d in item.shape):
             return self._once_per_sample(item, role)
+        if item.repeated:
+            item = Constant(np.broadcast_to(item.data, item.shape), item.shape)
         return layout.plain(self.constant(item.whole(self.scope), role))
 
     def _once_per_sample(self, item: Constant, role: str) -> Value:

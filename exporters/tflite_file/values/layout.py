@@ -200,7 +200,8 @@ def arrange_constant(
     dims: list[int] = []
     for dim, atoms in zip(data.shape, value_atoms, strict=True):
         dims += list(atoms) if dim != 1 or not atoms else [1] * len(atoms)
-    return np.ascontiguousarray(data.reshape(dims).transpose(tuple(order)))
+    # ascontiguousarray would give one number a dimension
+    return np.asarray(data.reshape(dims).transpose(tuple(order)), order="C")
 
 
 def tensor_dims(value: Value) -> list[list[int]]:

@@ -8,13 +8,15 @@ import numpy as np
 
 from sepdeploy.errors import BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, Tensor, describe
+from sepdeploy.exporters.tflite_file.ops.arithmetic import scalar
 from sepdeploy.exporters.tflite_file.ops.reduce import reduce_value
 from sepdeploy.exporters.tflite_file.ops.spatial.conv import as_channels_first
+from sepdeploy.exporters.tflite_file.ops.spatial.taps import covered, windowed
 from sepdeploy.exporters.tflite_file.ops.spatial.window import NHWC, Axis, apply_padding, read_axes
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
 from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item
-from sepdeploy.exporters.tflite_file.values.elementwise import binary
+from sepdeploy.exporters.tflite_file.values.elementwise import binary, unary
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 LOWEST = float(np.finfo(np.float32).min)
@@ -22,13 +24,18 @@ _NOT_NEGATIVE = {"RELU", "RELU6", "LOGISTIC", "SOFTMAX", "EXP", "ABS", "SQRT"}
 
 
 def max_pool(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
-    """MaxPool over one or two spatial axes."""
+    """MaxPool; over three axes or dilated by joined slices."""
     if len(node.outputs) > 1 and node.outputs[1]:
         raise BadInput(
             f"{node}: the indices of the maxima have no TFLite form",
             hint="use return_indices=False; unpool by upsampling instead",
         )
-    image, axes = _image(ctx, node, inputs)
+    x, axes = _window(ctx, node, inputs)
+    if _is_rare(axes) or x.tensor.dtype != np.float32:
+        kind = x.tensor.dtype
+        lowest = LOWEST if kind == np.float32 else np.iinfo(kind).min
+        return [windowed(ctx, node, x, axes, "MAXIMUM", lowest)]
+    image, axes = _image(ctx, x, axes)
     tensor = ctx.b.arranged(image, NHWC)
     # Zeros pad just as well where nothing is negative, and every runtime has a fast PAD.
     fill = LOWEST
@@ -41,8 +48,13 @@ def max_pool(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
 
 def average_pool(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """AveragePool; where border windows count fewer elements, their averages are scaled up."""
-    image, axes = _image(ctx, node, inputs)
+    x, axes = _window(ctx, node, inputs)
     counted = bool(ctx.integer(node, "count_include_pad", 0))
+    if _is_rare(axes):
+        total = windowed(ctx, node, x, axes, "ADD", 0.0)
+        shares = (1 / covered(axes, counted=counted)).astype(np.float32)
+        return [binary(ctx.b, "MUL", total, Constant(shares, shares.shape))]
+    image, axes = _image(ctx, x, axes)
     tensor = ctx.b.arranged(image, NHWC)
     factors = _border_factors(axes, counted)
     plain = bool(np.all(factors == 1))
@@ -55,18 +67,32 @@ def average_pool(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     return [binary(ctx.b, "MUL", out, Constant(factors, factors.shape))]
 
 
-def _image(ctx: Context, node: Node, inputs: Inputs) -> tuple[Value, list[Axis]]:
+def lp_pool(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
+    """Return the p-th root of the sum of p-th powers in each window."""
+    x, axes = _window(ctx, node, inputs)
+    p = ctx.integer(node, "p", 2)
+    terms = unary(ctx.b, "ABS", x)
+    terms = terms if p == 1 else binary(ctx.b, "POW", terms, scalar(p))
+    total = windowed(ctx, node, terms, axes, "ADD", 0.0)
+    return [total if p == 1 else binary(ctx.b, "POW", total, scalar(1 / p))]
+
+
+def _window(ctx: Context, node: Node, inputs: Inputs) -> tuple[Value, list[Axis]]:
     x = ctx.value(node, inputs, 0)
-    if len(x.shape) not in (3, 4):
+    if len(x.shape) not in (3, 4, 5):
         raise BadInput(
             f"{node}: pooling over {describe(x.shape)} has no TFLite form",
-            hint="pooling over one or two spatial axes has one",
+            hint="pooling over one to three spatial axes has one",
         )
-    axes = read_axes(ctx, node, x.shape[2:], ctx.ints(node, "kernel_shape"))
-    if any(a.dilation != 1 for a in axes):
-        raise BadInput(
-            f"{node}: dilated pooling has no TFLite form", hint="use a pool without dilation"
-        )
+    return x, read_axes(ctx, node, x.shape[2:], ctx.ints(node, "kernel_shape"))
+
+
+def _is_rare(axes: Sequence[Axis]) -> bool:
+    """Whether no kernel of the runtimes does it."""
+    return len(axes) > 2 or any(a.dilation != 1 for a in axes)
+
+
+def _image(ctx: Context, x: Value, axes: list[Axis]) -> tuple[Value, list[Axis]]:
     if len(axes) == 1:
         x = ctx.b.reshaped(x, (*x.shape[:2], 1, x.shape[2]))
         axes = [Axis(1, 1, 1, 1, 0, 0, 1), *axes]

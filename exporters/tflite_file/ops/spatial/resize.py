@@ -246,6 +246,9 @@ def space_to_depth(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
         raise BadInput(f"{node}: blocks of {block} do not fit {describe(x.shape)}", hint=GRAPH)
     n, channels, height, width = x.shape
     logical = (n, channels * block * block, height // block, width // block)
+    if ctx.text(node, "mode", "DCR") == "CRD":
+        apart = ctx.b.reshaped(x, (n, channels, height // block, block, width // block, block))
+        return [ctx.b.reshaped(layout.transpose(apart, (0, 1, 3, 5, 2, 4)), logical)]
     tensor = ctx.b.arranged(x, NHWC)
     shape = (n, height // block, width // block, logical[1])
     out = ctx.b.op("SPACE_TO_DEPTH", [tensor], shape, block_size=block)
