@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from sepdeploy.compression.planning import CompressionPlan, LayerPlan, plan_compression
+from sepdeploy.compression.automatic import AUTOMATIC, plan_automatically
+from sepdeploy.compression.planning import plan_compression
 from sepdeploy.compression.projecting import compress_model, factorize_convolutions
+from sepdeploy.compression.survey import CompressionPlan, LayerPlan, Tried
 
 __all__ = [
+    "AUTOMATIC",
     "CompressionPlan",
     "LayerPlan",
+    "Tried",
     "compress_model",
     "factorize_convolutions",
+    "plan_automatically",
     "plan_compression",
 ]

@@ -9,9 +9,7 @@ keeps nothing cannot be made good by others that keep everything.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import pairwise
@@ -19,63 +17,18 @@ from itertools import pairwise
 from torch import nn
 
 from sepdeploy.compression.candidates import Candidate, candidates, dense_candidate, is_open
-from sepdeploy.compression.places import Places, count_places
-from sepdeploy.compression.request import parse_target, structure_map
+from sepdeploy.compression.places import Places
+from sepdeploy.compression.request import structure_map
+from sepdeploy.compression.survey import CompressionPlan, Survey, survey
 from sepdeploy.errors import BadInput, unknown_name
 from sepdeploy.models import Model
-from sepdeploy.models.computed_weights import with_plain_weights
 from sepdeploy.structures import CONVOLUTIONS, STRUCTURES, split_structure, whole_network
 
-MEASURES = ("params", "macs")
 HEAD = "the classifier stays dense unless it is named"
-TIGHT = "loosen the target, name more layers with --layers '*', or choose another structure"
 NOT_ASKED = "not asked for"
 NO_GAIN = "no form of it is smaller without computing more"
 DEPTHWISE = "depthwise: every channel has a kernel of its own, there is nothing to share"
 CHEAPER_DENSE = "the budget has room for it"
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """What becomes of one layer.
-
-    Attributes:
-        name: Path of the layer.
-        structure: Form chosen, "dense" where the layer stays as it is.
-        params: Numbers stored, bias included.
-        params_dense: The same of the layer as it is.
-        macs: Multiply-accumulates per sample.
-        macs_dense: The same of the layer as it is.
-        relative_error: ‖W − W'‖_F / ‖W‖_F expected; for convolutions a little too high.
-        reason: Why it stays dense, "" where it does not.
-    """
-
-    name: str
-    structure: str
-    params: int
-    params_dense: int
-    macs: int
-    macs_dense: int
-    relative_error: float
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class CompressionPlan:
-    """A form for every plain layer, and what the whole network then costs."""
-
-    layers: tuple[LayerPlan, ...]
-    measure: str
-    limit: int | None
-    params: int
-    params_before: int
-    macs: int
-    macs_before: int
-
-    @property
-    def changes(self) -> dict[str, str]:
-        """Structure of each layer that does not stay dense."""
-        return {x.name: x.structure for x in self.layers if x.structure != "dense"}
 
 
 def plan_compression(
@@ -103,73 +56,39 @@ def plan_compression(
         BadInput: A form that fits no layer, an unknown layer, a target that no plan reaches
             (says the best reachable).
     """
-    if measure not in MEASURES:
-        raise unknown_name("budget", measure, MEASURES)
-    model = with_plain_weights(model)
-    records = {record.name: record for record in model.layer_records()}
-    modules = {n or "net": m for n, m in model.net.named_modules() if _plain(m)}
-    modules = {name: modules[name] for name in records if name in modules}
     everywhere = whole_network(structure)
     if everywhere:
         structure, layers = everywhere, layers or ("*",)
-    families = _families(modules, structure, layers)
-    budget = parse_target(target)
-    if budget is None and any(is_open(text) for text in families.values()):
+    seen = survey(model, target, measure)
+    families = _families(seen, structure, layers)
+    if seen.limit is None and any(is_open(text) for text in families.values()):
         raise BadInput(
             f"structure '{structure}' leaves shapes or ranks open and there is no target",
             hint="give --target 10x, or write the form out: lowrank:40, kron:28x28-64x64",
         )
-    params, macs = model.params, sum(r.macs for r in records.values())
-    total = params if measure == "params" else macs
-    limit = None
-    if budget is not None:
-        limit = math.floor(total / budget[1]) if budget[0] == "ratio" else int(budget[1])
-    places = count_places(model, modules)
     named = bool(layers) or isinstance(structure_map(structure), dict)
     offer = partial(_offers, named=named, everywhere=bool(everywhere))
-    offers = {n: offer(n, m, families.get(n), places[n]) for n, m in modules.items()}
-    dense = {n: dense_candidate(m, places[n]) for n, m in modules.items()}
-    fixed = total - sum(_cost(c, measure) for c in dense.values())
-    chosen = _choose(offers, measure, None if limit is None else limit - fixed, fixed)
-    plans = tuple(
-        _layer_plan(n, chosen[n], dense[n], _why_dense(n, modules, families, offers[n]))
-        for n in modules
-    )
-    return CompressionPlan(
-        plans,
-        measure,
-        limit,
-        params + sum(x.params - x.params_dense for x in plans),
-        params,
-        macs + sum(x.macs - x.macs_dense for x in plans),
-        macs,
-    )
+    offers = {n: offer(n, m, families.get(n), seen.places[n]) for n, m in seen.modules.items()}
+    chosen = choose(offers, seen)
+    return seen.plan(chosen, lambda name: _why_dense(name, seen, families, offers[name]))
 
 
-def _plain(module: nn.Module) -> bool:
-    return type(module) is nn.Linear or type(module) is nn.Conv2d
-
-
-def _families(
-    modules: dict[str, nn.Module], structure: str, layers: Sequence[str]
-) -> dict[str, str]:
+def _families(seen: Survey, structure: str, layers: Sequence[str]) -> dict[str, str]:
     """The structure text of each layer that is to be changed."""
-    wanted = structure_map(structure)
-    linear = [n for n, m in modules.items() if isinstance(m, nn.Linear)]
-    head = linear[-1] if linear else ""
+    wanted, modules = structure_map(structure), seen.modules
     if isinstance(wanted, dict):
         if layers:
             raise BadInput("layers are named twice", hint="leave --layers out")
-        return {n: t for pattern, t in wanted.items() for n in _matching(modules, pattern)}
-    names = [n for n in modules if n != head]
+        return {n: t for pattern, t in wanted.items() for n in matching(modules, pattern)}
+    names = [n for n in modules if n != seen.head]
     if layers:
-        names = [n for pattern in layers for n in _matching(modules, pattern)]
+        names = [n for pattern in layers for n in matching(modules, pattern)]
     else:
         family, options = split_structure(wanted)
         both = family in STRUCTURES and family in CONVOLUTIONS and not options
         if not both:  # a name that both kinds have means linear layers once its form is written
             convolutions = family in CONVOLUTIONS and family not in STRUCTURES
-            names = [n for n in names if (n in linear) != convolutions]
+            names = [n for n in names if isinstance(modules[n], nn.Conv2d) == convolutions]
     if not names:
         raise BadInput(
             f"the network has no layer besides its classifier that '{structure}' applies to",
@@ -178,7 +97,12 @@ def _families(
     return dict.fromkeys(names, wanted)
 
 
-def _matching(modules: dict[str, nn.Module], pattern: str) -> list[str]:
+def matching(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
+    """The names that a pattern means.
+
+    Raises:
+        BadInput: There are none.
+    """
     found = [name for name in modules if fnmatchcase(name, pattern)]
     if not found:
         raise unknown_name("layer", pattern[:60], modules)
@@ -219,94 +143,76 @@ def _offers(
     return [*found, dense] if kept or not found else found
 
 
-def _cost(candidate: Candidate, measure: str) -> int:
-    return candidate.params if measure == "params" else candidate.macs
+def choose(offers: dict[str, list[Candidate]], seen: Survey) -> dict[str, Candidate]:
+    """The forms that keep most energy within the budget.
 
-
-def _choose(
-    offers: dict[str, list[Candidate]], measure: str, limit: int | None, fixed: int
-) -> dict[str, Candidate]:
-    hulls = {name: _hull(forms, measure) for name, forms in offers.items()}
+    Raises:
+        BadInput: The cheapest forms are above it.
+    """
+    hulls = {name: _hull(forms, seen) for name, forms in offers.items()}
     at = dict.fromkeys(hulls, 0)
-    spent = sum(_cost(hull[0], measure) for hull in hulls.values())
-    if limit is None:
+    spent = sum(seen.cost(hull[0]) for hull in hulls.values())
+    room = seen.room
+    if room is None:
         return {name: hull[0] for name, hull in hulls.items()}
-    if spent > limit:
-        raise BadInput(
-            f"no plan has at most {limit + fixed:,} {measure}; "
-            f"the best reachable is {spent + fixed:,}",
-            hint=TIGHT,
-        )
+    if spent > room:
+        raise seen.out_of_reach(spent)
     # Within one layer the hull's steps are ever less worthwhile, so buying the best step on
     # offer keeps the order.
     steps = [
-        ((a.penalty - b.penalty) / max(1, _cost(b, measure) - _cost(a, measure)), name, k)
+        ((a.penalty - b.penalty) / max(1, seen.cost(b) - seen.cost(a)), name, k)
         for name, hull in hulls.items()
         for k, (a, b) in enumerate(pairwise(hull))
     ]
     blocked = set()
     for _, name, k in sorted(steps, key=lambda step: -step[0]):
-        price = _cost(hulls[name][k + 1], measure) - _cost(hulls[name][k], measure)
-        if name in blocked or spent + price > limit:
+        price = seen.cost(hulls[name][k + 1]) - seen.cost(hulls[name][k])
+        if name in blocked or spent + price > room:
             blocked.add(name)
             continue
         at[name], spent = k + 1, spent + price
     chosen = {name: hull[at[name]] for name, hull in hulls.items()}
-    return _fill(offers, chosen, measure, limit - spent)
+    return _fill(offers, chosen, seen, room - spent)
 
 
 def _fill(
-    offers: dict[str, list[Candidate]], chosen: dict[str, Candidate], measure: str, room: int
+    offers: dict[str, list[Candidate]], chosen: dict[str, Candidate], seen: Survey, room: int
 ) -> dict[str, Candidate]:
     """Use up the gap that is left with forms between the hull's points."""
     filled = {}
     for name, current in chosen.items():
-        most = _cost(current, measure) + room
-        best = min((c for c in offers[name] if _cost(c, measure) <= most), key=lambda c: c.lost)
+        most = seen.cost(current) + room
+        best = min((c for c in offers[name] if seen.cost(c) <= most), key=lambda c: c.lost)
         filled[name] = best if best.lost < current.lost else current
-        room = most - _cost(filled[name], measure)
+        room = most - seen.cost(filled[name])
     return filled
 
 
-def _hull(forms: list[Candidate], measure: str) -> list[Candidate]:
+def _hull(forms: list[Candidate], seen: Survey) -> list[Candidate]:
     """The lower convex hull of (cost, penalty), cheapest first."""
     hull: list[Candidate] = []
-    for form in sorted(forms, key=lambda c: (_cost(c, measure), c.lost)):
+    for form in sorted(forms, key=lambda c: (seen.cost(c), c.lost)):
         if hull and form.lost >= hull[-1].lost:
             continue
-        while len(hull) > 1 and _above(hull[-2], hull[-1], form, measure):
+        while len(hull) > 1 and _above(hull[-2], hull[-1], form, seen):
             hull.pop()
         hull.append(form)
     return hull
 
 
-def _above(a: Candidate, b: Candidate, c: Candidate, measure: str) -> bool:
+def _above(a: Candidate, b: Candidate, c: Candidate, seen: Survey) -> bool:
     """Whether b lies on or above the line from a to c."""
-    ab, ac = (_cost(x, measure) - _cost(a, measure) for x in (b, c))
+    ab, ac = (seen.cost(x) - seen.cost(a) for x in (b, c))
     return (a.penalty - b.penalty) * ac <= (a.penalty - c.penalty) * ab
 
 
-def _why_dense(
-    name: str, modules: dict[str, nn.Module], families: dict[str, str], offers: list[Candidate]
-) -> str:
+def _why_dense(name: str, seen: Survey, families: dict[str, str], offers: list[Candidate]) -> str:
     if name not in families:
-        linear = [n for n, m in modules.items() if isinstance(m, nn.Linear)]
-        return HEAD if linear[-1:] == [name] else NOT_ASKED
-    if len(offers) > 1:
-        return CHEAPER_DENSE
-    module = modules[name]
+        return HEAD if seen.head == name else NOT_ASKED
+    return CHEAPER_DENSE if len(offers) > 1 else no_form(seen.modules[name])
+
+
+def no_form(module: nn.Module) -> str:
+    """Why a layer has no smaller form."""
     depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
     return DEPTHWISE if depthwise else NO_GAIN
-
-
-def _layer_plan(name: str, chosen: Candidate, dense: Candidate, reason: str) -> LayerPlan:
-    return LayerPlan(
-        name,
-        chosen.structure,
-        chosen.params,
-        dense.params,
-        chosen.macs,
-        dense.macs,
-        math.sqrt(max(0.0, chosen.lost)),
-        reason if chosen.structure == "dense" else "",
-    )

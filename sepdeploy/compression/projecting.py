@@ -39,7 +39,7 @@ def compress_model(model: Model, changes: Mapping[str, str]) -> tuple[Model, dic
     errors = {}
     for name, text in changes.items():
         try:
-            layer = _project(copy.net.get_submodule(name), text)
+            layer = nearest_layer(copy.net.get_submodule(name), text)
         except BadInput as error:
             raise BadInput(f"layer '{name}': {error.message}", hint=error.hint) from error
         replace_module(copy.net, name, layer)
@@ -47,7 +47,12 @@ def compress_model(model: Model, changes: Mapping[str, str]) -> tuple[Model, dic
     return copy, errors
 
 
-def _project(layer: nn.Module, text: str) -> nn.Module:
+def nearest_layer(layer: nn.Module, text: str) -> nn.Module:
+    """The layer of a form that is closest to a plain one.
+
+    Raises:
+        BadInput: A form that does not fit it.
+    """
     if isinstance(layer, nn.Conv2d):
         return project_convolution(layer, text)
     if not isinstance(layer, nn.Linear):

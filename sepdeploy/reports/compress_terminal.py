@@ -24,4 +24,15 @@ def compression_table(plan: CompressSummary) -> Page:
     lines = [f"multiply-accumulates {plan.macs:,} of {plan.macs_before:,}"]
     if plan.limit is not None:
         lines.append(f"budget: {plan.limit:,} {plan.measure}")
-    return Page((table, *lines))
+    if plan.tried is None:
+        return Page((table, *lines))
+    rivals = Table(("plan of", "divergence"), (1,))
+    for rival in plan.tried.rivals:
+        reached = rival.divergence is not None
+        rivals.add(rival.structure, f"{rival.divergence:.4f}" if reached else "-")
+    lines.append(
+        f"chosen on {plan.tried.samples:,} training images; mean KL divergence in nats from the "
+        f"network's answers, - where the budget is out of reach; sum at most {plan.tried.gap:.1%} "
+        "above the least"
+    )
+    return Page((table, *lines, rivals))

@@ -8,8 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sepdeploy.compression import CompressionPlan, LayerPlan, compress_model, plan_compression
+from sepdeploy import data
+from sepdeploy.codec import ABSENT
+from sepdeploy.compression import (
+    AUTOMATIC,
+    CompressionPlan,
+    LayerPlan,
+    Tried,
+    compress_model,
+    plan_automatically,
+    plan_compression,
+)
 from sepdeploy.errors import BadInput
+from sepdeploy.exports.options import CALIBRATION_SAMPLES
 from sepdeploy.files import sha256_file
 from sepdeploy.files.claims import claimed, outputs_of
 from sepdeploy.models import Model, load, save
@@ -51,6 +62,7 @@ class CompressSummary:
     layers: tuple[LayerPlan, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
     arch: str = ""
+    tried: Tried | None = field(default=None, metadata=ABSENT)
     schema: str = COMPRESS_SCHEMA
 
     def lines(self) -> list[str]:
@@ -100,13 +112,7 @@ def compress_file(
             target = out or options.default_out(path)
             if team.first and not options.dry_run:
                 stack.enter_context(claimed(outputs_of(TRAINED, target), (path,)))
-            plan = plan_compression(
-                model,
-                options.structure,
-                options.target,
-                measure=options.budget,
-                layers=options.layers,
-            )
+            plan = _plan(model, options)
             summary = _summary(path, options, plan)
             if team.first:
                 on_plan(summary)
@@ -122,6 +128,22 @@ def compress_file(
                 recipe, out=target, resume=options.resume, on_progress=on_progress, model=small
             ).model
     return _made(summary, small, errors, target)
+
+
+def _plan(model: Model, options: CompressOptions) -> CompressionPlan:
+    target, measure, layers = options.target, options.budget, options.layers
+    if options.structure != AUTOMATIC:
+        return plan_compression(model, options.structure, target, measure=measure, layers=layers)
+    name = model.provenance.get("data")
+    if not isinstance(name, str):
+        raise BadInput(
+            f"structure '{AUTOMATIC}' measures on images, and the model names no data set",
+            hint="train or fine-tune it with sepdeploy, or plan_automatically(model, …) in Python",
+        )
+    train = data.load(name, options.data_dir).train
+    part = train.take(CALIBRATION_SAMPLES, options.seed or 0)
+    images = part.batch(slice(None))
+    return plan_automatically(model, target, images, measure=measure, layers=layers)
 
 
 def _made(
@@ -201,4 +223,5 @@ def _summary(path: Path, options: CompressOptions, plan: CompressionPlan) -> Com
         macs=plan.macs,
         macs_before=plan.macs_before,
         layers=plan.layers,
+        tried=plan.tried,
     )
