@@ -80,7 +80,7 @@ class FrequencyOptions(JudgingOptions, ShapeOptions, ModelOptions):
     wave: float | None = setting(
         None,
         "L2 norm of a wave added to a channel.",
-        low=0,
+        low=1e-6,
         more="Pixels in [0, 1]; default: an eighth of the root of their number, 4 at 32×32.",
     )
 

@@ -84,6 +84,7 @@ def test_an_export_says_that_its_folder_of_data_is_gone(elsewhere: Path, call) -
     assert "the evaluation pack that was asked for cannot be made" in found.line
 
 
+@pytest.mark.slow
 def test_training_remembers_where_its_data_lay(tmp_path: Path, call, monkeypatch) -> None:
     import gzip
 

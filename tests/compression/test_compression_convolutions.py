@@ -9,6 +9,7 @@ from sepdeploy.compression import compress_model
 from sepdeploy.models import create
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [pytest.param("4x4", marks=pytest.mark.slow), "3x7"])
 def test_a_factored_convolution_is_exported_as_it_stands(tmp_path, ranks):
     torch.manual_seed(0)

@@ -127,7 +127,9 @@ def laughs(levels, last=b""):
     [
         (laughs(40), "unhashable"),
         (laughs(40, b"(e"), "unhashable"),
-        (b"\x80\x02}N" + b"\x85" * 1_000_000 + b"Ns.", "unhashable"),
+        pytest.param(
+            b"\x80\x02}N" + b"\x85" * 1_000_000 + b"Ns.", "unhashable", marks=pytest.mark.slow
+        ),
         (b"\x80\x02}N\x85" + b"2\x86" * 40 + b"Ns.", "operation b'2', which is refused"),
         (b"\x80\x04}(K\x01\x91Ns.", "which is refused"),
         (b"\x80\x02}N\x85Ns.", "unhashable"),

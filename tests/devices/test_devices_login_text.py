@@ -35,6 +35,7 @@ TALKING = {
 QUICK = ("before, both streams", "after", "tcsh")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shell",
     [

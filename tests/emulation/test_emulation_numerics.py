@@ -24,6 +24,7 @@ def host_logits(sample: Any) -> Any:
     return load(name, str(sample.path)).run(sample.inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("name", ["conv.onnx", "mlp.tflite", "conv.tflite"])
 def test_float_logits_agree_with_the_host(

@@ -143,6 +143,7 @@ def test_graphs_hold_the_layers_by_name_and_no_shape_arithmetic(network):
     assert graph_macs(graph) >= sum(r.macs for r in records.values())
 
 
+@pytest.mark.slow
 def test_every_parameter_is_in_the_graph(network):
     model, graph, _, _ = network
     held = {t.name: tuple(t.dims) for t in graph.graph.initializer}

@@ -139,6 +139,7 @@ def test_many_modes_are_planned_quickly():
     assert len(found.groups) <= 4
 
 
+@pytest.mark.slow
 def test_the_answer_does_not_depend_on_the_process():
     code = (
         "from sepdeploy.structures import KronSpec\n"

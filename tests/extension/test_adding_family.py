@@ -163,6 +163,7 @@ def diagonal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_new_family_goes_the_whole_way(diagonal: Path, call) -> None:
     model = diagonal / "d.pt"
     net = ["--arch", "mlp", "--hidden", "64,64", "--structure", "dense,diagonal"]

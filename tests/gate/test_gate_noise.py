@@ -77,6 +77,7 @@ def test_a_thousand_equal_separate_runs_raise_at_most_one_percent_false_alarms(b
     assert found[Outcome.UNSTABLE] <= (0.01 if machine == "shared" else 0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibrate", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_ten_percent_slower_is_caught_in_thirty_interleaved_rounds(build, calibrate):
     found = interleaved(build, TRACES["shared"], 1.10, calibrate=calibrate, runs=600)

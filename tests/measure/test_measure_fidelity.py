@@ -25,6 +25,7 @@ FORMATS = ["onnx", *(["tflite"] if runtimes.installed("tflite") else [])]
 LAYERS = ["first", "second", "head", "logits"]
 
 
+@pytest.mark.slow
 def test_every_layer_of_a_right_file_agrees(runtime_and_path, network, images):
     runtime, path = runtime_and_path
     rows = compare_with_oracle(path, runtime, images, network.canonical())
@@ -36,6 +37,7 @@ def test_every_layer_of_a_right_file_agrees(runtime_and_path, network, images):
         assert row.cosine == pytest.approx(1.0, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(
     ("weight", "layer"),

@@ -107,6 +107,7 @@ def test_a_library_beside_the_model_is_never_looked_at(empty_cache, custom_file)
     assert runtimes.custom_nodes(path, "onnxruntime").library == ""
 
 
+@pytest.mark.slow
 def test_refused_libraries_are_built_again(copied, monkeypatch):
     good = (copied / LIBRARY).read_bytes()
     monkeypatch.setattr(

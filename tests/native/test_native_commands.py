@@ -25,6 +25,7 @@ def test_setup_host_finds_what_is_built(library, capsys):
     assert "onnxruntime" in shown["version"]
 
 
+@pytest.mark.slow
 def test_setup_host_builds_into_the_cache(empty_cache, library, monkeypatch, capsys):
     good = library.read_bytes()
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))

@@ -58,6 +58,7 @@ def runtimes_of(artifact):
     return {p["runtime"] for p in artifact["parity"]}
 
 
+@pytest.mark.slow
 def test_a_custom_export_is_proven_in_every_way_it_can_run(library, exported, capsys):
     assert {p.name for p in exported.iterdir()} >= set(NAMES)
     by_path = artifacts(exported)

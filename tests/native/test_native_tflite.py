@@ -189,6 +189,7 @@ def weights(**changes):
     return {n: found[n] for n in names[:3]}, {n: found[n] for n in names[3:]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -24,6 +24,7 @@ from sepdeploy.models import create  # noqa: E402
 pytestmark = pytest.mark.skipif("litert" not in runtimes.installed("tflite"), reason="needs LiteRT")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "target", ["litert", pytest.param("tflite-runtime-2.14", marks=pytest.mark.slow)]
 )

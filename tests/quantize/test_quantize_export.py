@@ -51,6 +51,7 @@ def test_a_static_export_says_what_it_was_calibrated_with(kron: Any, tmp_path: P
     assert (tmp_path / "net.onnx").read_bytes() == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "bias"),
     [

@@ -97,6 +97,7 @@ def exported(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
 def test_torch_gives_the_same_in_every_batch(exported, name):
     names = QUICK if name in QUICK else SLOW

@@ -138,6 +138,7 @@ def test_wishes_that_make_no_sense(values, message):
         load_recipe(None, values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "as_before"), [("mart", 0), ("fr", 1), ("sar", 1)])
 def test_each_objective_trains(train, objective, as_before):
     choice = {"epochs": 2, "inner": "rs-fgsm"}

@@ -223,6 +223,7 @@ def test_exported_files_hold_the_zeros(train, tmp_path):
     assert set(low_rank) <= set(counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize(
     "moment", [(2, 3), *(pytest.param(m, marks=pytest.mark.slow) for m in ((1, 3), (3, 1)))]

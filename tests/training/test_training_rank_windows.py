@@ -26,6 +26,7 @@ def seeded():
     torch.manual_seed(2)
 
 
+@pytest.mark.slow
 def test_bases_stay_orthonormal_over_many_windows():
     layer, x = linear()
     target = torch.randn(9, 14)
@@ -180,6 +181,7 @@ def test_a_whole_training(train):
     assert math.isfinite(result.history[-1]["spectral"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [(1, 2), (2, 3)])
 @pytest.mark.parametrize("arch", ["mlp", pytest.param("lenet", marks=pytest.mark.slow)])
 def test_interrupted_and_resumed_to_the_same_bits(resumed_and_whole, moment, arch):

@@ -283,6 +283,7 @@ def test_devices(monkeypatch):
         choose_device(Recipe(precision="bf16"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", ["kron", "lowrank:6"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("objective", ["natural", "pgd-at", "trades", "fr", "sar"])

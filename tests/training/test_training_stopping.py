@@ -101,6 +101,7 @@ def test_adaptive_ranks_get_their_finish(train, declining, monkeypatch):
     assert result.best_epoch == 1
 
 
+@pytest.mark.slow
 def test_the_finish_resumes(train, declining):
     whole = train("whole", **RECIPE)
     declining()

@@ -78,6 +78,7 @@ COMMANDS: dict[str, list[str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
 def test_no_command_passes_an_order_on(
     copy: Path, call: Call, monkeypatch: pytest.MonkeyPatch, words: list[str]

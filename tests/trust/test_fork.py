@@ -51,6 +51,7 @@ print(sorted(set(said)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "litert", "tflite-runtime"])
 @pytest.mark.parametrize(
     ("threads", "codes"), [(1, "[0]"), pytest.param(2, "[2]", marks=pytest.mark.slow)]

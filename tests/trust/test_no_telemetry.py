@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 
-QUICK = {
-    "bench": "bench tiny.onnx --attack pgd-1 --samples 10",
-    "the simplifier": "",
-}
+QUICK = {"the simplifier": ""}
 SLOW = {
+    "bench": "bench tiny.onnx --attack pgd-1 --samples 10",
     "train": "train --data digits --epochs 1 --objective natural -o m.pt",
     "export": "export tiny.pt -o again",
     "quantised": "export tiny.pt -o again --quantize static",

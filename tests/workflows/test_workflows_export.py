@@ -78,6 +78,7 @@ def test_a_failed_proof_is_exit_6_and_changes_nothing(
     assert not (copy / "new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "writer"),
     [

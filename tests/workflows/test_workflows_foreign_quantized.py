@@ -139,6 +139,7 @@ def test_a_weight_that_would_need_many_copies_stays_float(tmp_path):
         api.export(source, formats=("onnx",), out_dir=tmp_path / "out", quantize="dynamic")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode", ["static", *(pytest.param(m, marks=pytest.mark.slow) for m in ("dynamic", "fp16"))]
 )
