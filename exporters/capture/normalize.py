@@ -117,10 +117,10 @@ def check_sizes(model: ModelProto, where: str) -> None:
     """
     for info in model.graph.input:
         for axis, dim in enumerate(info.type.tensor_type.shape.dim):
-            if not (dim.HasField("dim_value") or (axis == 0 and dim.dim_param == "batch")):
+            if not dim.HasField("dim_value") and dim.dim_param != "batch":
                 raise BadInput(
                     f"{where}: size {axis} ('{dim.dim_param or '?'}') of input '{info.name}' is "
-                    "open; only the batch, the first one of all inputs, may be",
+                    "open; only the batch, the first one of an input, may be",
                     hint=f"fix the sizes: --input-shape {info.name}=1,...",
                 )
 

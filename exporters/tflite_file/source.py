@@ -130,7 +130,7 @@ def _input(info: onnx.ValueInfoProto) -> tuple[Shape, np.dtype[Any]]:
     for axis, dim in enumerate(tensor.shape.dim):
         if dim.HasField("dim_value") and dim.dim_value > 0:
             dims.append(dim.dim_value)
-        elif axis == 0:
+        elif axis == 0 or dim.dim_param == "batch":
             dims.append(BATCH)
         else:
             label = dim.dim_param or "?"

@@ -77,7 +77,7 @@ def asked(
 
     Args:
         ask: The source.
-        inputs: What it takes; a first size of -1 is the batch.
+        inputs: What it takes; a size of -1 is the batch.
         said_by: Who it is.
         seed: Of the inputs.
         least: Of the tolerances, relative.
@@ -85,7 +85,7 @@ def asked(
     Raises:
         BadInput: It gives other numbers on every run, or takes what no inputs can be made for.
     """
-    open_batch = any(spec.shape[:1] == (-1,) for spec in inputs)
+    open_batch = any(-1 in spec.shape for spec in inputs)
     cases: list[NamedCase] = []
     notes: list[str] = []
     for k, spread in enumerate(SPREADS):

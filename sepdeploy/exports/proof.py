@@ -91,13 +91,11 @@ def _no_runtime(path: Path) -> Proof:
 def _proven_by_name(
     path: Path, reference: NamedReference, layers: tuple[LayerRecord, ...]
 ) -> Proof:
-    from sepdeploy import measure
-
     able = able_runtimes(path)
     if not able:
         return _no_runtime(path)
     parity, notes = proven(path, reference, able)
-    residency = measure.check_residency(path, layers, ())
+    residency = _residency(path, layers)
     _refuse_dense(path, residency)
     return Proof(parity, residency, notes)
 
@@ -139,7 +137,7 @@ def _proven_by(
             parity += measure.check_evaluator(
                 path, images[few], outputs[few], inputs=reference.kind, tolerance=tolerance[few]
             )
-        residency = measure.check_residency(path, layers, precisions)
+        residency = _residency(path, layers, precisions)
     except NoRoom:
         raise
     except BadInput as error:  # a file of ours that a runtime refuses is a failed export
@@ -156,6 +154,16 @@ def _proven_by(
     if not measure.moves(outputs):
         notes = (*notes, f"{path.name}: not proven, {reference.said_by} {CONSTANT}")
     return Proof(parity, residency, notes)
+
+
+def _residency(
+    path: Path, layers: Sequence[LayerRecord], precisions: Sequence[LayerPrecision] = ()
+) -> tuple[Residency, ...]:
+    """Return what stays resident, nothing where no layer has factors to multiply together."""
+    from sepdeploy import measure
+
+    factored = any(x.structure != "dense" or x.part_of is not None for x in layers)
+    return measure.check_residency(path, layers, precisions) if factored else ()
 
 
 def _refuse_dense(path: Path, residency: Sequence[Residency]) -> None:

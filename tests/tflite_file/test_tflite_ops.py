@@ -207,6 +207,30 @@ def test_numbers_are_quantised_and_back(tmp_path: Path) -> None:
     check(graph(nodes, IMAGE, constants), IMAGE, tmp_path)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_constant_is_repeated_for_every_sample(axis: int, tmp_path: Path) -> None:
+    """One row per sample (a query), or several (a tiled mask), as real numbers or integers."""
+    nodes = [
+        n("Shape", "x", "n", start=0, end=1),
+        n("Concat", "n ones", "times", axis=0),
+        n("Tile", "mask times", "masks"),
+        n("Reshape", "masks rows", "tiled"),
+        n("Cast", "tiled", "whole", to=TensorProto.INT64),
+        n("Cast", "whole", "back", to=TensorProto.FLOAT),
+        n("Concat", "x tiled back", "y", axis=1),
+    ]
+    mask = np.arange(12, dtype=np.float32).reshape((2, 6) if axis == 0 else (1, 12)) - 5
+    rows = np.array([-1, 2, 6] if axis == 0 else [-1, 3, 4])
+    shape = (4, 6) if axis == 0 else (2, 4)
+    constants = {"ones": np.array([1]), "mask": mask, "rows": rows}
+    check(graph(nodes, shape, constants), shape, tmp_path)
+
+
+def test_a_slice_to_a_far_end_takes_the_whole_batch(tmp_path: Path) -> None:
+    constants = {"starts": np.array([0, 1]), "ends": np.array([10**9, 10**9])}
+    check(graph([n("Slice", "x starts ends", "y")], (6,), constants), (6,), tmp_path)
+
+
 def test_newer_activations_and_norms_against_numpy(tmp_path: Path) -> None:
     scale = rand(6)
     nodes = [n("Swish", "x", "s", alpha=0.5), n("RMSNormalization", "s scale", "y", epsilon=1e-3)]

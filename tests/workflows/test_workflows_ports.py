@@ -119,6 +119,28 @@ def test_numbers_and_vectors_without_a_batch(tmp_path):
     assert found["z"].shape == ()
 
 
+@pytest.mark.slow
+def test_a_state_whose_batch_stands_second(tmp_path):
+    weights = {
+        "w": RNG.standard_normal((1, 20, 3)).astype(np.float32),
+        "r": RNG.standard_normal((1, 20, 5)).astype(np.float32) / 3,
+    }
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node(
+            "LSTM", ["t", "w", "r", "", "", "h", "c"], ["y", "hn", "cn"], hidden_size=5
+        ),
+    ]
+    inputs = [info("x", "FLOAT", ["N", "T", 3])]
+    inputs += [info(name, "FLOAT", [1, "N", 5]) for name in ("h", "c")]
+    outputs = [info(name, "FLOAT", [1, "N", 5]) for name in ("hn", "cn")]
+    source = stored(tmp_path / "vad.onnx", nodes, inputs, outputs, weights)
+    manifest = api.export(source, formats="tflite", input_shape={"x": (2, 4, 3)})
+    assert [s.shape for s in manifest.inputs] == [(2, 4, 3), (1, 2, 5), (1, 2, 5)]
+    assert all(p.passed for a in manifest.artifacts for p in a.parity)
+    assert {i.result for i in api.verify(tmp_path / "vad.manifest.json").items} == {"ok"}
+
+
 def test_open_sizes_of_two_names_are_two_sizes(tmp_path):
     nodes = [helper.make_node("MatMul", ["a", "b"], ["y"])]
     inputs = [info("a", "FLOAT", ["N", 2, 3]), info("b", "FLOAT", ["M", 3, 2])]

@@ -16,6 +16,8 @@ from sepdeploy.exporters.tflite_file.values.elementwise import binary
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 from sepdeploy.exporters.tflite_file.values.slices import emit_slice
 
+MOST_SAMPLES = 1 << 28  # no memory holds more
+
 
 def slice_(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     """Slice with starts, ends, axes and steps known at export."""
@@ -28,6 +30,8 @@ def slice_(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
         size = x.shape[axis]
         if step == 0:
             raise BadInput(f"{node}: a step of 0", hint=GRAPH)
+        if is_batch(size) and step == 1 and start == 0 and end >= MOST_SAMPLES:
+            continue  # "to the end", however that is spelled
         indices = slice(start, _open_end(end, step), step).indices(size)
         count = len(range(*indices))
         if count == 0:

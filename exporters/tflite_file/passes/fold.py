@@ -63,7 +63,9 @@ def _for_every_batch(ctx: Context, node: Node, inputs: Inputs) -> list[Item] | N
         if results is None:
             return None
         computed.append([as_float32(np.asarray(out)) for out in results])
-    outputs = [_once(two, three) for two, three in zip(*computed, strict=True)]
+    outputs = [
+        _once(two, three) or _tiled(ctx, two, three) for two, three in zip(*computed, strict=True)
+    ]
     return None if None in outputs else [out for out in outputs if out is not None]
 
 
@@ -92,6 +94,26 @@ def _once(two: Array, three: Array) -> Constant | None:
     if sizes != (2, 3) or not (np.all(two == first) and np.all(three == first)):
         return None
     return Constant(first, (*two.shape[:axis], BATCH, *two.shape[axis + 1 :]))
+
+
+def _tiled(ctx: Context, two: Array, three: Array) -> Item | None:
+    """Return a piece that is repeated along one axis once per sample, None where it is not that."""
+    if two.ndim != three.ndim:
+        return None
+    open_axes = [a for a, (m, n) in enumerate(zip(two.shape, three.shape, strict=True)) if m != n]
+    if len(open_axes) != 1:
+        return None
+    axis = open_axes[0]
+    size = three.shape[axis] - two.shape[axis]
+    if size < 2 or two.shape[axis] != 2 * size:
+        return None
+    before, after = two.shape[:axis], two.shape[axis + 1 :]
+    apart = [a.reshape(*before, -1, size, *after) for a in (two, three)]
+    first = np.take(apart[0], [0], axis)
+    if not all(np.all(a == first) for a in apart):
+        return None
+    whole = ctx.b.runtime(Constant(first, (*before, BATCH, size, *after)))
+    return ctx.b.reshaped(whole, (*before, BATCH * size, *after))
 
 
 def _whole(array: Array) -> Constant:
