@@ -26,6 +26,8 @@ def inspect(
     Their structure, factor shapes, parameters and MACs; then singular values and condition
     numbers from the factors, and a Lipschitz bound of the whole network (docs/spectra.md).
 
+    With --decompositions: how well each way to factor a convolution fits its kernel.
+
     With --frequency: where the energy of an attack's perturbations lies, accuracy after low-pass
     and high-pass filters, and which waves mislead the network (docs/frequency.md).
     """

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from sepdeploy.compression.automatic import AUTOMATIC, plan_automatically
+from sepdeploy.compression.automatic import plan_automatically
 from sepdeploy.compression.planning import plan_compression
 from sepdeploy.compression.projecting import compress_model, factorize_convolutions
 from sepdeploy.compression.survey import CompressionPlan, LayerPlan, Tried
 
 __all__ = [
-    "AUTOMATIC",
     "CompressionPlan",
     "LayerPlan",
     "Tried",

@@ -13,7 +13,13 @@ from sepdeploy.reports.tables import Line, Table
 from sepdeploy.structures import shown_factors
 
 if TYPE_CHECKING:
-    from sepdeploy.workflows.inspecting import Affine, FileFacts, InspectReport, Stretch
+    from sepdeploy.workflows.inspecting import (
+        Affine,
+        Decompositions,
+        FileFacts,
+        InspectReport,
+        Stretch,
+    )
 
 
 def inspect_table(report: InspectReport) -> Page:
@@ -47,9 +53,23 @@ def inspect_table(report: InspectReport) -> Page:
     if any(layer.sigma_max or layer.condition_number for layer in layers):
         parts += [_spectra(report, layers), *_explained(report, layers)]
     parts += report.notes
+    if report.decompositions:
+        parts += _ways(report.decompositions)
     if report.frequency is not None:
         parts += frequency_tables(report.frequency)
     return Page(tuple(parts))
+
+
+def _ways(found: tuple[Decompositions, ...]) -> list[str | Line | Table]:
+    """Draw how well each way to factor a convolution fits; the best one has a star."""
+    views = list(dict.fromkeys(view for layer in found for view in layer.errors))
+    table = Table(("convolution", "kernel", *views), right=tuple(range(2, 2 + len(views))))
+    for layer in found:
+        least = min((e for e in layer.errors.values() if e is not None), default=None)
+        cells = [layer.errors.get(view) for view in views]
+        shown = ["-" if e is None else f"{e:.3f}" + "*" * (e == least) for e in cells]
+        table.add(layer.layer, _shape(layer.kernel), *shown)
+    return [table, "relative error of the kernel at a quarter of its weights; * the least"]
 
 
 def _file_page(report: InspectReport, file: FileFacts) -> Page:

@@ -11,7 +11,6 @@ from typing import Any
 from sepdeploy import data
 from sepdeploy.codec import ABSENT
 from sepdeploy.compression import (
-    AUTOMATIC,
     CompressionPlan,
     LayerPlan,
     Tried,
@@ -19,8 +18,7 @@ from sepdeploy.compression import (
     plan_automatically,
     plan_compression,
 )
-from sepdeploy.errors import BadInput
-from sepdeploy.exports.options import CALIBRATION_SAMPLES
+from sepdeploy.errors import DATA, BadInput
 from sepdeploy.files import sha256_file
 from sepdeploy.files.claims import claimed, outputs_of
 from sepdeploy.models import Model, load, save
@@ -32,7 +30,7 @@ from sepdeploy.training import Event, Recipe, fit, joined, load_recipe
 from sepdeploy.training.beside import TRAINED
 from sepdeploy.training.events import judged_by
 from sepdeploy.workflows.factored import merge_factored
-from sepdeploy.workflows.options import CompressOptions
+from sepdeploy.workflows.options import AUTOMATIC, CompressOptions
 from sepdeploy.workflows.training import export_command
 
 COMPRESS_SCHEMA = "sepdeploy.compress/1"
@@ -134,14 +132,14 @@ def _plan(model: Model, options: CompressOptions) -> CompressionPlan:
     target, measure, layers = options.target, options.budget, options.layers
     if options.structure != AUTOMATIC:
         return plan_compression(model, options.structure, target, measure=measure, layers=layers)
-    name = model.provenance.get("data")
+    name = options.data or model.provenance.get("data")
     if not isinstance(name, str):
         raise BadInput(
             f"structure '{AUTOMATIC}' measures on images, and the model names no data set",
-            hint="train or fine-tune it with sepdeploy, or plan_automatically(model, …) in Python",
+            hint=DATA,
         )
     train = data.load(name, options.data_dir).train
-    part = train.take(CALIBRATION_SAMPLES, options.seed or 0)
+    part = train.take(options.calibration_samples, options.seed or 0)
     images = part.batch(slice(None))
     return plan_automatically(model, target, images, measure=measure, layers=layers)
 

@@ -20,6 +20,7 @@ from sepdeploy.workflows.factored import merge_factored
 from sepdeploy.workflows.options import FrequencyOptions
 
 if TYPE_CHECKING:
+    from sepdeploy.compression.decompositions import Decompositions as Decompositions
     from sepdeploy.models import Model
     from sepdeploy.workflows.frequencies import FrequencyReport
 
@@ -68,6 +69,7 @@ class InspectReport:
     stretch: Stretch | None = None
     frequency: FrequencyReport | None = field(default=None, metadata=ABSENT)
     file: FileFacts | None = field(default=None, metadata=ABSENT)
+    decompositions: tuple[Decompositions, ...] = field(default=(), metadata=ABSENT)
     schema: str = INSPECT_SCHEMA
 
 
@@ -115,6 +117,11 @@ def inspect_file(path: Path, wanted: FrequencyOptions, notify: Notify) -> Inspec
             f"--arch {arch} has no effect on {path}: an exported file holds its own layers",
             hint="leave --arch out",
         )
+    if wanted.decompositions and kind != "pt":
+        raise BadInput(
+            f"--decompositions has no effect on {path}: it factors the kernels of a model",
+            hint="give the .pt file that it was exported from",
+        )
     stretch = None
     model: Model | None = None
     if kind == "pt":
@@ -148,7 +155,14 @@ def inspect_file(path: Path, wanted: FrequencyOptions, notify: Notify) -> Inspec
         from sepdeploy.workflows.frequencies import frequencies
 
         frequency = frequencies(path, spec, model, wanted, notify)
-    return InspectReport(str(path), kind, spec, layers, total, notes, stretch, frequency)
+    ways: tuple[Decompositions, ...] = ()
+    if wanted.decompositions and model is not None:
+        from sepdeploy.compression.decompositions import decompositions
+
+        ways = decompositions(model)
+    return InspectReport(
+        str(path), kind, spec, layers, total, notes, stretch, frequency, decompositions=ways
+    )
 
 
 def _by_itself(path: Path, kind: str, wanted: FrequencyOptions, notify: Notify) -> InspectReport:

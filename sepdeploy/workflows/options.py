@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sepdeploy.exports.options import JudgingOptions, ModelOptions, Seeded, ShapeOptions
-from sepdeploy.files.roles import READS_MODEL, Reads, Writes
-from sepdeploy.settings import Needs, setting, settings
+from sepdeploy.exports.options import (
+    CALIBRATION_SAMPLES,
+    JudgingOptions,
+    ModelOptions,
+    Seeded,
+    ShapeOptions,
+)
+from sepdeploy.files.roles import READS_MODEL, Reads, Writes, of_data
+from sepdeploy.settings import DATA_NAMES, Needs, setting, settings
 
 BUDGETS = ("params", "macs")
+AUTOMATIC = "auto"  # a structure: the best of all families
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,26 @@ class CompressOptions(ModelOptions):
         why="without it nothing is trained",
     )
     dry_run: bool = setting(False, "Show the plan, write nothing.")
+    data: str | None = setting(
+        None,
+        "Whose training images auto measures on; default: the model's own.",
+        shown=DATA_NAMES,
+        path=Reads(of_data),
+        needs={"structure": (AUTOMATIC,)},
+        why="nothing is measured",
+    )
+    calibration_samples: int = setting(
+        CALIBRATION_SAMPLES,
+        "Training images that auto measures on.",
+        low=1,
+        needs={"structure": (AUTOMATIC,)},
+        why="nothing is measured",
+    )
     data_dir: Path | None = setting(
         None,
         "Folder of the data set.",
         path=Reads(),
-        needs={"finetune": ()},
+        needs={"finetune": (), "structure": (AUTOMATIC,)},
         why="without it nothing is trained",
     )
     seed: int | None = setting(None, "Seed of everything random.", low=0)
@@ -69,8 +91,13 @@ class CompressOptions(ModelOptions):
 
 @dataclass(frozen=True)
 class FrequencyOptions(JudgingOptions, ShapeOptions, ModelOptions):
-    """How a file is read; whether frequencies are looked at, of which images, how attacked."""
+    """How a file is read, and what is looked at: ways to factor it, frequencies of which images."""
 
+    decompositions: bool = setting(
+        False,
+        "Compare ways to factor each convolution.",
+        more="Relative errors of the kernel with a quarter of its weights, of a .pt file.",
+    )
     frequency: bool = setting(
         False,
         "Show which frequencies of images it depends on.",
@@ -87,7 +114,7 @@ class FrequencyOptions(JudgingOptions, ShapeOptions, ModelOptions):
     @classmethod
     def needs(cls) -> dict[str, Needs]:
         """Nearly everything is about frequencies; a seed is taken by every command."""
-        free = ("frequency", "arch", "seed", "input_shape")
+        free = ("decompositions", "frequency", "arch", "seed", "input_shape")
         return {name: {"frequency": ()} for name in settings(cls) if name not in free}
 
 

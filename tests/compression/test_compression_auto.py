@@ -133,6 +133,10 @@ def test_the_command_shows_what_was_compared(tmp_path, call):
     got = call(*words, "--dry-run")
     assert got.code == 0, got.err
     assert "chosen on 128 training images" in got.err + got.out
+    words = ["compress", tmp_path / "bare.pt", *words[2:], "--data", "digits"]
+    words += ["--calibration-samples", "16", "-o", tmp_path / "m-auto.pt"]
+    got = call(*words, "--dry-run")
+    assert "chosen on 16 training images" in got.err + got.out
     assert not (tmp_path / "m-auto.pt").exists()
     got = call(*words, "--json")
     assert got.code == 0, got.err
@@ -140,3 +144,5 @@ def test_the_command_shows_what_was_compared(tmp_path, call):
     assert found["params"] <= found["params_before"] / 2
     assert found["tried"]["rivals"][0]["structure"] == "auto"
     assert (tmp_path / "m-auto.pt").exists()
+    got = call("compress", tmp_path / "m.pt", "--structure", "kron", "--data", "digits")
+    assert (got.code, "nothing is measured" in got.err) == (2, True)
