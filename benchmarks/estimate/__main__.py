@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
+from benchmarks.estimate import cycles
 from benchmarks.estimate.fit import claims, holding, left_out, spread
 from benchmarks.estimate.published import Published, published
 from sepdeploy.files import write_text
@@ -49,10 +50,33 @@ def _figures(entries: Sequence[Published], ratios: Sequence[float]) -> tuple[str
     )
 
 
+def cycles_table() -> Table:
+    """Return a row for each latency that is estimated by cycles."""
+    table = Table(
+        ("board", "network", "format", "threads", "chose", "published ms", "estimated ms",
+         "estimated/published"),
+        (5, 6, 7),
+    )  # fmt: skip
+    for row in cycles.rows():
+        table.add(
+            f"{row.device} {row.ghz} GHz",
+            row.network,
+            row.dtype,
+            str(row.threads),
+            "constants of the board" if row.use == "fit" else USES[row.use],
+            f"{row.ms:.2f}",
+            f"{row.ms * row.ratio:.2f}",
+            f"{row.ratio:.2f}",
+        )
+    return table
+
+
 def text() -> str:
-    """Return the table and what is claimed, as Markdown."""
-    lines = [*markdown(rows_table()), "", "What may be claimed:", ""]
-    return "\n".join([*lines, *(f"* {c.sentence}" for c in claims())])
+    """Return the tables and what is claimed, as Markdown."""
+    lines = ["The cost model:", "", *markdown(rows_table()), "", "What may be claimed:", ""]
+    lines += [f"* {c.sentence}" for c in claims()]
+    lines += ["", "Cycles, LiteRT with XNNPACK:", "", *markdown(cycles_table())]
+    return "\n".join(lines)
 
 
 def main() -> None:

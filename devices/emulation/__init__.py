@@ -12,6 +12,7 @@ from sepdeploy.devices.emulation.measure import (
     count_instructions,
     measurements,
     peak_memory,
+    record_blocks,
     runtime_for,
 )
 from sepdeploy.devices.emulation.setup import (
@@ -45,6 +46,7 @@ __all__ = [
     "measurements",
     "peak_memory",
     "qemu_transport",
+    "record_blocks",
     "runtime_for",
     "setup",
     "setup_device",

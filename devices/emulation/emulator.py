@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sepdeploy.devices.transports.base import Completed, Transport
-from sepdeploy.devices.transports.qemu import BUNDLE, COUNT, COUNTS
+from sepdeploy.devices.transports.qemu import BLOCKS, BUNDLE, COUNT, COUNTS, RECORD
 from sepdeploy.errors import BadInput, Missing, SepdeployError
 from sepdeploy.files import sha256_file
 from sepdeploy.jobs import Answer, Job, NoAnswer, Refused, read_answer
@@ -82,12 +82,15 @@ class Emulator:
             "emulated_runtime_version": self.runtime_version(runtime),
         }
 
-    def run_job(self, job: Job, *, counts: Path | None = None) -> Answer:
+    def run_job(
+        self, job: Job, *, counts: Path | None = None, blocks: Path | None = None
+    ) -> Answer:
         """Do one job on a model; the emulator's clock says nothing, so no answer holds times.
 
         Args:
             job: With paths of this machine.
             counts: Where the instruction counts at the markers go; nothing is counted when None.
+            blocks: Where what is executed goes; nothing is recorded when None.
 
         Raises:
             BadInput: The model is not usable, or it takes too long.
@@ -101,11 +104,12 @@ class Emulator:
             self._push(path, name)
             return name
 
-        argv = [COUNT, *RUNNER] if counts is not None else RUNNER
+        plugin = [COUNT] if counts is not None else [RECORD] if blocks is not None else []
+        argv = [*plugin, *RUNNER]
         text = json.dumps(job.wire(sent, OUTPUT), sort_keys=True).encode()
         done = self.transport.run(argv, stdin=text, timeout=self.timeout)
         answer = self._read(done, job, model)
-        for remote, local in ((OUTPUT, job.output), (COUNTS, counts)):
+        for remote, local in ((OUTPUT, job.output), (COUNTS, counts), (BLOCKS, blocks)):
             if local is not None:
                 self.transport.pull(remote, local)
         return answer

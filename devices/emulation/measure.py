@@ -124,6 +124,27 @@ def count_instructions(emulator: Emulator, path: Path, *, optimize: bool = True)
     return _found(emulator, path, work)
 
 
+def record_blocks(emulator: Emulator, path: Path) -> Outcome[str]:
+    """Record what the second inference executes, for ``estimate.cycles``.
+
+    Raises:
+        BadInput: The file is not usable, or it takes too long.
+        Missing: The bundle is damaged.
+    """
+
+    def work(runtime: str) -> str:
+        with scratch() as folder:
+            blocks = folder / "blocks.txt"
+            job = Job("count", runtime, {"artifact": path}, {"runs": 2, "optimize": True})
+            emulator.run_job(job, blocks=blocks)
+            return blocks.read_text(encoding="ascii")
+
+    if not emulator.facts.get("plugin"):
+        version = emulator.facts.get("qemu", "")
+        return Outcome(None, emulator.details(runtime_for(path)), f"qemu {version} cannot record")
+    return _found(emulator, path, work)
+
+
 def parse_counts(text: str) -> Counts:
     """Read what the plugin wrote: a line per marker, then ``end`` and the number of threads.
 

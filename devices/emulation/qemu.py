@@ -1,4 +1,4 @@
-"""The emulator itself, and the plugin that counts for it."""
+"""The emulator itself, and the plugins that count and record for it."""
 
 from __future__ import annotations
 
@@ -56,15 +56,19 @@ def find_qemu() -> Qemu:
     return Qemu(tool.path, found[1], "-plugin" in usage)
 
 
-def plugin_source() -> Path:
-    """Return the plugin's C source in the installed package."""
-    return Path(str(resources.files("sepdeploy.devices.emulation"))) / "c" / "counting.c"
+def plugin_source(name: str = "counting") -> Path:
+    """Return a plugin's C source in the installed package."""
+    return Path(str(resources.files("sepdeploy.devices.emulation"))) / "c" / f"{name}.c"
 
 
-def counting_plugin(qemu: Qemu) -> Path:
-    """Return the plugin for this emulator, built at the first call.
+def counting_plugin(qemu: Qemu, name: str = "counting") -> Path:
+    """Return a plugin for this emulator, built at the first call.
 
     Only a file that was built here is handed out: its digest is kept beside it.
+
+    Args:
+        qemu: The emulator.
+        name: "counting" (instructions), or "blocks" (what is executed, and the caches).
 
     Raises:
         Missing: The emulator has no plugins, no compiler is installed, or the file was changed.
@@ -74,10 +78,10 @@ def counting_plugin(qemu: Qemu) -> Path:
             f"{qemu.path} {qemu.version} was built without plugins and cannot count",
             hint=f"sudo apt-get install -y {PACKAGES} (the dynamically linked one, not -static)",
         )
-    source = plugin_source()
+    source = plugin_source(name)
     key = digest(PLUGIN_VERSION, str(qemu.plugin_api), source.read_bytes())
     folder = cache_folder() / "plugins" / key
-    library, record = folder / "counting.so", folder / "counting.json"
+    library, record = folder / f"{name}.so", folder / f"{name}.json"
     if not folder.is_dir():
         compiler = find_tool("cc", purpose="it builds the counter", packages="gcc libc6-dev")
         flags = ["-shared", "-fPIC", "-fvisibility=hidden", f"-DPLUGIN_API={qemu.plugin_api}"]

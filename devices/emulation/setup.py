@@ -22,6 +22,7 @@ PACKAGES = "qemu-user gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 INSTALL = f"sudo apt-get update && sudo apt-get install -y {PACKAGES}"
 
 DEFAULT_BOARD = Board()
+PLUGINS = ("counting", "blocks")
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def setup(
             say(f"  {line}")
     qemu = find_qemu()
     if qemu.plugins:
-        counting_plugin(qemu)
+        for name in PLUGINS:
+            counting_plugin(qemu, name)
     else:
         say(f"qemu {qemu.version} has no plugins: logits and memory, but no instruction counts")
     build_bundle(ABI, say=say)
@@ -126,8 +128,19 @@ def qemu_transport(
         "runtimes": {name: bundle.versions[name] for name in RUNTIMES if name in bundle.versions},
     }
     view = board_view(target.core, board)
-    plugin = counting_plugin(qemu) if qemu.plugins else None
-    return QemuTransport(Machine(qemu.path, target.core.name, view, plugin, bundle.folder, facts))
+    plugin, recorder = (counting_plugin(qemu, n) if qemu.plugins else None for n in PLUGINS)
+    return QemuTransport(
+        Machine(
+            qemu.path,
+            target.core.name,
+            view,
+            plugin,
+            bundle.folder,
+            facts,
+            recorder,
+            board.caches(target.core),
+        )
+    )
 
 
 def can_emulate(profile: DeviceProfile) -> bool:
@@ -138,7 +151,11 @@ def can_emulate(profile: DeviceProfile) -> bool:
 def board_of(profile: DeviceProfile) -> Board:
     """Return what a device's profile says about its board."""
     own = [c for c in profile.cluster if c.core == profile.emulate] or list(profile.cluster)
+    first = own[0] if own else None
     return Board(
+        l1d_kib=first.l1d_kib if first else 0,
+        l1i_kib=first.l1i_kib if first else 0,
+        l3_kib=profile.memory.l3_kib if profile.memory else 0,
         processors=sum(c.count for c in profile.cluster) or DEFAULT_BOARD.processors,
         khz=round(own[0].ghz * 1e6) if own else 0,
         l2_kib=profile.memory.l2_kib if profile.memory else 0,

@@ -18,14 +18,23 @@ from sepdeploy.devices.emulation.cores import Core
 
 @dataclass(frozen=True)
 class Board:
-    """What is around the core: number of cores, clock and second-level cache.
+    """What is around the core: number of cores, clock and caches.
 
-    A clock (kHz) or cache (KiB) of 0 stands for that of a usual board with such cores.
+    A clock (kHz) or cache (KiB) of 0 stands for that of a usual board with such cores; there may be
+    no third-level cache.
     """
 
     processors: int = 4
     khz: int = 0
     l2_kib: int = 0
+    l1d_kib: int = 0
+    l1i_kib: int = 0
+    l3_kib: int = 0
+
+    def caches(self, core: Core) -> str:
+        """Return the caches as options of the plugin that records blocks."""
+        l1d, l1i, l2 = self.l1d_kib or 32, self.l1i_kib or 32, self.l2_kib or core.l2_kib
+        return f"l1d={l1d},l1i={l1i},l2={l2},l3={self.l3_kib}"
 
 
 def board_view(core: Core, board: Board) -> Path:

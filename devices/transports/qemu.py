@@ -25,6 +25,8 @@ ENVIRONMENT = {"HOME": "/", "LC_ALL": "C", "PATH": "/usr/bin:/bin", "TF_CPP_MIN_
 AARCH64 = (183).to_bytes(2, "little")  # the machine field of an ELF header
 COUNT = "count"
 COUNTS = "counts.txt"
+RECORD = "record"
+BLOCKS = "blocks.txt"
 BUNDLE = "b"
 SHORT_PLACE = "/tmp"  # a folder of a random name is made in it
 
@@ -40,6 +42,8 @@ class Machine:
         plugin: The counting plugin; None where the emulator has no plugins.
         bundle: The folder of the compiled runner; it is there under the name ``b``.
         facts: What numbers from this machine depend on (versions), as plain JSON values.
+        recorder: The plugin that records blocks; None as above.
+        caches: The board's caches, as that plugin's options.
     """
 
     qemu: str
@@ -48,13 +52,16 @@ class Machine:
     plugin: Path | None
     bundle: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
+    recorder: Path | None = None
+    caches: str = ""
 
 
 class QemuTransport(FolderTransport):
     """Runs single AArch64 programs; there is no shell and no other program.
 
     ``run(["count", PROGRAM, …])`` counts the instructions between the program's markers into the
-    file ``counts.txt``.
+    file ``counts.txt``; ``run(["record", PROGRAM, …])`` writes what its second inference executes
+    to ``blocks.txt``.
     """
 
     name = "qemu"
@@ -70,20 +77,27 @@ class QemuTransport(FolderTransport):
         (self.workdir / BUNDLE).symlink_to(machine.bundle)
 
     def _run(self, call: Call) -> Completed:
-        counting = call.argv[0] == COUNT
-        program = call.argv[1:] if counting else call.argv
+        plugins = {COUNT: self.machine.plugin, RECORD: self.machine.recorder}
+        with_plugin = call.argv[0] in plugins
+        program = call.argv[1:] if with_plugin else call.argv
         refused = self._refused(program[0])
         if refused is not None:
             return refused
         variables = [f"{k}={v}" for k, v in {**ENVIRONMENT, **(call.env or {})}.items()]
         emulator = [self.machine.qemu, "-cpu", self.machine.core, "-L", str(self.machine.view)]
-        if counting:
-            if self.machine.plugin is None:
+        if with_plugin:
+            plugin = plugins[call.argv[0]]
+            if plugin is None:
                 raise Missing(
                     f"{self.where}: this emulator has no plugins and cannot count",
                     hint="install a qemu-user with plugins: sepdeploy doctor shows which is found",
                 )
-            emulator += ["-plugin", f"{_option(self.machine.plugin)},out={COUNTS}"]
+            if call.argv[0] == COUNT:
+                told = f"out={COUNTS}"
+            else:
+                told = f"out={BLOCKS},run=2,{self.machine.caches}"
+                emulator += ["-seed", "1"]  # else addresses on the heap differ between processes
+            emulator += ["-plugin", f"{_option(plugin)},{told}"]
         return execute(
             ["env", "-i", *variables, *emulator, *program],
             stdin=call.stdin,

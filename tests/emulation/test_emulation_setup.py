@@ -294,7 +294,9 @@ def test_every_device_with_arm_cores_has_one_to_emulate() -> None:
 
 
 def test_the_board_is_the_devices_own() -> None:
-    assert board_of(profile("rpi-zero2w")) == Board(4, 1_000_000, 512)
+    assert board_of(profile("rpi-zero2w")) == Board(4, 1_000_000, 512, 32, 32)
+    caches = board_of(profile("rpi5")).caches(CORES["cortex-a76"])
+    assert caches == "l1d=64,l1i=64,l2=512,l3=2048"
     files = view_files(CORES["cortex-a53"], board_of(profile("rpi-zero2w")))
     assert files["sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"] == "1000000\n"
 

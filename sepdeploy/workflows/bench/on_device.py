@@ -16,7 +16,7 @@ from sepdeploy.codec import from_json
 from sepdeploy.devices import DeviceProfile
 from sepdeploy.devices.connect import connect, is_addressed
 from sepdeploy.devices.emulation import Emulator, can_emulate, device_transport, runtime_for
-from sepdeploy.devices.estimate import Anchor, estimate, save_anchor
+from sepdeploy.devices.estimate import Anchor, Work, estimable, estimate, save_anchor
 from sepdeploy.devices.transports import Recorder, Replay
 from sepdeploy.devices.transports.base import Transport
 from sepdeploy.errors import BadInput, Missing, SepdeployError
@@ -123,7 +123,9 @@ class DeviceBench:
                 facts = dict(sorted(known.items()))
                 self._save_anchor(host, path, taken.version, measurements)
         if self.device.estimable:
-            found += estimated(self.device, self._options.threads, host, task)
+            found += estimated(
+                self.device, self._options.threads, host, task, self._work(place, task)
+            )
         return Result(
             device=facts,
             artifact=host.artifact,
@@ -159,6 +161,14 @@ class DeviceBench:
         facts["emulator"] = {"name": "qemu-user", "version": own.pop("qemu"), **own}
         self._notify(f"emulating {path.name} on {emulator.core}")
         return EmulatedPlace(emulator, path)
+
+    def _work(self, place: Place | None, task: Task) -> tuple[Work | None, Work | None]:
+        """Return what the artifact and its dense form cost in cycles, where they are emulated."""
+        if not isinstance(place, EmulatedPlace) or not estimable(self.device):
+            return None, None
+        core = self.device.cluster[0].core
+        dense = None if task.dense is None else place.work(task.dense, core)
+        return place.work(task.path, core), dense
 
     def _save_anchor(
         self, host: Result, path: Path, version: str, found: tuple[Measurement, ...]

@@ -15,13 +15,22 @@ from sepdeploy.devices import DeviceProfile
 from sepdeploy.devices.benchmark_model import run_benchmark_model
 from sepdeploy.devices.bundle import open_bundle
 from sepdeploy.devices.bundle.launch import bundle_launcher
-from sepdeploy.devices.emulation import Emulator, IllegalInstruction, measurements, runtime_for
+from sepdeploy.devices.emulation import (
+    Emulator,
+    IllegalInstruction,
+    measurements,
+    record_blocks,
+    runtime_for,
+)
+from sepdeploy.devices.estimate import Work, parse_blocks, work
+from sepdeploy.devices.estimate.calibration import family_of
 from sepdeploy.devices.facts import at_home, read_facts
 from sepdeploy.devices.failures import PYTHON, unusable_python
 from sepdeploy.devices.judgement import big_cores, require_target
 from sepdeploy.devices.measured import Launcher, kind_of, program_launcher, python_launcher
 from sepdeploy.devices.measured import measure as run_jobs
 from sepdeploy.devices.transports.base import Transport
+from sepdeploy.errors import SepdeployError
 from sepdeploy.files import scratch
 from sepdeploy.jobs import Answer
 from sepdeploy.measure.latency import Timing
@@ -116,6 +125,9 @@ class RemotePlace(Place):
         return bundle_launcher(open_bundle(abi, setup=f"sepdeploy devices setup {self.name}"))
 
 
+MOST_UNKNOWN = 0.02  # share of instructions without ports
+
+
 class EmulatedPlace(Place):
     """The real ARM runtime on a device's core: it counts, and has no clock.
 
@@ -142,6 +154,18 @@ class EmulatedPlace(Place):
             except IllegalInstruction as error:
                 findings[name] = error.message
         return Taken(Kind.EMULATED, answers, self.details, findings=findings)
+
+    def work(self, path: Path, core: str) -> Work | None:
+        """Return what one inference costs on a core, None where that cannot be told.
+
+        That is where it cannot be recorded, or uses instructions whose ports nobody has listed.
+        """
+        try:
+            recorded = record_blocks(self._emulator, path).value
+            found = recorded and work(parse_blocks(recorded), family_of(core))
+        except SepdeployError:
+            return None
+        return found if found and found.unknown <= MOST_UNKNOWN else None
 
     def own(self, task: Task, logits: Floats | None) -> Iterator[Measurement]:
         """Count instructions and memory, and compare the clean logits with this machine's."""
