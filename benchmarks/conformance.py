@@ -286,7 +286,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.write is None:
         print(table({given.format: {p: now[p] for p in pairs}}))
         return 0
-    text = f"{NOTES}\n\n{table({form: found(given.folder, form) for form in RUNTIMES})}"
+    told = {form: of for form in RUNTIMES if (of := found(given.folder, form))}
+    text = f"{NOTES}\n\n{table(told)}"
     page.put("conformance", text, "python -m benchmarks.conformance --write", facts, given.write)
     return 0
 

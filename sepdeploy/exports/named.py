@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Named = Mapping[str, NDArray[Any]]
 Ask = Callable[[Named], Named]
 BATCHES = (1, 3)
+MOST_INTEGER = 255  # of those of more than eight bits
 SPREADS = ("uniform", "normal")  # of the numbers of a case
 
 
@@ -71,7 +72,13 @@ def tensor_specs(infos: Sequence[ValueInfoProto]) -> tuple[TensorSpec, ...]:
 
 
 def asked(
-    ask: Ask, inputs: Sequence[TensorSpec], *, said_by: str, seed: int, least: float = TOLERANCE
+    ask: Ask,
+    inputs: Sequence[TensorSpec],
+    *,
+    said_by: str,
+    seed: int,
+    least: float = TOLERANCE,
+    shaken: Ask | None = None,
 ) -> NamedReference:
     """Return a reference from what a source says to made-up inputs.
 
@@ -81,6 +88,8 @@ def asked(
         said_by: Who it is.
         seed: Of the inputs.
         least: Of the tolerances, relative.
+        shaken: The source with its weights moved by their rounding, where it takes no real
+            numbers that could be.
 
     Raises:
         BadInput: It gives other numbers on every run, or takes what no inputs can be made for.
@@ -90,8 +99,8 @@ def asked(
     notes: list[str] = []
     for k, spread in enumerate(SPREADS):
         batch = BATCHES[k] if open_batch else 1
-        feeds = {s.name: _made_up(s, batch, spread, [seed, k, i]) for i, s in enumerate(inputs)}
-        said, moved = ask(feeds), ask(_shaken(feeds, seed))
+        feeds, said = _first_answer(ask, inputs, batch, spread, [seed, k])
+        moved = (shaken or ask)(_shaken(feeds, seed))
         again = said if cases else ask(feeds)
         tolerance: dict[str, float] = {}
         for name, value in said.items():
@@ -106,8 +115,24 @@ def asked(
     return NamedReference(tuple(cases), said_by, tuple(notes))
 
 
-def _made_up(spec: TensorSpec, batch: int, spread: str, seed: list[int]) -> NDArray[Any]:
-    """Return numbers of an input's type; bytes over their range, wider integers 0 or 1."""
+def _first_answer(
+    ask: Ask, inputs: Sequence[TensorSpec], batch: int, spread: str, seed: list[int]
+) -> tuple[Named, Named]:
+    """Return inputs and the source's answer; wide integers where it takes them, else 0 and 1."""
+
+    def feeds(most: int) -> Named:
+        return {s.name: _made_up(s, batch, spread, [*seed, i], most) for i, s in enumerate(inputs)}
+
+    wide = feeds(MOST_INTEGER)
+    try:
+        return wide, ask(wide)
+    except BadInput:  # an index into a shorter table, most often
+        narrow = feeds(1)
+        return narrow, ask(narrow)
+
+
+def _made_up(spec: TensorSpec, batch: int, spread: str, seed: list[int], most: int) -> NDArray[Any]:
+    """Return numbers of an input's type; bytes over their range, wider integers up to ``most``."""
     generator = np.random.default_rng(seed)
     shape = tuple(batch if n < 0 else n for n in spec.shape)
     kind = np.dtype(spec.dtype or "O")
@@ -117,7 +142,7 @@ def _made_up(spec: TensorSpec, batch: int, spread: str, seed: list[int]) -> NDAr
     if kind.kind not in "iub":
         raise BadInput(f"no inputs can be made up for '{spec.name}'", hint="use numbers")
     low, high = (
-        (0, 1)
+        (0, 1 if kind.kind == "b" else most)
         if kind.kind == "b" or kind.itemsize > 1
         else (np.iinfo(kind).min, np.iinfo(kind).max)
     )

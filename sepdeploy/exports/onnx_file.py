@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from sepdeploy.exports.named import BATCHES, Named, NamedReference, asked, tenso
 from sepdeploy.exports.options import EvaluationOptions, ExportOptions, Output
 from sepdeploy.exports.proof import EVALUATOR_MACS, EVALUATOR_SAMPLES
 from sepdeploy.exports.source import Array, Reference
-from sepdeploy.exports.witness import witnessed
+from sepdeploy.exports.witness import ULP, witnessed
 from sepdeploy.files import scratch
 from sepdeploy.measure import run_outputs
 from sepdeploy.records import InputSpec, LayerRecord, Notify, TensorSpec
@@ -220,12 +220,14 @@ class OnnxFile:
                 raise BadInput(f"{self.path}: input '{spec.name}' fits into no memory", hint=SIZES)
 
         def asked_in(runtime: str) -> NamedReference:
-            def ask(feeds: Named) -> Named:
-                with self._judged() as judged:
+            def ask(feeds: Named, *, shaken: bool = False) -> Named:
+                with self._judged(shaken=shaken) as judged:
                     return run_outputs(judged, runtime, tuple(feeds.values()))[1]
 
             said_by = f"{self.path.name} in {runtime}"
-            return asked(ask, self._own, said_by=said_by, seed=seed, least=least)
+            real = any(np.dtype(s.dtype or "O").kind == "f" for s in self._own)
+            moved = None if real else partial(ask, shaken=True)
+            return asked(ask, self._own, said_by=said_by, seed=seed, least=least, shaken=moved)
 
         def otherwise() -> NamedReference | None:
             try:
@@ -236,9 +238,12 @@ class OnnxFile:
         return replace(asked_in(RUNTIME), otherwise=otherwise)
 
     @contextmanager
-    def _judged(self) -> Iterator[Path]:
-        """Give the file itself; where outputs or sizes were chosen, a copy that says so."""
-        if not self._kept and not self._shapes:
+    def _judged(self, *, shaken: bool = False) -> Iterator[Path]:
+        """Give the file itself; where outputs or sizes were chosen, a copy that says so.
+
+        A ``shaken`` copy has its weights moved by their rounding.
+        """
+        if not (self._kept or self._shapes or shaken):
             yield self.path
             return
         import onnx
@@ -251,6 +256,8 @@ class OnnxFile:
         fix_sizes(model, str(self.path), self._shapes)
         del model.graph.output[:]
         model.graph.output.extend(chosen)
+        if shaken:
+            _shake(model)
         with scratch() as folder:
             large = model.ByteSize() > PROTOBUF_LIMIT
             onnx.save(model, str(folder / self.path.name), save_as_external_data=large)
@@ -301,6 +308,19 @@ class OnnxFile:
 
     def close(self) -> None:
         """Nothing is held but the graph."""
+
+
+def _shake(model: ModelProto) -> None:
+    """Move float32 weights by a unit in their last place, up or down, in place."""
+    from onnx import TensorProto, numpy_helper
+
+    generator = np.random.default_rng(0)
+    for item in model.graph.initializer:
+        if item.data_type == TensorProto.FLOAT:
+            own = numpy_helper.to_array(item)
+            signs = generator.choice(np.array([-ULP, ULP], np.float32), own.shape)
+            moved = np.asarray(own * (1 + signs), np.float32)
+            item.CopyFrom(numpy_helper.from_array(moved, item.name))
 
 
 def onnx_outputs(path: Path, inputs: Array, batches: Sequence[int]) -> Array:

@@ -8,6 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 from sepdeploy import api, runtimes
 from sepdeploy.errors import ArtifactCheckFailed, BadInput
 from sepdeploy.exports.manifest import read_manifest
+from sepdeploy.exports.named import asked
+from sepdeploy.records import TensorSpec
 
 pytestmark = pytest.mark.skipif(not runtimes.installed("tflite"), reason="no TFLite runtime")
 RNG = np.random.default_rng(0)
@@ -117,6 +119,30 @@ def test_numbers_and_vectors_without_a_batch(tmp_path):
         found = session.run({"x": np.arange(7.0), "s": np.array(2.0)})
     assert np.allclose(found["y"], 2 * np.arange(7))
     assert found["z"].shape == ()
+
+
+def test_a_source_of_integers_is_asked_with_weights_moved_by_their_rounding():
+    """A difference of two large sums keeps few digits, which no integer input can show."""
+    spec = TensorSpec("ids", "int64", (2,))
+
+    def said(feeds):
+        assert feeds["ids"].max() <= 1  # a table of two rows
+        return {"y": np.array([1.0, 2.0])}
+
+    def ask(feeds):
+        if feeds["ids"].max() > 1:
+            raise BadInput("no such row", hint="none")
+        return said(feeds)
+
+    steady = asked(ask, (spec,), said_by="it", seed=0)
+    assert all(case.tolerance == {"y": 1e-5} for case in steady.cases)
+    loose = asked(
+        ask, (spec,), said_by="it", seed=0, shaken=lambda _: {"y": np.array([1.0, 2.0001])}
+    )
+    assert all(1e-4 < case.tolerance["y"] < 1e-3 for case in loose.cases)
+    lost = asked(ask, (spec,), said_by="it", seed=0, shaken=lambda _: {"y": np.array([1.0, 2.1])})
+    assert all(not case.tolerance for case in lost.cases)
+    assert "rounding alone moves it" in lost.notes[0]
 
 
 @pytest.mark.slow
