@@ -66,15 +66,16 @@ def clean(model: ModelProto, weights: Weights | None = None) -> None:
 
 
 def drop_neutral(graph: GraphProto) -> None:
-    """Remove Identity, Dropout and arithmetic with a neutral constant."""
+    """Remove Identity, Dropout whose mask nobody reads, arithmetic with a neutral constant."""
     dims = value_dims(graph)
+    read = {o.name for o in graph.output}.union(*(node.input for node in graph.node)) - {""}
     constants = initializers(graph)
     same: dict[str, str] = {}
     for node in graph.node:
         if node.domain not in ("", "ai.onnx"):
             continue
         passes = node.op_type == "Identity" or (
-            node.op_type == "Dropout" and not any(node.output[1:])
+            node.op_type == "Dropout" and read.isdisjoint(node.output[1:])
         )
         if passes or _pools_nothing(node):
             same[node.output[0]] = node.input[0]

@@ -139,7 +139,7 @@ def test_inputs_of_other_shapes_are_refused(digit):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (("mlpp", 10, None, {}), "unknown architecture 'mlpp'; closest: mlp, lenet"),
+        (("mlpp", 10, None, {}), "unknown architecture 'mlpp'; closest: mlp"),
         (("mlp", 10, None, {"hiden": (3,)}), "unknown option of mlp 'hiden'; closest: hidden"),
         (("mlp", 10, None, {"input": 3}), "unknown option|argument"),
         (("mlp", 10, {"fc9": "kron"}, {}), "unknown layer 'fc9'; closest: fc"),

@@ -194,7 +194,7 @@ def put_top(**values):
     [
         (put_top(format="other"), "not a sepdeploy model"),
         (put_top(version=99), "version 99"),
-        (put_top(arch="mpl"), "unknown architecture 'mpl'; closest: mlp, lenet"),
+        (put_top(arch="mpl"), "unknown architecture 'mpl'; closest: mlp"),
         (put_top(arch=3), "'arch' is missing or is a int"),
         (put_top(arch_kwargs={"classes": 10, "hiden": [1]}), "unknown option of mlp 'hiden'"),
         (put_top(arch_kwargs={"hidden": [16, 12]}), "cannot be built"),
