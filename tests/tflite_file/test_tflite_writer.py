@@ -54,6 +54,25 @@ def object_model(path: Path) -> Any:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes()))
 
 
+SHARED_OPTIONS = {
+    "Pool2DOptions": "AVERAGE_POOL_2D MAX_POOL_2D",
+    "ReducerOptions": "MEAN SUM REDUCE_PROD REDUCE_MAX REDUCE_MIN",
+    "MaximumMinimumOptions": "MAXIMUM MINIMUM",
+}
+
+
+def test_every_operator_and_its_options_have_the_numbers_of_the_schema() -> None:
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="needs LiteRT")
+    options = {k: v for k, v in vars(schema.BuiltinOptions).items() if not k.startswith("_")}
+    by_name = {name.lower(): number for name, number in options.items()}
+    shared = {op: options[name] for name, ops in SHARED_OPTIONS.items() for op in ops.split()}
+    for name, row in OPS.items():
+        assert row.code == getattr(schema.BuiltinOperator, name), name
+        own = by_name.get(f"{name.replace('_', '')}options".lower(), 0)
+        # A table of no fields may as well be left out.
+        assert row.options == shared.get(name, own) or not (row.options or row.fields), name
+
+
 def test_an_independent_reader_finds_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     write_tflite(small()[0], path, entry='{"a": 1}')

@@ -110,11 +110,11 @@ OPS: dict[str, OpSchema] = {
     "SOFTMAX": _op(25, 9, "beta"),
     "SPACE_TO_DEPTH": _op(26, 19, "block_size"),
     "TANH": _op(28),
-    "TILE": _op(69, 49),
+    "TILE": _op(69, 51),
     "FLOOR_MOD": _op(95, 72),
     "REVERSE_V2": _op(105, 81),
     "GATHER_ND": _op(107, 83),
-    "CUMSUM": _op(128, 103, "exclusive reverse"),
+    "CUMSUM": _op(128, 102, "exclusive reverse"),
     "ATAN2": _op(156, 122),
     "CUSTOM": _op(CUSTOM_CODE),
     "PAD": _op(34, 22),
@@ -169,7 +169,7 @@ OPS: dict[str, OpSchema] = {
     "SELECT_V2": _op(123, 98),
     "BATCH_MATMUL": _op(126, 101, "adj_x adj_y"),
     "GELU": _op(150, 116, "approximate"),
-    "SIGN": _op(158, 124),
+    "SIGN": _op(158),
 }
 
 
