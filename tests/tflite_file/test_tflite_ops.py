@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 from op_cases import CASES, IMAGE, Case, ints, rand
-from tflite_oracles import INTERPRETERS, Array, check, graph
+from tflite_oracles import INTERPRETERS, Array, check, graph, onnxruntime_oracle, run
 
 from sepdeploy.exporters.tflite_file.ops import CONVERTERS
+from sepdeploy.exporters.tflite_file.write import write_tflite
 
 pytestmark = pytest.mark.skipif(not INTERPRETERS, reason="no TFLite runtime is installed")
 
@@ -166,6 +167,65 @@ def test_what_stands_at_computed_places(how: str, tmp_path: Path) -> None:
     constants = {"k": np.array([3]), "depth": np.array(9), "axes": np.array([1])}
     constants["values"] = np.array([-1, 2], np.float32)
     check(graph(nodes, (9,), constants), (9,), tmp_path)
+
+
+INDEXED = {
+    "Gather": ((3,), [n("Gather", "table x", "y")]),
+    "Gather columns": ((3,), [n("Gather", "table x", "y", axis=1)]),
+    "GatherElements": ((3,), [n("GatherElements", "rows x", "y", axis=1)]),
+    "GatherND": ((3, 2), [n("GatherND", "table x", "y")]),
+}
+
+
+@pytest.mark.parametrize("runtime", INTERPRETERS)
+@pytest.mark.parametrize("kind", INDEXED)
+def test_an_index_out_of_range_reads_no_other_row(kind: str, runtime: str, tmp_path: Path) -> None:
+    """Indices -5..4 are those of a dimension of 5; others are refused as by ONNX Runtime."""
+    shape, nodes = INDEXED[kind]
+    sums = [n("Shape", "x", "s", start=0, end=1), n("Concat", "s five", "t", axis=0)]
+    nodes = [*sums, n("Expand", "row t", "rows"), *nodes] if "rows" in str(nodes) else nodes
+    constants = {"table": rand(5, 5), "row": rand(1, 5), "five": ints(5)}
+    model = graph(nodes, shape, constants, dtype=TensorProto.INT64)
+    path = tmp_path / "model.tflite"
+    write_tflite(model, path)
+    oracle = onnxruntime_oracle(model)
+    inside = np.resize(np.arange(-5, 5), (4, *shape))
+    np.testing.assert_array_equal(run(path, inside, runtime)[0], oracle(inside)[0])
+    for wrong in (5, -6, 13):
+        for place in np.ndindex(2, *shape):
+            ids = np.ones((2, *shape), np.int64)
+            ids[place] = wrong
+            with pytest.raises((RuntimeError, ValueError)):
+                run(path, ids, runtime)
+
+
+@pytest.mark.parametrize("runtime", INTERPRETERS)
+def test_nothing_is_placed_out_of_range(runtime: str, tmp_path: Path) -> None:
+    """ScatterElements refuses nothing in the runtimes: such an update is left out."""
+    sums = [n("Shape", "x", "s", start=0, end=1), n("Concat", "s five", "t", axis=0)]
+    nodes = [*sums, n("Expand", "row t", "rows"), n("Cast", "x", "new", to=TensorProto.FLOAT)]
+    nodes.append(n("ScatterElements", "rows x new", "y", axis=1))
+    constants = {"row": rand(1, 5), "five": ints(5)}
+    path = tmp_path / "model.tflite"
+    write_tflite(graph(nodes, (3,), constants, dtype=TensorProto.INT64), path)
+    ids = np.array([[1, 5, -6], [-1, 13, 0]])
+    wanted = np.repeat(constants["row"], 2, 0)
+    wanted[0, 1], wanted[1, -1], wanted[1, 0] = 1, -1, 0
+    np.testing.assert_array_equal(run(path, ids, runtime)[0], wanted)
+
+
+@pytest.mark.parametrize("exclusive", [0, 1])
+@pytest.mark.parametrize("reverse", [0, 1])
+def test_integers_are_summed_up(reverse: int, exclusive: int, tmp_path: Path) -> None:
+    nodes = [n("CumSum", "x axis", "y", exclusive=exclusive, reverse=reverse)]
+
+    def oracle(x: Array) -> list[Array]:
+        along = x[:, ::-1] if reverse else x
+        total = np.cumsum(along, 1) - exclusive * along
+        return [total[:, ::-1] if reverse else total]
+
+    model = graph(nodes, (6,), {"axis": np.array(1)}, dtype=TensorProto.INT64)
+    check(model, (6,), tmp_path, oracle=oracle, dtype=np.int64, low=-50, high=50)
 
 
 @pytest.mark.parametrize("how", ["none", "add", "max"])

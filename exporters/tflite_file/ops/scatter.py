@@ -18,7 +18,7 @@ from sepdeploy.exporters.tflite_file.format.graph import bounded, describe, is_b
 from sepdeploy.exporters.tflite_file.ops.arithmetic import scalar
 from sepdeploy.exporters.tflite_file.ops.composed import along, chosen
 from sepdeploy.exporters.tflite_file.ops.reduce import reduce_value
-from sepdeploy.exporters.tflite_file.ops.select import picked_along, sliced
+from sepdeploy.exporters.tflite_file.ops.select import from_front, picked_along, sliced
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
 from sepdeploy.exporters.tflite_file.values.builder import Builder
@@ -34,12 +34,6 @@ _JOINS = {
     "max": (-math.inf, "REDUCE_MAX", "MAXIMUM"),
     "min": (math.inf, "REDUCE_MIN", "MINIMUM"),
 }
-
-
-def from_front(b: Builder, places: Value, size: int | Sequence[int]) -> Value:
-    """Return indices that may count from the end as such from the front."""
-    limits = np.asarray(size, places.tensor.dtype)
-    return binary(b, "FLOOR_MOD", places, Constant(limits, limits.shape))
 
 
 def picked(b: Builder, rows: Value, places: Value) -> Value:
@@ -100,11 +94,17 @@ def gather_nd(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
 
 
 def _flat_index(ctx: Context, index: Value, lead: Sequence[int]) -> Value:
-    """Return coordinates (…, depth) as one index (…, 1)."""
+    """Return coordinates (…, depth) as one index (…, 1); -1 where one is out of range."""
+    last = len(index.shape) - 1
+    index = from_front(ctx.b, index, list(lead))
+    if len(lead) == 1:
+        return index
     strides = np.cumprod([1, *reversed(lead[1:])])[::-1].astype(index.tensor.dtype)
     steps = Constant(np.ascontiguousarray(strides), strides.shape)
-    apart = binary(ctx.b, "MUL", from_front(ctx.b, index, list(lead)), steps)
-    return reduce_value(ctx, "SUM", apart, [len(index.shape) - 1], keep=True)
+    flat = reduce_value(ctx, "SUM", binary(ctx.b, "MUL", index, steps), [last], keep=True)
+    least = reduce_value(ctx, "REDUCE_MIN", index, [last], keep=True)
+    zero, none = (Constant(np.array(n, index.tensor.dtype), ()) for n in (0, -1))
+    return chosen(ctx.b, binary(ctx.b, "LESS", least, zero, dtype=bool), none, flat)
 
 
 def scatter_elements(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,10 @@ import numpy as np
 from sepdeploy.errors import GRAPH, TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, bounded, describe, is_batch
 from sepdeploy.exporters.tflite_file.format.limits import MAX_PLAIN_RANK
+from sepdeploy.exporters.tflite_file.ops.composed import chosen
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
+from sepdeploy.exporters.tflite_file.values.builder import Builder
 from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item, axis_of
 from sepdeploy.exporters.tflite_file.values.elementwise import binary
 from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
@@ -124,13 +127,26 @@ def gather(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
         raise BadInput(
             f"{node} picks from the batch, so samples would depend on each other", hint=TFLITE_FORM
         )
-    size = Constant(np.array(table.shape[axis], indices.tensor.dtype), ())
-    places = ctx.b.row_major(binary(ctx.b, "FLOOR_MOD", indices, size))  # some count from the end
+    places = ctx.b.row_major(from_front(ctx.b, indices, table.shape[axis]))
     shape = (*table.shape[:axis], *places.shape, *table.shape[axis + 1 :])
     out = ctx.b.op(
         "GATHER", [table.tensor, places.tensor], shape, dtype=table.tensor.dtype, axis=axis
     )
     return [layout.plain(out)]
+
+
+def from_front(b: Builder, places: Value, size: int | Sequence[int]) -> Value:
+    """Return indices that may count from the end as such from the front.
+
+    One that is out of range becomes negative: every kernel refuses that, where some would read
+    another row, and no place has that number.
+    """
+    limits = np.asarray(size, places.tensor.dtype)
+    ends = Constant(limits, limits.shape)
+    zero, none = (Constant(np.array(n, limits.dtype), ()) for n in (0, -1))
+    negative = binary(b, "LESS", places, zero, dtype=bool)
+    places = chosen(b, negative, binary(b, "ADD", places, ends), places)
+    return chosen(b, binary(b, "LESS", places, ends, dtype=bool), places, none)
 
 
 def picked_along(ctx: Context, node: Node, x: Value, indices: Array, axis: int) -> Value:
