@@ -55,7 +55,11 @@ def turned(array: Array, order: tuple[int, ...]) -> Array:
 
 
 def as_own(array: Array, tensor: dict[str, Any]) -> Array:
-    """Return an input in its tensor's type; real numbers for a quantised one are scaled."""
+    """Return an input in its tensor's type; real numbers for a quantised one are scaled.
+
+    Raises:
+        ValueError: Numbers that the type does not hold: beyond its limits, or not whole.
+    """
     kind = np.dtype(tensor["dtype"])
     if kind == F32 and array.dtype == np.float64:
         finite = array[np.isfinite(array)]
@@ -65,4 +69,8 @@ def as_own(array: Array, tensor: dict[str, Any]) -> Array:
     if array.dtype.kind == "f" and kind.kind in "iu" and scale > 0:
         limits = np.iinfo(kind)
         array = np.clip(np.rint(array / scale) + zero, limits.min, limits.max)
-    return np.asarray(array, kind, order="C")  # unlike ascontiguousarray, keeps no dimensions none
+    with np.errstate(invalid="ignore"):
+        own = np.asarray(array, kind, order="C")  # unlike ascontiguousarray, keeps rank 0
+    if kind.kind in "iub" and not np.array_equal(own, array):
+        raise ValueError(f"input '{tensor['name']}' has numbers that {kind.name} does not hold")
+    return own

@@ -10,6 +10,7 @@ around the plan at hand as long as it helps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -183,6 +184,11 @@ class _Trial:
         self.model, self.images = model, images
         self.net = deepcopy(model.net).eval()
         self.own = self._answers(self.net)
+        if not self.own.isfinite().all():
+            raise BadInput(
+                "the network's own answers to calibration images are not finite",
+                hint="train it again, or name a family instead of 'auto'",
+            )
         self.layers: dict[tuple[str, str], nn.Module] = {}
 
     @torch.no_grad()
@@ -192,9 +198,13 @@ class _Trial:
         )
 
     def divergence(self, net: nn.Module) -> float:
-        """Mean Kullback-Leibler divergence of the class probabilities, in nats."""
+        """Mean Kullback-Leibler divergence of the class probabilities, in nats.
+
+        Infinite for answers that are not finite.
+        """
         other = self._answers(net)
-        return float(F.kl_div(other, self.own, reduction="batchmean", log_target=True).clamp_min(0))
+        found = F.kl_div(other, self.own, reduction="batchmean", log_target=True).clamp_min(0)
+        return float(found) if found.isfinite() else math.inf
 
     def _put(self, name: str, form: Candidate) -> None:
         """Put a layer into a form, which is projected once."""

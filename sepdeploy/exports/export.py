@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from sepdeploy.codec import from_json
 from sepdeploy.data.evalpack import EvalPack, read_pack
 from sepdeploy.errors import DATA, ArtifactCheckFailed, BadInput, Missing
 from sepdeploy.exporters.formats import ONNX
@@ -24,6 +26,14 @@ MISSING = "the file is missing"
 CHANGED = "the file was changed after the export"
 NO_REFERENCE = "neither the model (with torch; --arch for your own) nor an evaluation pack at hand"
 PARITY_SAMPLES, MAX_BATCH = 32, 256
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What an ONNX file was exported with: the outputs kept, and sizes of inputs by name."""
+
+    outputs: tuple[str, ...] = ()
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Export:
@@ -130,10 +140,8 @@ class Export:
                 else f"{path} is not the model that was exported (digest differs)"
             )
         if is_foreign(path):
-            said = self.manifest.provenance
-            shapes = {str(n): tuple(map(int, s)) for n, s in said.get("shapes", {}).items()}
-            kept = tuple(map(str, said.get("outputs", ())))
-            return OnnxFile(path, lambda _: None, kept, shapes), ""
+            chosen = self._chosen()
+            return OnnxFile(path, lambda _: None, chosen.outputs, chosen.shapes), ""
         if not has_torch():
             return None, "torch is not installed"
         from sepdeploy.models import load
@@ -144,6 +152,20 @@ class Export:
             if arch is not None:
                 raise
             return None, error.message  # the user's own network, and its code was not named
+
+    def _chosen(self) -> Chosen:
+        """Return what the manifest says of an ONNX file.
+
+        Raises:
+            BadInput: It says something else than names and sizes.
+        """
+        said = self.manifest.provenance
+        where = f"{self.path}: provenance"
+        asked = {name: said[name] for name in ("outputs", "shapes") if name in said}
+        found = from_json(Chosen, asked, where=where)
+        if any(size < 1 for shape in found.shapes.values() for size in shape):
+            raise BadInput(f"{where}.shapes: a size below 1", hint="export the file again")
+        return found
 
     def reference(
         self, artifact: ArtifactRecord, source: Source | None, seed: int

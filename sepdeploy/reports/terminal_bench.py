@@ -74,8 +74,9 @@ def _cell(result: Result, column: Column, metric: str, kind: Kind | None) -> str
 
 
 def _intervals(results: Sequence[Result], names: Mapping[str, str]) -> list[str]:
-    """Return a line per estimate, which is never shown without its interval."""
-    lines = []
+    """Return a line per estimate, which is never shown without its interval and its model."""
+    lines: list[str] = []
+    models: set[str] = set()
     for r in results:
         for m in r.measurements:
             column = METRICS[m.metric].column
@@ -83,10 +84,14 @@ def _intervals(results: Sequence[Result], names: Mapping[str, str]) -> list[str]
                 continue
             value, low, high = (column.draw(v) for v in (m.value, *m.ci))
             unit = "µs" if m.unit == "ms" else column.title
+            model = str(m.details.get("model"))
+            models |= {model} if m.metric == "latency_ms" else set()
             lines.append(
                 f"{names[r.artifact.path]} {r.runtime.name}: ESTIMATED {value} {unit} "
-                f"({low} to {high}), {m.details.get('calibration')}"
+                f"({low} to {high}) by {model}, {m.details.get('calibration')}"
             )
+    if len(models) > 1:
+        lines.append(f"{' and '.join(sorted(models))} are not to be compared with each other")
     return lines
 
 

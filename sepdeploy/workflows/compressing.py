@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sepdeploy import data
 from sepdeploy.codec import ABSENT
 from sepdeploy.compression import (
     CompressionPlan,
@@ -19,6 +18,8 @@ from sepdeploy.compression import (
     plan_compression,
 )
 from sepdeploy.errors import DATA, BadInput
+from sepdeploy.exports.judged_images import find_data
+from sepdeploy.exports.options import JudgingOptions
 from sepdeploy.files import sha256_file
 from sepdeploy.files.claims import claimed, outputs_of
 from sepdeploy.models import Model, load, save
@@ -138,8 +139,10 @@ def _plan(model: Model, options: CompressOptions) -> CompressionPlan:
             f"structure '{AUTOMATIC}' measures on images, and the model names no data set",
             hint=DATA,
         )
-    train = data.load(name, options.data_dir).train
-    part = train.take(options.calibration_samples, options.seed or 0)
+    wanted = JudgingOptions(data=name, data_dir=options.data_dir)
+    found = find_data(model.provenance, wanted, model.input.shape, lambda _: None)
+    assert found is not None  # a set that is named must load
+    part = found.train.take(options.calibration_samples, options.seed or 0)
     images = part.batch(slice(None))
     return plan_automatically(model, target, images, measure=measure, layers=layers)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from torch import nn
 import sepdeploy as sd
 from sepdeploy import data
 from sepdeploy.compression import compress_model, plan_automatically, plan_compression
+from sepdeploy.compression.automatic import _Trial
 from sepdeploy.compression.knapsack import lower_bound, solve
 from sepdeploy.errors import BadInput
 from sepdeploy.models import create, save, wrap
+from sepdeploy.records import InputSpec
 
 
 def divergence(model, other, images):
@@ -120,6 +123,19 @@ def test_a_large_budget_is_solved_to_a_stated_gap():
     assert gap < 0.05
 
 
+def test_a_network_without_answers_is_refused_and_a_form_without_any_is_last(mobile):
+    images = torch.randn(8, 1, 8, 8)
+    trial = _Trial(mobile, images)
+    assert trial.divergence(mobile.net) == pytest.approx(0, abs=1e-6)
+    broken = deepcopy(mobile.net)
+    head = [m for m in broken.modules() if isinstance(m, nn.Linear)][-1]
+    nn.init.constant_(head.weight, 3e38)
+    assert trial.divergence(broken) == float("inf")
+    mobile.net = broken
+    with pytest.raises(BadInput, match="not finite"):
+        plan_automatically(mobile, "2x", images.numpy())
+
+
 @pytest.mark.slow
 def test_the_command_shows_what_was_compared(tmp_path, call):
     torch.manual_seed(0)
@@ -129,6 +145,10 @@ def test_the_command_shows_what_was_compared(tmp_path, call):
     save(model, tmp_path / "m.pt")
     got = call("compress", tmp_path / "bare.pt", "--structure", "auto", "--target", "2x")
     assert (got.code, "names no data set" in got.err) == (2, True)
+    save(create("mlp", InputSpec((12,)), 10, hidden=(8,)), tmp_path / "flat.pt")
+    words = ("--structure", "auto", "--target", "2x", "--data", "digits")
+    got = call("compress", tmp_path / "flat.pt", *words)
+    assert (got.code, "the model takes (12,)" in got.err) == (2, True)
     words = ["compress", tmp_path / "m.pt", "--structure", "auto", "--target", "2x"]
     got = call(*words, "--dry-run")
     assert got.code == 0, got.err

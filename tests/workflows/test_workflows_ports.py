@@ -1,5 +1,8 @@
 """Networks of several inputs, of other types and without a batch: exported whole, by name."""
 
+import json
+import shutil
+
 import numpy as np
 import onnx
 import pytest
@@ -96,6 +99,30 @@ def test_the_manifest_names_what_goes_in_and_out_and_proves_each_output(fused):
         proven = {(p.runtime, p.output, p.batch) for p in artifact.parity if p.passed}
         assert proven == {(r, s.name, n) for r in able for s in manifest.outputs for n in (1, 3)}
     assert read_manifest(folder / "out" / "fused.manifest.json") == manifest
+
+
+@pytest.mark.parametrize("ids", [[2**40, 0, 1, 2, 3], [0.5, 0, 1, 2, 3]])
+def test_numbers_that_a_type_does_not_hold_are_refused(fused, ids):
+    folder, _ = fused
+    image = np.zeros((1, 4, 6, 6), np.float32)
+    for form in ("onnx", "tflite"):
+        with runtimes.open(folder / "out" / f"fused.{form}") as session, pytest.raises(BadInput):
+            session.run({"image": image, "ids": np.array([ids]), "gain": np.float32(1)})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("shapes", [1]), ("shapes", {"a": "xy"}), ("shapes", {"a": [1, 0]}), ("outputs", 5)],
+)
+def test_a_manifest_that_chooses_nonsense_is_one_line(fused, tmp_path, key, value):
+    folder, _ = fused
+    shutil.copytree(folder, tmp_path / "copy")
+    path = tmp_path / "copy/out/fused.manifest.json"
+    told = json.loads(path.read_text())
+    told["provenance"][key] = value
+    path.write_text(json.dumps(told))
+    with pytest.raises(BadInput, match="provenance"):
+        api.verify(path)
 
 
 @pytest.mark.slow
