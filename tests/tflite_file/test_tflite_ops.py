@@ -214,6 +214,32 @@ def test_nothing_is_placed_out_of_range(runtime: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(run(path, ids, runtime)[0], wanted)
 
 
+@pytest.mark.parametrize("kind", ["INT8", "UINT8", "INT32", "INT64"])
+def test_integers_are_padded_with_one_of_their_own(kind: str, tmp_path: Path) -> None:
+    code = getattr(TensorProto, kind)
+    dtype = helper.tensor_dtype_to_np_dtype(code)
+    value = np.iinfo(dtype).max - 1  # of 64 bits more digits than a real number holds
+    constants = {"around": ints(0, 1, 0, 2), "value": np.array(value, dtype)}
+    path = tmp_path / "model.tflite"
+    write_tflite(graph([n("Pad", "x around value", "y")], (6,), constants, dtype=code), path)
+    x = np.arange(18).reshape(3, 6).astype(dtype)
+    wanted = np.pad(x, [(0, 0), (1, 2)], constant_values=value)
+    for runtime in INTERPRETERS:
+        np.testing.assert_array_equal(run(path, x, runtime)[0], wanted)
+
+
+def test_bytes_are_pooled_with_padding(tmp_path: Path) -> None:
+    nodes = [n("MaxPool", "x", "y", kernel_shape=[3, 3], pads=[1, 1, 1, 1])]
+    model = graph(nodes, IMAGE, dtype=TensorProto.INT8)
+
+    def oracle(x: Array) -> list[Array]:
+        wide = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=-128)
+        views = np.lib.stride_tricks.sliding_window_view(wide, (3, 3), (2, 3))
+        return [views.max(axis=(-2, -1))]
+
+    check(model, IMAGE, tmp_path, oracle=oracle, dtype=np.int8, low=-128, high=-1)
+
+
 @pytest.mark.parametrize("exclusive", [0, 1])
 @pytest.mark.parametrize("reverse", [0, 1])
 def test_integers_are_summed_up(reverse: int, exclusive: int, tmp_path: Path) -> None:

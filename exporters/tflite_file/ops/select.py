@@ -191,7 +191,7 @@ def pad(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     axes = _list(ctx, node, inputs, 3) or list(range(rank))
     mode = ctx.text(node, "mode", "constant")
     fill = ctx.optional_array(node, inputs, 2)
-    value = ctx.number(node, "value", 0.0) if fill is None else float(fill.reshape(-1)[0])
+    value = ctx.number(node, "value", 0.0) if fill is None else fill.reshape(-1)[0].item()
     if mode not in ("constant", "reflect", "edge", "wrap") or len(given) != 2 * len(axes):
         raise BadInput(
             f"{node}: mode '{mode}' with padding {given} has no TFLite form", hint=TFLITE_FORM
@@ -253,7 +253,7 @@ def padded(
     elif value == 0.0:
         out = b.op("PAD", operands, shape)
     else:
-        out = b.op("PADV2", [*operands, b.constant(np.array([value], np.float32), "fill")], shape)
+        out = b.op("PADV2", [*operands, b.constant(np.array([value], tensor.dtype), "fill")], shape)
     sizes = {axis: x.shape[axis] + sum(p) for axis, p in pads.items()}
     if any(x.shape[a] == 1 for a in pads):
         return layout.plain(out)

@@ -33,7 +33,7 @@ def max_pool(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     x, axes = _window(ctx, node, inputs)
     if _is_rare(axes) or x.tensor.dtype != np.float32:
         kind = x.tensor.dtype
-        lowest = LOWEST if kind == np.float32 else np.iinfo(kind).min
+        lowest = LOWEST if kind == np.float32 else int(np.iinfo(kind).min)
         return [windowed(ctx, node, x, axes, "MAXIMUM", lowest)]
     image, axes = _image(ctx, x, axes)
     tensor = ctx.b.arranged(image, NHWC)

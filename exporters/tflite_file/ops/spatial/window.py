@@ -124,5 +124,5 @@ def apply_padding(
     operand = b.ints(pads, "pads")
     if not fill:
         return b.op("PAD", [tensor, operand], shape), "VALID"
-    value = b.constant(np.array([fill], np.float32), "pad_value")
+    value = b.constant(np.array([fill], tensor.dtype), "pad_value")
     return b.op("PADV2", [tensor, operand, value], shape), "VALID"
