@@ -293,6 +293,22 @@ def test_numbers_are_quantised_and_back(tmp_path: Path) -> None:
     check(graph(nodes, IMAGE, constants), IMAGE, tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["INT8", "UINT8", "INT16"])
+def test_quantised_without_a_zero_point(kind: str, tmp_path: Path) -> None:
+    code = getattr(TensorProto, kind)
+    limits = np.iinfo(helper.tensor_dtype_to_np_dtype(code))
+    nodes = [
+        n("QuantizeLinear", "x scale", "q", output_dtype=code),
+        n("Cast", "q", "y", to=TensorProto.FLOAT),
+    ]
+    model = graph(nodes, (6,), {"scale": np.float32(0.25)}, opset=21)
+
+    def oracle(x: Array) -> list[Array]:
+        return [np.clip(np.round(x / 0.25), limits.min, limits.max).astype(np.float32)]
+
+    check(model, (6,), tmp_path, oracle=oracle, low=-90, high=90)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_constant_is_repeated_for_every_sample(axis: int, tmp_path: Path) -> None:
     """One row per sample (a query), or several (a tiled mask), as real numbers or integers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
 
 from sepdeploy.errors import TFLITE_FORM, BadInput
 from sepdeploy.exporters.tflite_file.format.graph import Array, describe, is_batch
@@ -184,7 +185,8 @@ def quantize(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     x = ctx.value(node, inputs, 0)
     scale, zero = _scaling(ctx, node, inputs, len(x.shape))
     given = ctx.optional_array(node, inputs, 2)
-    kind = np.dtype(np.uint8) if given is None else given.dtype
+    code = ctx.integer(node, "output_dtype", 0) or onnx.TensorProto.UINT8
+    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)) if given is None else given.dtype
     if kind.name not in ("int8", "uint8", "int16"):
         raise BadInput(f"{node}: {kind} has no TFLite form", hint="int8, uint8 and int16 have one")
     limits = np.iinfo(kind)
