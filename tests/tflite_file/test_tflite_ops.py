@@ -240,6 +240,21 @@ def test_bytes_are_pooled_with_padding(tmp_path: Path) -> None:
     check(model, IMAGE, tmp_path, oracle=oracle, dtype=np.int8, low=-128, high=-1)
 
 
+@pytest.mark.parametrize("kind", ["INT32", "INT64"])
+def test_the_least_integer_is_the_smallest(kind: str, tmp_path: Path) -> None:
+    code = getattr(TensorProto, kind)
+    dtype = helper.tensor_dtype_to_np_dtype(code)
+    node = helper.make_node("TopK", ["x", "k"], ["y", "at"], largest=0)
+    path = tmp_path / "model.tflite"
+    write_tflite(graph([node], (4,), {"k": ints(2)}, dtype=code, outputs=("y", "at")), path)
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    x = np.array([[3, low, -1, high], [high, 0, -5, 7]], dtype)
+    for runtime in INTERPRETERS:
+        values, places = run(path, x, runtime)
+        np.testing.assert_array_equal(values, [[low, -1], [-5, 0]])
+        np.testing.assert_array_equal(places, [[1, 2], [2, 1]])
+
+
 @pytest.mark.parametrize("exclusive", [0, 1])
 @pytest.mark.parametrize("reverse", [0, 1])
 def test_integers_are_summed_up(reverse: int, exclusive: int, tmp_path: Path) -> None:

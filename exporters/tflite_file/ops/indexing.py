@@ -10,10 +10,11 @@ from sepdeploy.exporters.tflite_file.format.types import computes
 from sepdeploy.exporters.tflite_file.ops.select import picked_along
 from sepdeploy.exporters.tflite_file.source import Node
 from sepdeploy.exporters.tflite_file.values import layout
+from sepdeploy.exporters.tflite_file.values.builder import Builder
 from sepdeploy.exporters.tflite_file.values.context import Context, Inputs, Item, axis_of
 from sepdeploy.exporters.tflite_file.values.contract import contract
-from sepdeploy.exporters.tflite_file.values.elementwise import align, unary
-from sepdeploy.exporters.tflite_file.values.layout import Constant
+from sepdeploy.exporters.tflite_file.values.elementwise import align, binary, unary
+from sepdeploy.exporters.tflite_file.values.layout import Constant, Value
 
 
 def tile(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
@@ -43,7 +44,7 @@ def top_k(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
             f"{node}: the smallest of {x.tensor.dtype} have no TFLite form", hint=TFLITE_FORM
         )
     if smallest:
-        x = unary(ctx.b, "NEG", x)
+        x = _mirrored(ctx.b, x)
     if is_batch(x.shape[axis]) or not 0 < count <= x.shape[axis]:
         raise BadInput(f"{node}: {count} of dimension {axis} of {describe(x.shape)}", hint=GRAPH)
     b = ctx.b
@@ -55,11 +56,17 @@ def top_k(ctx: Context, node: Node, inputs: Inputs) -> list[Item]:
     places.dtype = np.dtype(np.int32)
     last = len(rest)
     axes = [*range(axis), last, *range(axis, last)]
-    if smallest:
-        values = b.op("NEG", [values], values.shape)
-    sorted_values = layout.transpose(layout.plain(values), axes)
+    best = layout.plain(values)
+    sorted_values = layout.transpose(_mirrored(b, best) if smallest else best, axes)
     where = unary(b, "CAST", layout.plain(places), dtype=np.int64, **_CAST_INDEX)
     return [sorted_values, layout.transpose(where, axes)]
+
+
+def _mirrored(b: Builder, x: Value) -> Value:
+    """Return numbers in the opposite order: -1 - x of integers, as the least has no negative."""
+    if x.tensor.dtype.kind == "f":
+        return unary(b, "NEG", x)
+    return binary(b, "SUB", Constant(np.array(-1, x.tensor.dtype), ()), x)
 
 
 _CAST_INDEX = {"in_dtype": "int32", "out_dtype": "int64"}
