@@ -93,7 +93,7 @@ def input_shape(model: ModelProto, where: str) -> tuple[int, ...]:
     """
     (info,) = model.graph.input
     dims = info.type.tensor_type.shape.dim
-    shape = tuple(d.dim_value if d.HasField("dim_value") else 0 for d in dims)
+    shape = tuple(d.dim_value for d in dims)  # 0 where it is open
     said = [d.dim_param or d.dim_value or "?" for d in dims]
     if len(shape) < 2:
         raise BadInput(
@@ -128,7 +128,7 @@ def check_sizes(model: ModelProto, where: str) -> None:
 def fixed_batch(model: ModelProto) -> int | None:
     """The batch size that a model insists on, None where any will do."""
     firsts = [i.type.tensor_type.shape.dim[0] for i in model.graph.input if _rank(i)]
-    fixed = [int(d.dim_value) for d in firsts if d.HasField("dim_value") and d.dim_value > 0]
+    fixed = [int(d.dim_value) for d in firsts if d.HasField("dim_value")]
     return None if len(fixed) < len(firsts) else fixed[0] if fixed else 1
 
 
@@ -230,9 +230,15 @@ def _take_inputs(model: ModelProto, where: str) -> None:
 def fix_sizes(model: ModelProto, where: str, shapes: Mapping[str, Sequence[int]]) -> None:
     """Write chosen sizes in the place of open ones; a name stands for one size everywhere.
 
+    A size below 1, as some write an open one, is open from here on.
+
     Raises:
-        BadInput: There is no such input, or its fixed sizes are other ones.
+        BadInput: There is no such input, its fixed sizes are other ones, or a name gets two sizes.
     """
+    for info in (*model.graph.input, *model.graph.output):
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value < 1:
+                dim.ClearField("dim_value")
     known = {i.name: i for i in model.graph.input}
     named: dict[str, int] = {}
     for name, shape in shapes.items():
@@ -247,8 +253,12 @@ def fix_sizes(model: ModelProto, where: str, shapes: Mapping[str, Sequence[int]]
                 f"{where}: input '{name}' is {told}, not {list(shape)}",
                 hint="only its open sizes can be chosen",
             )
-        named.update({d.dim_param: n for d, n in zip(dims, shape, strict=True) if d.dim_param})
         for dim, size in zip(dims, shape, strict=True):
+            if dim.dim_param and named.setdefault(dim.dim_param, size) != size:
+                raise BadInput(
+                    f"{where}: size '{dim.dim_param}' is {named[dim.dim_param]} and {size}",
+                    hint="a named size is one number, in all inputs",
+                )
             dim.dim_value = size
     for info in (*model.graph.input, *model.graph.output):
         for dim in info.type.tensor_type.shape.dim:
@@ -275,9 +285,7 @@ def _keep_outputs(
 def _name_batch(model: ModelProto) -> None:
     """Call the open first dimension "batch" wherever its old name stands."""
     inputs = [i.type.tensor_type.shape.dim for i in model.graph.input if _rank(i)]
-    firsts = [
-        dims[0] for dims in inputs if not (dims[0].HasField("dim_value") and dims[0].dim_value > 0)
-    ]
+    firsts = [dims[0] for dims in inputs if not dims[0].HasField("dim_value")]
     if not firsts:
         return
     old = firsts[0].dim_param
