@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Named = Mapping[str, NDArray[Any]]
 Ask = Callable[[Named], Named]
 BATCHES = (1, 3)
+UNWRITTEN = "nothing was written; report the file, or leave the output out (--output)"
 MOST_INTEGER = 255  # of those of more than eight bits
 SPREADS = ("uniform", "normal")  # of the numbers of a case
 
@@ -92,7 +93,7 @@ def asked(
             numbers that could be.
 
     Raises:
-        BadInput: It gives other numbers on every run, or takes what no inputs can be made for.
+        BadInput: It gives other numbers on every run, or refuses all inputs.
     """
     open_batch = any(-1 in spec.shape for spec in inputs)
     cases: list[NamedCase] = []
@@ -131,6 +132,11 @@ def _first_answer(
         return narrow, ask(narrow)
 
 
+def makeable(spec: TensorSpec) -> bool:
+    """Whether inputs of a type can be made up: numbers and truth values."""
+    return np.dtype(spec.dtype or "O").kind in "fiub"
+
+
 def _made_up(spec: TensorSpec, batch: int, spread: str, seed: list[int], most: int) -> NDArray[Any]:
     """Return numbers of an input's type; bytes over their range, wider integers up to ``most``."""
     generator = np.random.default_rng(seed)
@@ -139,8 +145,6 @@ def _made_up(spec: TensorSpec, batch: int, spread: str, seed: list[int], most: i
     if kind.kind == "f":
         own = generator.random(shape) if spread == "uniform" else generator.standard_normal(shape)
         return np.asarray(own, kind)
-    if kind.kind not in "iub":
-        raise BadInput(f"no inputs can be made up for '{spec.name}'", hint="use numbers")
     low, high = (
         (0, 1 if kind.kind == "b" else most)
         if kind.kind == "b" or kind.itemsize > 1
@@ -248,13 +252,14 @@ def _proven_by(
     except NoRoom:
         raise
     except BadInput as error:  # a file of ours that a runtime refuses is a failed export
-        raise ArtifactCheckFailed(error.message, hint=error.hint) from error
+        message = error.message.replace(str(path), path.name)
+        raise ArtifactCheckFailed(message, hint=UNWRITTEN) from error
     for certificate in parity:
         if not certificate.passed:
             raise ArtifactCheckFailed(
                 f"{path.name} in {certificate.runtime} {certificate.version}, batch "
                 f"{certificate.batch}, output '{certificate.output}': {certificate.max_rel:.2e} "
                 f"away from {reference.said_by}, more than {certificate.tolerance:.0e}",
-                hint="nothing was written; report the file, or leave the output out (--output)",
+                hint=UNWRITTEN,
             )
     return parity, reference.notes

@@ -21,7 +21,14 @@ from sepdeploy.exporters.formats import ONNX, named_format
 from sepdeploy.exporters.modes import HALF_TOLERANCE, TOLERANCE
 from sepdeploy.exports.judged_images import reference_inputs
 from sepdeploy.exports.manifest import read_manifest
-from sepdeploy.exports.named import BATCHES, Named, NamedReference, asked, tensor_specs
+from sepdeploy.exports.named import (
+    BATCHES,
+    Named,
+    NamedReference,
+    asked,
+    makeable,
+    tensor_specs,
+)
 from sepdeploy.exports.options import EvaluationOptions, ExportOptions, Output
 from sepdeploy.exports.proof import EVALUATOR_MACS, EVALUATOR_SAMPLES
 from sepdeploy.exports.source import Array, Reference
@@ -216,6 +223,12 @@ class OnnxFile:
 
         least = HALF_TOLERANCE if self._in_half else TOLERANCE
         for spec in self._own:
+            if not makeable(spec):
+                raise BadInput(
+                    f"{self.path}: no inputs can be made up for '{spec.name}', which is "
+                    f"{spec.dtype or 'of an unknown type'}",
+                    hint="export a network that takes numbers",
+                )
             if math.prod(abs(n) for n in spec.shape) * max(BATCHES) > MOST_VALUES:
                 raise BadInput(f"{self.path}: input '{spec.name}' fits into no memory", hint=SIZES)
 
@@ -259,9 +272,14 @@ class OnnxFile:
         if shaken:
             _shake(model)
         with scratch() as folder:
-            large = model.ByteSize() > PROTOBUF_LIMIT
-            onnx.save(model, str(folder / self.path.name), save_as_external_data=large)
-            yield folder / self.path.name
+            large, copy = model.ByteSize() > PROTOBUF_LIMIT, folder / self.path.name
+            onnx.save(model, str(copy), save_as_external_data=large)
+            try:
+                yield copy
+            except SepdeployError as error:  # the copy is nothing the user knows
+                error.message = error.message.replace(str(copy), str(self.path))
+                error.args = (error.message,)
+                raise
 
     def _with_others(self, found: Reference, judged: Path) -> Reference:
         """Add what the file says at its further outputs.

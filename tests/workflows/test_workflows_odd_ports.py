@@ -1,8 +1,11 @@
 """Open sizes that are written as numbers, one name for two sizes, and inputs nobody can make up."""
 
+import re
+
 import others_files
 import pytest
-from others_files import FLOAT
+from onnx import TensorProto
+from others_files import FLOAT, INT64
 
 from sepdeploy import api, runtimes
 from sepdeploy.errors import BadInput
@@ -27,3 +30,23 @@ def test_one_name_is_one_size(tmp_path):
     source = others_files.save(tmp_path / "m.onnx", nodes, inputs, [("y", FLOAT, ["N", "L"])], {})
     with pytest.raises(BadInput, match=r"m.onnx: size 'L' is 5 and 6$"):
         api.export(source, input_shape={"a": (2, 5), "b": (2, 6)})
+
+
+def test_what_no_input_can_be_made_for_is_said_of_the_users_file(tmp_path):
+    ports = ([(name, TensorProto.STRING, ["N"])] for name in "ay")
+    source = others_files.save(tmp_path / "m.onnx", [("Identity", ["a"], ["y"], {})], *ports, {})
+    with pytest.raises(BadInput) as caught:
+        api.export(source, formats="tflite")
+    assert caught.value.message.startswith(f"{source}: no inputs can be made up for 'a'")
+
+
+def test_an_error_of_the_judged_copy_names_the_users_file(tmp_path):
+    """The table has one row, so whatever index is made up is refused by the runtime."""
+    nodes = [("Gather", ["table", "ids"], ["y"], {})]
+    ports = [("ids", INT64, ["N", "L"])], [("y", FLOAT, ["N", "L", 4])]
+    table = {"table": others_files.numbers(1, 4)}
+    source = others_files.save(tmp_path / "m.onnx", nodes, *ports, table)
+    with pytest.raises(BadInput) as caught:
+        api.export(source, formats="tflite", input_shape={"ids": (2, 50)})
+    assert str(source) in caught.value.message
+    assert not re.search(r"\S+/m\.onnx", caught.value.message.replace(str(source), ""))
