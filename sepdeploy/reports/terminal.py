@@ -42,7 +42,7 @@ def manifest_table(manifest: Manifest) -> Page:
             length = size(artifact.file_bytes) if i == 0 else ""
             files.add(name, length, p.runtime, f"{parity_error(p):.1e}", f"{p.tolerance:.0e}")
         if not rows:
-            files.add(artifact.path, size(artifact.file_bytes), "none installed", "-", "-")
+            files.add(artifact.path, size(artifact.file_bytes), "not proven", "-", "-")
     lowered = Table(("layer", "structure", *[f"{a.format} form" for a in manifest.artifacts]))
     by_layer: dict[str, list[str]] = {}
     structures: dict[str, str] = {}

@@ -166,7 +166,7 @@ def test_the_export_table_shows_the_worst_parity_and_the_form() -> None:
 
 def test_an_export_that_nothing_could_prove_says_so() -> None:
     text = drawn(terminal.manifest_table(manifest(proven=False, notes=("not proven",))))
-    assert re.search(r"net\.onnx +2\.0 KiB +none installed +- +-", text)
+    assert re.search(r"net\.onnx +2\.0 KiB +not proven +- +-", text)
     assert "not proven" in text
 
 
