@@ -28,7 +28,8 @@ Named = Mapping[str, NDArray[Any]]
 Ask = Callable[[Named], Named]
 BATCHES = (1, 3)
 UNWRITTEN = "nothing was written; report the file, or leave the output out (--output)"
-MOST_INTEGER = 255  # of those of more than eight bits
+# Of integers of more than eight bits, widest first: an index takes fewer, most often.
+INTEGERS = ((-255, 255), (0, 255), (0, 1))
 SPREADS = ("uniform", "normal")  # of the numbers of a case
 
 
@@ -119,17 +120,24 @@ def asked(
 def _first_answer(
     ask: Ask, inputs: Sequence[TensorSpec], batch: int, spread: str, seed: list[int]
 ) -> tuple[Named, Named]:
-    """Return inputs and the source's answer; wide integers where it takes them, else 0 and 1."""
-
-    def feeds(most: int) -> Named:
-        return {s.name: _made_up(s, batch, spread, [*seed, i], most) for i, s in enumerate(inputs)}
-
-    wide = feeds(MOST_INTEGER)
-    try:
-        return wide, ask(wide)
-    except BadInput:  # an index into a shorter table, most often
-        narrow = feeds(1)
-        return narrow, ask(narrow)
+    """Return inputs and the source's answer: to the widest integers with a finite one."""
+    some = any(np.dtype(s.dtype or "O").kind in "iu" for s in inputs)
+    first: tuple[Named, Named] | None = None
+    for limits in INTEGERS if some else INTEGERS[-1:]:
+        feeds = {
+            s.name: _made_up(s, batch, spread, [*seed, i], limits) for i, s in enumerate(inputs)
+        }
+        try:
+            said = ask(feeds)
+        except BadInput as error:  # an index into a shorter table, most often
+            refused = error
+            continue
+        if all(np.isfinite(a).all() for a in said.values() if a.dtype.kind == "f"):
+            return feeds, said
+        first = first or (feeds, said)
+    if first is None:
+        raise refused
+    return first
 
 
 def makeable(spec: TensorSpec) -> bool:
@@ -137,19 +145,23 @@ def makeable(spec: TensorSpec) -> bool:
     return np.dtype(spec.dtype or "O").kind in "fiub"
 
 
-def _made_up(spec: TensorSpec, batch: int, spread: str, seed: list[int], most: int) -> NDArray[Any]:
-    """Return numbers of an input's type; bytes over their range, wider integers up to ``most``."""
+def _made_up(
+    spec: TensorSpec, batch: int, spread: str, seed: list[int], limits: tuple[int, int]
+) -> NDArray[Any]:
+    """Return numbers of an input's type; bytes over their range, wider integers inside limits."""
     generator = np.random.default_rng(seed)
     shape = tuple(batch if n < 0 else n for n in spec.shape)
     kind = np.dtype(spec.dtype or "O")
     if kind.kind == "f":
         own = generator.random(shape) if spread == "uniform" else generator.standard_normal(shape)
         return np.asarray(own, kind)
-    low, high = (
-        (0, 1 if kind.kind == "b" else most)
-        if kind.kind == "b" or kind.itemsize > 1
-        else (np.iinfo(kind).min, np.iinfo(kind).max)
-    )
+    low, high = limits
+    if kind.kind == "b":
+        low, high = 0, 1
+    elif kind.itemsize == 1:
+        low, high = np.iinfo(kind).min, np.iinfo(kind).max
+    elif kind.kind == "u":
+        low = 0
     return np.asarray(generator.integers(low, high, shape, endpoint=True), kind)
 
 

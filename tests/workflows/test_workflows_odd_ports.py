@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import others_files
 import pytest
 from onnx import TensorProto
@@ -9,6 +10,8 @@ from others_files import FLOAT, INT64
 
 from sepdeploy import api, runtimes
 from sepdeploy.errors import BadInput
+from sepdeploy.exports.named import asked
+from sepdeploy.records import TensorSpec
 
 pytestmark = pytest.mark.skipif(not runtimes.installed("tflite"), reason="no TFLite runtime")
 
@@ -22,6 +25,27 @@ def test_a_size_below_one_is_open(tmp_path, size):
     manifest = api.export(source, formats="tflite", input_shape={"a": (2, 3, 4)})
     assert manifest.input.shape == (3, 4)
     assert all(p.passed for a in manifest.artifacts for p in a.parity)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "drawn"),
+    [(-255, 255, (-255, 255)), (0, 255, (0, 255)), (-2, 9, (0, 1))],
+)
+@pytest.mark.parametrize("refuses", [True, False])
+def test_integers_of_both_signs_go_in_where_the_source_takes_them(least, most, drawn, refuses):
+    """A source refuses what it does not take, or gives no number for it."""
+
+    def ask(feeds):
+        ids = feeds["ids"]
+        inside = bool(((ids >= least) & (ids <= most)).all())
+        if refuses and not inside:
+            raise BadInput("no such row", hint="none")
+        return {"y": np.full(1, 1.0 if inside else np.nan)}
+
+    found = asked(ask, (TensorSpec("ids", "int64", (4000,)),), said_by="it", seed=0)
+    for case in found.cases:
+        assert (case.inputs["ids"].min(), case.inputs["ids"].max()) == drawn
+        assert case.tolerance == {"y": 1e-5}
 
 
 def test_one_name_is_one_size(tmp_path):
