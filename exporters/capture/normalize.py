@@ -22,6 +22,7 @@ from sepdeploy.exporters.onnx_graph.batch import check_samples_apart
 from sepdeploy.exporters.onnx_graph.canonical import clean
 from sepdeploy.exporters.onnx_graph.folding import NEVER_FOLDED
 from sepdeploy.exporters.onnx_graph.graph import prune, sort_nodes, strip_metadata, to_array
+from sepdeploy.exporters.onnx_graph.shapes import open_sizes
 from sepdeploy.exporters.onnx_graph.weights import Weights, as_inputs, from_inputs, settle
 
 MIN_OPSET = 7  # older ones are read where the version converter knows all their operators
@@ -235,10 +236,7 @@ def fix_sizes(model: ModelProto, where: str, shapes: Mapping[str, Sequence[int]]
     Raises:
         BadInput: There is no such input, its fixed sizes are other ones, or a name gets two sizes.
     """
-    for info in (*model.graph.input, *model.graph.output):
-        for dim in info.type.tensor_type.shape.dim:
-            if dim.HasField("dim_value") and dim.dim_value < 1:
-                dim.ClearField("dim_value")
+    open_sizes(model.graph)
     known = {i.name: i for i in model.graph.input}
     named: dict[str, int] = {}
     for name, shape in shapes.items():

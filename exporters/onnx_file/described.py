@@ -22,7 +22,7 @@ from sepdeploy.exporters.facts import (
     with_sizes,
 )
 from sepdeploy.exporters.onnx_graph.graph import subgraphs, tensor_bytes, to_array
-from sepdeploy.exporters.onnx_graph.shapes import infer
+from sepdeploy.exporters.onnx_graph.shapes import infer, open_sizes
 from sepdeploy.exporters.onnx_graph.weights import as_inputs, detach
 from sepdeploy.exporters.operations import COUNTED, operator_macs
 
@@ -50,6 +50,7 @@ def describe_onnx(path: Path, shapes: Shapes) -> Described:
     notes: list[str] = []
     model = _inlined(model, notes)
     graph = model.graph
+    open_sizes(graph)
     made_by = _made_by(model)
     constants = {t.name for t in graph.initializer} | {
         s.values.name for s in graph.sparse_initializer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import onnx
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 
 from sepdeploy.exporters.onnx_graph.graph import value_dims
 from sepdeploy.exporters.onnx_graph.weights import as_inputs, detach
@@ -66,3 +66,11 @@ def value_dims_of(info: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
 
 def _open(dims: tuple[int | None, ...] | None) -> float:
     return float("inf") if dims is None else sum(d is None for d in dims)
+
+
+def open_sizes(graph: GraphProto) -> None:
+    """Make a size below 1 of an input or output, as some write an open one, an open one."""
+    for info in (*graph.input, *graph.output):
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value < 1:
+                dim.ClearField("dim_value")

@@ -160,6 +160,11 @@ def inspect_file(path: Path, wanted: FrequencyOptions, notify: Notify) -> Inspec
         from sepdeploy.compression.decompositions import decompositions
 
         ways = decompositions(model)
+        if not ways:
+            raise BadInput(
+                f"--decompositions has no effect on {path}: it has no convolution to factor",
+                hint="leave --decompositions out",
+            )
     return InspectReport(
         str(path), kind, spec, layers, total, notes, stretch, frequency, decompositions=ways
     )

@@ -57,5 +57,8 @@ def test_the_command_shows_a_table_and_json(tmp_path, call):
     layers = json.loads(got.out)["decompositions"]
     assert [x["layer"] for x in layers] == ["conv1", "conv2"]
     assert layers[1]["errors"]["tucker-2"] < 1
+    save(create("mlp", InputSpec((64,)), 10, hidden=(8,)), tmp_path / "flat.pt")
+    got = call("inspect", tmp_path / "flat.pt", "--decompositions")
+    assert (got.code, "no convolution to factor" in got.err) == (2, True)
     got = call("inspect", tmp_path / "m.pt", "--json")
     assert "decompositions" not in json.loads(got.out)

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(not runtimes.installed("tflite"), reason="no TFL
 def test_a_size_below_one_is_open(tmp_path, size):
     ports = ([(name, FLOAT, [size, size, 4])] for name in "ay")
     source = others_files.save(tmp_path / "m.onnx", [("Relu", ["a"], ["y"], {})], *ports, {})
+    assert [p.shape for p in api.inspect(source).file.inputs] == [("?", "?", 4)]
     with pytest.raises(BadInput, match="only the batch, its first dimension"):
         api.export(source, formats="tflite")
     manifest = api.export(source, formats="tflite", input_shape={"a": (2, 3, 4)})
