@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepdeploy.layers import make_linear
-from sepdeploy.models.architectures.resnet import check_image
+from sepdeploy.models.architectures.resnet import check_image, initialise
 from sepdeploy.models.placement import StructureMap, refuse_without_effect, resolve_structures
 from sepdeploy.records import InputSpec
 from sepdeploy.structures import parse_structure
@@ -62,9 +62,7 @@ class DenseNet(nn.Module):
         self.bn = nn.BatchNorm2d(maps)
         texts = resolve_structures(structure, (), keep_dense=("head",))
         self.head = make_linear(parse_structure(texts["head"], (maps,), classes))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch (N, C, H, W)."""

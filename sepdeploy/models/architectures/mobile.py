@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sepdeploy.errors import WIDTHS, BadInput, unknown_name
 from sepdeploy.layers import make_linear
-from sepdeploy.models.architectures.resnet import SMALL_IMAGE, STEMS, check_image
+from sepdeploy.models.architectures.resnet import SMALL_IMAGE, STEMS, check_image, initialise
 from sepdeploy.models.placement import StructureMap, refuse_without_effect, resolve_structures
 from sepdeploy.records import InputSpec
 from sepdeploy.structures import parse_structure
@@ -81,9 +81,7 @@ class MobileNetV2(nn.Module):
         self.last = mapped(maps, last, 1)
         texts = resolve_structures(structure, (), keep_dense=("head",))
         self.head = make_linear(parse_structure(texts["head"], (last,), classes))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch (N, C, H, W)."""

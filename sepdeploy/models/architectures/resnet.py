@@ -88,9 +88,7 @@ class ResNet(nn.Module):
             self.add_module(name, nn.Sequential(*blocks))
         texts = resolve_structures(structure, (), keep_dense=("head",))
         self.head = make_linear(parse_structure(texts["head"], (width,), classes))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch (N, C, H, W)."""
@@ -99,6 +97,13 @@ class ResNet(nn.Module):
             x = self.get_submodule(name)(x)
         logits: Tensor = self.head(x.mean(dim=(2, 3)))
         return logits
+
+
+def initialise(net: nn.Module) -> None:
+    """Draw the weights of every convolution: He et al. 2015 (arXiv 1502.01852), by outputs."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def check_image(arch: str, input: InputSpec) -> None:

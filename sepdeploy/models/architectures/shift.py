@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sepdeploy.errors import WIDTHS, BadInput
 from sepdeploy.layers import make_linear
-from sepdeploy.models.architectures.resnet import check_image
+from sepdeploy.models.architectures.resnet import check_image, initialise
 from sepdeploy.models.placement import StructureMap, refuse_without_effect, resolve_structures
 from sepdeploy.records import InputSpec
 from sepdeploy.structures import parse_structure
@@ -90,9 +90,7 @@ class ShiftResNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         texts = resolve_structures(structure, (), keep_dense=("head",))
         self.head = make_linear(parse_structure(texts["head"], (maps,), classes))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch (N, C, H, W)."""
